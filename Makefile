@@ -1,0 +1,43 @@
+# make install   the environment, in .venv (or VENV=…)
+# make demo      the main job: server, dashboard and a DeepSpeed worker on this machine
+# make test      every check: format, lint, types, tests
+# make protos    the stubs, after a change of protos/
+
+SHELL := bash
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# Changes whenever the packages asked for, or the checkout they serve, change.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml <(pwd) | sha256sum | cut -c1-16)
+
+.PHONY: install demo test check protos system
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OPTIMA needs Python 3.11 or newer; name one with PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[server,worker,dev,bench]'
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: install
+	$(BIN)/optima demo
+
+# What the tests need beside Python: a second, independent Redis; a browser; a compiler for DeepSpeed's own ops.
+system:
+	@deploy/install-test-tools.sh
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: install system check
+	$(BIN)/python -m pytest
+
+protos: install
+	$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/optima/v1/bandit.proto
