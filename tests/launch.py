@@ -1,0 +1,51 @@
+"""Starts jobs through DeepSpeed's launcher, as a user does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(
+    script: str, *arguments: str, ranks: int = 1, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``deepspeed SCRIPT ARGUMENTS`` at the project's root, in a process group of its own."""
+    bin_directory = Path(sys.executable).parent
+    return subprocess.Popen(
+        [str(bin_directory / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port()),
+         script, *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            **(environment or {}),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def deepspeed(script: str, *arguments: str, ranks: int = 1, timeout: float = 240, status: int = 0) -> str:
+    """Run ``deepspeed SCRIPT ARGUMENTS`` to its end and return what it printed; fails on another exit status."""
+    process = launch(script, *arguments, ranks=ranks)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        output, _ = process.communicate()
+        raise AssertionError(f"{script} did not end within {timeout} s:\n{output[-4000:]}") from None
+    assert process.returncode == status, f"{script} ended with {process.returncode}:\n{output[-4000:]}"
+    return output

@@ -1,0 +1,123 @@
+"""A student cut from its teacher keeps the right layers, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+
+from worker.errors import RecipeError
+from worker.models.cut import cut, kept_layers
+from worker.models.open_clip_files import create
+from worker.models.open_clip_loader import Loaded
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 8,
+        "patch_size": 4,
+        "layers": 8,
+        "width": 32,
+        "head_width": 16,
+        "attentional_pool": True,
+        "attn_pooler_queries": 3,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 6,
+        "vocab_size": 12,
+        "width": 32,
+        "heads": 2,
+        "layers": 4,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 6, "vocab_size": 12, "width": 32, "heads": 2, "layers": 4},
+    "custom_text": True,
+}
+"""Another CoCa than the digits one: with attentional pooling, and its image tokens narrower than its layers."""
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Loaded:
+    torch.manual_seed(3)
+    config = copy.deepcopy(CONFIG)
+    config["multimodal_cfg"]["width"] = 16
+    config["text_cfg"]["width"] = 16
+    return Loaded(create(config), config)
+
+
+@pytest.mark.parametrize(
+    ("teacher_layers", "student_layers", "kept"),
+    [
+        (8, 2, [3, 7]),
+        (4, 4, [0, 1, 2, 3]),
+        (4, 1, [3]),
+        (24, 12, list(range(1, 24, 2))),
+        (12, 5, [1, 3, 6, 8, 11]),
+    ],
+)
+def test_kept_layers_are_spaced_uniformly_and_end_with_the_last(
+    teacher_layers: int, student_layers: int, kept: list[int]
+) -> None:
+    assert kept_layers(teacher_layers, student_layers) == kept
+
+
+def test_cut_keeps_the_right_layers_bit_for_bit(teacher: Loaded) -> None:
+    student, _ = cut(teacher, {"image": 2, "text": 4, "multimodal": 1})
+    theirs = teacher.model.state_dict()
+    stacks = {
+        "visual.transformer.resblocks": [3, 7],
+        "text.transformer.resblocks": [0, 1, 2, 3],
+        "text_decoder.resblocks": [3],
+        "text_decoder.cross_attn": [3],
+    }
+    seen = set()
+    for name, value in student.state_dict().items():
+        origin = name
+        for stack, kept in stacks.items():
+            if name.startswith(f"{stack}."):
+                layer, rest = name.removeprefix(f"{stack}.").split(".", 1)
+                origin = f"{stack}.{kept[int(layer)]}.{rest}"
+                seen.add((stack, int(layer)))
+        assert torch.equal(value, theirs[origin]), name
+    assert seen == {(stack, layer) for stack, kept in stacks.items() for layer in range(len(kept))}
+
+
+def test_cut_student_computes_and_shares_nothing_with_its_teacher(teacher: Loaded) -> None:
+    before = copy.deepcopy(teacher.model.state_dict())
+    student, config = cut(teacher, {"image": 2})
+    assert config["vision_cfg"]["layers"] == 2
+    assert config["multimodal_cfg"]["layers"] == 4
+    assert teacher.config["vision_cfg"]["layers"] == 8
+    out = student(torch.zeros(2, 3, 8, 8), torch.ones(2, 6, dtype=torch.int64))
+    assert out["logits"].shape == (2, 5, 12)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_keeping_everything_gives_the_teacher_back(teacher: Loaded) -> None:
+    student, config = cut(teacher, {})
+    assert config == teacher.config
+    assert all(torch.equal(v, teacher.model.state_dict()[k]) for k, v in student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ({"images": 2}, "'images'.*image, text, multimodal"),
+        ({"image": 0}, "0 layers of image; expected 1 to 8"),
+        ({"text": 5}, "5 layers of text; expected 1 to 4"),
+    ],
+)
+def test_impossible_cuts_are_named(teacher: Loaded, keep: dict[str, int], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        cut(teacher, keep)
+
+
+def test_model_that_is_no_coca_of_transformers_is_refused(teacher: Loaded) -> None:
+    config = {key: value for key, value in teacher.config.items() if key != "multimodal_cfg"}
+    with pytest.raises(RecipeError, match="multimodal_cfg"):
+        cut(Loaded(teacher.model, config), {"image": 2})

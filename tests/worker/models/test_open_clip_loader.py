@@ -1,0 +1,138 @@
+"""Models are found by name or path, and loaded whole or not at all."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from worker.errors import RecipeError
+from worker.models.open_clip_files import CONFIG_FILE, create, read_config
+from worker.models.open_clip_loader import load
+
+DIGITS = Path(__file__).parents[3] / "deploy" / "models" / "digits-coca"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A directory with the digits configuration and fresh weights, in open_clip's layout."""
+    config = read_config(str(DIGITS), Path())
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(create(config).state_dict(), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_directory_brings_its_weights(small: Path) -> None:
+    loaded = load(f"open_clip:{small.name}", directory=small.parent)
+    again = load(f"open_clip:{small}")
+    explicit = (
+        load(f"open_clip:{small.name}/{CONFIG_FILE}", checkpoint="small.pt", directory=small.parent)
+        if (torch.save(again.model.state_dict(), small.parent / "small.pt") is None)
+        else None
+    )
+    assert explicit is not None
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+        assert torch.equal(value, explicit.model.state_dict()[name])
+    assert loaded.config["vision_cfg"]["layers"] == 8
+
+
+def test_logit_scale_has_a_dimension(small: Path) -> None:
+    """DeepSpeed cannot split a parameter without any."""
+    state = load(f"open_clip:{small}").model.state_dict()
+    state["logit_scale"] = state["logit_scale"].squeeze()
+    save_file(state, small / "model.safetensors")
+    assert load(f"open_clip:{small}").model.logit_scale.shape == (1,)
+
+
+def test_fresh_decoder_projection_is_initialised() -> None:
+    config = read_config(str(DIGITS), Path())
+    torch.manual_seed(0)
+    first = create(config)
+    torch.manual_seed(0)
+    second = create(config)
+    assert torch.equal(first.text_decoder.text_projection, second.text_decoder.text_projection)
+    assert float(first.text_decoder.text_projection.std()) == pytest.approx(64**-0.5, rel=0.1)
+
+
+def test_open_clip_registry_keeps_configurations_of_one_file_name_apart(small: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    config = read_config(str(small), Path())
+    config["vision_cfg"]["layers"] = 1
+    (other / CONFIG_FILE).write_text(json.dumps(config))
+    assert len(load(f"open_clip:{other}").model.visual.transformer.resblocks) == 1
+    assert len(load(f"open_clip:{small}").model.visual.transformer.resblocks) == 8
+
+
+def test_loading_leaves_logging_as_it_was(small: Path) -> None:
+    level = logging.getLogger().level
+    load(f"open_clip:{small}")
+    assert logging.getLogger().level == level
+
+
+def test_builtin_configurations_go_by_name() -> None:
+    assert read_config("coca_ViT-B-32", Path())["vision_cfg"]["layers"] == 12
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("open_clip:coca_ViT-B-31", "did you mean coca_ViT-B-32"),
+        ("open_clip:", "open_clip:<name or path>"),
+        ("openclip:coca_ViT-B-32", "open_clip:<name or path>"),
+        ("open_clip:broken.json", "no JSON"),
+        ("open_clip:list.json", "expected the keys embed_dim"),
+    ],
+)
+def test_wrong_spec_is_named(tmp_path: Path, spec: str, said: str) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(RecipeError, match=said):
+        load(spec, directory=tmp_path)
+
+
+def test_weights_that_do_not_fit_are_named_and_load_nothing(small: Path) -> None:
+    state = load(f"open_clip:{small}").model.state_dict()
+    state["visual.proof"] = state.pop("visual.proj")
+    state["logit_scale"] = torch.ones(2)
+    save_file(state, small / "model.safetensors")
+    said = r"missing: visual\.proj; unexpected: visual\.proof; of another shape: logit_scale \[2\] instead of \[1\]"
+    with pytest.raises(RecipeError, match=said):
+        load(f"open_clip:{small}")
+
+
+def test_several_weights_in_a_directory_are_an_error(small: Path) -> None:
+    save_file({"a": torch.ones(1)}, small / "other.safetensors")
+    with pytest.raises(RecipeError, match=r"found model\.safetensors, other\.safetensors"):
+        load(f"open_clip:{small}")
+
+
+def test_checkpoint_that_is_not_there_or_no_tensors_is_named(small: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no checkpoint"):
+        load(f"open_clip:{small}", checkpoint="gone.safetensors", directory=small)
+    (small / "text.safetensors").write_text("hello")
+    with pytest.raises(RecipeError, match="no weights that can be read"):
+        load(f"open_clip:{small}", checkpoint="text.safetensors", directory=small)
+    torch.save([1], small / "list.pt")
+    with pytest.raises(RecipeError, match="expected tensors by name"):
+        load(f"open_clip:{small}", checkpoint="list.pt", directory=small)
+
+
+def test_pickled_code_in_a_checkpoint_never_runs(small: Path) -> None:
+    torch.save({"state_dict": Bomb(small / "boom")}, small / "bomb.pt")
+    with pytest.raises(RecipeError, match="no weights that can be read"):
+        load(f"open_clip:{small}", checkpoint="bomb.pt", directory=small)
+    assert not (small / "boom").exists()
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._path,)

@@ -1,0 +1,53 @@
+"""The teacher that is shipped is as good as its record says, and its command works."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.data.digits import build_digits
+from worker.models.cut import cut
+from worker.models.open_clip_loader import load
+from worker.pretrain import evaluate, main
+
+TEACHER = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"
+
+
+def test_shipped_teacher_reproduces_its_recorded_accuracy() -> None:
+    recorded = json.loads((TEACHER / "metrics.json").read_text())
+    data = build_digits({})
+    assert recorded["held_out_questions"] == len(data.questions)
+    measured = evaluate(load(f"open_clip:{TEACHER}").model, data.questions)
+    assert measured["accuracy"] == pytest.approx(recorded["held_out"]["accuracy"], abs=0.002)
+    assert measured["accuracy"] >= 0.95
+
+
+def test_shipped_teacher_is_small() -> None:
+    assert (TEACHER / "model.safetensors").stat().st_size <= 8 * 2**20
+
+
+def test_student_cut_from_the_teacher_starts_clearly_worse() -> None:
+    teacher = load(f"open_clip:{TEACHER}")
+    student, _ = cut(teacher, {"image": 2, "text": 4, "multimodal": 4})
+    questions = build_digits({"question_items": 1000}).questions
+    assert evaluate(student, questions)["accuracy"] < evaluate(teacher.model, questions)["accuracy"] - 0.10
+
+
+def test_command_trains_and_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((TEACHER / "open_clip_config.json").read_text())["model_cfg"]
+    for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+        config[section]["layers"] = 1
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    flags = ["--model", str(tmp_path / "tiny.json"), "--output", str(out), "--steps", "2", "--batch", "8"]
+    for _ in range(2):
+        main([*flags, "--seed", "3"])
+        trained = load(f"open_clip:{out}").model.state_dict()
+        report = json.loads((out / "metrics.json").read_text())
+    assert "step 2/2" in capsys.readouterr().out
+    assert report["seed"] == 3
+    assert report["steps"] == 2
+    assert "--seed 3" in report["command"]
+    assert set(report["versions"]) == {"torch", "open_clip_torch", "scikit-learn", "numpy", "python"}
+    assert all(bool(torch.isfinite(value).all()) for value in trained.values())

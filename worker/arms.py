@@ -1,0 +1,115 @@
+"""Module names: resolving them, who owns which parameter, and which layers are compared."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from worker.errors import RecipeError
+
+
+def matching_modules(model: nn.Module, pattern: str) -> list[str]:
+    """Names of the model's modules that match a dotted glob, in the model's order.
+
+    ``*`` stands for anything within one component of the path: ``visual.transformer.resblocks.*`` matches the
+    blocks and not what is inside them.
+
+    Raises:
+        RecipeError: Nothing matches; names the nearest.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    wanted = pattern.split(".")
+    found = [name for name in names if _matches(name.split("."), wanted)]
+    if not found:
+        near = difflib.get_close_matches(pattern.replace("*", "0"), names, n=3, cutoff=0.4)
+        raise RecipeError(
+            f"module path {pattern!r} matches nothing in {type(model).__name__}; the nearest names are "
+            f"{', '.join(near) or 'none'} (--list-modules prints all)"
+        )
+    return found
+
+
+def _matches(name: Sequence[str], wanted: Sequence[str]) -> bool:
+    return len(name) == len(wanted) and all(fnmatchcase(n, w) for n, w in zip(name, wanted, strict=True))
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Which module owns which parameter.
+
+    Attributes:
+        owned: Parameter names by module, in the model's order.
+        unowned: Names of parameters that belong to no module; they stay as they are.
+    """
+
+    owned: Mapping[str, tuple[str, ...]]
+    unowned: tuple[str, ...]
+
+
+def ownership(model: nn.Module, paths: Mapping[str, str]) -> Ownership:
+    """Give every parameter at most one owner.
+
+    A tied parameter, reachable under several modules, belongs to the first module listed.
+
+    Args:
+        model: The student.
+        paths: Path of each module's sub-network by the module's name.
+    """
+    owned: dict[str, list[str]] = {name: [] for name in paths}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken: set[int] = set()
+    for module, path in paths.items():
+        for parameter in model.get_submodule(path).parameters():
+            if id(parameter) not in taken:
+                taken.add(id(parameter))
+                owned[module].append(names[id(parameter)])
+    unowned = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in taken)
+    return Ownership({name: tuple(params) for name, params in owned.items()}, unowned)
+
+
+def layer_pairs(
+    student: Sequence[str], teacher: Sequence[str], chosen: Sequence[int] | None = None
+) -> list[tuple[str, str]]:
+    """Which teacher layer each student layer is compared with.
+
+    By default layer i of s is compared with layer (i + 1) · t / s - 1 of t, rounded down: the last with the last.
+
+    Args:
+        student: Names of the student's layers, in order.
+        teacher: Names of the teacher's layers, in order.
+        chosen: Index of the teacher's layer for every student layer, instead of the default.
+
+    Raises:
+        RecipeError: The chosen indices do not fit.
+    """
+    s, t = len(student), len(teacher)
+    if chosen is None:
+        if s > t:
+            raise RecipeError(f"the student has {s} layers and its teacher only {t}: name the pairs in `layer_map`")
+        chosen = [(i + 1) * t // s - 1 for i in range(s)]
+    if len(chosen) != s:
+        raise RecipeError(f"`layer_map` names {len(chosen)} teacher layers for {s} student layers")
+    outside = [i for i in chosen if not 0 <= i < t]
+    if outside:
+        raise RecipeError(f"`layer_map` names teacher layer {outside[0]}, which is not between 0 and {t - 1}")
+    return [(name, teacher[i]) for name, i in zip(student, chosen, strict=True)]
+
+
+def check_arms(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> None:
+    """Raise RecipeError unless every arm is a non-empty set of known modules."""
+    known = list(modules)
+    for arm, members in arms.items():
+        if not members:
+            raise RecipeError(f"arm {arm!r} has no modules; give it at least one of {', '.join(known)}")
+        for member in members:
+            if member not in known:
+                near = difflib.get_close_matches(member, known, n=1, cutoff=0.0)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise RecipeError(
+                    f"arm {arm!r} names the module {member!r}, which the model does not have; "
+                    f"{hint}The modules are {', '.join(known)}"
+                )
+        if arm == "joint" and set(members) != set(known):
+            raise RecipeError("the arm named 'joint' is reserved for all modules together")

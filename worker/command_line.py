@@ -1,0 +1,57 @@
+"""The worker's flags."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags as attributes; unknown or malformed ones end the process with a sentence and status 2."""
+    parser = argparse.ArgumentParser(
+        prog="deepspeed worker/train.py",
+        description="Distil a student, module by module, as the bandit server says.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--bandit-addr", metavar="HOST:PORT", help="the bandit server; needed to train")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="what to distil (default: the built-in digits)")
+    parser.add_argument("--run", metavar="NAME", help="join this run, or create it (default: a fresh name)")
+    parser.add_argument("--policy", metavar="NAME", help="optima, uniform, round_robin, joint or fixed:ARM")
+    parser.add_argument("--train", choices=("forced", "active", "all"), help="what a round trains")
+    parser.add_argument("--rounds", type=_count, metavar="N", help="rounds to play")
+    parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
+    parser.add_argument("--seed", type=_count, metavar="N", help="seed of choices and data order")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: runs/RUN)")
+    parser.add_argument("--bandit-patience", type=float, default=10.0, metavar="SECONDS",
+                        help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
+    parser.add_argument("--allow-offline", action="store_true",
+                        help="start although the server cannot be reached")  # fmt: skip
+    parser.add_argument("--list-modules", action="store_true", help="print the student's modules and exit")
+    # The launcher adds it; the rank is read from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if not arguments.list_modules and not arguments.bandit_addr:
+        parser.error("--bandit-addr HOST:PORT is needed: start one with `optima serve`")
+    return arguments
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's fields that the command line replaces."""
+    fields: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("train", "rounds", "steps_per_round", "seed")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.policy is not None:
+        fields["policy"] = {"name": arguments.policy}
+    return fields
+
+
+def _count(text: str) -> int:
+    """A whole number from 0 on."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return value

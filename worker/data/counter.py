@@ -1,0 +1,38 @@
+"""Random numbers that are a pure function of (seed, index, draw): no state to save, any order, any subset."""
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+
+
+def draws(seed: int, indices: npt.NDArray[np.int64], count: int) -> Words:
+    """``count`` independent 64-bit words for each index, [len(indices), count].
+
+    The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014,
+    doi:10.1145/2660193.2660195), applied to a chain of seed, index and draw number.
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(np.array(seed % 2**64, dtype=np.uint64) + _GOLDEN)
+        rows = _mix(key ^ (indices.astype(np.uint64) * _GOLDEN))
+        columns = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        return _mix(rows[:, None] + columns[None, :])
+
+
+def below(words: Words, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Integers 0 … bound − 1. The bias of the remainder is below bound / 2^64."""
+    return (words % np.asarray(bound).astype(np.uint64)).astype(np.int64)
+
+
+def unit(words: Words) -> npt.NDArray[np.float64]:
+    """Floats in [0, 1) with 53 bits."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(z: Words) -> Words:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)), dtype=np.uint64)

@@ -1,0 +1,106 @@
+"""Collages of real handwritten digits: scikit-learn's ``load_digits``, 1,797 scans of 8 × 8 pixels."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import Dataset
+
+from worker.data.base import Batch
+from worker.data.counter import below, draws, unit
+from worker.data.digits_text import KINDS, TEXT_DRAWS, say
+
+TRAIN_DIGITS = 1400
+CELL = 8
+SIZE = 2 * CELL
+SPLIT_SEED = 20231104
+"""Fixed, whatever the seed of the data: no digit is ever in training under one seed and held out under another."""
+MEAN, STD = 0.305, 0.376
+"""Of the pixels of all digits, scaled to 0 … 1."""
+
+_DRAWS = 1 + 4 + 4 + TEXT_DRAWS
+
+
+@cache
+def _scans() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, CELL, CELL) / 16.0 - MEAN) / STD
+    return pixels.astype(np.float32), labels.astype(np.int64)
+
+
+@cache
+def sources(train: bool) -> npt.NDArray[np.int64]:
+    """Indices into ``load_digits`` of the training scans (1,400) or of the held-out ones (397), shuffled."""
+    count = len(_scans()[1])
+    order = np.argsort(draws(SPLIT_SEED, np.arange(count), 1)[:, 0], kind="stable")
+    return order[:TRAIN_DIGITS] if train else order[TRAIN_DIGITS:]
+
+
+class Collages(Dataset[Batch]):
+    """Item i is a function of (seed, i) and of the arguments below, of nothing else.
+
+    Args:
+        scans: Indices into ``load_digits`` of the digits to draw from, [N].
+        seed: Of everything random in an item.
+        length: How many items there are.
+        mix: Share of each kind of text, in the order of KINDS; they need not sum to 1.
+        shift: Each digit is moved by up to this many pixels each way; what leaves its cell is lost.
+    """
+
+    def __init__(self, scans: npt.NDArray[np.int64], seed: int, length: int, mix: Sequence[float], shift: int) -> None:
+        pixels, labels = _scans()
+        self.scans = scans
+        self._labels = labels[scans]
+        self._shifted = _shifts(pixels[scans], shift)
+        self._seed = seed
+        self._length = length
+        self._edges = np.cumsum(mix) / np.sum(mix)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        batch = self.batch(np.asarray(indices, dtype=np.int64))
+        return [{name: tensor[row] for name, tensor in batch.items()} for row in range(len(indices))]
+
+    def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
+        """The items of the given indices, stacked. Raises IndexError if one is outside 0 … len − 1."""
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self._length):
+            raise IndexError(f"Items are numbered 0 to {self._length - 1}; {indices.tolist()} is not within.")
+        cells, labels, words = self._layout(indices)
+        wanted = np.searchsorted(self._edges, unit(words[:, 0]), side="right")
+        text, answer, kind = say(wanted, labels, words[:, 9:])
+        shift = below(words[:, 5:9], self._shifted.shape[1])
+        grid = self._shifted[cells, shift].reshape(-1, 2, 2, CELL, CELL)
+        image = torch.from_numpy(grid.transpose(0, 1, 3, 2, 4).reshape(-1, 1, SIZE, SIZE).copy())
+        return {
+            "image": image.expand(-1, 3, -1, -1).contiguous(),
+            "text": torch.from_numpy(text),
+            "answer": torch.from_numpy(answer),
+            "paired": torch.from_numpy(kind == KINDS.index("caption")),
+            "kind": torch.from_numpy(kind),
+        }
+
+    def labels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which digit is in each cell of the given items, [B, 4]."""
+        return self._layout(indices)[1]
+
+    def _layout(
+        self, indices: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        words = draws(self._seed, indices, _DRAWS)
+        cells = below(words[:, 1:5], len(self.scans))
+        return cells, self._labels[cells], words
+
+
+def _shifts(pixels: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
+    """[N, 8, 8] -> [N, (2 · most + 1)², 8, 8]: every scan moved every way, the gap filled with background."""
+    around = np.pad(pixels, ((0, 0), (most, most), (most, most)), constant_values=-MEAN / STD)
+    steps = range(2 * most + 1)
+    return np.stack([around[:, y : y + CELL, x : x + CELL] for y in steps for x in steps], axis=1)

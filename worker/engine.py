@@ -1,0 +1,185 @@
+"""DeepSpeed: processes, the wrapped student, optimizer steps. The only file that imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# DeepSpeed greets on import and on every setting; ranks share one terminal.
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+
+from worker import optimizer as optim
+from worker.models.base import Batch
+from worker.optimizer import OptimizerRecipe, Schedule
+from worker.parted import Outputs
+from worker.plan import Plan
+from worker.student import Student
+
+
+class Ranks:
+    """The job's processes and what they tell each other. Every method but the properties is collective."""
+
+    def __init__(self) -> None:
+        # Gloo serves CPU ranks well; DeepSpeed's own shared-memory op would be compiled for over a minute first.
+        ops = getattr(deepspeed.ops, "__compatible_ops__", None)
+        if isinstance(ops, dict) and get_accelerator().device_name() == "cpu":
+            ops["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(verbose=False)
+        self.device = torch.device(get_accelerator().current_device_name())
+        if self.device.type != "cpu":
+            get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            self.device = torch.device(get_accelerator().current_device_name())
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size()
+
+    @property
+    def device_kind(self) -> str:
+        return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's values [n], as float64 [world, n], in the order of ranks and so the same numbers everywhere."""
+        # gloo and NCCL both carry float64.
+        local = values.to(self.device, torch.float64)
+        parts = [torch.empty_like(local) for _ in range(self.world)]
+        dist.all_gather(parts, local)
+        return torch.stack(parts)
+
+    def close(self) -> None:
+        """Leave together; without this a stage 3 job can abort after it has finished."""
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+class Engine:
+    """The student under DeepSpeed, trained one arm at a time.
+
+    Args:
+        student: The module to wrap, on the CPU.
+        owned: Parameter names of ``student.model`` by the module that owns them. Others are frozen.
+        recipe: Optimizer and schedule.
+        config: DeepSpeed's configuration, without batch sizes and optimizer.
+        micro_batch: Rows per rank and forward pass.
+        total_steps: Optimizer steps of the whole job; 0 when there is no end.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        owned: Mapping[str, Sequence[str]],
+        recipe: OptimizerRecipe,
+        config: Mapping[str, Any],
+        *,
+        micro_batch: int,
+        total_steps: int,
+    ) -> None:
+        groups = optim.parameter_groups(student.model, owned, recipe.weight_decay)
+        self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
+        for group in groups:
+            self._parameters[group["module"]].extend(group["params"])
+        in_groups = {id(p) for members in self._parameters.values() for p in members}
+        for parameter in student.parameters():
+            parameter.requires_grad_(id(parameter) in in_groups)
+        self.schedule = Schedule(recipe, total_steps)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=student,
+            optimizer=optim.build(groups, recipe),
+            config={
+                "zero_allow_untested_optimizer": True,
+                "gradient_clipping": recipe.clip,
+                "steps_per_print": 10**9,
+                **config,
+                "train_micro_batch_size_per_gpu": micro_batch,
+            },
+            dist_init_required=False,
+        )
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one optimizer step."""
+        return int(self._engine.gradient_accumulation_steps())
+
+    @property
+    def base_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer below ZeRO's or bf16's wrapper; fetched anew each time, since loading replaces it."""
+        optimizer = self._engine.optimizer
+        return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type the student computes in."""
+        return torch.bfloat16 if self._engine.bfloat16_enabled() else torch.float32
+
+    def to_device(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch on the engine's device, floating tensors in its type."""
+        return {
+            name: tensor.to(self._engine.device, self.dtype if tensor.is_floating_point() else None, non_blocking=True)
+            for name, tensor in batch.items()
+        }
+
+    def activate(self, modules: Sequence[str]) -> None:
+        """Let these modules move in the steps to come and keep all others as they are, moments included.
+
+        Call it on all ranks alike, and only between optimizer steps.
+        """
+        # Both are needed: without the toggle, clipping counts inactive gradients; without the optimizer's part,
+        # ZeRO feeds it zero or stale ones.
+        for module, parameters in self._parameters.items():
+            for parameter in parameters:
+                parameter.requires_grad_(module in modules)
+        optim.activate(self.base_optimizer, modules)
+
+    def step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        """One optimizer step over ``accumulation`` micro-batches; mean loss and terms of this rank, scalars."""
+        self._engine.train()
+        self.schedule.apply(self.base_optimizer)
+        losses, terms = [], []
+        for batch, teacher in batches:
+            loss, computed, _ = self._engine(batch, teacher, plan)
+            self._engine.backward(loss)
+            self._engine.step()
+            losses.append(loss.detach())
+            terms.append(computed)
+        self.schedule.advance(plan.trained)
+        mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+        return torch.stack(losses).mean(), mean
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The plan's unweighted terms on one batch in eval mode, and the logits if the plan computes them."""
+        self._engine.eval()
+        _, terms, logits = self._engine(batch, teacher, plan)
+        return terms, logits
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The student's whole weights under their plain names, on the CPU of rank 0; empty on other ranks."""
+        model = self._engine.module.model
+        named = list(model.named_parameters()) + list(model.named_buffers())
+        persistent = set(model.state_dict().keys())
+        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=None):
+            if dist.get_rank() != 0:
+                return {}
+            return {name: _plain(tensor) for name, tensor in named if name in persistent}
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().cpu().clone()
+    return copy.float() if copy.is_floating_point() else copy

@@ -1,0 +1,66 @@
+"""The losses a student is distilled with. Pure functions of tensors; every one reduces in fp32 to a scalar."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LayerLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared error as a share of the teacher's energy, over the positions that count.
+
+    0 for a perfect match and 1 for a student that puts out zeros, whatever the layer's scale.
+
+    Args:
+        student: [B, …, width].
+        teacher: The same shape.
+        mask: [B, …] bool, or None for all positions.
+    """
+    student, teacher = _counted(student, teacher, mask)
+    energy = teacher.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return (student - teacher).square().sum() / energy
+
+
+def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """1 - cosine similarity of each position's vectors, averaged over the positions that count.
+
+    Shapes as in :func:`normalised_mse`. Between 0 and 2.
+    """
+    distance = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    if mask is None:
+        return distance.mean()
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _counted(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    student, teacher = student.float(), teacher.float()
+    if mask is None:
+        return student, teacher
+    # Shapes stay fixed: indexing by the mask would make the step's work depend on the data.
+    weight = mask.unsqueeze(-1).float()
+    return student * weight, teacher * weight
+
+
+def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) of the softened class distributions, averaged over the positions that count.
+
+    Hinton et al. 2015, arXiv 1503.02531, §2: T² keeps the gradient's size independent of the temperature.
+
+    Args:
+        student: Logits [B, positions, classes].
+        teacher: The same shape.
+        mask: [B, positions] bool, or None for all positions.
+        temperature: T > 0.
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
+    if mask is None:
+        return temperature**2 * divergence.mean()
+    return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+LAYER_LOSSES: dict[str, LayerLoss] = {"mse": normalised_mse, "cosine": cosine}

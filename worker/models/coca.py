@@ -1,0 +1,79 @@
+"""open_clip's CoCa taken apart: image tower, text tower, multimodal decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.models.base import Batch, Boundary, Part
+
+
+class CoCaAdapter:
+    """Batches hold ``image`` [B, C, H, W], ``text`` [B, L] (0 pads) and ``paired`` [B] bool.
+
+    The decoder reads text tokens 0 … L-2 and predicts tokens 1 … L-1, as in CoCa (Yu et al. 2022,
+    arXiv 2205.01917). ``paired`` marks the rows whose text tells their image from the others: only they take part
+    in the contrastive loss.
+    """
+
+    parts: tuple[Part, ...] = (
+        Part("image", path="visual", layers="visual.transformer.resblocks.*", matched=("tokens", "latent")),
+        Part("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
+        Part(
+            "multimodal",
+            path="text_decoder",
+            layers="text_decoder.cross_attn.*",
+            inputs=("image", "text"),
+        ),
+    )
+    logits = ("multimodal", "logits")
+
+    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        if part == "image":
+            latent, tokens = model.visual(batch["image"])
+            return {"latent": latent, "tokens": tokens}
+        if part == "text":
+            latent, tokens = model.text(batch["text"])
+            return {"latent": latent, "tokens": tokens[:, : batch["text"].shape[1] - 1]}
+        return {"logits": model.text_decoder(boundary["image"]["tokens"], boundary["text"]["tokens"])}
+
+    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
+        if part == "image" or name == "latent":
+            return None
+        words = batch["text"] != 0
+        if part == "text" and name == "hidden":
+            # The class token stands behind the words.
+            return F.pad(words, (0, 1), value=True)
+        return words[:, 1:]
+
+    def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        terms = {}
+        if "multimodal" in boundary:
+            logits = boundary["multimodal"]["logits"]
+            terms["caption"] = F.cross_entropy(
+                logits.float().flatten(0, 1), batch["text"][:, 1:].flatten(), ignore_index=0
+            )
+        if "image" in boundary and "text" in boundary:
+            terms["contrastive"] = _contrastive(
+                boundary["image"]["latent"], boundary["text"]["latent"], model.logit_scale, batch["paired"]
+            )
+        return terms
+
+
+def _contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor) -> Tensor:
+    """Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020) over the paired rows of this rank's batch.
+
+    Shapes are fixed (no row is dropped), so that every rank does the same work: unpaired rows are masked out as
+    candidates and as targets.
+    """
+    scale = logit_scale.detach().float().exp().squeeze()
+    similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    target = torch.arange(len(paired), device=paired.device)
+    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
+    # A finite penalty: an infinite one makes the gradient of a row without any other candidate NaN.
+    by_image = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
+    by_text = F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
+    weight = paired.float()
+    return ((by_image + by_text) * weight).sum() / (2 * weight.sum().clamp(min=1))

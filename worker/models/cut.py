@@ -1,0 +1,91 @@
+"""A student cut from its teacher: the same model with fewer layers, each copied bit for bit."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from worker.errors import RecipeError
+from worker.models.open_clip_files import Config, create, load_weights
+from worker.models.open_clip_loader import Loaded
+
+SECTIONS = {"image": "vision_cfg", "text": "text_cfg", "multimodal": "multimodal_cfg"}
+"""The part of open_clip's ``model_cfg`` that describes each module."""
+
+_STACKS = {
+    "image": r"visual\.transformer\.resblocks",
+    "text": r"text\.transformer\.resblocks",
+    "multimodal": r"text_decoder\.(?:resblocks|cross_attn)",
+}
+_LAYER = re.compile("|".join(rf"(?P<{part}>{stack})\.(?P<{part}_layer>\d+)\." for part, stack in _STACKS.items()))
+
+
+def kept_layers(teacher: int, student: int) -> list[int]:
+    """Which of the teacher's layers a student of so many layers keeps, in order.
+
+    Layer i of s is the teacher's layer (i + 1) · t / s − 1, rounded down: the very layer it will be matched with.
+    The last one is always kept.
+    """
+    return [(i + 1) * teacher // student - 1 for i in range(student)]
+
+
+def cut(teacher: Loaded, keep: Mapping[str, int]) -> tuple[nn.Module, Config]:
+    """Cut a student from a CoCa.
+
+    Args:
+        teacher: A CoCa of open_clip with transformer towers. It is not changed and shares no memory with the
+            student.
+        keep: How many layers to keep of ``image``, ``text`` and ``multimodal``; all of what is not named. A layer
+            of the multimodal decoder is a self-attention block with its cross-attention block.
+
+    Returns:
+        The student, on the CPU in fp32, and its ``model_cfg``.
+
+    Raises:
+        RecipeError: ``keep`` names no module of a CoCa, or asks for no layer or more than there are; or the model
+            has no such layers.
+    """
+    layers = {part: _layers(teacher.config, part) for part in SECTIONS}
+    for part, count in keep.items():
+        if part not in layers:
+            raise RecipeError(f"keep names {part!r}; the modules of a CoCa are {', '.join(SECTIONS)}")
+        if not 1 <= count <= layers[part]:
+            raise RecipeError(f"keep asks for {count} layers of {part}; expected 1 to {layers[part]}")
+    smaller = copy.deepcopy(teacher.config)
+    for part, count in keep.items():
+        smaller[SECTIONS[part]]["layers"] = count
+    place = {
+        part: {layer: i for i, layer in enumerate(kept_layers(layers[part], keep.get(part, layers[part])))}
+        for part in SECTIONS
+    }
+    state = {}
+    for name, value in teacher.model.state_dict().items():
+        ours = _renamed(name, place)
+        if ours is not None:
+            state[ours] = value.detach().cpu().float()
+    student = create(smaller)
+    load_weights(student, state, "what was cut from the teacher")
+    return student, smaller
+
+
+def _layers(config: Mapping[str, Any], part: str) -> int:
+    section = config.get(SECTIONS[part])
+    layers = section.get("layers", 12) if isinstance(section, Mapping) else None
+    if not isinstance(layers, int) or "timm_model_name" in section or "hf_model_name" in section:
+        raise RecipeError(
+            f"a student can be cut only from a CoCa whose towers are open_clip's own transformers; "
+            f"{SECTIONS[part]} of this one is {section!r}"
+        )
+    return layers
+
+
+def _renamed(name: str, place: Mapping[str, Mapping[int, int]]) -> str | None:
+    """A tensor's name in the student, or None if its layer is not kept."""
+    found = _LAYER.match(name)
+    if found is None:
+        return name
+    part = next(part for part in _STACKS if found[part] is not None)
+    layer = place[part].get(int(found[f"{part}_layer"]))
+    return None if layer is None else f"{found[part]}.{layer}.{name[found.end() :]}"

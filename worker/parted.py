@@ -1,0 +1,59 @@
+"""A model taken apart: runs some of its parts and keeps what they put out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from worker.arms import matching_modules
+from worker.capture import Capture
+from worker.models.base import Adapter, Batch, Boundary
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a forward pass put out.
+
+    Attributes:
+        boundary: Boundary tensors by part.
+        hidden: Hidden states by the name of their layer's module.
+    """
+
+    boundary: dict[str, Boundary]
+    hidden: dict[str, Tensor]
+
+
+class Parted:
+    """A model, its adapter, and hooks on its layers.
+
+    Args:
+        model: The bare model, before any engine wraps it.
+        adapter: How it is taken apart.
+        layers: A glob for a part's layers, where it differs from the adapter's.
+
+    Raises:
+        RecipeError: A path or glob matches no module.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str]) -> None:
+        self.model = model
+        self.adapter = adapter
+        for part in adapter.parts:
+            matching_modules(model, part.path)
+        self.layers = {part.name: matching_modules(model, layers.get(part.name, part.layers)) for part in adapter.parts}
+        self._capture = Capture(model, [name for names in self.layers.values() for name in names])
+
+    def run(self, parts: Sequence[str], batch: Batch, given: Mapping[str, Boundary] | None = None) -> Outputs:
+        """Run parts in order.
+
+        Args:
+            parts: Their names; each after its inputs.
+            batch: The model's inputs.
+            given: Boundary tensors that every part reads instead of those just computed (teacher forcing).
+        """
+        boundary: dict[str, Boundary] = {}
+        with self._capture.recording() as hidden:
+            for part in parts:
+                inputs = boundary if given is None else given
+                boundary[part] = self.adapter.run(self.model, part, batch, inputs)
+        return Outputs(boundary, dict(hidden))

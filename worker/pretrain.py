@@ -1,0 +1,169 @@
+"""Trains the teacher of the built-in digits recipe: a small CoCa, from scratch, on this machine's CPU.
+
+    python -m worker.pretrain --output deploy/models/digits-coca
+
+Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json``. Captions come first and stay in the
+mix: they supervise every word, and training on answers alone stays at 40 to 65 % for thousands of steps.
+"""
+
+import argparse
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.data.digits import DigitsData, build_digits
+from worker.data.digits_rows import Collages
+from worker.data.digits_text import KINDS, QUESTIONS
+from worker.export import save
+from worker.models.open_clip_files import create, read_config
+
+OTHER_WORDS = 0.1
+"""Weight of the words that are not to be predicted: a question's own words are random, its answer is not."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    torch.manual_seed(options.seed)
+    config = read_config(options.model, Path())
+    model = create(config)
+    data = build_digits({"seed": options.seed, "mix": _mix(options.captions), "shift": options.shift})
+    started = time.perf_counter()
+    train(model, data, options)
+    seconds = time.perf_counter() - started
+    measured = evaluate(model, data.questions) | {
+        "caption": evaluate(model, data.held_out)["accuracy/caption"],
+    }
+    report = {
+        "command": shlex.join(["python", "-m", "worker.pretrain", *(arguments or sys.argv[1:])]),
+        "seed": options.seed,
+        "steps": options.steps,
+        "seconds": round(seconds, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "held_out_questions": len(data.questions),
+        "held_out_source_digits": len(data.questions.scans),
+        "held_out": measured,
+        "versions": {name: version(name) for name in ("torch", "open_clip_torch", "scikit-learn", "numpy")}
+        | {"python": platform.python_version()},
+    }
+    save(model.state_dict(), config, options.output, weights="model.safetensors")
+    (options.output / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report["held_out"], indent=2))
+
+
+def train(model: nn.Module, data: DigitsData, options: argparse.Namespace) -> None:
+    """Captioning cross-entropy, and a little contrastive loss on the captions; AdamW, warm-up, cosine."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
+    model.train()
+    seen, started = 0.0, time.perf_counter()
+    for step, batch in enumerate(_batches(data.train, options.batch, options.steps), start=1):
+        loss = caption_loss(model, batch, options)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seen += float(loss.detach())
+        if step % 250 == 0 or step == options.steps:
+            unseen = evaluate(model, data.questions, most=1000)
+            kinds = " ".join(f"{kind} {unseen[f'accuracy/{kind}']:.3f}" for kind in QUESTIONS)
+            print(
+                f"step {step}/{options.steps}  loss {seen / 250:.3f}  held-out accuracy {unseen['accuracy']:.3f} "
+                f"({kinds})  {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
+            seen = 0.0
+
+
+def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: argparse.Namespace) -> Tensor:
+    """Weighted mean cross-entropy of the words plus the weighted contrastive loss, a scalar.
+
+    Rows count alike, however many words they have: a question has one word to teach by, a caption twelve.
+    """
+    out = model(batch["image"], batch["text"])
+    labels = batch["text"][:, 1:]
+    weight = torch.where(batch["answer"][:, 1:], 1.0, OTHER_WORDS) * (labels != 0)
+    words = F.cross_entropy(
+        out["logits"].transpose(1, 2), labels, reduction="none", label_smoothing=options.label_smoothing
+    )
+    paired = batch["paired"]
+    similarity = out["logit_scale"] * out["image_features"][paired] @ out["text_features"][paired].T
+    target = torch.arange(len(similarity))
+    contrastive = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+    captioning = ((words * weight).sum(dim=1) / weight.sum(dim=1)).mean()
+    return captioning + options.contrastive * contrastive
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, rows: Collages, most: int | None = None, batch: int = 500) -> dict[str, float]:
+    """Exact-match accuracy, over all and by kind, on the first ``most`` items."""
+    data = build_digits({})
+    training = model.training
+    model.eval()
+    found: dict[str, list[float]] = {}
+    count = len(rows) if most is None else min(most, len(rows))
+    for first in range(0, count, batch):
+        items = rows.batch(np.arange(first, min(first + batch, count)))
+        logits = model(items["image"], items["text"])["logits"]
+        for name, (right, of) in data.metrics(logits, items).items():
+            total = found.setdefault(name, [0.0, 0.0])
+            total[0], total[1] = total[0] + right, total[1] + of
+    model.train(training)
+    return {name: right / of for name, (right, of) in found.items() if of}
+
+
+def _batches(rows: Collages, size: int, steps: int) -> Iterator[dict[str, Tensor]]:
+    for step in range(steps):
+        yield rows.batch(np.arange(step * size, (step + 1) * size))
+
+
+def _rate(step: int, steps: int, warm_up: int = 100) -> float:
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
+
+
+def _mix(captions: float) -> dict[str, float]:
+    return {kind: captions if kind == "caption" else (1 - captions) / len(QUESTIONS) for kind in KINDS}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker.pretrain", description=__doc__.split("\n\n")[0])
+
+    def flag(name: str, default: Any, text: str) -> None:
+        parser.add_argument(name, type=type(default), default=default, help=f"{text} (default: %(default)s)")
+
+    flag("--output", Path("deploy/models/digits-coca"), "directory for the weights, configuration and metrics")
+    flag("--model", "deploy/models/digits-coca/open_clip_config.json", "the open_clip configuration to train")
+    flag("--seed", 0, "seed of the weights and of the data")
+    flag("--steps", 3000, "optimizer steps")
+    flag("--batch", 128, "collages per step")
+    flag("--lr", 1e-3, "peak learning rate")
+    flag("--weight-decay", 0.1, "AdamW weight decay of the matrices")
+    flag("--captions", 0.5, "share of captions in the mix; the rest is shared by the questions")
+    flag("--contrastive", 0.05, "weight of the contrastive loss")
+    flag("--label-smoothing", 0.0, "label smoothing of the cross-entropy")
+    flag("--shift", 1, "training digits are moved by up to this many pixels each way")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

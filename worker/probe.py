@@ -1,0 +1,124 @@
+"""The probe: fixed held-out batches on which the student is measured around each round.
+
+The *bandit loss* is what rewards are made of. Under ``train: forced`` it is the sum of the modules' own losses, each
+on the teacher's boundary tensors; a round can change those of its arm's modules only, so only they are measured
+again. Under ``active`` and ``all`` it is the total distillation loss, end to end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worker.batches import fixed_batch
+from worker.data.base import Batch, DataModule, Rows
+from worker.engine import Engine, Ranks
+from worker.objective import Objective
+from worker.parted import Outputs
+from worker.plan import Plan, Planner
+from worker.recipe import ProbeRecipe
+from worker.teacher import Teacher
+
+Terms = dict[str, float]
+
+
+@dataclass
+class Evaluation:
+    """Measured end to end with the student's own inputs.
+
+    Attributes:
+        total_loss: The total distillation loss.
+        terms: Its unweighted terms.
+        metrics: Task metrics on held-out data, shares in [0, 1].
+    """
+
+    total_loss: float
+    terms: Terms
+    metrics: dict[str, float]
+
+
+@dataclass
+class Probe:
+    """Measures the student; every method is collective and gives the same numbers on every rank.
+
+    Attributes:
+        terms: The terms the bandit loss is made of, unweighted, as last measured.
+    """
+
+    engine: Engine
+    ranks: Ranks
+    planner: Planner
+    objective: Objective
+    teacher: Teacher
+    data: DataModule
+    recipe: ProbeRecipe
+    forced: bool
+    terms: Terms = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Rank r holds batches r, r + world, …; what the teacher says of them never changes.
+        mine = range(self.ranks.rank, self._rounded(self.recipe.batches), self.ranks.world)
+        self._batches: list[tuple[Batch, Outputs]] = []
+        for index in mine:
+            batch = self._batch(self.data.held_out, index)
+            self._batches.append((batch, self.teacher.run(self.teacher.parts, batch)))
+
+    @property
+    def loss(self) -> float:
+        """The bandit loss as last measured; NaN or infinite if the student diverged."""
+        return sum(self.objective.weight(name) * value for name, value in self.terms.items())
+
+    def measure(self, trained: Sequence[str]) -> float:
+        """Measure what training these modules can have changed; returns the bandit loss."""
+        plan = self.planner.forced(trained) if self.forced else self.planner.joint()
+        self.terms.update(self._terms(plan))
+        return self.loss
+
+    def evaluate(self) -> Evaluation:
+        """The end-to-end loss on the probe and the task metrics on the held-out questions."""
+        terms = self._terms(self.planner.joint())
+        total = sum(self.objective.weight(name) * value for name, value in terms.items())
+        return Evaluation(total, terms, self._metrics(student=True))
+
+    def teacher_metrics(self) -> dict[str, float]:
+        """The teacher's own task metrics, measured as the student's are."""
+        return self._metrics(student=False)
+
+    def _terms(self, plan: Plan) -> Terms:
+        """Unweighted terms, averaged over the probe's batches."""
+        rows = []
+        for batch, teacher in self._batches:
+            terms, _ = self.engine.measure(batch, teacher, plan)
+            rows.append(torch.stack([term.double() for term in terms.values()]))
+        # Gathered in the order of ranks: a sum whose order depends on the transport would differ between ranks.
+        means = self.ranks.gather(torch.stack(rows).mean(0)).mean(0)
+        return dict(zip(terms, means.tolist(), strict=True))
+
+    @torch.no_grad()
+    def _metrics(self, *, student: bool) -> dict[str, float]:
+        size = self.recipe.batch_size
+        count = self._rounded(-(-self.recipe.questions // size))
+        plan = self.planner.task()
+        sums: dict[str, Tensor] = {}
+        for index in range(self.ranks.rank, count, self.ranks.world):
+            batch = self._batch(self.data.questions, index)
+            if student:
+                _, logits = self.engine.measure(batch, Outputs({}, {}), plan)
+            else:
+                part, name = self.teacher.parted.adapter.logits
+                logits = self.teacher.run(self.teacher.parts, batch).boundary[part][name]
+            assert logits is not None
+            for metric, pair in self.data.metrics(logits, batch).items():
+                sums[metric] = sums.get(metric, torch.zeros(2, dtype=torch.float64)) + torch.tensor(pair)
+        names = sorted(sums)
+        totals = self.ranks.gather(torch.stack([sums[name] for name in names]).flatten()).sum(0).view(-1, 2)
+        return {name: float(s / n) for name, (s, n) in zip(names, totals.tolist(), strict=True) if n}
+
+    def _batch(self, rows: Rows, index: int) -> Batch:
+        batch = fixed_batch(self.data, rows, index * self.recipe.batch_size, self.recipe.batch_size)
+        return self.engine.to_device(batch)
+
+    def _rounded(self, batches: int) -> int:
+        """Batches, so many that every rank has the same number: ZeRO 3 hangs otherwise."""
+        return -(-batches // self.ranks.world) * self.ranks.world

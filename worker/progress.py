@@ -1,0 +1,48 @@
+"""What a person sees of the job: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from worker.metrics import RoundRecord
+
+
+class Progress:
+    """Shows rounds as they end; rank 0 only.
+
+    Args:
+        rounds: Rounds to come; 0 when there is no end.
+        first: The first of them.
+    """
+
+    def __init__(self, rounds: int, first: int) -> None:
+        self._rounds = rounds
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=rounds or None, initial=first, unit="round", dynamic_ncols=True)
+
+    def show(self, record: RoundRecord) -> None:
+        """One round has ended."""
+        rate = record.steps / record.seconds if record.seconds else 0.0
+        loss = "not finite" if record.after is None else f"{record.after:.4f}"
+        reward = "" if record.reward is None else f"  reward {record.reward:+.2%}"
+        metrics = record.evaluation.metrics if record.evaluation else {}
+        accuracy = "".join(f"  {name} {value:.1%}" for name, value in metrics.items() if "/" not in name)
+        text = f"{record.arm} ({record.chosen_by})  loss {loss}{reward}  {rate:.1f} steps/s{accuracy}"
+        if self._bar is None:
+            print(f"round {record.round + 1}/{self._rounds or '∞'}  {text}", flush=True)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+
+    def say(self, text: str) -> None:
+        """A line beside the progress."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,194 @@
+"""The recipe: what is distilled into what, on which data, and how. YAML in, typed values out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from protos.optima.v1 import bandit_pb2
+from worker.errors import RecipeError
+from worker.objective import LossWeights
+from worker.optimizer import OptimizerRecipe
+from worker.plan import Mode
+
+BUILT_IN = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "digits.yaml"
+"""The recipe of a worker that is given none."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TeacherRecipe(_Section):
+    """The model that is distilled."""
+
+    model: str
+    """``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
+    checkpoint: str | None = None
+    """safetensors file with its weights, relative to the recipe."""
+
+
+class StudentRecipe(_Section):
+    """The model that learns."""
+
+    keep: dict[str, Annotated[int, Field(ge=1)]]
+    """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
+    layer_map: dict[str, list[int]] = {}
+    """For a module, the teacher's layer that each student layer is compared with, instead of the spaced ones."""
+
+
+class DataRecipe(_Section):
+    """Training and held-out data."""
+
+    name: str
+    """Which data module, such as ``digits``."""
+    options: dict[str, Any] = {}
+    """Its own options."""
+    batch_size: int = Field(default=64, ge=2)
+    """Rows per rank and forward pass."""
+    workers: int = Field(default=0, ge=0)
+    """Loader processes per rank; 0 loads in the training process."""
+
+
+class PolicyRecipe(_Section):
+    """How the server chooses arms."""
+
+    name: str = "optima"
+    """optima, sliding_window_ts, uniform, round_robin, joint, or fixed:<arm>."""
+    options: dict[str, float] = {}
+    """The policy's options."""
+
+
+class ProbeRecipe(_Section):
+    """How the student is measured around each round."""
+
+    batches: int = Field(default=4, ge=1)
+    """Held-out batches the bandit loss is measured on (rounded up to a multiple of the ranks)."""
+    batch_size: int = Field(default=128, ge=2)
+    """Rows of each."""
+    evaluate_every: int = Field(default=10, ge=1)
+    """Rounds between measurements of the end-to-end loss and the task metrics."""
+    questions: int = Field(default=1024, ge=1)
+    """Held-out rows the task metrics are measured on."""
+
+
+class Recipe(_Section):
+    """One distillation problem."""
+
+    name: Name = "recipe"
+    """Shown on the dashboard."""
+    teacher: TeacherRecipe
+    student: StudentRecipe
+    data: DataRecipe
+    layers: dict[str, str] = {}
+    """A module's layers as a dotted glob, where they are not the model family's usual ones."""
+    arms: dict[Name, list[str]] | None = None
+    """Modules by arm; by default every module is an arm."""
+    train: Mode = "forced"
+    """What a round trains; see worker/plan.py."""
+    tail: float = Field(default=0.3, ge=0, le=1)
+    """Share of the rounds, at the end, that train all modules jointly."""
+    policy: PolicyRecipe = PolicyRecipe()
+    cost_aware: bool = False
+    """Divide rewards by the arm's relative cost in seconds."""
+    rounds: int = Field(default=100, ge=0)
+    """Rounds to play; 0 for no end (and then no tail)."""
+    steps_per_round: int = Field(default=10, ge=1)
+    """Optimizer steps in a round."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the choices and of the training data's order."""
+    loss: LossWeights = LossWeights()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    probe: ProbeRecipe = ProbeRecipe()
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed's own configuration, without batch sizes and optimizer."""
+    directory: Path = Field(default=Path(), exclude=True)
+    """Where relative paths start: the recipe's own folder."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "optimizer", "scheduler"):
+            if key in value:
+                raise ValueError(f"{key} is set by the recipe's own fields (data.batch_size, optimizer)")
+        return value
+
+    @model_validator(mode="after")
+    def _tail_needs_an_end(self) -> Recipe:
+        if self.rounds == 0 and self.tail > 0:
+            raise ValueError("a run without an end (rounds: 0) has no tail; set tail: 0")
+        return self
+
+    @property
+    def tail_rounds(self) -> int:
+        """Joint rounds at the end."""
+        return round(self.tail * self.rounds)
+
+    def spec(self, arms: dict[str, list[str]]) -> bandit_pb2.RunSpec:
+        """The run this recipe asks for, with its arms resolved."""
+        return bandit_pb2.RunSpec(
+            arms=[bandit_pb2.Arm(name=name, modules=modules) for name, modules in arms.items()],
+            policy=bandit_pb2.PolicySpec(name=self.policy.name, options=self.policy.options),
+            seed=self.seed,
+            reward=bandit_pb2.REWARD_KIND_RELATIVE,
+            cost_aware=self.cost_aware,
+            train=bandit_pb2.TrainMode.Value(f"TRAIN_MODE_{self.train.upper()}"),
+            tail=self.tail,
+            steps_per_round=self.steps_per_round,
+            rounds=self.rounds,
+        )
+
+
+def read(path: Path, overrides: dict[str, Any]) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: A YAML file.
+        overrides: Top-level fields that replace the file's (from the command line).
+
+    Raises:
+        RecipeError: The file cannot be read, or is not a recipe; the message lists every fault.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
+    try:
+        return Recipe.model_validate({**content, **overrides, "directory": path.resolve().parent})
+    except ValidationError as error:
+        faults = "".join(f"\n  {_fault(one)}" for one in error.errors())
+        raise RecipeError(f"the recipe {path} has {error.error_count()} fault(s):{faults}") from None
+
+
+def _fault(error: Any) -> str:
+    """One fault of a recipe as a line: where, what, and the nearest name for an unknown field."""
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _fields(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the fields are {', '.join(known)}"
+        return f"{where}: unknown field{hint}"
+    message = re.sub(r"^Value error, ", "", error["msg"])
+    given = error.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _fields(path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at a path."""
+    section: Any = Recipe
+    for part in path:
+        section = section.model_fields[str(part)].annotation
+    return [name for name in section.model_fields if name != "directory"]

@@ -1,0 +1,34 @@
+"""Distil a student, module by module, as the bandit server says.
+
+    deepspeed worker/train.py --bandit-addr HOST:50051 [--recipe RECIPE.yaml] [--run NAME]
+
+DeepSpeed's launcher starts this file once per rank. Without a recipe it distils the built-in one: a CoCa that
+reads collages of handwritten digits. Output goes to ``runs/<run>`` unless ``--output-dir`` says otherwise.
+"""
+
+import sys
+from pathlib import Path
+
+# The launcher puts this file's own folder first on the path: our `data` or `models` would shadow a user's.
+sys.path[0] = str(Path.cwd())
+
+from worker.command_line import parse  # noqa: E402
+
+
+def main() -> int:
+    """Run one rank; the exit status is 0 only if the job did what it was asked for."""
+    arguments = parse()
+    # After the arguments: a wrong flag should not wait for torch.
+    from worker.errors import WorkerError
+    from worker.job import run
+
+    try:
+        run(arguments)
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
