@@ -1,4 +1,4 @@
-"""Out comes a student: weights and configuration that open_clip loads by itself, with nothing of ours inside."""
+"""Out comes a student: weights and configuration that open_clip loads by itself, nothing of ours inside."""
 
 import os
 import tempfile
@@ -28,7 +28,7 @@ def export(state: Mapping[str, Tensor], config: Mapping[str, Any], output_dir: P
         The path of the weights.
 
     Raises:
-        ValueError: The names are not those of the configured model, as when something of ours is left among them.
+        ValueError: The names are not those of the configured model: something of ours is left among them.
     """
     expected = tensor_names(config)
     if expected != set(state):
@@ -48,7 +48,7 @@ def save(state: Mapping[str, Tensor], config: Mapping[str, Any], output_dir: Pat
 
 
 def _replace(target: Path, write: Callable[[Path], None]) -> None:
-    """Write beside ``target`` first, then rename: a reader sees the old file or the new one, never half of it."""
+    """Write beside ``target``, then rename: a reader sees the old file or the new one, never half of it."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     path = Path(name)

@@ -1,9 +1,10 @@
 """Trains the teacher of the built-in digits recipe: a small CoCa, from scratch, on this machine's CPU.
 
-    python -m worker.pretrain --output deploy/models/digits-coca
+    python -m worker.pretrain
 
-Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json``. Captions come first and stay in the
-mix: they supervise every word, and training on answers alone stays at 40 to 65 % for thousands of steps.
+Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json`` into ``deploy/models/digits-coca``. Mostly
+captions come first, because they supervise every word, and mostly questions then. In an even mix throughout, presence
+and entailment were still at chance after 2,500 steps; in this order they passed 95 % by step 2,400.
 """
 
 import argparse
@@ -29,6 +30,9 @@ from worker.data.digits_text import KINDS, QUESTIONS
 from worker.export import save
 from worker.models.open_clip_files import create, read_config
 
+TEACHER = Path(__file__).resolve().parent.parent / "deploy" / "models" / "digits-coca"
+REPORT_EVERY = 250
+"""Steps between two lines of progress."""
 OTHER_WORDS = 0.1
 """Weight of the words that are not to be predicted: a question's own words are random, its answer is not."""
 
@@ -38,13 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     config = read_config(options.model, Path())
     model = create(config)
-    data = build_digits({"seed": options.seed, "mix": _mix(options.captions), "shift": options.shift})
+    data = build_digits({})
     started = time.perf_counter()
     train(model, data, options)
     seconds = time.perf_counter() - started
-    measured = evaluate(model, data.questions) | {
-        "caption": evaluate(model, data.held_out)["accuracy/caption"],
-    }
+    measured = evaluate(model, data, data.questions)
+    measured["accuracy/caption"] = evaluate(model, data, data.held_out)["accuracy/caption"]
     report = {
         "command": shlex.join(["python", "-m", "worker.pretrain", *(arguments or sys.argv[1:])]),
         "seed": options.seed,
@@ -73,24 +76,25 @@ def train(model: nn.Module, data: DigitsData, options: argparse.Namespace) -> No
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
     model.train()
-    seen, started = 0.0, time.perf_counter()
-    for step, batch in enumerate(_batches(data.train, options.batch, options.steps), start=1):
+    losses: list[float] = []
+    started = time.perf_counter()
+    for step, batch in enumerate(_batches(options), start=1):
         loss = caption_loss(model, batch, options)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        seen += float(loss.detach())
-        if step % 250 == 0 or step == options.steps:
-            unseen = evaluate(model, data.questions, most=1000)
+        losses.append(float(loss.detach()))
+        if step % REPORT_EVERY == 0 or step == options.steps:
+            unseen = evaluate(model, data, data.questions, most=1000)
             kinds = " ".join(f"{kind} {unseen[f'accuracy/{kind}']:.3f}" for kind in QUESTIONS)
             print(
-                f"step {step}/{options.steps}  loss {seen / 250:.3f}  held-out accuracy {unseen['accuracy']:.3f} "
-                f"({kinds})  {time.perf_counter() - started:.0f} s",
+                f"step {step}/{options.steps}  loss {np.mean(losses):.3f}  {time.perf_counter() - started:.0f} s  "
+                f"held-out accuracy {unseen['accuracy']:.3f} ({kinds})",
                 flush=True,
             )
-            seen = 0.0
+            losses.clear()
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: argparse.Namespace) -> Tensor:
@@ -109,13 +113,15 @@ def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: argpars
     target = torch.arange(len(similarity))
     contrastive = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
     captioning = ((words * weight).sum(dim=1) / weight.sum(dim=1)).mean()
-    return captioning + options.contrastive * contrastive
+    total: Tensor = captioning + options.contrastive * contrastive
+    return total
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, rows: Collages, most: int | None = None, batch: int = 500) -> dict[str, float]:
-    """Exact-match accuracy, over all and by kind, on the first ``most`` items."""
-    data = build_digits({})
+def evaluate(
+    model: nn.Module, data: DigitsData, rows: Collages, *, most: int | None = None, batch: int = 500
+) -> dict[str, float]:
+    """Exact-match accuracy in eval mode, over all and by kind, on the first ``most`` items."""
     training = model.training
     model.eval()
     found: dict[str, list[float]] = {}
@@ -130,9 +136,15 @@ def evaluate(model: nn.Module, rows: Collages, most: int | None = None, batch: i
     return {name: right / of for name, (right, of) in found.items() if of}
 
 
-def _batches(rows: Collages, size: int, steps: int) -> Iterator[dict[str, Tensor]]:
-    for step in range(steps):
-        yield rows.batch(np.arange(step * size, (step + 1) * size))
+def _batches(options: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
+    """Captions first, questions then."""
+    first, then = (
+        build_digits({"seed": options.seed, "mix": _mix(captions), "shift": options.shift}).train
+        for captions in (0.8, 0.15)
+    )
+    for step in range(options.steps):
+        rows = first if step < options.captions_first * options.steps else then
+        yield rows.batch(np.arange(step * options.batch, (step + 1) * options.batch))
 
 
 def _rate(step: int, steps: int, warm_up: int = 100) -> float:
@@ -151,14 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     def flag(name: str, default: Any, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default: %(default)s)")
 
-    flag("--output", Path("deploy/models/digits-coca"), "directory for the weights, configuration and metrics")
-    flag("--model", "deploy/models/digits-coca/open_clip_config.json", "the open_clip configuration to train")
+    flag("--output", TEACHER, "directory for the weights, configuration and metrics")
+    flag("--model", str(TEACHER), "the open_clip configuration to train: a JSON file or a directory with one")
     flag("--seed", 0, "seed of the weights and of the data")
-    flag("--steps", 3000, "optimizer steps")
-    flag("--batch", 128, "collages per step")
+    flag("--steps", 4000, "optimizer steps")
+    flag("--batch", 64, "collages per step")
     flag("--lr", 1e-3, "peak learning rate")
     flag("--weight-decay", 0.1, "AdamW weight decay of the matrices")
-    flag("--captions", 0.5, "share of captions in the mix; the rest is shared by the questions")
+    flag("--captions-first", 0.2, "share of the steps in which 80 % of the texts are captions; then 15 %")
     flag("--contrastive", 0.05, "weight of the contrastive loss")
     flag("--label-smoothing", 0.0, "label smoothing of the cross-entropy")
     flag("--shift", 1, "training digits are moved by up to this many pixels each way")

@@ -18,7 +18,7 @@ def test_shipped_teacher_reproduces_its_recorded_accuracy() -> None:
     recorded = json.loads((TEACHER / "metrics.json").read_text())
     data = build_digits({})
     assert recorded["held_out_questions"] == len(data.questions)
-    measured = evaluate(load(f"open_clip:{TEACHER}").model, data.questions)
+    measured = evaluate(load(f"open_clip:{TEACHER}").model, data, data.questions)
     assert measured["accuracy"] == pytest.approx(recorded["held_out"]["accuracy"], abs=0.002)
     assert measured["accuracy"] >= 0.95
 
@@ -30,8 +30,11 @@ def test_shipped_teacher_is_small() -> None:
 def test_student_cut_from_the_teacher_starts_clearly_worse() -> None:
     teacher = load(f"open_clip:{TEACHER}")
     student, _ = cut(teacher, {"image": 2, "text": 4, "multimodal": 4})
-    questions = build_digits({"question_items": 1000}).questions
-    assert evaluate(student, questions)["accuracy"] < evaluate(teacher.model, questions)["accuracy"] - 0.10
+    data = build_digits({"question_items": 1000})
+    assert (
+        evaluate(student, data, data.questions)["accuracy"]
+        < evaluate(teacher.model, data, data.questions)["accuracy"] - 0.10
+    )
 
 
 def test_command_trains_and_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

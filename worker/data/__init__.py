@@ -16,7 +16,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> DataModule:
     """The data module of that name with the given options.
 
     Raises:
-        ValueError: Unknown name or option, or a value out of range; the sentence says which and what is expected.
+        ValueError: Unknown name or option, or a value out of range; the sentence says which.
     """
     factory = DATA_MODULES.get(name)
     if factory is None:

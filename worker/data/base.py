@@ -4,7 +4,7 @@ Items depend on nothing but the seed and their index, so a position in the data 
 exact. Datasets answer ``__getitem__(i)`` and, in one go, ``__getitems__([i, j, …])``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -22,7 +22,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
-        """One item: the batch's tensors without their first axis. Raises IndexError outside 0 … len − 1."""
+        """One item: the batch's tensors without their first axis. Raises IndexError outside 0 … len - 1."""
         ...
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
@@ -37,38 +37,52 @@ class DataModule(Protocol):
 
     - ``image`` [B, C, H, W] float32, normalised.
     - ``text`` [B, L] int64: start token, words, end token, padded with ``pad_id``.
-    - ``answer`` [B, L] bool: which positions of ``text`` are to be predicted and judged (the answer's words and
-      the end token). The logits at position i − 1 predict position i.
+    - ``answer`` [B, L] bool: which positions of ``text`` are to be predicted and judged: the answer's words and
+      the end token; of a caption, all words. The logits at position i - 1 predict position i.
     - ``paired`` [B] bool: the text tells its image from the others (a caption), so the row takes part in the
       contrastive loss.
     - ``kind`` [B] int64: index into ``kinds``.
     """
 
-    train: Rows
-    """Training items; its length is nominal and large, each index another item."""
-    held_out: Rows
-    """A fixed, finite mix of all kinds like the training items, from sources never trained on."""
-    questions: Rows
-    """Held-out items whose text asks something: what the task metric is taken on."""
-    pad_id: int
-    vocab_size: int
-    context_length: int
-    kinds: tuple[str, ...]
+    @property
+    def train(self) -> Rows:
+        """Training items; its length is nominal and large, each index another item."""
+        ...
+
+    @property
+    def held_out(self) -> Rows:
+        """A fixed, finite mix of all kinds like the training items, from sources never trained on."""
+        ...
+
+    @property
+    def questions(self) -> Rows:
+        """Held-out items whose text asks something: what the task metric is taken on."""
+        ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """Stack items into a batch."""
         ...
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Judge logits [B, L − 1, V] on a batch: name -> (sum, count), so that batches and ranks can be added up.
+        """Judge logits [B, L - 1, V] on a batch: name -> (sum, count), so that batches and ranks add up.
 
-        ``accuracy`` counts the rows that have an answer, and among them those whose answer tokens are all right.
-        ``accuracy/<kind>`` is the same for one kind.
+        ``accuracy`` counts the rows that ask something, and among them those whose answer tokens are all right.
+        ``accuracy/<kind>`` is the same for one kind, captions too. Every name is there for every batch.
         """
         ...
 
 
-class DataModuleFactory(Protocol):
-    """Builds a data module from a recipe's options. Raises ValueError, in one sentence, on a wrong option."""
-
-    def __call__(self, options: Mapping[str, Any]) -> DataModule: ...
+DataModuleFactory = Callable[[Mapping[str, Any]], DataModule]
+"""Builds a data module from a recipe's options. Raises ValueError, in one sentence, on a wrong option."""

@@ -20,7 +20,7 @@ def draws(seed: int, indices: npt.NDArray[np.int64], count: int) -> Words:
 
 
 def below(words: Words, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Integers 0 … bound − 1. The bias of the remainder is below bound / 2^64."""
+    """Integers 0 … bound - 1. The bias of the remainder is below bound / 2^64."""
     return (words % np.asarray(bound).astype(np.uint64)).astype(np.int64)
 
 

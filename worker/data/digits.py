@@ -1,7 +1,7 @@
 """Collages of four real handwritten digits with captions, questions and statements, as CoCa reads them.
 
-Nothing is downloaded: the scans come with scikit-learn. 1,400 of them serve for training and the other 397 only
-for measuring.
+Nothing is downloaded: the scans come with scikit-learn. 1,400 of them serve for training and the other 397
+only for measuring.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class DigitsOptions(BaseModel):
     """Seed of the training items."""
     source_digits: int = Field(default=TRAIN_DIGITS, ge=10, le=TRAIN_DIGITS)
     """How many of the training scans are used; 150 makes transfer data scarce."""
-    mix: dict[str, FiniteFloat] = Field(default={"caption": 0.4, **dict.fromkeys(QUESTIONS, 0.12)})
+    mix: dict[str, FiniteFloat] = Field(default={"caption": 0.3, **dict.fromkeys(QUESTIONS, 0.14)})
     """Share of each kind of text in training and in ``held_out``; a kind that is not named has none."""
     shift: int = Field(default=1, ge=0, le=2)
     """Training digits are moved by up to this many pixels each way."""
@@ -63,8 +63,8 @@ class DigitsData:
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
         """Exact matches: all answer tokens right under teacher forcing.
 
-        That equals greedy decoding being exactly right, since up to its first mistake a greedy decoder reads the
-        right tokens. ``accuracy`` is over the questions and statements; captions have ``accuracy/caption`` alone.
+        That equals greedy decoding being exactly right, since up to its first mistake a greedy decoder reads
+        the right tokens. ``accuracy`` is over the questions and statements, without the captions.
         """
         asked = batch["answer"][:, 1:]
         right = ((logits.argmax(dim=-1) == batch["text"][:, 1:]) | ~asked).all(dim=1)
@@ -88,7 +88,7 @@ def build_digits(options: Mapping[str, Any]) -> DigitsData:
     unknown = sorted(set(checked.mix) - set(KINDS))
     if unknown or min(checked.mix.values(), default=0) < 0 or sum(checked.mix.values()) <= 0:
         raise ValueError(
-            f"wrong mix for the digits data: expected shares of at least 0, not all 0, of {', '.join(KINDS)}; "
+            f"wrong mix for the digits data: expected shares >= 0, not all 0, of {', '.join(KINDS)}; "
             f"got {dict(checked.mix)}"
         )
     return DigitsData(checked)

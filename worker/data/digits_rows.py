@@ -1,4 +1,4 @@
-"""Collages of real handwritten digits: scikit-learn's ``load_digits``, 1,797 scans of 8 × 8 pixels."""
+"""Collages of real handwritten digits: scikit-learn's ``load_digits``, 1,797 scans of 8 by 8 pixels."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +17,7 @@ TRAIN_DIGITS = 1400
 CELL = 8
 SIZE = 2 * CELL
 SPLIT_SEED = 20231104
-"""Fixed, whatever the seed of the data: no digit is ever in training under one seed and held out under another."""
+"""Fixed, whatever the seed of the data: no digit is in training under one seed and held out under another."""
 MEAN, STD = 0.305, 0.376
 """Of the pixels of all digits, scaled to 0 … 1."""
 
@@ -70,12 +70,12 @@ class Collages(Dataset[Batch]):
         return [{name: tensor[row] for name, tensor in batch.items()} for row in range(len(indices))]
 
     def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
-        """The items of the given indices, stacked. Raises IndexError if one is outside 0 … len − 1."""
+        """The items of the given indices, stacked. Raises IndexError if one is outside 0 … len - 1."""
         if len(indices) and not (indices.min() >= 0 and indices.max() < self._length):
             raise IndexError(f"Items are numbered 0 to {self._length - 1}; {indices.tolist()} is not within.")
         cells, labels, words = self._layout(indices)
-        wanted = np.searchsorted(self._edges, unit(words[:, 0]), side="right")
-        text, answer, kind = say(wanted, labels, words[:, 9:])
+        kind = np.searchsorted(self._edges, unit(words[:, 0]), side="right")
+        text, answer = say(kind, labels, words[:, 9:])
         shift = below(words[:, 5:9], self._shifted.shape[1])
         grid = self._shifted[cells, shift].reshape(-1, 2, 2, CELL, CELL)
         image = torch.from_numpy(grid.transpose(0, 1, 3, 2, 4).reshape(-1, 1, SIZE, SIZE).copy())

@@ -36,7 +36,7 @@ def decode(row: npt.ArrayLike) -> str:
     return " ".join(VOCABULARY[int(token)] for token in np.asarray(row) if token > WORD["<end>"])
 
 
-def say(kind: Ints, labels: Ints, words: Words) -> tuple[Ints, Flags, Ints]:
+def say(kind: Ints, labels: Ints, words: Words) -> Said:
     """One text for each collage.
 
     Args:
@@ -45,18 +45,15 @@ def say(kind: Ints, labels: Ints, words: Words) -> tuple[Ints, Flags, Ints]:
         words: [B, TEXT_DRAWS] random words.
 
     Returns:
-        text [B, CONTEXT_LENGTH], answer [B, CONTEXT_LENGTH] (which positions are to be predicted), kind [B]. A
-        neighbour of a digit can be asked for only where some digit occurs once; other rows ask for a position.
+        text [B, CONTEXT_LENGTH], answer [B, CONTEXT_LENGTH] (which positions are to be predicted).
     """
-    neighbour, position = KINDS.index("neighbour"), KINDS.index("position")
-    kind = np.where((kind == neighbour) & ~_unique(labels).any(axis=1), position, kind)
     text = np.zeros((len(kind), CONTEXT_LENGTH), dtype=np.int64)
     answer = np.zeros((len(kind), CONTEXT_LENGTH), dtype=np.bool_)
     for number, speak in enumerate(_SPEAKERS.values()):
         rows = np.flatnonzero(kind == number)
         if len(rows):
             text[rows], answer[rows] = speak(labels[rows], words[rows])
-    return text, answer, kind
+    return text, answer
 
 
 def _compose(rows: int, *columns: str | Ints, answers: int) -> Said:
@@ -82,11 +79,6 @@ def _at(labels: Ints, cell: Ints) -> Ints:
     return np.asarray(labels[np.arange(len(labels)), cell], dtype=np.int64)
 
 
-def _unique(labels: Ints) -> Flags:
-    """[B, 4]: the cell's digit occurs once."""
-    return np.asarray((labels[:, :, None] == labels[:, None, :]).sum(axis=2) == 1)
-
-
 def _choose(allowed: Flags, words: Words) -> Ints:
     """For each row of ``allowed`` [B, N] the index of one True, uniformly (0 where there is none)."""
     nth = below(words, np.maximum(allowed.sum(axis=1), 1)) + 1
@@ -110,13 +102,12 @@ def _position(labels: Ints, words: Words) -> Said:
 
 
 def _neighbour(labels: Ints, words: Words) -> Said:
-    cell = _choose(_unique(labels), words[:, 0])
+    cell = below(words[:, 0], 4)
     sideways = below(words[:, 1], 2) == 0
     upright = np.where(cell < 2, WORD["below"], WORD["above"])
     relation = np.where(sideways, WORD["beside"], upright)
-    answer = _at(labels, np.where(sideways, cell ^ 1, cell ^ 2)) + _ZERO
-    anchor = _at(labels, cell) + _ZERO
-    return _compose(len(labels), "what", "is", relation, anchor, "?", answer, answers=1)
+    digit = _at(labels, np.where(sideways, cell ^ 1, cell ^ 2)) + _ZERO
+    return _compose(len(labels), "what", "is", relation, *_place(cell), "?", digit, answers=1)
 
 
 def _presence(labels: Ints, words: Words) -> Said:

@@ -25,8 +25,8 @@ _LAYER = re.compile("|".join(rf"(?P<{part}>{stack})\.(?P<{part}_layer>\d+)\." fo
 def kept_layers(teacher: int, student: int) -> list[int]:
     """Which of the teacher's layers a student of so many layers keeps, in order.
 
-    Layer i of s is the teacher's layer (i + 1) · t / s − 1, rounded down: the very layer it will be matched with.
-    The last one is always kept.
+    Layer i of s is the teacher's layer (i + 1) · t / s - 1, rounded down: the very layer it will be matched
+    with. The last one is always kept.
     """
     return [(i + 1) * teacher // student - 1 for i in range(student)]
 
@@ -37,15 +37,15 @@ def cut(teacher: Loaded, keep: Mapping[str, int]) -> tuple[nn.Module, Config]:
     Args:
         teacher: A CoCa of open_clip with transformer towers. It is not changed and shares no memory with the
             student.
-        keep: How many layers to keep of ``image``, ``text`` and ``multimodal``; all of what is not named. A layer
-            of the multimodal decoder is a self-attention block with its cross-attention block.
+        keep: How many layers to keep of ``image``, ``text`` and ``multimodal``; all of what is not named. A
+            layer of the multimodal decoder is a self-attention block with its cross-attention block.
 
     Returns:
         The student, on the CPU in fp32, and its ``model_cfg``.
 
     Raises:
-        RecipeError: ``keep`` names no module of a CoCa, or asks for no layer or more than there are; or the model
-            has no such layers.
+        RecipeError: ``keep`` names no module of a CoCa, or asks for no layer or more than there are; or the
+            model has no such layers.
     """
     layers = {part: _layers(teacher.config, part) for part in SECTIONS}
     for part, count in keep.items():
@@ -72,7 +72,8 @@ def cut(teacher: Loaded, keep: Mapping[str, int]) -> tuple[nn.Module, Config]:
 
 def _layers(config: Mapping[str, Any], part: str) -> int:
     section = config.get(SECTIONS[part])
-    layers = section.get("layers", 12) if isinstance(section, Mapping) else None
+    section = section if isinstance(section, Mapping) else {}
+    layers = section.get("layers", 12) if section else None
     if not isinstance(layers, int) or "timm_model_name" in section or "hf_model_name" in section:
         raise RecipeError(
             f"a student can be cut only from a CoCa whose towers are open_clip's own transformers; "

@@ -35,9 +35,10 @@ def load(spec: str, *, checkpoint: str | Path | None = None, directory: Path = P
     """Build a model and load its weights.
 
     Args:
-        spec: ``open_clip:`` and the name of one of its configurations, or the path of a JSON file or directory.
-        checkpoint: Weights to load, all of them and nothing else. By default those in the directory that ``spec``
-            names; where there are none the weights are fresh, from torch's global random state.
+        spec: ``open_clip:`` and the name of one of its configurations, or the path of a JSON file or
+            directory.
+        checkpoint: Weights to load, all of them and nothing else. By default those in the directory that
+            ``spec`` names; where there are none the weights are fresh, from torch's global random state.
         directory: Where relative paths start.
 
     Raises:

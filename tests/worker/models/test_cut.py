@@ -35,7 +35,7 @@ CONFIG = {
     "multimodal_cfg": {"context_length": 6, "vocab_size": 12, "width": 32, "heads": 2, "layers": 4},
     "custom_text": True,
 }
-"""Another CoCa than the digits one: with attentional pooling, and its image tokens narrower than its layers."""
+"""Another CoCa than the digits one: with attentional pooling."""
 
 
 @pytest.fixture(scope="module")
