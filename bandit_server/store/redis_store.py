@@ -1,0 +1,182 @@
+"""The store over the Redis protocol: Redis, Valkey, or the embedded Valkey (embedded.py); one code path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from bandit_server.errors import StartError, StoreUnavailable
+from bandit_server.store import keys
+from bandit_server.store.base import Head, Page, Pulse, Standing
+from bandit_server.store.script import APPEND
+
+# Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
+DEADLINE = 2.0
+CONNECTIONS = 64
+
+
+class RedisStore:
+    """See base.py. To be opened, used and closed in one event loop.
+
+    Args:
+        url: redis://, rediss:// or unix://, as redis-py understands it.
+        deadline: Seconds a call may take.
+
+    Raises:
+        StartError: The URL makes no sense.
+    """
+
+    def __init__(self, url: str, deadline: float = DEADLINE) -> None:
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=deadline,
+                socket_timeout=deadline,
+                socket_connect_timeout=deadline,
+                # Connections that a restarted store has closed are opened again at once. Nothing is repeated after
+                # a timeout: the caller decides that.
+                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            )
+        except ValueError as error:
+            raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
+        self._redis: Redis = Redis(connection_pool=pool)
+        self._pool = pool
+        self._append = self._redis.register_script(APPEND)
+        self._deadline = deadline
+
+    async def append(
+        self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
+    ) -> Standing:
+        """See base.py."""
+        places = [keys.events(run), keys.head(run), keys.tombstone(run)]
+        if worker:
+            places.append(keys.pulse(run, worker))
+        arguments = [expected.version, expected.incarnation, incarnation, keys.PULSE_SECONDS, *events]
+        async with self._answering():
+            answer: bytes = await self._append(keys=places, args=arguments)
+        return cast(Standing, answer.decode())
+
+    async def read(self, run: str, after: int, limit: int) -> Page:
+        """See base.py."""
+        async with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            _ask_head(pipe, run)
+            pipe.xrange(keys.events(run), min=f"{after + 1}-0", count=limit)
+            *told, found = await pipe.execute()
+        return Page(_head(told), _events(found))
+
+    async def read_back(self, run: str, before: int, limit: int) -> list[tuple[int, bytes]]:
+        """See base.py."""
+        async with self._answering():
+            return _events(await self._redis.xrevrange(keys.events(run), max=f"{before}-0", count=limit))
+
+    async def heads(self, runs: Sequence[str]) -> list[Head]:
+        """See base.py."""
+        if not runs:
+            return []
+        async with self._answering(), self._redis.pipeline(transaction=False) as pipe:
+            for run in runs:
+                _ask_head(pipe, run)
+            told = await pipe.execute()
+        return [_head(told[at : at + 3]) for at in range(0, len(told), 3)]
+
+    async def enlist(self, run: str, created: float) -> None:
+        """See base.py."""
+        async with self._answering():
+            await self._redis.zadd(keys.RUNS, {run: created}, nx=True)
+
+    async def names(self, limit: int, after: tuple[float, str] | None = None) -> list[tuple[float, str]]:
+        """See base.py."""
+        found: list[tuple[float, str]] = []
+        highest: float | str = after[0] if after else "+inf"
+        start = 0
+        async with self._answering():
+            while len(found) < limit:
+                page = await self._redis.zrevrangebyscore(
+                    keys.RUNS, highest, "-inf", start=start, num=limit, withscores=True
+                )
+                start += len(page)
+                rows = [(float(created), name.decode()) for name, created in page]
+                # Runs of one moment are ordered by name, backwards, as the store orders them.
+                found += [row for row in rows if after is None or row < after]
+                if len(page) < limit:
+                    break
+        return found[:limit]
+
+    async def delete(self, run: str) -> None:
+        """See base.py."""
+        async with self._answering():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(keys.tombstone(run), "1", ex=keys.TOMBSTONE_SECONDS)
+                pipe.delete(keys.events(run), keys.head(run))
+                await pipe.execute()
+            await self._redis.zrem(keys.RUNS, run)
+
+    async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:
+        """See base.py."""
+        key = keys.pulse(run, worker)
+        async with self._answering():
+            if heartbeat is not None:
+                await self._redis.set(key, heartbeat, ex=keys.PULSE_SECONDS)
+            elif not await self._redis.expire(key, keys.PULSE_SECONDS):
+                await self._redis.set(key, b"", ex=keys.PULSE_SECONDS, nx=True)
+
+    async def pulses(self, workers: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pulse]:
+        """See base.py."""
+        if not workers:
+            return {}
+        async with self._answering(), self._redis.pipeline(transaction=False) as pipe:
+            for run, worker in workers:
+                pipe.get(keys.pulse(run, worker))
+                pipe.pttl(keys.pulse(run, worker))
+            told = await pipe.execute()
+        return {
+            worker: Pulse(max(0.0, keys.PULSE_SECONDS - left / 1000), heartbeat)
+            for worker, heartbeat, left in zip(workers, told[::2], told[1::2], strict=True)
+            if heartbeat is not None and left > 0
+        }
+
+    async def ping(self) -> None:
+        """See base.py."""
+        async with self._answering():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        """See base.py."""
+        await self._redis.aclose()
+        await self._pool.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Within the deadline, or StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"the store cannot be used: {error}; try again") from error
+
+
+def _ask_head(pipe: Any, run: str) -> None:
+    pipe.exists(keys.tombstone(run))
+    pipe.get(keys.head(run))
+    pipe.xrevrange(keys.events(run), count=1)
+
+
+def _head(told: Sequence[Any]) -> Head:
+    deleted, incarnation, last = told
+    events = _events(last)
+    return Head(events[0][0] if events else 0, (incarnation or b"").decode(), bool(deleted))
+
+
+def _events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[int, bytes]]:
+    return [(int(key.partition(b"-")[0]), fields[b"e"]) for key, fields in entries]
