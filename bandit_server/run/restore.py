@@ -1,0 +1,140 @@
+"""History given back from a worker's journal, to a store that has lost it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+from bandit_server.run.callers import check_process
+from bandit_server.run.decision import Decision
+from bandit_server.run.lifecycle import check_spec, created, started
+from bandit_server.run.rounds import check_arm, reported
+from bandit_server.run.state import SCHEMA, RunState
+from bandit_server.run.worker import Round
+from protos.optima.v1 import bandit_pb2 as pb
+
+
+class Recorded:
+    """What the whole history says that a restore depends on: which numbers are taken, which rounds have begun."""
+
+    def __init__(self, worker: str, events: Iterable[pb.Event] = ()) -> None:
+        self.numbers: set[int] = set()
+        self.rounds: dict[int, Round] = {}
+        self._worker = worker
+        for event in events:
+            self.add(event)
+
+    def add(self, event: pb.Event) -> None:
+        """The next event."""
+        match event.WhichOneof("kind"):
+            case "arm_pulled":
+                self._add(event.arm_pulled.pull, None)
+            case "reward_reported":
+                self._add(event.reward_reported.pull, event.reward_reported)
+
+    def _add(self, pull: pb.Pull, report: pb.RewardReported | None) -> None:
+        self.numbers.add(pull.number)
+        if pull.worker == self._worker:
+            self.rounds[pull.round] = Round(pull, (), report)
+
+
+def restore(
+    state: RunState, request: pb.RestoreRunRequest, recorded: Recorded, incarnation: str
+) -> Decision[int]:
+    """Add the rounds of a worker's journal that are not there. The answer: how many. Idempotent.
+
+    A new incarnation begins if the run is gone, or if this worker is the first to say what was lost of the present
+    one: the others then find theirs outdated, and restore too. They join the new incarnation as it is.
+
+    Raises:
+        SpecMismatch: The run exists with another spec.
+        Fenced: A newer process of the worker has started.
+        Invalid: A record names an arm that the run does not have.
+    """
+    restoring = _Restoring(state, request.caller, recorded)
+    caller = request.caller
+    missing = [record for record in request.records if restoring.lacks(record)]
+    if state.version == 0:
+        restoring.append(created(request.spec, incarnation))
+        restoring.append(_restored(caller, incarnation))
+    else:
+        check_process(state, caller)
+        check_spec(state, request.spec)
+        ours = caller.incarnation == state.incarnation
+        if ours and (caller.seen_version > state.version or (missing and not state.restored)):
+            restoring.append(_restored(caller, incarnation))
+        elif missing and not state.restored:
+            restoring.append(_restored(caller, state.incarnation))
+    for event in started(restoring.state, caller, request.info):
+        restoring.append(event)
+    restoring.reserve(missing)
+    for record in missing:
+        restoring.add(record)
+    return Decision(len(missing), restoring.events)
+
+
+def _restored(caller: pb.Caller, incarnation: str) -> pb.Event:
+    restored = pb.RunRestored(
+        incarnation=incarnation,
+        lost_incarnation=caller.incarnation,
+        lost_version=caller.seen_version,
+        worker=caller.worker,
+    )
+    return pb.Event(schema=SCHEMA, run_restored=restored)
+
+
+class _Restoring:
+    """A copy of the state that takes in each event as it is made: rewards follow from what came before."""
+
+    def __init__(self, state: RunState, caller: pb.Caller, recorded: Recorded) -> None:
+        self.state = copy.deepcopy(state)
+        self.events: list[pb.Event] = []
+        self._worker = caller.worker
+        self._recorded = recorded
+        self._next_number = state.next_number
+
+    def lacks(self, record: pb.JournalRecord) -> bool:
+        """Whether the record says something that the history does not."""
+        known = self._recorded.rounds.get(record.pull.round)
+        return known is None or (known.report is None and record.HasField("measurement"))
+
+    def reserve(self, records: list[pb.JournalRecord]) -> None:
+        """New numbers are above all that the records have."""
+        highest = max((record.pull.number for record in records if record.numbered), default=-1)
+        self._next_number = max(self.state.next_number, highest + 1)
+
+    def append(self, event: pb.Event) -> None:
+        """One more event."""
+        self.state.apply(event)
+        self._recorded.add(event)
+        self.events.append(event)
+
+    def add(self, record: pb.JournalRecord) -> None:
+        """The pull and report of a record, as far as they are not there."""
+        if not self.lacks(record):
+            return
+        given = record.pull
+        check_arm(self.state, given.arm, given.chosen_by)
+        known = self._recorded.rounds.get(given.round)
+        adopted = known is not None and known.pull.arm == given.arm and given.chosen_by != pb.CHOSEN_BY_TAIL
+        pull = known.pull if known is not None and adopted else self._pull(record)
+        if pull.chosen_by == pb.CHOSEN_BY_POLICY and not adopted:
+            if known is not None:
+                # Selected anew since, with another outcome, but what was trained is what the journal says.
+                pull.chosen_by = pb.CHOSEN_BY_FALLBACK
+            else:
+                self.append(pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull)))
+        if record.HasField("measurement"):
+            report = reported(self.state, pull, record.measurement)
+            if known is not None and not adopted:
+                report.superseded = known.pull.number
+            self.append(pb.Event(schema=SCHEMA, reward_reported=report))
+
+    def _pull(self, record: pb.JournalRecord) -> pb.Pull:
+        pull = pb.Pull()
+        pull.CopyFrom(record.pull)
+        pull.worker = self._worker
+        if not record.numbered or pull.number in self._recorded.numbers:
+            pull.number = self._next_number
+            self._next_number += 1
+        return pull

@@ -1,0 +1,179 @@
+"""Select an arm for a round, and take the report of what came of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from bandit_server.bandit import random, reward
+from bandit_server.errors import DataLoss, Invalid, ReportConflict
+from bandit_server.run.callers import check_caller
+from bandit_server.run.decision import Decision
+from bandit_server.run.recall import Recalled, round_of
+from bandit_server.run.state import JOINT, SCHEMA, RunState
+from bandit_server.run.worker import Round
+from protos.optima.v1 import bandit_pb2 as pb
+
+# Choices that a worker takes along for the time without a server.
+FALLBACK_ARMS = 64
+
+
+def select(
+    state: RunState, request: pb.SelectArmRequest, alive: Collection[str], recalled: Recalled | None = None
+) -> Decision[pb.SelectArmResponse]:
+    """The arm for (worker, round). `alive`: the workers whose open pulls count as in flight.
+
+    Raises:
+        DataLoss, Fenced, Invalid: See check_caller.
+        NeedsHistory: See round_of.
+    """
+    caller = request.caller
+    check_caller(state, caller)
+    answer = pb.SelectArmResponse(incarnation=state.incarnation, version=state.version)
+    if state.finished:
+        answer.finished = True
+        return Decision(answer)
+    known = round_of(state, caller.worker, request.round, recalled)
+    if known is not None:
+        answer.duplicate = True
+        answer.pull.CopyFrom(known.pull)
+        answer.fallback_arms.extend(known.fallback_arms)
+        return Decision(answer)
+    pulled = _choose(state, caller.worker, request.round, alive)
+    answer.pull.CopyFrom(pulled.pull)
+    answer.fallback_arms.extend(pulled.fallback_arms)
+    answer.version += 1
+    return Decision(answer, [pb.Event(schema=SCHEMA, arm_pulled=pulled)])
+
+
+def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> pb.ArmPulled:
+    # What the worker itself has open it has given up: it reports a round before it asks for the next.
+    in_flight = [
+        arm
+        for other, rounds in sorted(state.open.items())
+        if other != worker and other in alive
+        for arm in rounds.values()
+    ]
+    names = list(state.arms)
+    seed = state.spec.seed
+    arm = state.policy.select(
+        state.history,
+        in_flight=in_flight,
+        active=state.active,
+        rng=random.generator(seed, worker, round, "select"),
+        round=round,
+    )
+    later = state.policy.fallback(
+        state.history,
+        in_flight=[*in_flight, arm],
+        active=state.active,
+        rng=random.generator(seed, worker, round, "fallback"),
+        round=round + 1,
+        count=FALLBACK_ARMS,
+    )
+    pull = pb.Pull(
+        number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY
+    )
+    return pb.ArmPulled(pull=pull, fallback_arms=[names[at] for at in later])
+
+
+def report(
+    state: RunState, request: pb.ReportRewardRequest, recalled: Recalled | None = None
+) -> Decision[pb.ReportRewardResponse]:
+    """What came of (worker, round). The first report stands.
+
+    Raises:
+        ReportConflict: The round has a report with other numbers.
+        DataLoss, Fenced, Invalid: See check_caller; and no such arm, or not the arm that was selected.
+        NeedsHistory: See round_of.
+    """
+    check_caller(state, request.caller)
+    known = round_of(state, request.caller.worker, request.round, recalled)
+    answer = pb.ReportRewardResponse(incarnation=state.incarnation, version=state.version)
+    if known is not None and known.report is not None:
+        _check_same(request, known.report)
+        answer.duplicate = True
+        answer.report.CopyFrom(known.report)
+        return Decision(answer)
+    pull = _pull(state, request, known)
+    stored = reported(state, pull, request.measurement)
+    if known is not None and known.pull.number != pull.number:
+        stored.superseded = known.pull.number
+    answer.report.CopyFrom(stored)
+    answer.version += 1
+    return Decision(answer, [pb.Event(schema=SCHEMA, reward_reported=stored)])
+
+
+def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.RewardReported:
+    """A pull's report with its reward, as the state has it now."""
+    stored = pb.RewardReported(pull=pull, measurement=measurement)
+    if pull.chosen_by == pb.CHOSEN_BY_TAIL:
+        return stored
+    arm = state.index[pull.arm]
+    if measurement.outcome == pb.OUTCOME_DIVERGED:
+        stored.reward = state.history.worst(arm)
+        return stored
+    kind = reward.absolute if state.spec.reward == pb.REWARD_KIND_ABSOLUTE else reward.relative
+    stored.reward = kind(measurement.before, measurement.after)
+    if state.spec.cost_aware:
+        stored.reward /= state.costs.relative(pull.worker, arm)
+    return stored
+
+
+def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> None:
+    """The arm is one that this chooser may have chosen.
+
+    Raises:
+        Invalid: It is not; the message names the nearest.
+    """
+    if chosen_by == pb.CHOSEN_BY_TAIL:
+        if arm != JOINT:
+            raise Invalid(f"a round of the tail trains arm {JOINT}, not {arm!r}")
+    elif arm not in state.arms:
+        raise Invalid(unknown_arm(state, arm))
+
+
+def unknown_arm(state: RunState, arm: str) -> str:
+    """The sentence for an arm that the run does not have."""
+    nearest = difflib.get_close_matches(arm, state.arms, n=1, cutoff=0.0)
+    meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"run {state.run} has no arm {arm!r}, only {', '.join(state.arms)}{meant}"
+
+
+def _pull(state: RunState, request: pb.ReportRewardRequest, known: Round | None) -> pb.Pull:
+    """The pull that a report belongs to: the open one, or one that begins with it."""
+    caller = request.caller
+    check_arm(state, request.arm, request.chosen_by)
+    if request.chosen_by == pb.CHOSEN_BY_POLICY:
+        if known is None and caller.incarnation:
+            raise DataLoss(
+                f"run {state.run} has no pull of worker {caller.worker} for round {request.round}, which the worker "
+                "says the policy chose: the store has lost history; restore it from the worker's journal"
+            )
+        if known is None:
+            raise Invalid(f"no arm was selected for round {request.round} of worker {caller.worker}")
+        if known.pull.arm != request.arm:
+            raise Invalid(
+                f"the policy chose arm {known.pull.arm} for round {request.round} of worker {caller.worker}, not "
+                f"{request.arm}; a worker that chose itself reports chosen_by FALLBACK"
+            )
+        return known.pull
+    if known is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and known.pull.arm == request.arm:
+        # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
+        return known.pull
+    return pb.Pull(
+        number=state.next_number,
+        worker=caller.worker,
+        round=request.round,
+        arm=request.arm,
+        chosen_by=request.chosen_by,
+    )
+
+
+def _check_same(request: pb.ReportRewardRequest, stored: pb.RewardReported) -> None:
+    if request.arm != stored.pull.arm or request.measurement != stored.measurement:
+        raise ReportConflict(
+            f"round {request.round} of worker {request.caller.worker} already has a report with other numbers, "
+            "and the first one stands",
+            stored.SerializeToString(),
+        )

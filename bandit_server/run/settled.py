@@ -1,0 +1,44 @@
+"""Which of a worker's rounds have a report, in bounded memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+# A worker reports its rounds in order, so there is one range, and one more for every round it could not report.
+MOST_RANGES = 64
+
+
+class Settled:
+    """A set of rounds, as ranges in order. With more than MOST_RANGES of them the oldest gap is given up: it counts
+    as settled, which `first_open` alone depends on."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def add(self, round: int) -> None:
+        """The round has a report."""
+        at = bisect_right(self._starts, round)
+        if at and round < self._stops[at - 1]:
+            return
+        joins_left = at > 0 and self._stops[at - 1] == round
+        joins_right = at < len(self._starts) and self._starts[at] == round + 1
+        if joins_left and joins_right:
+            self._stops[at - 1] = self._stops.pop(at)
+            del self._starts[at]
+        elif joins_left:
+            self._stops[at - 1] = round + 1
+        elif joins_right:
+            self._starts[at] = round
+        else:
+            self._starts.insert(at, round)
+            self._stops.insert(at, round + 1)
+            if len(self._starts) > MOST_RANGES:
+                del self._starts[1]
+                del self._stops[0]
+
+    @property
+    def first_open(self) -> int:
+        """The first round without a report."""
+        at = bisect_left(self._starts, 1)
+        return self._stops[0] if at and self._starts[0] == 0 else 0

@@ -1,0 +1,194 @@
+"""A run's state: the fold of its events, and of nothing else. No clock, no store.
+
+    state = RunState(name)
+    for event in events:
+        state.apply(event)
+
+What it holds grows with arms and workers, never with the length of the history.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from bandit_server.bandit import policy as policies
+from bandit_server.bandit.history import History
+from bandit_server.bandit.policy import Policy
+from bandit_server.bandit.reward import Costs
+from bandit_server.run.worker import Round, Worker
+from protos.optima.v1 import bandit_pb2 as pb
+
+JOINT = "joint"
+SCHEMA = 1
+# Total losses kept for a sparkline.
+RECENT_LOSSES = 50
+
+
+@dataclass(slots=True)
+class ArmTotals:
+    """What is shown of an arm beside its posterior; the tail and superseded pulls do not count."""
+
+    pulls: int = 0
+    last_reward: float | None = None
+    total_decrement: float = 0.0
+    total_seconds: float = 0.0
+    paused: bool = False
+
+
+def playable(spec: pb.RunSpec) -> list[str]:
+    """The arms a policy chooses from: those of the spec, and `joint` under the policy that plays nothing else."""
+    names = [arm.name for arm in spec.arms]
+    return [*names, JOINT] if spec.policy.name == JOINT and JOINT not in names else names
+
+
+def build_policy(spec: pb.RunSpec) -> Policy:
+    """The spec's policy over its playable arms.
+
+    Raises:
+        ValueError: There is no such policy, option or arm; the message says which there are.
+    """
+    names = playable(spec)
+    name, _, arm = spec.policy.name.partition(":")
+    fixed = None
+    if name == JOINT:
+        fixed = names.index(JOINT)
+    elif arm or name == "fixed":
+        if arm not in names:
+            raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
+        fixed = names.index(arm)
+    return policies.build(name, dict(spec.policy.options), len(names), fixed=fixed)
+
+
+class RunState:
+    """One run after some version.
+
+    Attributes are to be read by everyone and changed by `apply` alone. `next_number` is the number of the next pull;
+    `first_loss` and `losses` are total losses as measured; `restored`: history was lost and given back.
+    """
+
+    spec: pb.RunSpec
+    policy: Policy
+    history: History
+    costs: Costs
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.version = 0
+        self.incarnation = ""
+        self.created = self.updated = 0.0
+        self.finished = self.restored = False
+        self.next_number = 0
+        self.pulls = self.reports = self.rewards = self.tail_rounds = self.diverged = 0
+        self.first_loss: float | None = None
+        self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
+        self.arms: dict[str, ArmTotals] = {}
+        self.index: dict[str, int] = {}
+        self.workers: dict[str, Worker] = {}
+        # Pulls that may still be in flight, by worker: arm indices by round.
+        self.open: dict[str, dict[int, int]] = {}
+
+    def apply(self, event: pb.Event) -> None:
+        """Take in the next event."""
+        self.version += 1
+        self.updated = event.time
+        match event.WhichOneof("kind"):
+            case "run_created":
+                self._created(event.run_created, event.time)
+            case "worker_started":
+                told = event.worker_started
+                self.workers.setdefault(told.worker, Worker()).start(told.process, told.info)
+            case "arm_pulled":
+                self._pulled(event.arm_pulled)
+            case "reward_reported":
+                self._reported(event.reward_reported)
+            case "arm_updated":
+                self.arms[event.arm_updated.arm].paused = event.arm_updated.paused
+            case "run_finished":
+                self.finished = True
+            case "run_restored":
+                self.incarnation = event.run_restored.incarnation
+                self.restored = True
+
+    @property
+    def active(self) -> list[int]:
+        """Indices of the arms that are not paused."""
+        return [self.index[name] for name, totals in self.arms.items() if not totals.paused]
+
+    def _created(self, created: pb.RunCreated, time: float) -> None:
+        self.spec = created.spec
+        self.incarnation = created.incarnation
+        self.created = time
+        self.policy = build_policy(created.spec)
+        names = playable(created.spec)
+        self.arms = {name: ArmTotals() for name in names}
+        self.index = {name: at for at, name in enumerate(names)}
+        self.history = History(len(names), self.policy.window)
+        self.costs = Costs()
+
+    def _pulled(self, pulled: pb.ArmPulled) -> None:
+        pull = pulled.pull
+        self._begin(pull)
+        self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
+        self._keep(pull, Round(pull, tuple(pulled.fallback_arms)))
+
+    def _reported(self, report: pb.RewardReported) -> None:
+        pull, measurement = report.pull, report.measurement
+        worker = self.workers.setdefault(pull.worker, Worker())
+        known = worker.rounds.get(pull.round)
+        if known is not None and report.HasField("superseded"):
+            self._abandon(known.pull)
+            self.arms[known.pull.arm].pulls -= 1
+            self.pulls -= 1
+        if pull.chosen_by != pb.CHOSEN_BY_POLICY:
+            self._begin(pull)
+        self._close(pull)
+        worker.settled.add(pull.round)
+        worker.reports += 1
+        self.reports += 1
+        self.diverged += measurement.outcome == pb.OUTCOME_DIVERGED
+        if measurement.HasField("total_loss"):
+            self.first_loss = measurement.total_loss if self.first_loss is None else self.first_loss
+            self.losses.append(measurement.total_loss)
+        if report.HasField("reward"):
+            self._learn(report)
+        fallback_arms = known.fallback_arms if known is not None else ()
+        self._keep(pull, Round(pull, fallback_arms, report))
+
+    def _begin(self, pull: pb.Pull) -> None:
+        self.next_number = max(self.next_number, pull.number + 1)
+        self.pulls += 1
+        if pull.chosen_by == pb.CHOSEN_BY_TAIL:
+            self.tail_rounds += 1
+        else:
+            self.arms[pull.arm].pulls += 1
+            self.history.pulled(pull.number, self.index[pull.arm])
+
+    def _learn(self, report: pb.RewardReported) -> None:
+        pull, measurement = report.pull, report.measurement
+        arm, totals = self.index[pull.arm], self.arms[pull.arm]
+        self.rewards += 1
+        self.history.rewarded(pull.number, arm, pull.worker, report.reward)
+        self.costs.add(pull.worker, arm, measurement.seconds)
+        totals.last_reward = report.reward
+        totals.total_seconds += measurement.seconds
+        if measurement.outcome == pb.OUTCOME_MEASURED:
+            totals.total_decrement += measurement.before - measurement.after
+
+    def _keep(self, pull: pb.Pull, round: Round) -> None:
+        """Keep a round at hand. One that has to go for it while it is open counts as in flight no longer."""
+        worker = self.workers.setdefault(pull.worker, Worker())
+        worker.last_round = pull.round
+        gone = worker.keep(pull.round, round)
+        if gone is not None and gone.report is None:
+            self._abandon(gone.pull)
+
+    def _abandon(self, pull: pb.Pull) -> None:
+        self.history.discarded(pull.number, self.index[pull.arm])
+        self._close(pull)
+
+    def _close(self, pull: pb.Pull) -> None:
+        rounds = self.open.get(pull.worker, {})
+        rounds.pop(pull.round, None)
+        if not rounds:
+            self.open.pop(pull.worker, None)

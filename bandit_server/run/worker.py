@@ -1,0 +1,65 @@
+"""What a run remembers of one worker: its process, and its last rounds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from bandit_server.run.settled import Settled
+from protos.optima.v1 import bandit_pb2 as pb
+
+# Rounds of which pull and report are at hand. A worker asks for older ones only when it resumes from a checkpoint
+# that is older still; those are looked up in the history.
+ROUNDS_AT_HAND = 64
+# Tokens of earlier processes that are known to be fenced.
+PROCESSES_AT_HAND = 64
+
+
+@dataclass(slots=True)
+class Round:
+    """A round that has begun: its pull, what the worker was told with it, and its report once there is one."""
+
+    pull: pb.Pull
+    fallback_arms: tuple[str, ...] = ()
+    report: pb.RewardReported | None = None
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker of a run.
+
+    Attributes:
+        process: Token of the process that counts.
+        fenced: Tokens of the processes before it.
+        info: What its processes told at their start, last.
+        rounds: Its last rounds, by number.
+        horizon: Rounds before this one may have begun without being in `rounds`.
+        settled: Its rounds that have a report.
+        reports: How many those are.
+        last_round: The round it was last given an arm for, or reported.
+    """
+
+    process: str = ""
+    fenced: deque[str] = field(default_factory=lambda: deque(maxlen=PROCESSES_AT_HAND))
+    info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
+    rounds: dict[int, Round] = field(default_factory=dict)
+    horizon: int = 0
+    settled: Settled = field(default_factory=Settled)
+    reports: int = 0
+    last_round: int = 0
+
+    def start(self, process: str, info: pb.WorkerInfo) -> None:
+        """A process has started; those before it are fenced."""
+        if self.process and self.process != process:
+            self.fenced.append(self.process)
+        self.process = process
+        self.info = info
+
+    def keep(self, number: int, round: Round) -> Round | None:
+        """Keep a round at hand; returns the round that has to go for it, which may be the same."""
+        self.rounds[number] = round
+        if len(self.rounds) <= ROUNDS_AT_HAND:
+            return None
+        oldest = min(self.rounds)
+        self.horizon = max(self.horizon, oldest + 1)
+        return self.rounds.pop(oldest)

@@ -1,0 +1,278 @@
+"""The runs as this replica has them: cached states, brought up to date from the store, and commands carried out.
+
+A command is decided on the cached state and appended with compare-and-append. Where another replica was faster, what
+it wrote is folded, and the command decided anew. An answer that appends nothing (a repeat, a refusal) is given only
+after the store has confirmed that there is nothing newer: a store that does not answer gets no made-up answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from bandit_server.errors import RunDeleted, RunNotFound, ServerError, StoreUnavailable
+from bandit_server.run.decision import Decision
+from bandit_server.run.recall import NeedsHistory, Recall, Recalled
+from bandit_server.run.state import SCHEMA, RunState
+from bandit_server.store.base import ALIVE_SECONDS, Head, Store
+from protos.optima.v1 import bandit_pb2 as pb
+
+T = TypeVar("T")
+Decide = Callable[[RunState, Recalled | None], Decision[T]]
+
+# Events fetched from the store at a time.
+PAGE = 1000
+# Seconds a command may take in all; a call to the store has its own, shorter deadline.
+DEADLINE = 3.5
+# Seconds for which what the store said of other workers' signs of life is good enough.
+ALIVE_CHECK_SECONDS = 1.0
+# Runs whose state is kept; the one longest unused goes first and is folded again when it is asked for.
+RUNS_AT_HAND = 256
+
+
+class Run:
+    """One run on this replica.
+
+    Attributes:
+        state: As of the last event that this replica has seen.
+        head: Where the store said the run stood, then.
+        lock: Held while the state changes.
+        appended: Set, and replaced by another, when this replica appends.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.state = RunState(name)
+        self.head = Head(0, "", False)
+        self.lock = asyncio.Lock()
+        self.appended = asyncio.Event()
+        # Until when, by the monotonic clock, each worker counts as alive, and when the store was asked last.
+        self.alive: dict[str, float] = {}
+        self.alive_asked = -ALIVE_CHECK_SECONDS
+
+    def tell(self) -> None:
+        """Wake everyone who waits for something new."""
+        self.appended.set()
+        self.appended = asyncio.Event()
+
+
+class Runs:
+    """All runs. To be used in the store's event loop.
+
+    Every method raises StoreUnavailable if the store does not answer in time, and RunDeleted for a deleted run.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    async def state(self, name: str) -> RunState:
+        """The run as the store has it at this moment. Not to be kept: it goes on changing.
+
+        Raises:
+            RunNotFound: No such run.
+        """
+        run = self._run(name)
+        async with _in_time(), run.lock:
+            await self._sync(run)
+        if run.state.version == 0:
+            raise RunNotFound(f"there is no run {name}")
+        return run.state
+
+    async def execute(
+        self, name: str, decide: Decide[T], *, worker: str = "", may_create: bool = False
+    ) -> tuple[T, RunState]:
+        """Carry out a command; the answer, and the state after it. `worker`: who thereby shows that it is alive.
+
+        Raises:
+            RunNotFound: No such run, and the command may not create it.
+            ServerError: What the command refuses.
+        """
+        run = self._run(name)
+        async with _in_time(), run.lock:
+            fresh = False
+            recalled: Recalled | None = None
+            while True:
+                if not fresh and run.state.version == 0:
+                    await self._sync(run)
+                    fresh = True
+                decision: Decision[T] | None = None
+                refusal: ServerError | None = None
+                try:
+                    decision = decide(run.state, recalled)
+                except NeedsHistory as needed:
+                    recalled = Recalled(await self._recall(run, needed))
+                    continue
+                except ServerError as error:
+                    refusal = error
+                if refusal is None and run.state.version == 0 and not may_create:
+                    refusal = RunNotFound(f"there is no run {name}")
+                if decision is not None and decision.events and refusal is None:
+                    if await self._append(run, decision, worker):
+                        return decision.answer, run.state
+                    fresh = False
+                if not fresh:
+                    before = (run.state.incarnation, run.state.version)
+                    await self._sync(run)
+                    fresh = True
+                    recalled = None
+                    if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
+                        continue
+                if refusal is not None:
+                    raise refusal
+                assert decision is not None
+                if worker:
+                    await self.store.beat(name, worker)
+                    self._saw(run, worker)
+                return decision.answer, run.state
+
+    async def history(self, name: str) -> AsyncIterator[pb.Event]:
+        """The whole history as it stands in the store, oldest first."""
+        version = 0
+        while True:
+            page = await self.store.read(name, version, PAGE)
+            for version, event in page.events:
+                yield pb.Event.FromString(event)
+            if len(page.events) < PAGE:
+                return
+
+    async def alive(self, name: str, besides: str) -> set[str]:
+        """The workers that count as alive, if any but one has a pull in flight."""
+        run = self._run(name)
+        others = [worker for worker in run.state.open if worker != besides]
+        if not others:
+            return set()
+        now = time.monotonic()
+        if now - run.alive_asked > ALIVE_CHECK_SECONDS:
+            pulses = await self.store.pulses([(name, worker) for worker in others])
+            run.alive_asked = now
+            for (_, worker), pulse in pulses.items():
+                run.alive[worker] = max(run.alive.get(worker, 0.0), now + ALIVE_SECONDS - pulse.age)
+        return {worker for worker in others if run.alive.get(worker, 0.0) > now}
+
+    async def beat(self, name: str, worker: str, heartbeat: bytes) -> None:
+        """A worker's heartbeat."""
+        await self.store.beat(name, worker, heartbeat)
+        self._saw(self._run(name), worker)
+
+    async def delete(self, name: str) -> None:
+        """Delete a run's history."""
+        await self.store.delete(name)
+        run = self._runs.pop(name, None)
+        if run is not None:
+            run.tell()
+
+    async def wait(self, name: str, seconds: float) -> None:
+        """Return when this replica appends to the run, at the latest after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._run(name).appended.wait()
+
+    def _run(self, name: str) -> Run:
+        run = self._runs.get(name)
+        if run is None:
+            run = self._runs[name] = Run(name)
+            for other in list(self._runs)[: max(0, len(self._runs) - RUNS_AT_HAND)]:
+                # One that somebody is busy with stays.
+                if not self._runs[other].lock.locked():
+                    del self._runs[other]
+        self._runs.move_to_end(name)
+        return run
+
+    async def _append(self, run: Run, decision: Decision[object], worker: str) -> bool:
+        """Whether it was stored; if not, the run has moved on."""
+        now = time.time()
+        for event in decision.events:
+            event.time = now
+        name = run.state.run
+        if run.state.version == 0:
+            await self.store.enlist(name, now)
+        standing = await self.store.append(
+            name,
+            run.head,
+            [event.SerializeToString() for event in decision.events],
+            incarnation=decision.incarnation,
+            worker=worker,
+        )
+        if standing == "deleted":
+            raise self._deleted(name)
+        if standing == "changed":
+            return False
+        for event in decision.events:
+            run.state.apply(event)
+        run.head = Head(run.state.version, run.state.incarnation, False)
+        if worker:
+            self._saw(run, worker)
+        run.tell()
+        return True
+
+    async def _sync(self, run: Run) -> None:
+        """Fold what the store has and this replica has not."""
+        name = run.state.run
+        while True:
+            page = await self.store.read(name, run.state.version, PAGE)
+            if page.head.deleted:
+                raise self._deleted(name)
+            known = run.state
+            if known.version and page.head.incarnation != known.incarnation:
+                run.state = RunState(name)
+                continue
+            if page.head.version < known.version:
+                await self._store_fell_back(run, page.head)
+                continue
+            for _, event in page.events:
+                known.apply(pb.Event.FromString(event))
+            run.head = page.head
+            if page.events:
+                run.tell()
+            if known.version >= page.head.version:
+                return
+
+    async def _store_fell_back(self, run: Run, head: Head) -> None:
+        """The store has less than this replica has seen of the same incarnation. Workers that saw no more than is
+        left would not notice, and those that did would, once new events have taken the lost versions, not notice
+        either: a new incarnation tells all of them."""
+        restored = pb.RunRestored(
+            incarnation=secrets.token_hex(8),
+            lost_incarnation=run.state.incarnation,
+            lost_version=run.state.version,
+        )
+        event = pb.Event(schema=SCHEMA, time=time.time(), run_restored=restored)
+        name = run.state.run
+        # If it fails, another replica was faster; either way the state is folded anew.
+        await self.store.append(name, head, [event.SerializeToString()], incarnation=restored.incarnation)
+        run.state = RunState(name)
+
+    async def _recall(self, run: Run, needed: NeedsHistory) -> object:
+        recall = Recall(needed.worker, needed.round)
+        before = run.state.version
+        while before > 0 and not recall.done:
+            entries: Sequence[tuple[int, bytes]] = await self.store.read_back(run.state.run, before, PAGE)
+            for _, event in entries:
+                recall.give(pb.Event.FromString(event))
+                if recall.done:
+                    break
+            before = entries[-1][0] - 1 if entries else 0
+        return recall.found
+
+    def _deleted(self, name: str) -> RunDeleted:
+        run = self._runs.pop(name, None)
+        if run is not None:
+            run.tell()
+        return RunDeleted(f"run {name} was deleted; its name is free again 30 days later: choose another one")
+
+    def _saw(self, run: Run, worker: str) -> None:
+        run.alive[worker] = time.monotonic() + ALIVE_SECONDS
+
+
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error
