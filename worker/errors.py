@@ -3,9 +3,11 @@
 WorkerError
 ├── RecipeError            the recipe or the command line names something wrong
 ├── Diverged               the loss is not finite
+├── JournalError           the journal cannot be read or written, or is another worker's
 └── BanditError
-    ├── BanditUnreachable  no server answers at the address
+    ├── BanditUnreachable  no server answers at the address, or it cannot reach its store
     ├── BanditRefused      the server answers, and says no (another spec, a deleted run, a wrong token)
+    ├── RunLost            the server has less of the run's history than this worker has seen
     └── Fenced             a newer process of this worker has started; this one must stop
 """
 
@@ -22,16 +24,33 @@ class Diverged(WorkerError):
     """The loss is not finite."""
 
 
+class JournalError(WorkerError):
+    """The journal cannot be read or written, or is another worker's."""
+
+
 class BanditError(WorkerError):
     """The bandit server cannot be used."""
 
 
 class BanditUnreachable(BanditError):
-    """No server answers at the address."""
+    """No server answers at the address, or it cannot reach its store."""
 
 
 class BanditRefused(BanditError):
-    """The server answers, and says no."""
+    """The server answers, and says no.
+
+    Args:
+        message: The sentence to show.
+        reason: The server's one word for it (bandit.proto, "Status codes"), such as ``run_deleted``.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RunLost(BanditError):
+    """The server has less of the run's history than this worker has seen; the journal gives it back."""
 
 
 class Fenced(BanditError):

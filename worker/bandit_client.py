@@ -1,0 +1,349 @@
+"""The worker's side of the wire: the only file of the worker that imports grpc. Used on rank 0 only.
+
+    client = BanditClient("host:50051", run=…, worker=…, spec=…, journal=Journal(path))
+    joined = client.start(info)
+    while (pull := client.select(round)) is not None:
+        reported = client.report(round, pull.arm, pull.chosen_by, measurement)
+    client.close()
+
+Training does not depend on the server once it has started: see courier.py and
+handover.py for what happens while it is away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import grpc
+
+from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
+from worker.courier import Courier
+from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, RunLost
+from worker.handover import Handover, Report
+from worker.journal import Journal, Pull
+
+__all__ = ["BanditClient", "Joined", "Pull", "Reported"]
+
+OPTIONS: list[tuple[str, int]] = [
+    # A server that is back is found within this long.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Despite its name also how long one attempt to connect may take; 20 s by default.
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    # A connection cut without a word is noticed, and given up for a new one. Heartbeats flow more often than these
+    # pings, so that no server counts them as abuse.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A ping that gRPC had in flight by itself when the connection was cut is waited for instead: 60 s by default.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    # Jobs of one machine, or of one test, must not share a connection and its backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Retries are ours to order: one report at a time, oldest first.
+    ("grpc.enable_retries", 0),
+]
+
+# Says nothing about the request: try again.
+PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+# Trailing metadata of ALREADY_EXISTS (bandit.proto, ReportReward).
+STORED_REPORT = "optima-stored-report-bin"
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a start gave.
+
+    Attributes:
+        run: The run's name.
+        incarnation: Its incarnation; empty if the worker starts offline.
+        created: Whether this start created it.
+        next_round: The first round of this worker without a report.
+    """
+
+    run: str
+    incarnation: str
+    created: bool
+    next_round: int
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a report gave.
+
+    Attributes:
+        reward: The reward as the server computed it; None for the tail and when not delivered yet.
+        duplicate: The server had a report of this round before; that one stands.
+        delivered: The server has stored it. Otherwise it is in the journal, and sent when the server is back.
+    """
+
+    reward: float | None
+    duplicate: bool
+    delivered: bool
+
+
+class BanditClient:
+    """A worker's place in one run.
+
+    Args:
+        address: Where the server listens, ``host:port``.
+        run: The run's name; it is created if it does not exist.
+        worker: This worker's id.
+        spec: What the run is; the server refuses another one under the same name.
+        journal: This worker's journal.
+        info: What the worker tells of itself; `start` may give it instead.
+        patience: Seconds to wait, once per outage, for a server that is away.
+        token: The server's bearer token, if it wants one.
+        allow_offline: Start although the server cannot be reached.
+        deadline: Seconds a single call may take.
+
+    Raises:
+        JournalError: The journal belongs to another run, worker or spec.
+        BanditRefused: The token cannot be sent.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        run: str,
+        worker: str,
+        spec: pb.RunSpec,
+        journal: Journal,
+        info: pb.WorkerInfo | None = None,
+        patience: float = 10.0,
+        token: str | None = None,
+        allow_offline: bool = False,
+        deadline: float = 5.0,
+    ) -> None:
+        self.run = run
+        self.worker = worker
+        self._address = address
+        self._spec = spec
+        self._journal = journal
+        self._info = info or pb.WorkerInfo()
+        self._patience = patience
+        self._patience_at_start = patience
+        self._token = token
+        self._allow_offline = allow_offline
+        self._deadline = deadline
+        self._wire: _Wire | None = None
+        self._handover: Handover | None = None
+        self._courier: Courier | None = None
+        if token and not (token.isascii() and token.isprintable()):
+            raise BanditRefused("the token holds characters other than printable ASCII, which no header can carry")
+        journal.begin(run, worker, spec)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until a server answers at the address, at most `timeout` seconds (by default: the patience).
+
+        The connection is closed again: until `start`, the process has none, and may fork.
+
+        Raises:
+            BanditUnreachable: None does, and the worker may not start offline.
+        """
+        seconds = self._patience if timeout is None else timeout
+        with grpc.insecure_channel(self._address, options=OPTIONS) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=seconds)
+            except grpc.FutureTimeoutError:
+                if not self._allow_offline:
+                    raise BanditUnreachable(self._cannot_start("nobody listens there")) from None
+                # It is spent: `start` will try, but not wait again.
+                self._patience_at_start = 0.0
+
+    def start(self, info: pb.WorkerInfo | None = None) -> Joined:
+        """Join the run, creating it if need be, and start the background thread.
+
+        Older processes of this worker are fenced. A run that the server has lost is given back from the journal.
+
+        Raises:
+            BanditUnreachable: The server is away, and the worker may not start offline.
+            BanditRefused: The run has another spec or was deleted, or the token is wrong.
+        """
+        assert self._courier is None, "a client is started once"
+        unsent = [Report(round, pull.arm, pull.chosen_by, m) for round, pull, m in self._journal.unsent()]
+        self._handover = Handover(self._patience, unsent)
+        self._wire = _Wire(self._address, self._token, self._deadline)
+        self._courier = Courier(
+            self._wire,
+            self._handover,
+            self._journal,
+            run=self.run,
+            worker=self.worker,
+            spec=self._spec,
+            info=info or self._info,
+        )
+        try:
+            response = self._courier.start(self._patience_at_start, offline=self._allow_offline)
+        except BanditUnreachable as error:
+            raise BanditUnreachable(self._cannot_start(str(error))) from None
+        next_round = self._journal.next_round
+        if response is None:
+            return Joined(self.run, "", created=False, next_round=next_round)
+        return Joined(self.run, response.run.incarnation, response.created, max(next_round, response.next_round))
+
+    def select(self, round: int) -> Pull | None:
+        """The arm to train in this round; None when the run is finished. Journalled.
+
+        A round that this worker has begun before, in this process or an earlier one, keeps its arm.
+
+        Raises:
+            Fenced: A newer process of this worker has started.
+        """
+        handover = self._started()
+        known = self._journal.pull_of(round)
+        if known is not None:
+            return known
+        question = handover.ask(round)
+        self._started()
+        if question.answered:
+            return question.pull
+        pull = Pull(self._journal.fallback_arm, None, pb.CHOSEN_BY_FALLBACK)
+        self._journal.pulled(round, pull, [])
+        return pull
+
+    def report(self, round: int, arm: str, chosen_by: pb.ChosenBy.ValueType, measurement: pb.Measurement) -> Reported:
+        """What came of a round. Journalled, then sent; the first report of a round stands.
+
+        Raises:
+            Fenced: A newer process of this worker has started.
+        """
+        handover = self._started()
+        self._journal.reported(round, arm, chosen_by, measurement)
+        report = Report(round, arm, chosen_by, measurement)
+        handover.report(report)
+        self._started()
+        if report.reply is None:
+            return Reported(None, duplicate=False, delivered=False)
+        stored = report.reply.report
+        reward = stored.reward if stored.HasField("reward") else None
+        return Reported(reward, report.reply.duplicate, delivered=True)
+
+    def heartbeat(self, round: int, step: int, steps_per_second: float) -> None:
+        """Remember what the background thread tells the server every few seconds. Never blocks."""
+        assert self._courier is not None, "a client is started before it is used"
+        self._courier.pulse(round, step, steps_per_second)
+
+    def finish(self) -> None:
+        """End the run for all its workers; sent after every report, also when the server is away now.
+
+        Raises:
+            Fenced: A newer process of this worker has started.
+        """
+        self._started().finish()
+        self._started()
+
+    def flush(self, timeout: float) -> int:
+        """Wait, at most `timeout` seconds, until everything is sent; returns the number of unsent reports."""
+        assert self._handover is not None, "a client is started before it is used"
+        return self._handover.flush(timeout)
+
+    def close(self) -> None:
+        """End the background thread and the connection, and close the journal. Unsent reports stay in it."""
+        if self._courier is not None and self._wire is not None:
+            self._courier.stop(hang_up=self._wire.close)
+        self._journal.close()
+
+    def _started(self) -> Handover:
+        assert self._handover is not None, "a client is started before it is used"
+        if isinstance(self._handover.end, Fenced):
+            raise self._handover.end
+        return self._handover
+
+    def _cannot_start(self, reason: str) -> str:
+        return (
+            f"no bandit server at {self._address} ({reason}; waited {self._patience:g} s): start one with "
+            "`optima serve`, or train without it with --allow-offline"
+        )
+
+
+class _Wire:
+    """The channel and its calls, with errors as this package's own."""
+
+    def __init__(self, address: str, token: str | None, deadline: float) -> None:
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._deadline = deadline
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._stub = BanditStub(self._channel)
+
+    def create_run(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse:
+        return self._call(self._stub.CreateRun, request)
+
+    def select_arm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
+        return self._call(self._stub.SelectArm, request)
+
+    def report_reward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
+        """A report that the server already has of this round, with other numbers, is as good an answer."""
+        try:
+            return self._call(self._stub.ReportReward, request)
+        except _Conflict as conflict:
+            caller = request.caller
+            return pb.ReportRewardResponse(
+                report=conflict.stored, duplicate=True, incarnation=caller.incarnation, version=caller.seen_version
+            )
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        return self._call(self._stub.Heartbeat, request)
+
+    def finish_run(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse:
+        return self._call(self._stub.FinishRun, request)
+
+    def restore_run(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse:
+        return self._call(self._stub.RestoreRun, request)
+
+    def close(self) -> None:
+        """Close the channel; a call in progress ends."""
+        self._channel.close()
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, R], request: Q) -> R:
+        try:
+            # Not waiting for the connection: one that is refused is news for the courier, which counts the seconds
+            # and tries again.
+            return method(request, timeout=self._deadline, metadata=self._metadata, wait_for_ready=False)
+        except grpc.RpcError as error:
+            # What the blocking calls raise is a call, too.
+            raise self._translate(cast(grpc.Call, error)) from None
+        except ValueError as error:
+            raise BanditUnreachable(f"the connection to {self._address} is closed") from error
+
+    def _translate(self, error: grpc.Call) -> BanditError:
+        metadata = dict(error.trailing_metadata() or ())
+        reason = str(metadata.get("optima-reason", ""))
+        said = f"the bandit server at {self._address} says: {error.details()}"
+        match error.code():
+            case grpc.StatusCode.ABORTED:
+                return Fenced(said)
+            case grpc.StatusCode.DATA_LOSS | grpc.StatusCode.NOT_FOUND:
+                return RunLost(said)
+            case grpc.StatusCode.ALREADY_EXISTS if STORED_REPORT in metadata:
+                return _Conflict(said, pb.RewardReported.FromString(cast(bytes, metadata[STORED_REPORT])))
+            case code if code in PASSING and not reason:
+                return BanditUnreachable(f"no answer from {self._address}: {error.details()}")
+            case code if code in PASSING:
+                return BanditUnreachable(said)
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return BanditRefused(f"what listens at {self._address} is not a bandit server", "unimplemented")
+        return BanditRefused(said, reason)
+
+
+class _Conflict(BanditError):
+    """The server has another report of this round."""
+
+    def __init__(self, message: str, stored: pb.RewardReported) -> None:
+        super().__init__(message)
+        self.stored = stored

@@ -1,0 +1,270 @@
+"""Carries a worker's words to the bandit server, one at a time and in order, on a thread of its own.
+
+This thread alone calls the server: what is queued goes first, so that no report overtakes an older one, and an arm
+is asked for only when every reward before it is told. It outlives any outage; only a newer process of the worker,
+or a deleted run, ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from protos.optima.v1 import bandit_pb2 as pb
+from worker.errors import BanditRefused, BanditUnreachable, Fenced, RunLost
+from worker.handover import Handover, Question, Report
+from worker.journal import Journal, Pull
+
+HEARTBEAT_SECONDS = 3.0
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+RECORDS_A_CALL = 2000
+# gRPC refuses messages above 4 MiB by default; half of it leaves room for the rest of the request.
+BYTES_A_CALL = 2 * 1024 * 1024
+
+# The server will never serve this worker again; other refusals may pass, like that of a token being replaced.
+FINAL = frozenset({"run_deleted", "spec_mismatch"})
+# The server will never take this very report.
+UNACCEPTABLE = frozenset({"invalid", "run_finished", "arm_required"})
+
+log = logging.getLogger(__name__)
+
+
+class Wire(Protocol):
+    """The calls, each with a deadline.
+
+    Raises:
+        BanditUnreachable: No answer, or none that settles anything; to be tried again.
+        BanditRefused: The server says no.
+        RunLost: The server has less history than the caller.
+        Fenced: A newer process of this worker has started.
+    """
+
+    def create_run(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse: ...
+    def select_arm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse: ...
+    def report_reward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse: ...
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse: ...
+    def finish_run(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse: ...
+    def restore_run(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse: ...
+
+
+class Courier:
+    """The thread, and what it knows of the run.
+
+    Args:
+        wire: The calls.
+        handover: Shared with the trainer's thread.
+        journal: Begun.
+        run: The run's name.
+        worker: The worker's id.
+        spec: What the run is.
+        info: What the worker tells of itself.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        handover: Handover,
+        journal: Journal,
+        *,
+        run: str,
+        worker: str,
+        spec: pb.RunSpec,
+        info: pb.WorkerInfo,
+    ) -> None:
+        self._wire = wire
+        self._handover = handover
+        self._journal = journal
+        self._spec = spec
+        self._info = info
+        self._caller = pb.Caller(
+            run=run,
+            worker=worker,
+            process=secrets.token_hex(8),
+            incarnation=journal.incarnation,
+            seen_version=journal.version,
+        )
+        self._pulse = (0, 0, 0.0)
+        self._next_pulse = 0.0
+        self._joined: pb.CreateRunResponse | None = None
+        self._lost = False
+        self._thread = threading.Thread(target=self._carry, name="bandit-courier", daemon=True)
+
+    def start(self, patience: float, offline: bool) -> pb.CreateRunResponse | None:
+        """Join the run, then start the thread. None: the server is away and `offline` allows that.
+
+        Raises:
+            BanditUnreachable: The server is away for longer than the patience, and `offline` is false.
+            BanditRefused: The run has another spec or was deleted, or the token is wrong.
+        """
+        began = time.monotonic()
+        while self._joined is None:
+            try:
+                self._carry_one()
+            except RunLost:
+                self._lost = True
+            except BanditUnreachable as error:
+                if time.monotonic() - began >= patience:
+                    if not offline:
+                        raise
+                    self._handover.is_away(began, error)
+                    break
+                self._handover.pause(FIRST_PAUSE_SECONDS)
+        self._thread.start()
+        return self._joined
+
+    def pulse(self, round: int, step: int, steps_per_second: float) -> None:
+        """What the next heartbeats tell."""
+        self._pulse = (round, step, steps_per_second)
+
+    def stop(self, hang_up: Callable[[], None]) -> None:
+        """End the thread; `hang_up` ends the call it may be in."""
+        self._handover.close()
+        hang_up()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _carry(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._handover.closing:
+            began = time.monotonic()
+            try:
+                if self._carry_one():
+                    self._handover.is_back()
+                    pause = FIRST_PAUSE_SECONDS
+                else:
+                    self._handover.wait_for_work(self._next_pulse - time.monotonic())
+                continue
+            except RunLost as error:
+                log.warning("%s; this worker's journal gives it back", error)
+                self._lost = True
+            except (Fenced, BanditRefused) as error:
+                if isinstance(error, Fenced) or error.reason in FINAL:
+                    self._handover.stop(error)
+                    return
+                self._handover.is_away(began, error)
+            except BanditUnreachable as error:
+                self._handover.is_away(began, error)
+            self._handover.pause(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _carry_one(self) -> bool:
+        """The most urgent call; false if there is none."""
+        if self._lost:
+            self._restore()
+        elif self._joined is None:
+            self._join()
+        elif report := self._handover.oldest_report:
+            self._report(report)
+        elif question := self._handover.question:
+            self._select(question)
+        elif self._handover.finishing:
+            self._finish()
+        elif self._handover.away or time.monotonic() >= self._next_pulse:
+            self._beat()
+        else:
+            return False
+        return True
+
+    def _join(self) -> None:
+        request = pb.CreateRunRequest(caller=self._caller, spec=self._spec, info=self._info)
+        response = self._wire.create_run(request)
+        run = response.run
+        self._saw(run.incarnation, run.version)
+        self._journal.joined(self._caller.process, run.incarnation, run.version)
+        if run.state == pb.RUN_STATE_FINISHED:
+            self._handover.has_finished()
+        self._joined = response
+
+    def _select(self, question: Question) -> None:
+        response = self._wire.select_arm(pb.SelectArmRequest(caller=self._caller, round=question.round))
+        self._saw(response.incarnation, response.version)
+        if response.finished:
+            self._handover.has_finished()
+
+        def decide() -> Pull | None:
+            if response.finished:
+                return None
+            pull = Pull(response.pull.arm, response.pull.number, response.pull.chosen_by)
+            arms = list(response.fallback_arms)
+            self._journal.pulled(question.round, pull, arms, response.incarnation, response.version)
+            return pull
+
+        self._handover.answer(question, decide)
+
+    def _report(self, report: Report) -> None:
+        request = pb.ReportRewardRequest(
+            caller=self._caller,
+            round=report.round,
+            arm=report.arm,
+            chosen_by=report.chosen_by,
+            measurement=report.measurement,
+        )
+        try:
+            reply = self._wire.report_reward(request)
+        except BanditRefused as error:
+            if error.reason not in UNACCEPTABLE:
+                raise
+            log.warning("the bandit does not learn of round %d: %s", report.round, error)
+            self._journal.refused(report.round, str(error))
+            self._handover.settle(None)
+        else:
+            self._saw(reply.incarnation, reply.version)
+            self._journal.replied(report.round, reply)
+            self._handover.settle(reply)
+
+    def _finish(self) -> None:
+        actor = f"worker {self._caller.worker}"
+        self._wire.finish_run(pb.FinishRunRequest(run=self._caller.run, actor=actor))
+        self._handover.has_finished()
+
+    def _beat(self) -> None:
+        round, step, steps_per_second = self._pulse
+        response = self._wire.heartbeat(
+            pb.HeartbeatRequest(
+                caller=self._caller,
+                round=round,
+                step=step,
+                steps_per_second=steps_per_second,
+                ranks=self._info.ranks,
+                versions=self._info.versions,
+            )
+        )
+        self._next_pulse = time.monotonic() + HEARTBEAT_SECONDS
+        self._saw(response.incarnation, response.version)
+
+    def _restore(self) -> None:
+        """Give the whole journal back; until the last of it is in, the run counts as lost."""
+        restored = 0
+        for records in _chunks(self._journal.records()):
+            response = self._wire.restore_run(
+                pb.RestoreRunRequest(caller=self._caller, spec=self._spec, info=self._info, records=records)
+            )
+            self._saw(response.run.incarnation, response.run.version)
+            restored += response.restored
+        self._journal.restored(self._caller.incarnation, self._caller.seen_version)
+        self._lost = False
+        log.warning("%d rounds were given back to the bandit server", restored)
+
+    def _saw(self, incarnation: str, version: int) -> None:
+        same = incarnation == self._caller.incarnation
+        self._caller.seen_version = max(version, self._caller.seen_version) if same else version
+        self._caller.incarnation = incarnation
+
+
+def _chunks(records: list[pb.JournalRecord]) -> Iterator[list[pb.JournalRecord]]:
+    """The records in order, as many at a time as one call may carry; one empty chunk for no records."""
+    chunk: list[pb.JournalRecord] = []
+    size = 0
+    for record in records:
+        length = record.ByteSize()
+        if chunk and (len(chunk) == RECORDS_A_CALL or size + length > BYTES_A_CALL):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(record)
+        size += length
+    yield chunk

@@ -1,0 +1,247 @@
+"""The worker's own record of its run: ``bandit-journal.jsonl``, appended to and never changed.
+
+One JSON object a line. The record alone rebuilds the worker's part of a run on a server that has lost it, and
+tells a resumed worker which arm it trained in which round. Kinds of lines, in the order of a round:
+
+    worker    first line: run, worker, spec
+    joined    a process of the worker has joined: process, incarnation, version
+    pull      an arm was chosen: round, arm, chosen_by, number (null: by the worker itself), fallback_arms
+    report    what came of it: round, arm, chosen_by, measurement; written before it is sent
+    reply     the report as the server stored it: number, reward; measurement where it is not ours
+    refused   the server will not have the report: reason
+    restored  the history was given back: incarnation, version
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from protos.optima.v1 import bandit_pb2 as pb
+from worker.errors import JournalError
+from worker.json_lines import JsonLines
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The arm of a round.
+
+    Attributes:
+        arm: Its name.
+        number: Its number in the run; None where the server never gave it one.
+        chosen_by: By the policy, by the worker while the server was away, or for the tail.
+    """
+
+    arm: str
+    number: int | None
+    chosen_by: pb.ChosenBy.ValueType
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the journal knows of one round; `settled` once the server has stored or refused its report."""
+
+    pull: Pull
+    measurement: pb.Measurement | None = None
+    settled: bool = False
+    refused: bool = False
+
+
+class Journal:
+    """A journal on disk, with what follows from it in memory. Any thread may use it.
+
+    Attributes:
+        path: The file.
+        incarnation: The run's, as last told by the server; empty before the worker has joined.
+        version: The highest version of that incarnation that the journal was told of.
+
+    Raises:
+        JournalError: The file cannot be opened, or a line in it makes no sense. A torn last line, as a killed
+            process leaves it, is cut off instead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.incarnation = ""
+        self.version = 0
+        self._head: tuple[str, str, pb.RunSpec] | None = None
+        self._rounds: dict[int, Round] = {}
+        self._fallback_arms: list[str] = []
+        self._walked = 0
+        self._lock = threading.RLock()
+        self._lines = JsonLines(path)
+        for number, entry in self._lines.read():
+            try:
+                self._apply(entry)
+            except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+                raise JournalError(f"line {number} of the journal {path} makes no sense: {error!r}") from error
+
+    # What the worker writes
+
+    def begin(self, run: str, worker: str, spec: pb.RunSpec) -> None:
+        """Write the first line, or check that it is there and says the same.
+
+        Raises:
+            JournalError: The journal belongs to another run, another worker or another spec.
+        """
+        if self._head is None:
+            document = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+            self._append(kind="worker", schema=SCHEMA, run=run, worker=worker, spec=document)
+            return
+        for name, ours, found in zip(("run", "worker", "spec"), (run, worker, spec), self._head, strict=True):
+            if ours != found:
+                said = "has another spec than this run" if name == "spec" else f"is of {name} {found}, not {ours}"
+                raise JournalError(f"the journal {self.path} {said}; use another --output-dir for another run")
+
+    def joined(self, process: str, incarnation: str, version: int) -> None:
+        """A process of this worker has joined the run."""
+        self._append(kind="joined", process=process, incarnation=incarnation, version=version)
+
+    def pulled(self, round: int, pull: Pull, fallback_arms: list[str], incarnation: str = "", version: int = 0) -> None:
+        """An arm was chosen, by the server (with its incarnation and version) or by the worker (without)."""
+        entry: dict[str, Any] = {"round": round, "arm": pull.arm, "chosen_by": _word(pull.chosen_by)}
+        if pull.number is None:
+            self._append(kind="pull", **entry, number=None)
+        else:
+            entry |= {"number": pull.number, "incarnation": incarnation, "version": version}
+            self._append(kind="pull", **entry, fallback_arms=fallback_arms)
+
+    def reported(self, round: int, arm: str, chosen_by: pb.ChosenBy.ValueType, measurement: pb.Measurement) -> None:
+        """What came of a round, before it is sent."""
+        document = json_format.MessageToDict(measurement, preserving_proto_field_name=True)
+        self._append(kind="report", round=round, arm=arm, chosen_by=_word(chosen_by), measurement=document)
+
+    def replied(self, round: int, reply: pb.ReportRewardResponse) -> None:
+        """The server has stored a report; where it had another one for this round, that one stands."""
+        report = reply.report
+        entry: dict[str, Any] = {"round": round, "arm": report.pull.arm, "chosen_by": _word(report.pull.chosen_by)}
+        entry |= {"number": report.pull.number, "reward": report.reward if report.HasField("reward") else None}
+        entry |= {"duplicate": reply.duplicate, "incarnation": reply.incarnation, "version": reply.version}
+        known = self._rounds.get(round)
+        if known is None or known.measurement != report.measurement:
+            entry["measurement"] = json_format.MessageToDict(report.measurement, preserving_proto_field_name=True)
+        self._append(kind="reply", **entry)
+
+    def refused(self, round: int, reason: str) -> None:
+        """The server will not have this round's report; it is not sent again."""
+        self._append(kind="refused", round=round, reason=reason)
+
+    def restored(self, incarnation: str, version: int) -> None:
+        """All of this worker's rounds were given back to a server that had lost them."""
+        self._append(kind="restored", incarnation=incarnation, version=version)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._lines.close()
+
+    # What follows from it
+
+    def pull_of(self, round: int) -> Pull | None:
+        """The pull of a round that this worker has begun before, in this process or an earlier one."""
+        known = self._rounds.get(round)
+        return known.pull if known else None
+
+    def arm_of(self, round: int) -> str | None:
+        """The arm of a round that this worker has begun before."""
+        pull = self.pull_of(round)
+        return pull.arm if pull else None
+
+    @property
+    def next_round(self) -> int:
+        """The first round without a report."""
+        round = 0
+        while (known := self._rounds.get(round)) and known.measurement is not None:
+            round += 1
+        return round
+
+    @property
+    def fallback_arm(self) -> str:
+        """The arm to train next if the server is away: its last fallback arms, walked, then cycled."""
+        arms = self._fallback_arms or self._arms_before_any_choice()
+        return arms[self._walked % len(arms)]
+
+    def unsent(self) -> list[tuple[int, Pull, pb.Measurement]]:
+        """Reports that the server has neither stored nor refused, in the order they were written."""
+        with self._lock:
+            rounds = list(self._rounds.items())
+        return [(number, r.pull, r.measurement) for number, r in rounds if r.measurement is not None and not r.settled]
+
+    def records(self) -> list[pb.JournalRecord]:
+        """All that a server needs to have this worker's rounds again, in order.
+
+        A round that the worker chose itself begins with its report; before that there is nothing to restore.
+        """
+        assert self._head is not None, "a journal is begun before it is read"
+        with self._lock:
+            rounds = list(self._rounds.items())
+        return [
+            pb.JournalRecord(
+                pull=pb.Pull(
+                    number=r.pull.number or 0,
+                    worker=self._head[1],
+                    round=number,
+                    arm=r.pull.arm,
+                    chosen_by=r.pull.chosen_by,
+                ),
+                numbered=r.pull.number is not None,
+                measurement=r.measurement,
+            )
+            for number, r in rounds
+            if not r.refused and (r.measurement is not None or r.pull.number is not None)
+        ]
+
+    def _arms_before_any_choice(self) -> list[str]:
+        assert self._head is not None, "a journal is begun before it is read"
+        spec = self._head[2]
+        policy = spec.policy.name
+        if policy == "joint" or policy.startswith("fixed:"):
+            return [policy.removeprefix("fixed:")]
+        return [arm.name for arm in spec.arms]
+
+    def _append(self, **entry: Any) -> None:
+        with self._lock:
+            self._lines.append({"time": round(time.time(), 3), **entry})
+            self._apply(entry)
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        """Fold one line into what is known."""
+        kind = entry["kind"]
+        if kind == "worker":
+            if entry["schema"] != SCHEMA:
+                raise ValueError(f"schema {entry['schema']}, but this version of OPTIMA reads {SCHEMA}")
+            self._head = (entry["run"], entry["worker"], json_format.ParseDict(entry["spec"], pb.RunSpec()))
+        elif kind == "refused":
+            self._rounds[entry["round"]] = replace(self._rounds[entry["round"]], settled=True, refused=True)
+        elif kind in ("pull", "report", "reply"):
+            self._apply_to_round(kind, entry, self._rounds.get(entry["round"]))
+        elif kind not in ("joined", "restored"):
+            raise ValueError(f"no kind of line is called {kind!r}")
+        if entry.get("incarnation"):
+            same = entry["incarnation"] == self.incarnation
+            self.version = max(self.version, entry["version"]) if same else entry["version"]
+            self.incarnation = entry["incarnation"]
+
+    def _apply_to_round(self, kind: str, entry: dict[str, Any], known: Round | None) -> None:
+        pull = Pull(entry["arm"], entry.get("number"), pb.ChosenBy.Value(f"CHOSEN_BY_{entry['chosen_by'].upper()}"))
+        measurement = known.measurement if known else None
+        if "measurement" in entry and (measurement is None or kind == "reply"):
+            measurement = json_format.ParseDict(entry["measurement"], pb.Measurement())
+        if kind == "pull":
+            self._walked = 0 if entry.get("fallback_arms") else self._walked + (pull.number is None)
+            self._fallback_arms = entry.get("fallback_arms") or self._fallback_arms
+        elif kind == "report" and known and (known.measurement is not None or known.pull.arm == pull.arm):
+            # The first report stands; and a report does not know the number its pull already has.
+            pull = known.pull
+        settled = kind == "reply" or (known is not None and known.settled)
+        self._rounds[entry["round"]] = Round(pull, measurement, settled, refused=known is not None and known.refused)
+
+
+def _word(chosen_by: pb.ChosenBy.ValueType) -> str:
+    return pb.ChosenBy.Name(chosen_by).removeprefix("CHOSEN_BY_").lower()
