@@ -1,0 +1,100 @@
+"""The server's summaries as plain values for JSON: what the tables show. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bandit_server.dashboard.series import finite
+from bandit_server.dashboard.words import options_in_words
+from protos.optima.v1 import bandit_pb2 as pb
+
+Row = dict[str, Any]
+
+STATES = {pb.RUN_STATE_ACTIVE: "active", pb.RUN_STATE_FINISHED: "finished"}
+
+
+def run_row(run: pb.RunSummary) -> Row:
+    """A run in a line. Losses are unit-free, times Unix seconds; `decrement` is a share of the first loss."""
+    first = finite(run.first_loss) if run.HasField("first_loss") else None
+    last = finite(run.last_loss) if run.HasField("last_loss") else None
+    return {
+        "run": run.run,
+        "state": STATES.get(run.state, "unknown"),
+        "restored": run.restored,
+        "policy": run.spec.policy.name,
+        "rounds": run.reports,
+        "planned": run.spec.rounds * max(1, len(run.workers)) or None,
+        "tail_rounds": run.tail_rounds,
+        "diverged": run.diverged,
+        "first_loss": first,
+        "last_loss": last,
+        "decrement": (first - last) / first if first and last is not None else None,
+        "top_arm": _top_arm(run),
+        "arms": [arm.arm.name for arm in run.arms],
+        "alive": sum(worker.alive for worker in run.workers),
+        "workers": len(run.workers),
+        "created": run.created,
+        "updated": run.updated,
+        "recent_losses": [finite(loss) for loss in run.recent_losses],
+    }
+
+
+def run_detail(run: pb.RunSummary, received: float) -> Row:
+    """All that the page of one run shows beside its charts. `received`: when the summary came, Unix seconds."""
+    return {
+        **run_row(run),
+        "relative": run.spec.reward != pb.REWARD_KIND_ABSOLUTE,
+        "settings": options_in_words(run.spec),
+        "arms": [arm_row(arm) for arm in run.arms],
+        "workers": [worker_row(worker, received) for worker in run.workers],
+    }
+
+
+def arm_row(arm: pb.ArmState) -> Row:
+    """One arm's posterior and totals; rewards as fractions, not percent."""
+    return {
+        "name": arm.arm.name,
+        "modules": list(arm.arm.modules),
+        "mean": finite(arm.mean) if arm.HasField("mean") else None,
+        "sd": finite(arm.sd) if arm.HasField("sd") else None,
+        "p_best": finite(arm.p_best) if arm.HasField("p_best") else None,
+        "effective_count": finite(arm.effective_count),
+        "pulls": arm.pulls,
+        "last_reward": finite(arm.last_reward) if arm.HasField("last_reward") else None,
+        "total_decrement": finite(arm.total_decrement),
+        "total_seconds": finite(arm.total_seconds),
+        "paused": arm.paused,
+    }
+
+
+def worker_row(worker: pb.WorkerStatus, received: float) -> Row:
+    """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock."""
+    info = worker.info
+    age = worker.heartbeat_age if worker.HasField("heartbeat_age") else None
+    return {
+        "worker": worker.worker,
+        "alive": worker.alive,
+        "heard": received - age if age is not None else None,
+        "round": worker.round,
+        "steps_per_second": finite(worker.steps_per_second) or None,
+        "reports": worker.reports,
+        "ranks": info.ranks or None,
+        "device": info.device,
+        "recipe": info.recipe,
+        "versions": dict(sorted(info.versions.items())),
+        "teacher_metrics": _metrics(info.teacher_metrics.items()),
+        "student_metrics": _metrics(info.student_metrics.items()),
+    }
+
+
+def _metrics(items: Any) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in sorted(items)}
+
+
+def _top_arm(run: pb.RunSummary) -> Row | None:
+    """The arm most probably best; none before the first reward, or for a policy that does not learn."""
+    known = [(arm.p_best, index) for index, arm in enumerate(run.arms) if arm.HasField("p_best")]
+    if not known:
+        return None
+    p_best, index = max(known, key=lambda pair: (pair[0], -pair[1]))
+    return {"name": run.arms[index].arm.name, "index": index, "p_best": finite(p_best)}

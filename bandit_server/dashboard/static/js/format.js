@@ -1,0 +1,78 @@
+// Numbers as people read them: with a unit, a real minus sign, and no more digits than they carry.
+
+export const NONE = "–";
+const MINUS = "\u2212";
+const THIN = "\u202f";
+
+// How many decimals show three significant digits of the largest of these values.
+export function decimals(values) {
+  const largest = Math.max(0, ...values.filter((value) => value !== null).map(Math.abs));
+  if (largest >= 100 || largest === 0) return 0;
+  if (largest >= 10) return 1;
+  if (largest >= 1) return 2;
+  if (largest >= 0.1) return 3;
+  return 4;
+}
+
+export function number(value, digits, signed = false) {
+  if (value === null || value === undefined) return NONE;
+  const text = Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const zero = Number(text.replaceAll(",", "")) === 0;
+  return `${value < 0 && !zero ? MINUS : signed && !zero ? "+" : ""}${text}`;
+}
+
+// How many decimals tell the ticks of an axis apart, in the unit they are shown in.
+export function tickDecimals(ticks, scale = 1) {
+  const known = ticks.filter((tick) => tick !== null);
+  const step = Math.abs(known.length > 1 ? known[1] - known[0] : (known[0] ?? 1)) * scale;
+  return step === 0 ? 0 : Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
+}
+
+export const count = (value) => number(value, 0);
+
+// A fraction in percent. `digits` are decimals of the percent figure.
+export function percent(value, digits, signed = false) {
+  if (value === null || value === undefined) return NONE;
+  return `${number(100 * value, digits ?? decimals([100 * value]), signed)}${THIN}%`;
+}
+
+// A reward: percent where it is a relative decrement, else as it is.
+export function reward(value, relative, digits, signed = true) {
+  if (relative) return percent(value, digits, signed);
+  return number(value, digits ?? decimals([value]), signed);
+}
+
+// A loss or a metric: four significant digits.
+export function measure(value) {
+  if (value === null || value === undefined) return NONE;
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) {
+    return value.toExponential(2).replaceAll("-", MINUS);
+  }
+  return number(value, value === 0 ? 0 : Math.min(4, decimals([value]) + 1));
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return NONE;
+  const s = Math.max(0, seconds);
+  if (s < 10) return `${number(s, 1)}${THIN}s`;
+  if (s < 120) return `${number(s, 0)}${THIN}s`;
+  if (s < 7200) return `${number(s / 60, s < 600 ? 1 : 0)}${THIN}min`;
+  if (s < 172800) return `${number(s / 3600, s < 36000 ? 1 : 0)}${THIN}h`;
+  return `${number(s / 86400, s < 864000 ? 1 : 0)}${THIN}d`;
+}
+
+// The same in whole units, for ages that tick.
+export function age(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s}${THIN}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}${THIN}min`;
+  if (s < 172800) return `${Math.floor(s / 3600)}${THIN}h`;
+  return `${Math.floor(s / 86400)}${THIN}d`;
+}
+
+// hh:mm:ss here, with the date in front when it was not today.
+export function clock(seconds) {
+  const time = new Date(1000 * seconds);
+  const text = time.toLocaleTimeString("en-GB");
+  return time.toDateString() === new Date().toDateString() ? text : `${time.toLocaleDateString("en-CA")} ${text}`;
+}

@@ -1,0 +1,195 @@
+// A chart of lines over pull numbers, with bands, a legend that switches lines and reads values, and the same as
+// a table for those who do not see it.
+import { base, gutter, plain, range, register, unregister, xAxis } from "./axis.js";
+import { el, show } from "./dom.js";
+import { count, NONE } from "./format.js";
+import { colour } from "./palette.js";
+
+const ROWS = 20;
+
+// A line: {key, label, group, colour (name of a custom property), dash, width, points, x, y, band: [low, high]}.
+// Lines of one group (all workers' losses, say) share a key in the legend; without a group a line has its own.
+export class LineChart {
+  // format: value -> text with its unit; tick: (value, all ticks) -> the same for the axis. height in CSS pixels.
+  constructor(host, { title, format, tick, height = 240, empty }) {
+    this.format = format;
+    this.tick = tick;
+    this.height = height;
+    this.lines = [];
+    this.hidden = new Set();
+    this.log = false;
+    this.legend = el("div", { class: "legend", role: "group", "aria-label": `${title}: lines` });
+    this.canvas = el("div", { class: "chart", role: "img", "aria-label": title });
+    this.empty = el("p", { class: "hint nothing" }, empty);
+    this.text = el("p", { class: "hidden" });
+    this.table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}: values` });
+    this.details = el("details", {}, el("summary", {}, "Last values as a table"), this.table);
+    this.details.addEventListener("toggle", () => this.fillTable());
+    host.append(this.legend, this.canvas, this.empty, this.text, this.details);
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
+  }
+
+  update(lines, summary) {
+    const shape = (of) => JSON.stringify(of.map((line) => [line.key, line.label, line.dash, line.points, Boolean(line.band)]));
+    const other = shape(lines) !== shape(this.lines);
+    this.lines = lines;
+    this.empty.hidden = lines.length > 0;
+    this.canvas.hidden = this.legend.hidden = this.details.hidden = lines.length === 0;
+    this.text.textContent = summary;
+    this.canvas.setAttribute("aria-label", summary);
+    if (other) this.build();
+    else if (this.chart) {
+      this.chart.batch(() => {
+        this.chart.setData(this.data(), false);
+        this.chart.setScale("x", { min: range()[0], max: range()[1] });
+      });
+    }
+    this.values(null);
+    this.fillTable();
+  }
+
+  setLog(log) {
+    this.log = log;
+    this.build();
+  }
+
+  build() {
+    if (this.chart) {
+      unregister(this.chart);
+      this.chart.destroy();
+      this.chart = null;
+    }
+    this.width = this.canvas.clientWidth;
+    if (this.lines.length === 0 || this.width === 0) return;
+    const options = base(this.width, this.height, { setCursor: [(chart) => this.values(chart.cursor.idx)] });
+    options.scales.y = this.log ? { distr: 3 } : {};
+    options.axes = [xAxis(), this.yAxis()];
+    options.series = [{}];
+    options.bands = [];
+    for (const line of this.lines) {
+      const visible = !this.hidden.has(groupOf(line));
+      const stroke = () => colour(line.colour);
+      const { width = 1.75, dash = [], points = false } = line;
+      options.series.push({ stroke, width, dash, show: visible, points: { show: points, size: 5, fill: stroke } });
+      if (!line.band) continue;
+      const at = options.series.length;
+      const edge = { stroke: "transparent", width: 0, show: visible, points: { show: false } };
+      options.series.push(edge, { ...edge });
+      options.bands.push({ series: [at + 1, at], fill: () => fade(colour(line.colour)) });
+    }
+    this.chart = new uPlot(options, this.data(), this.canvas);
+    this.chart.setScale("x", { min: range()[0], max: range()[1] });
+    register(this.chart);
+    this.buildLegend();
+  }
+
+  yAxis() {
+    const values = (_chart, splits) => splits.map((value) => (value === null ? "" : this.tick(value, splits)));
+    return { ...plain(), size: gutter(), values };
+  }
+
+  data() {
+    // A log scale has no place for zero and below: there the line has a gap.
+    const shown = (values) => (this.log ? values.map((value) => (value > 0 ? value : null)) : values);
+    return uPlot.join(this.lines.map((line) => [line.x, ...[line.y, ...(line.band ?? [])].map(shown)]));
+  }
+
+  // Where a line's own values are among the chart's columns.
+  column(line) {
+    let at = 1;
+    for (const other of this.lines) {
+      if (other === line) return at;
+      at += other.band ? 3 : 1;
+    }
+    return at;
+  }
+
+  buildLegend() {
+    this.readouts = new Map();
+    const buttons = [...this.groups()].map(([group, lines]) => {
+      const value = el("span", { class: "value" });
+      this.readouts.set(group, value);
+      const { colour: name, dash } = lines[0];
+      const mark = el("span", { class: `swatch line ${name.slice(2)}${dash?.length ? " dashed" : ""}` });
+      const text = lines.length > 1 ? `${group}, ${count(lines.length)} workers` : lines[0].label;
+      const pressed = String(!this.hidden.has(group));
+      const button = el("button", { type: "button", class: "key", "aria-pressed": pressed }, mark, text, value);
+      button.addEventListener("click", () => this.toggle(group, button));
+      return button;
+    });
+    this.legend.replaceChildren(...buttons);
+    this.values(null);
+  }
+
+  groups() {
+    const groups = new Map();
+    for (const line of this.lines) groups.set(groupOf(line), [...(groups.get(groupOf(line)) ?? []), line]);
+    return groups;
+  }
+
+  toggle(group, button) {
+    const visible = this.hidden.delete(group);
+    if (!visible) this.hidden.add(group);
+    button.setAttribute("aria-pressed", String(visible));
+    for (const line of this.groups().get(group)) {
+      const at = this.column(line);
+      for (let offset = 0; offset < (line.band ? 3 : 1); offset += 1) this.chart.setSeries(at + offset, { show: visible });
+    }
+  }
+
+  // The values at an index of the chart, or the last ones. Of a group's lines the one measured last speaks.
+  values(index) {
+    if (!this.chart || !this.readouts) return;
+    const until = index === null || index === undefined ? Infinity : this.chart.data[0][index];
+    for (const [group, lines] of this.groups()) {
+      const [, value] = lines.map((line) => before(line, until)).reduce((a, b) => (b[0] > a[0] ? b : a));
+      this.readouts.get(group).textContent = value === null ? NONE : this.format(value);
+    }
+  }
+
+  fillTable() {
+    if (!this.details.open) return;
+    const xs = [...new Set(this.lines.flatMap((line) => line.x.slice(-ROWS)))].sort((a, b) => b - a).slice(0, ROWS);
+    const cell = (line, x) => {
+      const at = line.x.lastIndexOf(x);
+      return el("td", { class: "number" }, at < 0 || line.y[at] === null ? NONE : this.format(line.y[at]));
+    };
+    const head = this.lines.map((line) => el("th", { scope: "col", class: "number" }, line.label));
+    const body = xs.map((x) =>
+      el("tr", {}, el("th", { scope: "row" }, count(x)), ...this.lines.map((line) => cell(line, x))),
+    );
+    show(
+      this.table,
+      el(
+        "table",
+        {},
+        el("caption", { class: "hidden" }, "The last values, newest first"),
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Pull"), ...head)),
+        el("tbody", {}, ...body),
+      ),
+    );
+  }
+
+  resize() {
+    const width = this.canvas.clientWidth;
+    if (width === 0 || width === this.width) return;
+    this.build();
+  }
+}
+
+const groupOf = (line) => line.group ?? line.key;
+
+// [x, value] of a line's last point up to an x: between two measurements the earlier one still stands.
+function before(line, until) {
+  let low = 0;
+  let high = line.x.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (line.x[middle] <= until) low = middle + 1;
+    else high = middle;
+  }
+  return low > 0 ? [line.x[low - 1], line.y[low - 1]] : [-Infinity, null];
+}
+
+const fade = (rgb) => rgb.replace("rgb(", "rgba(").replace(")", ", 0.14)");

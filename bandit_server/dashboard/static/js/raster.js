@@ -1,0 +1,185 @@
+// Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
+import { base, gutter, narrow, plain, range, register, unregister, xAxis } from "./axis.js";
+import { el, svg } from "./dom.js";
+import { count } from "./format.js";
+import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
+import { armColourName, colour } from "./palette.js";
+
+const MARKS = [
+  [FALLBACK, "chosen by the worker while the server was away"],
+  [TAIL, "joint tail"],
+  [OPEN, "in flight"],
+  [DIVERGED, "diverged"],
+  [SUPERSEDED, "superseded"],
+];
+
+export class Raster {
+  constructor(host, title) {
+    this.title = title;
+    this.readout = el("p", { class: "hint readout" }, "\u00a0");
+    this.canvas = el("div", { class: "chart", role: "img", "aria-label": title });
+    this.legend = el("ul", { class: "legend marks", "aria-label": "Marks" }, ...MARKS.map(legendItem));
+    host.append(this.canvas, this.readout, this.legend);
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
+  }
+
+  update(run) {
+    this.run = run;
+    // Crosses last: nothing may hide a diverged round.
+    const cells = [...run.bins, ...run.pulls.values()];
+    this.cells = [...cells.filter((cell) => !(cell[4] & DIVERGED)), ...cells.filter((cell) => cell[4] & DIVERGED)];
+    const { arm_names: arms, worker_ids: workers, highest } = run.head;
+    this.rows = arms.length * workers.length + Math.max(0, workers.length - 1);
+    this.canvas.setAttribute("aria-label", this.summary());
+    const shape = JSON.stringify([arms, workers]);
+    if (shape !== this.shape) {
+      this.shape = shape;
+      this.build();
+    } else if (this.chart) {
+      this.chart.batch(() => {
+        this.chart.setData([[0, Math.max(1, highest)], [null, null]], false);
+        this.chart.setScale("x", { min: range()[0], max: range()[1] });
+      });
+      this.chart.redraw(false, true);
+    }
+  }
+
+  summary() {
+    const { arm_names: arms, worker_ids: workers } = this.run.head;
+    const totals = arms.map((_arm, index) =>
+      this.cells.filter((cell) => cell[3] === index).reduce((sum, cell) => sum + cell[5], 0),
+    );
+    const parts = arms.map((arm, index) => `${arm} ${count(totals[index])}`);
+    return `${this.title}: ${count(workers.length)} workers; pulls of each arm: ${parts.join(", ")}`;
+  }
+
+  rowHeight() {
+    const { length: workers } = this.run.head.worker_ids;
+    return Math.max(3, Math.min(44, Math.floor((workers > 2 ? 420 : 192) / Math.max(1, this.rows))));
+  }
+
+  build() {
+    if (this.chart) {
+      unregister(this.chart);
+      this.chart.destroy();
+      this.chart = null;
+    }
+    this.width = this.canvas.clientWidth;
+    if (this.rows <= 0 || this.width === 0) return;
+    const { arm_names: arms, worker_ids: workers, highest } = this.run.head;
+    const options = base(this.width, 60 + this.rows * this.rowHeight(), {
+      drawAxes: [(chart) => this.draw(chart)],
+      setCursor: [(chart) => this.read(chart)],
+    });
+    options.cursor.points.show = false;
+    options.scales.y = { auto: false, dir: -1, range: () => [-0.5, this.rows - 0.5] };
+    const labels = workers.length === 1
+      ? arms.map((arm, index) => [index, arm])
+      : workers.map((worker, index) => [index * (arms.length + 1) + (arms.length - 1) / 2, worker]);
+    const longest = narrow() ? 7 : 10;
+    const y = {
+      ...plain(),
+      size: gutter(),
+      splits: () => labels.map(([at]) => at),
+      values: () => labels.map(([, text]) => (text.length > longest ? `${text.slice(0, longest - 1)}…` : text)),
+      grid: { show: false },
+    };
+    options.axes = [xAxis(), y];
+    options.series = [{}, { show: false }];
+    this.chart = new uPlot(options, [[0, Math.max(1, highest)], [null, null]], this.canvas);
+    this.chart.setScale("x", { min: range()[0], max: range()[1] });
+    register(this.chart);
+  }
+
+  draw(chart) {
+    const { ctx } = chart;
+    const { arm_names: arms } = this.run.head;
+    const [min, max] = [chart.scales.x.min, chart.scales.x.max];
+    const ratio = devicePixelRatio;
+    const step = chart.bbox.width / (max - min);
+    const height = chart.bbox.height / this.rows;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(chart.bbox.left, chart.bbox.top, chart.bbox.width, chart.bbox.height);
+    ctx.clip();
+    for (const [first, last, worker, arm, marks, many] of this.cells) {
+      if (last < min - 1 || first > max + 1) continue;
+      const row = worker * (arms.length + 1) + arm;
+      const gap = step > 4 * ratio ? ratio : 0;
+      const left = chart.valToPos(first - 0.5, "x", true);
+      const width = Math.max(1.5 * ratio, (last - first + 1) * step - gap);
+      const top = chart.bbox.top + row * height + Math.min(ratio, 0.1 * height);
+      const high = height - 2 * Math.min(ratio, 0.1 * height);
+      // A mark for many pulls is as dense as they are.
+      ctx.globalAlpha = Math.min(1, 0.3 + (0.7 * many) / (last - first + 1));
+      drawMark(ctx, marks, colour(armColourName(arms[arm], arm)), left, top, width, high, ratio);
+    }
+    ctx.restore();
+  }
+
+  // What stands under the cursor, in words.
+  read(chart) {
+    const { left } = chart.cursor;
+    if (left === undefined || left < 0) {
+      this.readout.textContent = "\u00a0";
+      return;
+    }
+    const at = Math.round(chart.posToVal(left, "x"));
+    const { arm_names: arms, worker_ids: workers } = this.run.head;
+    const found = this.run.pulls.get(at);
+    if (found) {
+      const marks = MARKS.filter(([mark]) => found[4] & mark).map(([, text]) => text);
+      const words = [`pull ${count(at)}: ${workers[found[2]]} trains ${arms[found[3]]}`, ...marks];
+      this.readout.textContent = words.join(", ");
+      return;
+    }
+    const bins = this.run.bins.filter((bin) => bin[0] <= at && at <= bin[1]);
+    const words = bins.map((bin) => `${arms[bin[3]]} ${count(bin[5])}`);
+    this.readout.textContent = bins.length ? `around pull ${count(at)}: ${words.join(", ")}` : `pull ${count(at)}`;
+  }
+
+  resize() {
+    if (this.canvas.clientWidth !== this.width && this.run) this.build();
+  }
+}
+
+function drawMark(ctx, marks, fill, left, top, width, height, ratio) {
+  const full = ctx.globalAlpha;
+  ctx.fillStyle = ctx.strokeStyle = fill;
+  if (marks & SUPERSEDED) {
+    ctx.fillRect(left, top + height / 2 - ratio, width, 2 * ratio);
+  } else if (marks & OPEN) {
+    ctx.lineWidth = ratio;
+    ctx.strokeRect(left + ratio / 2, top + ratio / 2, Math.max(ratio, width - ratio), height - ratio);
+  } else if (marks & DIVERGED) {
+    ctx.globalAlpha = 0.3 * full;
+    ctx.fillRect(left, top, width, height);
+    ctx.globalAlpha = full;
+    const reach = Math.max(3 * ratio, Math.min(width, height) / 2 - ratio);
+    const [x, y] = [left + width / 2, top + height / 2];
+    ctx.strokeStyle = colour("--bad");
+    ctx.lineWidth = 1.75 * ratio;
+    ctx.beginPath();
+    ctx.moveTo(x - reach, y - reach);
+    ctx.lineTo(x + reach, y + reach);
+    ctx.moveTo(x - reach, y + reach);
+    ctx.lineTo(x + reach, y - reach);
+    ctx.stroke();
+  } else if (marks & FALLBACK) {
+    ctx.fillRect(left, top + height / 2, width, height / 2);
+  } else {
+    ctx.fillRect(left, top, width, height);
+  }
+}
+
+function legendItem([mark, text]) {
+  const shapes = {
+    [FALLBACK]: svg("rect", { x: 1, y: 6, width: 10, height: 6, class: "full" }),
+    [TAIL]: svg("rect", { x: 1, y: 0, width: 10, height: 12, class: "tail" }),
+    [OPEN]: svg("rect", { x: 1.5, y: 0.5, width: 9, height: 11, class: "outline" }),
+    [DIVERGED]: svg("path", { d: "M2 2L10 10M2 10L10 2", class: "cross" }),
+    [SUPERSEDED]: svg("rect", { x: 1, y: 5, width: 10, height: 2, class: "full" }),
+  };
+  return el("li", {}, svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, shapes[mark]), text);
+}

@@ -1,0 +1,152 @@
+"""The dashboard over HTTP, beside a real bandit server."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from tests.bandit_server.dashboard.driver import ARMS, Driver
+from tests.bandit_server.dashboard.serving import dashboard, events
+
+
+@pytest.fixture
+def channel(server: Any) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def url(server: Any) -> Iterator[str]:
+    with dashboard(server.address) as served:
+        yield served
+
+
+@pytest.fixture
+def run() -> str:
+    return f"run-{uuid.uuid4().hex[:8]}"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_run_is_told_as_the_server_tells_it(channel: grpc.Channel, url: str, run: str) -> None:
+    worker = Driver(channel, run)
+    worker.play(6)
+    worker.report(worker.select().arm, diverged=True)
+    worker.tail(2)
+    worker.select()
+    worker.heartbeat()
+    told = httpx.get(f"{url}/api/runs/{run}", timeout=20).json()
+    assert told["status"]["state"] == "live"
+    assert told["run"]["rounds"] == 9
+    assert told["run"]["tail_rounds"] == 2
+    assert told["run"]["diverged"] == 1
+    assert [arm["name"] for arm in told["run"]["arms"]] == list(ARMS)
+    assert sum(arm["pulls"] for arm in told["run"]["arms"]) == 8
+    assert told["arm_names"][:3] == list(ARMS)
+    assert [row["worker"] for row in told["run"]["workers"]] == [worker.caller.worker]
+    assert told["run"]["workers"][0]["alive"]
+    assert told["run"]["workers"][0]["steps_per_second"] == 6.25
+    assert told["run"]["workers"][0]["teacher_metrics"] == {"accuracy": 0.975}
+    assert len(told["cells"]) == 10
+    charts = {line["chart"] for line in told["series"]}
+    assert charts == {"posterior", "bandit", "total", "metric"}
+    (total,) = [line for line in told["series"] if line["chart"] == "total"]
+    assert total["y"][0][0] == told["run"]["first_loss"]
+    assert told["run"]["top_arm"]["name"] in ARMS
+
+
+def test_the_list_of_runs_is_told_newest_first(channel: grpc.Channel, url: str, run: str) -> None:
+    Driver(channel, f"{run}.a").play(2)
+    Driver(channel, f"{run}.b", policy="uniform")
+    told = httpx.get(f"{url}/api/runs", timeout=20).json()
+    names = [row["run"] for row in told["runs"] if row["run"].startswith(run)]
+    assert names == [f"{run}.b", f"{run}.a"]
+    rows = {row["run"]: row for row in told["runs"]}
+    assert rows[f"{run}.a"]["rounds"] == 2
+    assert rows[f"{run}.a"]["workers"] == 1
+    assert rows[f"{run}.b"]["last_loss"] is None
+
+
+def test_a_report_is_pushed_within_a_second(channel: grpc.Channel, url: str, run: str) -> None:
+    worker = Driver(channel, run)
+    worker.play(3)
+    with events(f"{url}/events/runs/{run}") as one, events(f"{url}/events/runs") as all_runs:
+        assert next(payload for name, payload in one if name == "data")["run"]["rounds"] == 3
+        assert next(payload for name, payload in all_runs if name == "data")["reset"]
+        pull = worker.select()
+        worker.report(pull.arm)
+        stored = time.monotonic()
+        assert any(payload["run"]["rounds"] == 4 for name, payload in one if name == "data")
+        assert time.monotonic() - stored < 1
+        rows = (row for name, payload in all_runs if name == "data" for row in payload["runs"])
+        assert any(row["run"] == run and row["rounds"] == 4 for row in rows)
+        assert time.monotonic() - stored < 1
+
+
+def test_a_run_that_is_not_there_is_404_and_shows_up_once_it_is(channel: grpc.Channel, url: str, run: str) -> None:
+    answer = httpx.get(f"{url}/api/runs/{run}", timeout=20)
+    assert answer.status_code == 404
+    with events(f"{url}/events/runs/{run}") as stream:
+        assert any(payload["state"] == "missing" for name, payload in stream if name == "status")
+        Driver(channel, run)
+        assert any(payload["state"] == "live" for name, payload in stream if name == "status")
+
+
+@pytest.mark.parametrize("name", ["a b", "%3Cimg%20src=x%3E", "x" * 65])
+def test_what_cannot_be_a_name_is_refused(url: str, name: str) -> None:
+    for path in ("runs", "api/runs", "events/runs"):
+        answer = httpx.get(f"{url}/{path}/{name}", timeout=20)
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/json"
+
+
+def test_without_a_server_it_is_healthy_and_says_what_is_missing() -> None:
+    with dashboard(f"127.0.0.1:{free_port()}") as url:
+        health = httpx.get(f"{url}/healthz", timeout=20)
+        assert (health.status_code, health.json()["bandit_server"]) == (200, "away")
+        answer = httpx.get(f"{url}/api/runs", timeout=20)
+        assert (answer.status_code, answer.json()["detail"]) == (503, "the bandit server does not answer")
+        assert httpx.get(url, timeout=20).status_code == 200
+
+
+def test_with_a_server_it_is_healthy(url: str) -> None:
+    assert httpx.get(f"{url}/healthz", timeout=20).json() == {"status": "ok", "bandit_server": "reachable"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/runs/x", "/api/runs", "/api/runs/no-such-run", "/nowhere", "/static/js/run.js", "/healthz"]
+)
+def test_every_answer_carries_the_strict_policy(url: str, path: str) -> None:
+    headers = httpx.get(url + path, timeout=20).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_nothing_can_be_changed_through_it(url: str, method: str) -> None:
+    for path in ("/", "/runs/x", "/api/runs", "/api/runs/x", "/events/runs/x"):
+        assert httpx.request(method, url + path, timeout=20).status_code == 405
+
+
+def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(url: str) -> None:
+    paths = httpx.get(f"{url}/api/openapi.json", timeout=20).json()["paths"]
+    assert set(paths) == {"/api/runs", "/api/runs/{run}", "/healthz"}
+    assert httpx.get(f"{url}/docs", timeout=20).status_code == 404
+
+
+def test_the_vendored_chart_library_comes_with_its_licence(url: str) -> None:
+    assert "MIT License" in httpx.get(f"{url}/static/vendor/uPlot.LICENSE.txt", timeout=20).text

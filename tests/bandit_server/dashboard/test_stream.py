@@ -1,0 +1,96 @@
+"""What the dashboard does with a server that is odd, slow or watched by many."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import httpx
+
+from tests.bandit_server.dashboard.history import History
+from tests.bandit_server.dashboard.scripted import serving
+from tests.bandit_server.dashboard.serving import dashboard, events, eventually
+
+
+def test_twenty_viewers_of_a_run_cost_the_server_one_watch() -> None:
+    history = History()
+    history.select(0, "image")
+    seen: list[int] = []
+
+    def look(url: str) -> None:
+        with events(url) as stream:
+            for name, payload in stream:
+                if name == "data":
+                    seen.append(payload["version"])
+                    if payload["version"] == 3:
+                        return
+
+    with serving(history) as server, dashboard(server.address) as url:
+        viewers = [threading.Thread(target=look, args=(f"{url}/events/runs/demo",)) for _ in range(20)]
+        for viewer in viewers:
+            viewer.start()
+        eventually(lambda: len(seen) == 20, "every viewer has the snapshot")
+        history.report(0, "image")
+        for viewer in viewers:
+            viewer.join(20)
+        assert sorted(seen) == [2] * 20 + [3] * 20
+        assert server.watches == 1
+
+
+def test_a_late_viewer_gets_a_snapshot_and_then_only_what_is_new() -> None:
+    history = History()
+    for number in range(5):
+        history.select(number, "text")
+        history.report(number, "text", total_loss=1.0)
+    with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
+        first = next(payload for name, payload in stream if name == "data")
+        assert first["reset"]
+        assert len(first["cells"]) == 5
+        history.select(5, "image")
+        second = next(payload for name, payload in stream if name == "data")
+        assert not second["reset"]
+        assert [cell[0] for cell in second["cells"]] == [5]
+        assert second["series"] == []
+
+
+def test_a_frozen_server_is_noticed_and_then_heard_again() -> None:
+    history = History()
+    with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
+        assert next(payload["state"] for name, payload in stream if name == "status" and payload["state"] == "live")
+        before = time.time()
+        server.frozen.set()
+        stale = next(payload for name, payload in stream if name == "status")
+        assert stale["state"] == "stale"
+        assert before - 5 < stale["since"] < time.time()
+        assert stale["reason"] == "the bandit server does not answer"
+        server.frozen.clear()
+        assert next(payload["state"] for name, payload in stream if name == "status") == "live"
+
+
+def test_a_history_that_does_not_follow_is_fetched_anew() -> None:
+    history = History()
+    history.select(0, "text")
+    with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
+        assert next(payload["version"] for name, payload in stream if name == "data") == 2
+        server.lie = 7
+        history.report(0, "text")
+        anew = next(payload for name, payload in stream if name == "data")
+        assert (anew["reset"], anew["version"], len(anew["cells"])) == (True, 3, 1)
+        assert server.watches == 2
+
+
+def test_what_viewers_have_left_behind_is_found_again_by_the_next() -> None:
+    history = History()
+    with serving(history) as server, dashboard(server.address) as url:
+        for _ in range(3):
+            assert httpx.get(f"{url}/api/runs/demo", timeout=20).status_code == 200
+        assert server.watches == 1
+
+
+def test_the_token_goes_to_the_server_and_to_nobody_else() -> None:
+    with serving(History()) as server, dashboard(server.address, token="a-secret-token") as url:
+        for path in ("/", "/healthz", "/api/runs", "/api/runs/demo", "/api/openapi.json"):
+            answer = httpx.get(url + path, timeout=20)
+            assert answer.status_code == 200
+            assert "a-secret-token" not in answer.text + str(answer.headers)
+        assert server.authorizations == {"Bearer a-secret-token"}

@@ -1,0 +1,181 @@
+"""The fold of a run's history into what the page draws."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandit_server.dashboard.views import DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL, RunView
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.bandit_server.dashboard.history import History
+
+
+def view_of(history: History) -> RunView:
+    view = RunView()
+    view.apply(history.batch(), received=0.0)
+    return view
+
+
+def marks(payload: dict[str, Any]) -> dict[int, int]:
+    return {cell[0]: cell[4] for cell in payload["cells"]}
+
+
+def line(payload: dict[str, Any], chart: str, index: int = 0) -> dict[str, Any]:
+    (found,) = [line for line in payload["series"] if line["chart"] == chart and line["index"] == index]
+    return dict(found)
+
+
+def test_each_pull_shows_how_it_stands() -> None:
+    history = History()
+    history.select(0, "image")
+    history.report(0, "image")
+    history.select(1, "text")
+    history.report(2, "multimodal", chosen_by=pb.CHOSEN_BY_FALLBACK, superseded=1)
+    history.select(3, "image")
+    history.report(3, "image", diverged=True)
+    history.report(4, "joint", chosen_by=pb.CHOSEN_BY_TAIL)
+    history.select(5, "text")
+    payload = view_of(history).snapshot(1000)
+    assert marks(payload) == {0: 0, 1: SUPERSEDED, 2: FALLBACK, 3: DIVERGED, 4: TAIL, 5: OPEN}
+    assert payload["arm_names"] == ["image", "text", "multimodal", "joint"]
+    assert payload["worker_ids"] == ["w1"]
+
+
+def test_a_diverged_round_is_a_gap_and_not_a_zero() -> None:
+    history = History()
+    for number in range(3):
+        history.select(number, "image")
+        history.report(number, "image", diverged=number == 1, total_loss=None if number == 1 else 2.0)
+    payload = view_of(history).snapshot(1000)
+    assert line(payload, "bandit")["y"] == [[1.0, None, 1.0], [0.9, None, 0.9]]
+    assert line(payload, "total")["y"] == [[2.0, None, 2.0]]
+
+
+def test_what_was_not_measured_is_not_drawn() -> None:
+    history = History()
+    history.select(0, "image")
+    history.report(0, "image")
+    payload = view_of(history).snapshot(1000)
+    assert {one["chart"] for one in payload["series"]} == {"bandit", "posterior"}
+    assert payload["run"]["last_loss"] is None
+    assert payload["run"]["arms"][0]["mean"] is None
+    assert payload["run"]["top_arm"] is None
+
+
+def test_the_posterior_stands_at_the_highest_pull_it_had_seen() -> None:
+    history = History()
+    for number, worker in enumerate(["w1", "w2", "w3"]):
+        history.select(number, "image", worker)
+    history.report(1, "image", worker="w2")
+    history.report(0, "image", worker="w1")
+    history.select(3, "text", "w1")
+    history.report(2, "image", worker="w3")
+    posterior = line(view_of(history).snapshot(1000), "posterior", index=2)
+    assert posterior["x"] == [2, 3]
+    mean, low, high = (column[0] for column in posterior["y"])
+    assert mean == pytest.approx(0.03)
+    assert (low, high) == (pytest.approx(0.03 - 0.001645, abs=1e-6), pytest.approx(0.03 + 0.001645, abs=1e-6))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 10**6))
+def test_however_history_is_cut_into_batches_the_view_is_the_same(sizes: list[int], seed: int) -> None:
+    history = History()
+    for number in range(20):
+        arm = history.arms[(seed >> number) % 3]
+        history.select(number, arm)
+        history.report(number, arm, diverged=(seed + number) % 7 == 0, total_loss=1.0 / (number + 1))
+    cut = RunView()
+    while cut.version < len(history.events):
+        size = sizes[cut.version % len(sizes)]
+        cut.apply(history.batch(cut.version, min(cut.version + size, len(history.events))), received=0.0)
+    assert cut.snapshot(1000) == view_of(history).snapshot(1000)
+
+
+@given(st.integers(0, 60))
+def test_a_snapshot_and_its_news_say_what_a_later_snapshot_says(early: int) -> None:
+    history = History()
+    for number in range(20):
+        history.select(number, "text")
+        history.report(number, "text", total_loss=float(number))
+    view = RunView()
+    early = max(1, min(early, len(history.events)))
+    view.apply(history.batch(0, early), received=0.0)
+    then = view.snapshot(1000)
+    if early < len(history.events):
+        view.apply(history.batch(early), received=0.0)
+    news, whole = view.since(early), view.snapshot(1000)
+    assert {**marks(then), **marks(news)} == marks(whole)
+    for full in whole["series"]:
+        key = (full["chart"], full["name"], full["index"])
+        points: dict[int, tuple[float, ...]] = {}
+        for payload in (then, news):
+            for part in payload["series"]:
+                if (part["chart"], part["name"], part["index"]) == key:
+                    points.update(zip(part["x"], zip(*part["y"], strict=True), strict=True))
+        assert points == dict(zip(full["x"], zip(*full["y"], strict=True), strict=True))
+
+
+def test_history_told_anew_replaces_what_was_known() -> None:
+    history = History()
+    history.select(0, "image")
+    view = view_of(history)
+    other = History(arms=("left", "right"), incarnation="second")
+    other.select(0, "right")
+    view.apply(other.batch(), received=0.0)
+    assert view.epoch == 1
+    assert view.incarnation == "second"
+    assert view.snapshot(1000)["arm_names"] == ["left", "right"]
+
+
+def test_a_batch_that_does_not_follow_is_refused() -> None:
+    history = History()
+    history.select(0, "image")
+    history.report(0, "image")
+    view = RunView()
+    view.apply(history.batch(0, 2), received=0.0)
+    with pytest.raises(ValueError, match="expected history from version 2, got it from 1"):
+        view.apply(history.batch(1), received=0.0)
+
+
+def test_a_posterior_of_other_arms_is_refused() -> None:
+    history = History()
+    history.select(0, "image")
+    history.report(0, "image")
+    history.points[-1].mean.append(0.5)
+    with pytest.raises(ValueError, match="expected a posterior of 3 arms, got 4 means"):
+        view_of(history)
+
+
+def test_news_of_workers_alone_keep_the_history() -> None:
+    history = History()
+    history.select(0, "image")
+    view = view_of(history)
+    quiet = history.batch(len(history.events))
+    quiet.run.workers.add(worker="w1", alive=True, heartbeat_age=2.0)
+    quiet.from_version = 0
+    view.apply(quiet, received=100.0)
+    payload = view.since(view.version)
+    assert payload["cells"] == []
+    assert payload["run"]["workers"][0]["heard"] == 98.0
+    assert view.version == len(history.events)
+
+
+def test_ten_thousand_rounds_are_sent_in_a_bounded_message_that_loses_no_mark() -> None:
+    history = History()
+    for number in range(10_000):
+        arm = history.arms[number % 3]
+        history.select(number, arm)
+        if number < 9_999:
+            history.report(number, arm, diverged=number in (17, 5_000), total_loss=1.0)
+    payload = view_of(history).snapshot(2000)
+    cells = payload["cells"]
+    assert sum(cell[5] for cell in cells) == 10_000
+    assert len(cells) <= 2000 * 3 + 3
+    assert [cell[0] for cell in cells if cell[4] == DIVERGED] == [17, 5_000]
+    assert [cell[0] for cell in cells if cell[4] == OPEN] == [9_999]
+    assert sum(len(one["x"]) for one in payload["series"]) <= 3 * 2000
+    assert len(json.dumps(payload)) < 1_000_000

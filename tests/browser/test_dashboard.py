@@ -1,0 +1,147 @@
+"""The dashboard in a browser, live, beside a real bandit server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from playwright.sync_api import expect
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.bandit_server.dashboard.driver import Driver
+from tests.bandit_server.dashboard.serving import DEADLINE, dashboard
+from tests.browser.conftest import Opener, keep
+
+
+class ServerProcess:
+    """A bandit server of its own process, that can be killed and started again on the same port and data."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ports = [_free_port(), _free_port()]
+        self.address = f"127.0.0.1:{self.ports[0]}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return once it serves."""
+        command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", str(self.ports[0])]
+        command += ["--dashboard-port", str(self.ports[1]), "--data-dir", str(self.directory)]
+        log = (self.directory / "server.log").open("ab")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        with grpc.insecure_channel(self.address) as channel:
+            grpc.channel_ready_future(channel).result(DEADLINE)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@contextlib.contextmanager
+def worker_of(address: str, run: str) -> Iterator[Driver]:
+    """A worker that is told its arms over a channel of its own."""
+    with grpc.insecure_channel(address) as channel:
+        yield Driver(channel, run)
+
+
+def test_a_report_is_visible_within_a_second_without_a_reload(process: ServerProcess, open_page: Opener) -> None:
+    with dashboard(process.address) as url, worker_of(process.address, "demo") as worker:
+        page = open_page(f"{url}/runs/demo")
+        rounds = page.locator("#figures > div").first.locator("dd").first
+        expect(rounds).to_have_text("0")
+        page.evaluate("window.stayed = true")
+        for played in range(1, 6):
+            worker.report(worker.select().arm)
+            stored = time.monotonic()
+            expect(rounds).to_have_text(str(played))
+            assert time.monotonic() - stored < 1
+        expect(page.locator("#posterior canvas")).to_be_visible()
+        worker.play(55)
+        worker.report(worker.select().arm, diverged=True)
+        worker.tail(24)
+        worker.heartbeat()
+        expect(rounds).to_have_text("85")
+        expect(page.locator("#arms-note")).to_contain_text("24 rounds of the joint tail")
+        assert page.evaluate("window.stayed")
+        keep(page, "live-light")
+
+
+def test_a_run_appears_in_the_list_by_itself(process: ServerProcess, open_page: Opener) -> None:
+    with dashboard(process.address) as url:
+        page = open_page(url, color_scheme="dark")
+        expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
+        told = f"deepspeed worker/train.py --bandit-addr 127.0.0.1:{process.ports[0]}"
+        expect(page.locator("#none code")).to_have_text(told)
+        keep(page, "runs-empty-dark")
+        with worker_of(process.address, "first") as worker:
+            worker.play(12)
+            row = page.get_by_role("row").filter(has_text="first")
+            expect(row).to_contain_text("12 of 100")
+            expect(row).to_contain_text("1 of 1")
+            expect(row.locator("svg path")).to_have_count(1)
+            keep(page, "runs-live-dark")
+            row.get_by_role("link", name="first").click()
+            expect(page.get_by_role("heading", name="first")).to_be_visible()
+
+
+def test_a_killed_server_leaves_a_stale_page_that_goes_live_again(process: ServerProcess, open_page: Opener) -> None:
+    with dashboard(process.address) as url:
+        with worker_of(process.address, "demo") as worker:
+            worker.play(5)
+            page = open_page(f"{url}/runs/demo")
+            expect(page.locator("#link")).to_have_text("live")
+            process.kill()
+            banner = page.locator("#banner")
+            expect(banner).to_be_visible()
+            expect(banner).to_contain_text("Stale since ")
+            expect(banner).to_contain_text("the bandit server does not answer")
+            expect(page.locator("#arms tbody tr")).to_have_count(3)
+            keep(page, "stale-light")
+        process.start()
+        expect(banner).to_be_hidden(timeout=10_000)
+        expect(page.locator("#link")).to_have_text("live")
+        with worker_of(process.address, "demo") as worker:
+            worker.play(2)
+            rounds = page.locator("#figures > div").first.locator("dd").first
+            expect(rounds).to_have_text("7")
+
+
+def test_a_dashboard_that_dies_is_told_by_the_page_itself(process: ServerProcess, open_page: Opener) -> None:
+    with worker_of(process.address, "demo") as worker:
+        worker.play(2)
+        with dashboard(process.address) as url:
+            page = open_page(f"{url}/runs/demo")
+            expect(page.locator("#link")).to_have_text("live")
+        expect(page.locator("#banner")).to_contain_text("the dashboard does not answer")
+
+
+def test_what_a_worker_says_of_itself_is_shown_as_text(process: ServerProcess, open_page: Opener) -> None:
+    hostile = '<img src=x onerror="document.title=1">'
+    info = pb.WorkerInfo(device=hostile, recipe=hostile, versions={"torch": hostile}, teacher_metrics={hostile: 1.0})
+    with grpc.insecure_channel(process.address) as channel, dashboard(process.address) as url:
+        Driver(channel, "demo", info=info).play(2)
+        page = open_page(f"{url}/runs/demo")
+        expect(page.locator("#workers tbody")).to_contain_text(hostile)
+        assert page.locator("main img").count() == 0
