@@ -1,0 +1,47 @@
+"""Bad input to the worker: one clear sentence, a non-zero exit, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.launch import deepspeed, free_port
+
+RECIPE = (Path(__file__).parents[2] / "deploy" / "recipes" / "digits.yaml").read_text(encoding="utf-8")
+
+
+def test_an_address_nobody_listens_on(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    output = deepspeed(
+        "worker/train.py", "--bandit-addr", address, "--output-dir", str(tmp_path / "out"), status=1
+    )
+    assert f"error: no bandit server answers at {address}" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train: forced", "train: forcd"), "train: input should be 'forced', 'active' or 'all' (got 'forcd')"),
+        (("train: forced", "layers: {image: visual.transformer.resblock.*}"),
+         "'visual.transformer.resblock.*' matches nothing in CoCa; the nearest names are visual.transformer.resblocks"),
+        (("train: forced", "arms: {eyes: [imagee]}"), "did you mean 'image'"),
+    ],
+)  # fmt: skip
+def test_a_broken_recipe(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    models = Path(__file__).parents[2] / "deploy" / "models"
+    recipe.write_text(RECIPE.replace(*change).replace("../models", str(models)), encoding="utf-8")
+    output = deepspeed(
+        "worker/train.py", "--bandit-addr", "127.0.0.1:1", "--recipe", str(recipe),
+        "--output-dir", str(tmp_path / "out"), status=1,
+    )  # fmt: skip
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_modules_prints_the_students_modules() -> None:
+    output = deepspeed("worker/train.py", "--list-modules")
+    assert "visual.transformer.resblocks.1 " in output
+    assert "visual.transformer.resblocks.2 " not in output
+    assert "text_decoder.cross_attn.3 " in output
