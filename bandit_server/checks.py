@@ -89,8 +89,8 @@ def chosen(arm: str, by: pb.ChosenBy.ValueType) -> None:
         raise Invalid("chosen_by is not set; expected POLICY, FALLBACK or TAIL")
 
 
-def measurement(given: pb.Measurement, reward: pb.RewardKind.ValueType | None = None) -> None:
-    """What a round measured. `reward`: the run's kind, where it is known."""
+def measurement(given: pb.Measurement) -> None:
+    """What a round measured."""
     if given.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
         raise Invalid("measurement.outcome is not set; expected MEASURED or DIVERGED")
     for field in ("before", "after", "total_loss", "train_loss"):
@@ -103,9 +103,6 @@ def measurement(given: pb.Measurement, reward: pb.RewardKind.ValueType | None = 
             raise Invalid(f"measurement.{field} is {value}; expected a finite number of seconds, 0 or more")
     _numbers(given.terms, "measurement.terms")
     _numbers(given.metrics, "measurement.metrics")
-    relative = given.outcome == pb.OUTCOME_MEASURED and reward == pb.REWARD_KIND_RELATIVE
-    if relative and given.before <= 0:
-        raise Invalid(f"measurement.before is {given.before}; relative rewards need a loss above 0")
 
 
 def heartbeat(given: pb.HeartbeatRequest) -> None:
@@ -117,7 +114,7 @@ def heartbeat(given: pb.HeartbeatRequest) -> None:
     _texts(given.versions, "versions")
 
 
-def records(given: pb.RestoreRunRequest, reward: pb.RewardKind.ValueType) -> None:
+def records(given: pb.RestoreRunRequest) -> None:
     """The rounds of a journal."""
     if len(given.records) > MOST_RECORDS:
         raise Invalid(f"{len(given.records)} records in one call; expected at most {MOST_RECORDS}")
@@ -129,7 +126,7 @@ def records(given: pb.RestoreRunRequest, reward: pb.RewardKind.ValueType) -> Non
         if record.numbered and record.pull.number >= LONGEST_ROUND:
             raise Invalid(f"a record has pull number {record.pull.number}; pulls are numbered from 0")
         if record.HasField("measurement"):
-            measurement(record.measurement, reward)
+            measurement(record.measurement)
         elif record.pull.chosen_by != pb.CHOSEN_BY_POLICY:
             raise Invalid(f"the record of round {record.pull.round} has neither a choice of the policy nor a result")
 

@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from bandit_server.errors import RunDeleted, RunNotFound, ServerError, StoreUnavailable
+from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
 from bandit_server.run.state import SCHEMA, RunState
+from bandit_server.run.worker import Round
 from bandit_server.store.base import ALIVE_SECONDS, Head, Store
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -109,7 +110,7 @@ class Runs:
                     continue
                 except ServerError as error:
                     refusal = error
-                if refusal is None and run.state.version == 0 and not may_create:
+                if run.state.version == 0 and not may_create and not isinstance(refusal, DataLoss):
                     refusal = RunNotFound(f"there is no run {name}")
                 if decision is not None and decision.events and refusal is None:
                     if await self._append(run, decision, worker):
@@ -130,15 +131,19 @@ class Runs:
                     self._saw(run, worker)
                 return decision.answer, run.state
 
-    async def history(self, name: str) -> AsyncIterator[pb.Event]:
-        """The whole history as it stands in the store, oldest first."""
-        version = 0
-        while True:
-            page = await self.store.read(name, version, PAGE)
-            for version, event in page.events:
-                yield pb.Event.FromString(event)
-            if len(page.events) < PAGE:
-                return
+    async def read(self, name: str) -> list[pb.Event]:
+        """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
+        Empty for a run that is not there."""
+        run = self._run(name)
+        async with _in_time(), run.lock:
+            await self._sync(run)
+            events: list[pb.Event] = []
+            while len(events) < run.state.version:
+                page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
+                if not page.events:
+                    raise StoreUnavailable(f"the store has just lost history of run {name}; try again")
+                events += [pb.Event.FromString(event) for _, event in page.events]
+        return events
 
     async def alive(self, name: str, besides: str) -> set[str]:
         """The workers that count as alive, if any but one has a pull in flight."""
@@ -247,7 +252,7 @@ class Runs:
         await self.store.append(name, head, [event.SerializeToString()], incarnation=restored.incarnation)
         run.state = RunState(name)
 
-    async def _recall(self, run: Run, needed: NeedsHistory) -> object:
+    async def _recall(self, run: Run, needed: NeedsHistory) -> Round | None:
         recall = Recall(needed.worker, needed.round)
         before = run.state.version
         while before > 0 and not recall.done:

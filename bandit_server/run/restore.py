@@ -38,9 +38,7 @@ class Recorded:
             self.rounds[pull.round] = Round(pull, (), report)
 
 
-def restore(
-    state: RunState, request: pb.RestoreRunRequest, recorded: Recorded, incarnation: str
-) -> Decision[int]:
+def restore(state: RunState, request: pb.RestoreRunRequest, recorded: Recorded, incarnation: str) -> Decision[int]:
     """Add the rounds of a worker's journal that are not there. The answer: how many. Idempotent.
 
     A new incarnation begins if the run is gone, or if this worker is the first to say what was lost of the present

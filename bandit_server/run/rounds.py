@@ -55,25 +55,15 @@ def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) ->
         for arm in rounds.values()
     ]
     names = list(state.arms)
-    seed = state.spec.seed
-    arm = state.policy.select(
+    # The first is the choice; the rest is for a worker that loses the server before it can report.
+    arm, *later = state.policy.choose(
         state.history,
         in_flight=in_flight,
         active=state.active,
-        rng=random.generator(seed, worker, round, "select"),
-        round=round,
+        rng=random.generator(state.spec.seed, worker, round, "select"),
+        count=1 + FALLBACK_ARMS,
     )
-    later = state.policy.fallback(
-        state.history,
-        in_flight=[*in_flight, arm],
-        active=state.active,
-        rng=random.generator(seed, worker, round, "fallback"),
-        round=round + 1,
-        count=FALLBACK_ARMS,
-    )
-    pull = pb.Pull(
-        number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY
-    )
+    pull = pb.Pull(number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY)
     return pb.ArmPulled(pull=pull, fallback_arms=[names[at] for at in later])
 
 
@@ -113,6 +103,8 @@ def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.
     if measurement.outcome == pb.OUTCOME_DIVERGED:
         stored.reward = state.history.worst(arm)
         return stored
+    if state.spec.reward != pb.REWARD_KIND_ABSOLUTE and measurement.before <= 0:
+        raise Invalid(f"measurement.before is {measurement.before}; relative rewards need a loss above 0")
     kind = reward.absolute if state.spec.reward == pb.REWARD_KIND_ABSOLUTE else reward.relative
     stored.reward = kind(measurement.before, measurement.after)
     if state.spec.cost_aware:

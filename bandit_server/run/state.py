@@ -49,15 +49,15 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         ValueError: There is no such policy, option or arm; the message says which there are.
     """
     names = playable(spec)
-    name, _, arm = spec.policy.name.partition(":")
+    name, of, arm = spec.policy.name.partition(":")
     fixed = None
     if name == JOINT:
         fixed = names.index(JOINT)
-    elif arm or name == "fixed":
+    elif of or name == "fixed":
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)
-    return policies.build(name, dict(spec.policy.options), len(names), fixed=fixed)
+    return policies.build(spec.policy.name, spec.policy.options, fixed=fixed)
 
 
 class RunState:

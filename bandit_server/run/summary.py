@@ -98,4 +98,3 @@ def _arms(state: RunState) -> list[pb.ArmState]:
             arm.effective_count = belief.effective_count
         told.append(arm)
     return told
-

@@ -10,7 +10,6 @@ from typing import Any, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from bandit_server.errors import StartError, StoreUnavailable
@@ -42,11 +41,14 @@ class RedisStore:
                 timeout=deadline,
                 socket_timeout=deadline,
                 socket_connect_timeout=deadline,
-                # Connections that a restarted store has closed are opened again at once. Nothing is repeated after
-                # a timeout: the caller decides that.
-                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+                # In version 3 redis-py does not look whether a connection was closed before it is used again.
+                protocol=2,
+                # Nothing is sent twice, or an append whose answer was lost would be called "changed".
+                retry=Retry(NoBackoff(), 0),
             )
-        except ValueError as error:
+            # The options are not looked at before; this opens no connection.
+            pool.make_connection()
+        except (ValueError, TypeError) as error:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
@@ -60,7 +62,13 @@ class RedisStore:
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
-        arguments = [expected.version, expected.incarnation, incarnation, keys.PULSE_SECONDS, *events]
+        arguments: list[str | int | bytes] = [
+            expected.version,
+            expected.incarnation,
+            incarnation,
+            keys.PULSE_SECONDS,
+            *events,
+        ]
         async with self._answering():
             answer: bytes = await self._append(keys=places, args=arguments)
         return cast(Standing, answer.decode())
@@ -82,7 +90,7 @@ class RedisStore:
         """See base.py."""
         if not runs:
             return []
-        async with self._answering(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._answering(), self._redis.pipeline(transaction=True) as pipe:
             for run in runs:
                 _ask_head(pipe, run)
             told = await pipe.execute()

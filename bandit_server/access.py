@@ -1,0 +1,47 @@
+"""Who may call: whoever shows the token."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from bandit_server.errors import Unauthenticated
+
+# A load balancer asks for health without a token.
+OPEN = "/grpc.health.v1.Health/"
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses every call without `authorization: Bearer <token>`, those for the server's health excepted."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See grpc.aio.ServerInterceptor."""
+        shown = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
+        shown = shown.encode() if isinstance(shown, str) else shown
+        if handler_call_details.method.startswith(OPEN) or hmac.compare_digest(shown, self._expected):
+            return await continuation(handler_call_details)
+        return grpc.unary_unary_rpc_method_handler(_refuse if shown else _ask)
+
+
+async def _ask(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    await _abort(context, "this server wants a token: set OPTIMA_TOKEN to the one it was started with")
+
+
+async def _refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    await _abort(context, "the token is not the one this server was started with")
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], message: str) -> None:
+    reason = (("optima-reason", Unauthenticated.reason),)
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, message, reason)

@@ -1,0 +1,171 @@
+"""optima runs list | show | export | delete"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import click
+import grpc
+from google.protobuf import json_format
+
+from bandit_server.config import token
+from bandit_server.errors import StartError
+from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
+
+DEADLINE = 10.0
+OPTIONS = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
+
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class _Client:
+    """The server, as these commands call it."""
+
+    def __init__(self, address: str, token_file: Path | None) -> None:
+        self.address = address
+        self._token_file = token_file
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[tuple[BanditStub, Metadata]]:
+        """A stub and its metadata; what the server refuses, or that there is none, ends the command."""
+        try:
+            shown = token(self._token_file)
+        except StartError as error:
+            raise click.ClickException(str(error)) from error
+        metadata: Metadata = (("authorization", f"Bearer {shown}"),) if shown else ()
+        try:
+            with grpc.insecure_channel(self.address, options=OPTIONS) as channel:
+                yield BanditStub(channel), metadata
+        except grpc.RpcError as error:
+            call = cast(grpc.Call, error)
+            if call.code() == grpc.StatusCode.UNAVAILABLE and "optima-reason" not in dict(
+                call.trailing_metadata() or ()
+            ):
+                raise click.ClickException(f"no bandit server answers at {self.address}") from error
+            raise click.ClickException(str(call.details())) from error
+
+
+@click.group()
+@click.option("--server", "address", default="127.0.0.1:50051", show_default=True, envvar="OPTIMA_SERVER",
+              help="The bandit server.")  # fmt: skip
+@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Its token (or OPTIMA_TOKEN).")
+@click.pass_context
+def runs(context: click.Context, address: str, token_file: Path | None) -> None:
+    """Look at runs, take them out, delete them."""
+    context.obj = _Client(address, token_file)
+
+
+@runs.command("list")
+@click.pass_obj
+def list_runs(client: _Client) -> None:
+    """All runs, newest first."""
+    rows: list[tuple[str, ...]] = [("RUN", "STATE", "POLICY", "REPORTS", "LOSS", "WORKERS", "CREATED")]
+    with client.calling() as (stub, metadata):
+        request = pb.ListRunsRequest()
+        while True:
+            page = stub.ListRuns(request, timeout=DEADLINE, metadata=metadata)
+            rows += [_row(run) for run in page.runs]
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+    _table(rows)
+
+
+@runs.command()
+@click.argument("run")
+@click.pass_obj
+def show(client: _Client, run: str) -> None:
+    """One run: its arms and workers."""
+    with client.calling() as (stub, metadata):
+        told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
+    restored = ", restored, may be incomplete" if told.restored else ""
+    click.echo(f"{told.run}: {_state(told)}{restored}, policy {told.spec.policy.name}, seed {told.spec.seed}")
+    click.echo(
+        f"{told.pulls} pulls, {told.reports} reports ({told.tail_rounds} in the tail, {told.diverged} diverged)"
+        f", loss {_loss(told)}\n"
+    )
+    arms = [("ARM", "PULLS", "MEAN", "SD", "P(BEST)", "LAST REWARD", "MODULES")]
+    for arm in told.arms:
+        believed = arm.HasField("mean")
+        arms.append(
+            (
+                arm.arm.name + (" (paused)" if arm.paused else ""),
+                str(arm.pulls),
+                f"{arm.mean:+.3%}" if believed else "",
+                f"{arm.sd:.3%}" if believed else "",
+                f"{arm.p_best:.0%}" if believed else "",
+                f"{arm.last_reward:+.3%}" if arm.HasField("last_reward") else "",
+                _short(arm.arm.modules),
+            )
+        )
+    _table(arms)
+    workers = [("WORKER", "ALIVE", "ROUND", "REPORTS", "RANKS", "DEVICE")]
+    for worker in told.workers:
+        alive = "yes" if worker.alive else "no"
+        row = (worker.worker, alive, str(worker.round), str(worker.reports), str(worker.info.ranks), worker.info.device)
+        workers.append(row)
+    click.echo()
+    _table(workers)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--output", type=click.File("w", encoding="utf-8", lazy=True, atomic=True), default="-",
+              help="Where to (default: standard output).")  # fmt: skip
+@click.pass_obj
+def export(client: _Client, run: str, output: IO[str]) -> None:
+    """A run's whole history as JSON, an event a line (schema: Event in protos/optima/v1/bandit.proto)."""
+    with client.calling() as (stub, metadata):
+        for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
+            for event in batch.events:
+                fields = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
+                output.write(fields + "\n")
+            if batch.live:
+                break
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--force", is_flag=True, help="Although workers are alive; they go on without a server.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(client: _Client, run: str, force: bool, yes: bool) -> None:
+    """Delete a run's history; its name is refused for 30 days."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete run {run} and its history for good?", abort=True)
+    with client.calling() as (stub, metadata):
+        stub.DeleteRun(pb.DeleteRunRequest(run=run, force=force), timeout=DEADLINE, metadata=metadata)
+    click.echo(f"deleted {run}")
+
+
+def _row(run: pb.RunSummary) -> tuple[str, ...]:
+    alive = sum(worker.alive for worker in run.workers)
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created))
+    workers = f"{alive} of {len(run.workers)}"
+    return run.run, _state(run), run.spec.policy.name, str(run.reports), _loss(run), workers, created
+
+
+def _state(run: pb.RunSummary) -> str:
+    return pb.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+
+
+def _loss(run: pb.RunSummary) -> str:
+    return f"{run.first_loss:.4g} -> {run.last_loss:.4g}" if run.HasField("last_loss") else "not measured"
+
+
+def _short(modules: Sequence[str]) -> str:
+    shown = ", ".join(modules[:3])
+    return shown if len(modules) <= 3 else f"{shown}, … ({len(modules)})"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

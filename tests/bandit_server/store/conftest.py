@@ -1,0 +1,96 @@
+"""The two stores that every promise is tested on: the embedded Valkey, and a Redis of another make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bandit_server.store.embedded import EmbeddedValkey
+from bandit_server.store.redis_store import RedisStore
+from tests.stores import RedisServer, process_id, send
+
+
+@dataclass
+class Place:
+    """A real store, and what may befall it.
+
+    Attributes:
+        url: Where it listens.
+        store: What is tested.
+    """
+
+    url: str
+    store: RedisStore
+    _start_again: Callable[[], Awaitable[None]]
+
+    def freeze(self) -> Callable[[], None]:
+        """Stop its process in its tracks; returns what lets it go on."""
+        pid = process_id(self.url)
+        send(signal.SIGSTOP, pid)
+        return lambda: send(signal.SIGCONT, pid)
+
+    async def kill(self) -> None:
+        """End its process with SIGKILL."""
+        send(signal.SIGKILL, process_id(self.url))
+
+    async def start_again(self) -> None:
+        """What brings it back after `kill`; the embedded store needs nothing but time."""
+        await self._start_again()
+
+
+Scenario = Callable[[Place], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def embedded(directory: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """The embedded Valkey. It starts again by itself."""
+
+    async def nothing() -> None:
+        pass
+
+    valkey = EmbeddedValkey(directory, fsync="always")
+    try:
+        await valkey.start()
+        yield valkey.url, nothing
+    finally:
+        await valkey.stop()
+
+
+@contextlib.asynccontextmanager
+async def redis(directory: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """A redis-server, which somebody has to start again."""
+    server = RedisServer(directory)
+
+    async def start_again() -> None:
+        server.wait()
+        server.start()
+
+    try:
+        server.start()
+        yield server.url, start_again
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=[embedded, redis], ids=["embedded", "redis"])
+def at_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
+    """Plays a scenario at a store of its own, in an event loop of its own."""
+
+    def play(scenario: Scenario, deadline: float = 5.0) -> None:
+        async def whole() -> None:
+            async with request.param(tmp_path / "data") as (url, start_again):
+                store = RedisStore(url, deadline)
+                try:
+                    await scenario(Place(url, store, start_again))
+                finally:
+                    await store.close()
+
+        asyncio.run(whole())
+
+    return play

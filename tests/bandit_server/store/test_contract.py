@@ -1,0 +1,569 @@
+"""Every promise of bandit_server/store/base.py, on the embedded store and on a Redis of another make."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from bandit_server.errors import StartError, StoreUnavailable
+from bandit_server.store import keys
+from bandit_server.store.base import ALIVE_SECONDS, Head
+from bandit_server.store.redis_store import RedisStore
+from tests.bandit_server.store.conftest import Place
+from tests.bandit_server.store.proxy import Proxy
+from tests.stores import connected
+
+NONE = Head(0, "", False)
+AtStore = Callable[..., None]
+
+
+async def begin(store: RedisStore, run: str, events: int) -> Head:
+    """A run of so many events, of incarnation `one`; where it stands."""
+    payloads = [b"%d" % version for version in range(1, events + 1)]
+    await store.enlist(run, 1.0)
+    assert await store.append(run, NONE, payloads, incarnation="one") == "stored"
+    return Head(events, "one", False)
+
+
+async def in_time(answers: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
+    """What a call answers, once the store does; every earlier try must say that it is unavailable."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await answers()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline, f"no answer within {seconds} s"
+            await asyncio.sleep(0.01)
+
+
+def test_versions_have_no_gaps(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 3)
+        assert await store.append("r", head, [b"4"]) == "stored"
+        assert await store.append("r", Head(4, "one", False), [b"5", b"6"]) == "stored"
+        page = await store.read("r", 0, 100)
+        assert page.head == Head(6, "one", False)
+        assert page.events == [(version, b"%d" % version) for version in range(1, 7)]
+
+    at_store(scenario)
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        NONE,
+        Head(2, "one", False),
+        Head(4, "one", False),
+        Head(30, "one", False),
+        Head(3, "two", False),
+        Head(3, "", False),
+        Head(0, "one", False),
+    ],
+    ids=["nothing", "stale", "gap", "far gap", "other incarnation", "no incarnation", "no version"],
+)
+def test_another_head_changes_nothing(at_store: AtStore, expected: Head) -> None:
+    async def scenario(place: Place) -> None:
+        await begin(place.store, "r", 3)
+        before = await place.store.read("r", 0, 100)
+        assert await place.store.append("r", expected, [b"x", b"y"], incarnation="new", worker="w") == "changed"
+        assert await place.store.read("r", 0, 100) == before
+        assert await place.store.pulses([("r", "w")]) == {}
+
+    at_store(scenario)
+
+
+def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        assert (await store.read("r", 0, 10)).head == NONE
+        assert (await store.read("r", 7, 10)).events == []
+        assert await store.read_back("r", 7, 10) == []
+        assert await store.heads(["r"]) == [NONE]
+        assert await store.append("r", Head(1, "", False), [b"x"]) == "changed"
+        assert await store.append("r", Head(0, "one", False), [b"x"]) == "changed"
+        assert (await store.read("r", 0, 10)).head == NONE
+
+    at_store(scenario)
+
+
+def test_a_new_incarnation_goes_with_its_events(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 2)
+        assert await store.append("r", head, [b"restored"], incarnation="two") == "stored"
+        assert await store.append("r", Head(3, "one", False), [b"x"]) == "changed"
+        assert await store.append("r", Head(3, "two", False), [b"4"]) == "stored"
+        assert (await store.read("r", 2, 10)).events == [(3, b"restored"), (4, b"4")]
+        assert await store.heads(["r"]) == [Head(4, "two", False)]
+
+    at_store(scenario)
+
+
+def test_events_are_any_bytes(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        payloads = [b"", bytes(range(256)), b"\r\n$-1\r\n", b"\xff" * (1 << 20)]
+        assert await place.store.append("r", NONE, payloads, incarnation="one") == "stored"
+        assert [event for _, event in (await place.store.read("r", 0, 10)).events] == payloads
+        assert [event for _, event in await place.store.read_back("r", 4, 10)] == payloads[::-1]
+
+    at_store(scenario)
+
+
+def test_versions_stay_exact_in_long_histories(at_store: AtStore) -> None:
+    """Ten thousand events, so that a version has as many digits as it needs and pages follow each other."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 4999)
+        assert await store.append("r", head, [b"%d" % version for version in range(5000, 10_002)]) == "stored"
+        events: list[tuple[int, bytes]] = []
+        while page := (await store.read("r", len(events), 1000)).events:
+            events += page
+        assert events == [(version, b"%d" % version) for version in range(1, 10_002)]
+
+    at_store(scenario)
+
+
+def test_one_of_many_callers_succeeds(at_store: AtStore) -> None:
+    """Round after round, all callers append at the same head, over two stores' connections; one event a round."""
+
+    async def scenario(place: Place) -> None:
+        other = RedisStore(place.url)
+        head = await begin(place.store, "r", 1)
+        for version in range(1, 21):
+            callers = [(place.store, other)[caller % 2] for caller in range(50)]
+            events = [b"%d of %d" % (caller, version) for caller in range(50)]
+            answers = await asyncio.gather(
+                *(store.append("r", head, [event]) for store, event in zip(callers, events, strict=True))
+            )
+            assert sorted(answers) == ["changed"] * 49 + ["stored"]
+            page = await place.store.read("r", version, 100)
+            assert page.events == [(version + 1, events[answers.index("stored")])]
+            head = page.head
+        await other.close()
+
+    at_store(scenario)
+
+
+def compete(url: str, name: str, wins: int) -> list[bytes]:
+    """Append to run r until so many events were stored; those events. For a process of its own."""
+
+    async def whole() -> list[bytes]:
+        store = RedisStore(url, deadline=20)
+        won: list[bytes] = []
+        while len(won) < wins:
+            head = (await store.heads(["r"]))[0]
+            event = f"{name} at {head.version}".encode()
+            if await store.append("r", head, [event, event]) == "stored":
+                won.append(event)
+        await store.close()
+        return won
+
+    return asyncio.run(whole())
+
+
+def test_processes_do_not_overwrite_each_other(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        await begin(place.store, "r", 1)
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+            won = await asyncio.gather(
+                *(loop.run_in_executor(pool, compete, place.url, name, 50) for name in ("ada", "ben", "cy"))
+            )
+        events = (await place.store.read("r", 1, 1000)).events
+        assert [version for version, _ in events] == list(range(2, 302))
+        assert sorted(event for _, event in events) == sorted(2 * sum(won, []))
+        # The two events of one append stand side by side, where their writer said.
+        for (version, first), (_, second) in zip(events[::2], events[1::2], strict=True):
+            assert first == second
+            assert first.endswith(b" at %d" % (version - 1))
+
+    at_store(scenario)
+
+
+def test_several_events_are_seen_all_or_none(at_store: AtStore) -> None:
+    """While a writer appends seven at a time under an incarnation of their own, every read sees one moment."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        done = False
+
+        async def write() -> None:
+            nonlocal done
+            head = NONE
+            for version in range(7, 7 * 150, 7):
+                after = Head(version, f"at {version}", False)
+                assert await store.append("r", head, [b"x"] * 7, incarnation=after.incarnation) == "stored"
+                head = after
+            done = True
+
+        def check(head: Head) -> None:
+            assert head.version % 7 == 0
+            assert head.incarnation == (f"at {head.version}" if head.version else "")
+
+        async def read() -> None:
+            while not done:
+                page = await store.read("r", 0, 10_000)
+                check(page.head)
+                assert len(page.events) == page.head.version
+
+        async def look() -> None:
+            while not done:
+                for head in await store.heads(["r"] * 500):
+                    check(head)
+
+        await asyncio.gather(write(), read(), look(), look())
+
+    at_store(scenario)
+
+
+def test_reading_in_pages(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        await begin(store, "r", 5)
+        assert (await store.read("r", 0, 2)).events == [(1, b"1"), (2, b"2")]
+        assert (await store.read("r", 2, 2)).events == [(3, b"3"), (4, b"4")]
+        assert (await store.read("r", 4, 2)).events == [(5, b"5")]
+        for after in (5, 99):
+            page = await store.read("r", after, 2)
+            assert page.events == []
+            assert page.head == Head(5, "one", False)
+
+    at_store(scenario)
+
+
+def test_reading_back_in_pages(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        await begin(store, "r", 5)
+        assert await store.read_back("r", 5, 2) == [(5, b"5"), (4, b"4")]
+        assert await store.read_back("r", 3, 2) == [(3, b"3"), (2, b"2")]
+        assert await store.read_back("r", 1, 2) == [(1, b"1")]
+        assert await store.read_back("r", 0, 2) == []
+        assert await store.read_back("r", 99, 1) == [(5, b"5")]
+
+    at_store(scenario)
+
+
+def test_heads_come_in_the_order_asked_for(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        await begin(store, "a", 1)
+        await begin(store, "b", 2)
+        await begin(store, "gone", 3)
+        await store.delete("gone")
+        heads = await store.heads(["b", "none", "gone", "a", "b"])
+        assert heads == [Head(2, "one", False), NONE, Head(0, "", True), Head(1, "one", False), Head(2, "one", False)]
+        assert await store.heads([]) == []
+
+    at_store(scenario)
+
+
+def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
+    """Many runs of one moment are in one order, too: whatever the page's length, none is missed and none comes twice.
+    Times are kept exactly."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        moment = 1_760_000_000.123456
+        times = {f"same-{number}": moment for number in range(12)}
+        times |= {"older": moment - 1e-6, "oldest": 0.1, "newer": moment + 1e-6, "newest": moment + 60}
+        for name, created in times.items():
+            await store.enlist(name, created)
+        whole = sorted(((created, name) for name, created in times.items()), reverse=True)
+        assert await store.names(100) == whole
+        for length in (1, 2, 3, 5, 16, 17):
+            pages: list[tuple[float, str]] = []
+            while page := await store.names(length, pages[-1] if pages else None):
+                assert len(page) <= length
+                pages += page
+            assert pages == whole
+        # The place after a run that is gone by now.
+        assert await store.names(1, (moment, "same-99x")) == [(moment, "same-9")]
+        assert await store.names(100, (0.1, "a")) == []
+
+    at_store(scenario)
+
+
+def test_a_known_run_keeps_its_time(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        assert await place.store.names(10) == []
+        await place.store.enlist("r", 5.0)
+        await place.store.enlist("r", 9.0)
+        assert await place.store.names(10) == [(5.0, "r")]
+
+    at_store(scenario)
+
+
+def test_a_deleted_run_leaves_a_tombstone(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 3)
+        await begin(store, "other", 1)
+        for _ in range(2):
+            await store.delete("r")
+            for expected in (head, NONE, Head(0, "", True)):
+                assert await store.append("r", expected, [b"x"], incarnation="two", worker="w") == "deleted"
+            page = await store.read("r", 0, 10)
+            assert page.head == Head(0, "", True)
+            assert page.events == []
+            assert await store.read_back("r", 3, 10) == []
+            assert await store.names(10) == [(1.0, "other")]
+            assert await store.pulses([("r", "w")]) == {}
+        assert (await store.read("other", 0, 10)).head == Head(1, "one", False)
+        with connected(place.url) as client:
+            assert keys.TOMBSTONE_SECONDS - 60 < client.ttl(keys.tombstone("r")) <= keys.TOMBSTONE_SECONDS
+
+    at_store(scenario)
+
+
+def test_a_run_can_be_refused_before_it_exists(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        await place.store.delete("r")
+        assert await place.store.append("r", NONE, [b"x"], incarnation="one") == "deleted"
+
+    at_store(scenario)
+
+
+def test_signs_of_life(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        await begin(store, "r", 1)
+        workers = [("r", "caller"), ("r", "beating"), ("r", "silent"), ("other", "caller")]
+        assert await store.pulses(workers) == {}
+        assert await store.append("r", Head(1, "one", False), [b"2"], worker="caller") == "stored"
+        await store.beat("r", "beating", b"fast")
+        await store.beat("r", "beating")
+        pulses = await store.pulses(workers)
+        assert pulses.keys() == {("r", "caller"), ("r", "beating")}
+        assert pulses["r", "caller"].heartbeat == b""
+        assert pulses["r", "beating"].heartbeat == b"fast"
+        assert await store.append("r", Head(2, "one", False), [b"3"], worker="beating") == "stored"
+        pulses = await store.pulses(workers)
+        assert pulses["r", "beating"].heartbeat == b"fast"
+        assert all(0 <= pulse.age < 5 and pulse.alive for pulse in pulses.values())
+        assert await store.pulses([]) == {}
+
+    at_store(scenario)
+
+
+def test_signs_of_life_age_and_go(at_store: AtStore) -> None:
+    """Time passes by shortening what is left of the key's life; every kind of call makes a worker young again."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 1)
+
+        async def age() -> float:
+            return (await store.pulses([("r", "w")]))["r", "w"].age
+
+        def let_pass(seconds: float) -> None:
+            with connected(place.url) as client:
+                assert client.pexpire(keys.pulse("r", "w"), int(1000 * (keys.PULSE_SECONDS - seconds)))
+
+        await store.beat("r", "w", b"first")
+        let_pass(ALIVE_SECONDS - 5)
+        assert ALIVE_SECONDS - 5 <= await age() < ALIVE_SECONDS
+        let_pass(ALIVE_SECONDS)
+        assert not (await store.pulses([("r", "w")]))["r", "w"].alive
+        await store.beat("r", "w")
+        assert await age() < 5
+        let_pass(1000)
+        assert await store.append("r", head, [b"2"], worker="w") == "stored"
+        assert await age() < 5
+        let_pass(1000)
+        await store.beat("r", "w", b"second")
+        assert await age() < 5
+        let_pass(keys.PULSE_SECONDS)
+        assert await store.pulses([("r", "w")]) == {}
+
+    at_store(scenario)
+
+
+def every_call(store: RedisStore, run: str) -> list[Awaitable[Any]]:
+    """One call of every kind."""
+    return [
+        store.append(run, NONE, [b"x"], incarnation="one", worker="w"),
+        store.read(run, 0, 10),
+        store.read_back(run, 10, 10),
+        store.heads([run, "other"]),
+        store.enlist(run, 1.0),
+        store.names(10),
+        store.delete(run),
+        store.beat(run, "w"),
+        store.beat(run, "w", b"heartbeat"),
+        store.pulses([(run, "w")]),
+        store.ping(),
+    ]
+
+
+async def all_unavailable(calls: list[Awaitable[Any]], seconds: float) -> None:
+    """Every call says, within so many seconds, that the store is unavailable."""
+    began = time.monotonic()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert time.monotonic() - began < seconds
+    for answer in answers:
+        assert isinstance(answer, StoreUnavailable), answer
+        assert "try again" in str(answer)
+
+
+def test_a_frozen_store_is_unavailable_in_time_and_recovers(at_store: AtStore) -> None:
+    """More calls than there are connections, and afterwards each gets its own answer, not one left over."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        heads = {f"run-{events}": await begin(store, f"run-{events}", events) for events in range(1, 21)}
+        thaw = place.freeze()
+        try:
+            await all_unavailable(every_call(store, "victim"), seconds=1.5)
+            await all_unavailable([store.read("run-1", 0, 10) for _ in range(200)], seconds=1.5)
+        finally:
+            thaw()
+        await in_time(store.ping)
+        for _ in range(5):
+            pages = await asyncio.gather(*(store.read(run, 0, 100) for run in heads))
+            assert [page.head for page in pages] == list(heads.values())
+            assert await store.heads(list(heads)) == list(heads.values())
+        assert await store.append("run-1", heads["run-1"], [b"2"]) == "stored"
+
+    at_store(scenario, deadline=0.5)
+
+
+def test_closing_does_not_wait_for_a_frozen_store(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        await asyncio.gather(*(place.store.ping() for _ in range(10)))
+        thaw = place.freeze()
+        try:
+            began = time.monotonic()
+            await place.store.close()
+            await place.store.close()
+            assert time.monotonic() - began < 1.5
+        finally:
+            thaw()
+
+    at_store(scenario)
+
+
+def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStore) -> None:
+    """A writer goes on all the while. What was stored stays, in order; what it was told nothing of is there or not;
+    nothing else is there."""
+
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 1)
+        acknowledged: dict[int, bytes] = {1: b"1"}
+        tried = {b"1"}
+        done = False
+
+        async def write() -> None:
+            nonlocal head
+            while not done:
+                event = b"%d, try %d" % (head.version + 1, len(tried))
+                tried.add(event)
+                try:
+                    assert await store.append("r", head, [event]) == "stored"
+                    head = Head(head.version + 1, "one", False)
+                    acknowledged[head.version] = event
+                except StoreUnavailable:
+                    head = (await in_time(lambda: store.read("r", 0, 1))).head
+
+        writer = asyncio.create_task(write())
+        for _ in range(2):
+            goal = len(acknowledged) + 50
+            while len(acknowledged) < goal and not writer.done():
+                await asyncio.sleep(0.005)
+            await place.kill()
+            await place.start_again()
+        goal = len(acknowledged) + 50
+        while len(acknowledged) < goal and not writer.done():
+            await asyncio.sleep(0.005)
+        done = True
+        await writer
+        stored = dict((await store.read("r", 0, 1_000_000)).events)
+        assert list(stored) == list(range(1, len(stored) + 1))
+        assert {version: stored[version] for version in acknowledged} == acknowledged
+        assert set(stored.values()) <= tried
+
+    at_store(scenario)
+
+
+def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        head = await begin(store, "r", 1)
+        await asyncio.gather(*(store.ping() for _ in range(10)))
+        with connected(place.url) as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        # So that the event loop hears of it.
+        await asyncio.sleep(0.05)
+        assert await store.append("r", head, [b"2"]) == "stored"
+        await asyncio.gather(*(store.read("r", 0, 10) for _ in range(10)))
+
+    at_store(scenario)
+
+
+def test_an_append_whose_answer_is_lost_is_unavailable(at_store: AtStore) -> None:
+    """It was stored, and `changed` would say that it was not."""
+
+    async def scenario(place: Place) -> None:
+        head = await begin(place.store, "r", 1)
+        async with Proxy(place.url) as proxy:
+            store = RedisStore(proxy.url)
+            assert await store.append("r", head, [b"2"]) == "stored"
+            proxy.lose_next_answer()
+            with pytest.raises(StoreUnavailable):
+                await store.append("r", Head(2, "one", False), [b"3"])
+            assert (await store.read("r", 0, 10)).events == [(1, b"1"), (2, b"2"), (3, b"3")]
+            await store.close()
+
+    at_store(scenario)
+
+
+def test_nobody_there_is_unavailable() -> None:
+    async def scenario() -> None:
+        store = RedisStore("unix:///nonexistent/redis.sock", deadline=0.5)
+        await all_unavailable(every_call(store, "r"), seconds=1.5)
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_does_not_write_says_why(at_store: AtStore) -> None:
+    """All of an append's events are refused, with the reason."""
+
+    async def scenario(place: Place) -> None:
+        head = await begin(place.store, "r", 1)
+        with connected(place.url) as client:
+            client.config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await place.store.append("r", head, [b"2", b"3"])
+        with connected(place.url) as client:
+            client.config_set("maxmemory", "0")
+        assert (await place.store.read("r", 0, 10)).events == [(1, b"1")]
+        assert await place.store.append("r", head, [b"2"]) == "stored"
+
+    at_store(scenario)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "redis://localhost:port",
+        "redis://localhost:99999",
+        "redis://localhost?db=first",
+        "redis://localhost?databse=1",
+    ],
+)
+def test_a_wrong_url_is_refused_with_a_sentence(url: str) -> None:
+    with pytest.raises(StartError, match=r"^--redis-url: .*\(expected something like redis://host:6379/0\)$"):
+        RedisStore(url)

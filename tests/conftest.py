@@ -1,0 +1,24 @@
+"""What tests of several packages need: a real bandit server with a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bandit_server.config import Settings
+from bandit_server.server import Server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the embedded store, for every test that does not harm it; runs are told apart by name."""
+    settings = Settings(port=0, dashboard_port=None, data_dir=tmp_path_factory.mktemp("store"))
+    with Server(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def address(server: Server) -> str:
+    """Where that server listens."""
+    return server.address

@@ -1,0 +1,127 @@
+"""Real stores for tests: Debian's redis-server, and what is needed to look at a store from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import redis
+
+
+class RedisServer:
+    """A `redis-server` process with an append-only file, on a unix socket; to be killed, frozen and started again.
+
+    Args:
+        directory: Where its data is; made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        # A socket's path must be short, and a test's directory need not be.
+        self._socket_directory = Path(tempfile.mkdtemp(prefix="redis-"))
+        self._socket = self._socket_directory / "redis.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Return once it answers."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "dir": str(self._directory),
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+        }
+        arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
+        eventually(lambda: answers(self.url), seconds=30)
+
+    def wait(self) -> None:
+        """Return once it has ended."""
+        assert self._process is not None
+        self._process.wait(timeout=10)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in, and remove its socket."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    """A running redis-server with its data in a directory; yields its URL."""
+    server = RedisServer(directory)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.stop()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Return once the condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def answers(url: str) -> bool:
+    """Whether a store answers there."""
+    with contextlib.suppress(redis.RedisError), connected(url) as client:
+        return bool(client.ping())
+    return False
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[redis.Redis]:
+    """A connection of one's own to a store, past our code."""
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def process_id(url: str) -> int:
+    """The process that answers there."""
+    with connected(url) as client:
+        return int(client.info("server")["process_id"])
+
+
+def store_processes(directory: Path) -> list[psutil.Process]:
+    """The embedded stores that live on a data directory."""
+    found = []
+    for process in psutil.process_iter(["status", "cmdline"]):
+        line = process.info["cmdline"] or []
+        if process.info["status"] != psutil.STATUS_ZOMBIE and str(directory) in line:
+            found.append(process)
+    return found
+
+
+def send(number: signal.Signals, pid: int) -> None:
+    """Send a signal to a process."""
+    os.kill(pid, number)
