@@ -240,13 +240,16 @@ class Courier:
     def _restore(self) -> None:
         """Give the whole journal back; until the last of it is in, the run counts as lost."""
         restored = 0
-        for records in _chunks(self._journal.records()):
+        given = self._journal.records()
+        through = max((record.pull.round for record in given if record.HasField("measurement")), default=-1)
+        for records in _chunks(given):
             response = self._wire.restore_run(
                 pb.RestoreRunRequest(caller=self._caller, spec=self._spec, info=self._info, records=records)
             )
             self._saw(response.run.incarnation, response.run.version)
             restored += response.restored
-        self._journal.restored(self._caller.incarnation, self._caller.seen_version)
+        self._journal.restored(self._caller.incarnation, self._caller.seen_version, through)
+        self._handover.settle_through(through)
         self._lost = False
         log.warning("%d rounds were given back to the bandit server", restored)
 

@@ -135,6 +135,14 @@ class Handover:
             report.settled = True
             self._changed.notify_all()
 
+    def settle_through(self, round: int) -> None:
+        """The reports up to a round are stored. The newest is sent all the same, for its reward: the trainer may be
+        waiting for it."""
+        with self._changed:
+            while len(self._reports) > 1 and self._reports[0].round <= round:
+                self._reports.popleft().settled = True
+            self._changed.notify_all()
+
     def answer(self, question: Question, decide: Callable[[], Pull | None]) -> None:
         """Answer with what `decide` returns (None: finished), unless the trainer's thread has gone on by itself."""
         with self._changed:

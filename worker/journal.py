@@ -9,7 +9,7 @@ tells a resumed worker which arm it trained in which round. Kinds of lines, in t
     report    what came of it: round, arm, chosen_by, measurement; written before it is sent
     reply     the report as the server stored it: number, reward; measurement where it is not ours
     refused   the server will not have the report: reason
-    restored  the history was given back: incarnation, version
+    restored  the history was given back: incarnation, version, through (the last round with a report)
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ class Journal:
         """The server will not have this round's report; it is not sent again."""
         self._append(kind="refused", round=round, reason=reason)
 
-    def restored(self, incarnation: str, version: int) -> None:
-        """All of this worker's rounds were given back to a server that had lost them."""
-        self._append(kind="restored", incarnation=incarnation, version=version)
+    def restored(self, incarnation: str, version: int, through: int) -> None:
+        """This worker's rounds were given back to a server that had lost them, with all reports up to a round."""
+        self._append(kind="restored", incarnation=incarnation, version=version, through=through)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -221,7 +221,11 @@ class Journal:
             self._rounds[entry["round"]] = replace(self._rounds[entry["round"]], settled=True, refused=True)
         elif kind in ("pull", "report", "reply"):
             self._apply_to_round(kind, entry, self._rounds.get(entry["round"]))
-        elif kind not in ("joined", "restored"):
+        elif kind == "restored":
+            for number, known in self._rounds.items():
+                if number <= entry["through"] and known.measurement is not None:
+                    self._rounds[number] = replace(known, settled=True)
+        elif kind != "joined":
             raise ValueError(f"no kind of line is called {kind!r}")
         if entry.get("incarnation"):
             same = entry["incarnation"] == self.incarnation

@@ -24,7 +24,7 @@ VOCABULARY = (
     *("?", ":", "yes", "no"),
 )
 WORD = {word: number for number, word in enumerate(VOCABULARY)}
-CONTEXT_LENGTH = 14
+CONTEXT_LENGTH = 15
 TEXT_DRAWS = 5
 """How many random words ``say`` uses for each row."""
 
@@ -90,10 +90,11 @@ def _yes(truth: Flags) -> Ints:
 
 
 def _caption(labels: Ints, words: Words) -> Said:
-    columns: list[str | Ints] = []
+    # The colon tells it from a statement, which may begin with the same words.
+    columns: list[str | Ints] = [":"]
     for cell in range(4):
         columns += [("top", "bottom")[cell // 2], ("left", "right")[cell % 2], labels[:, cell] + _ZERO]
-    return _compose(len(labels), *columns, answers=len(columns))
+    return _compose(len(labels), *columns, answers=len(columns) - 1)
 
 
 def _position(labels: Ints, words: Words) -> Said:
