@@ -17,6 +17,8 @@ MOST_ENTRIES = 256
 LONGEST_TEXT = 256
 LONGEST_ROUND = 2**40
 MOST_RECORDS = 2000
+# 30 years; the sum of any number of them is finite.
+LONGEST_SECONDS = 1e9
 
 
 def name(value: str, what: str) -> None:
@@ -43,7 +45,7 @@ def caller(given: pb.Caller, optional: bool = False) -> None:
 def round(number: int) -> None:
     """A round's number."""
     if not 0 <= number < LONGEST_ROUND:
-        raise Invalid(f"round is {number}; rounds are numbered from 0")
+        raise Invalid(f"round is {number}; rounds are numbered from 0, up to 2^40")
 
 
 def text(value: str, what: str) -> None:
@@ -55,6 +57,7 @@ def text(value: str, what: str) -> None:
 def spec(given: pb.RunSpec) -> pb.RunSpec:
     """A run's spec, with what is not set in it set to what that means."""
     _arms(given.arms)
+    text(given.policy.name, "spec.policy.name")
     _numbers(given.policy.options, "spec.policy.options")
     if given.reward not in pb.RewardKind.values() or given.train not in pb.TrainMode.values():
         raise Invalid("spec.reward or spec.train has a value that this server does not know")
@@ -99,8 +102,8 @@ def measurement(given: pb.Measurement) -> None:
             raise Invalid(f"measurement.{field} is {value}; a round whose loss is not finite is reported as DIVERGED")
     for field in ("seconds", "probe_seconds"):
         value = getattr(given, field)
-        if not (math.isfinite(value) and value >= 0):
-            raise Invalid(f"measurement.{field} is {value}; expected a finite number of seconds, 0 or more")
+        if not 0 <= value <= LONGEST_SECONDS:
+            raise Invalid(f"measurement.{field} is {value}; expected seconds, from 0 to {LONGEST_SECONDS:g}")
     _numbers(given.terms, "measurement.terms")
     _numbers(given.metrics, "measurement.metrics")
 
@@ -124,7 +127,7 @@ def records(given: pb.RestoreRunRequest) -> None:
         if record.pull.worker not in ("", given.caller.worker):
             raise Invalid(f"a record is of worker {brief(record.pull.worker)}, not of {given.caller.worker}")
         if record.numbered and record.pull.number >= LONGEST_ROUND:
-            raise Invalid(f"a record has pull number {record.pull.number}; pulls are numbered from 0")
+            raise Invalid(f"a record has pull number {record.pull.number}; expected one below 2^40")
         if record.HasField("measurement"):
             measurement(record.measurement)
         elif record.pull.chosen_by != pb.CHOSEN_BY_POLICY:

@@ -52,10 +52,14 @@ class _Watcher:
         self._told = told
         self._started = False
         self._pulsed = 0.0
+        # Every which reward a point of the posterior is sent for.
+        self._every = 1
 
     async def news(self) -> AsyncIterator[pb.WatchRunResponse]:
         """What has been appended since, in batches; or the workers' signs of life, when it is time for them."""
         page = await self._read()
+        # An event in two is a reward.
+        self._every = max(1, math.ceil((page.head.version - self._told) / 2 / POINTS))
         while page.events or not self._started:
             live = self._state.version + len(page.events) >= page.head.version
             batch = await self._batch(page, live)
@@ -82,7 +86,6 @@ class _Watcher:
 
     async def _batch(self, page: Page, live: bool) -> pb.WatchRunResponse | None:
         events, points = [], []
-        every = max(1, math.ceil((page.head.version - self._told) / POINTS / 2))
         for version, stored in page.events:
             event = pb.Event.FromString(stored)
             self._state.apply(event)
@@ -90,7 +93,7 @@ class _Watcher:
                 continue
             events.append(event)
             rewarded = event.HasField("reward_reported") and event.reward_reported.HasField("reward")
-            if rewarded and (self._state.rewards % every == 0 or version == page.head.version):
+            if rewarded and (self._state.rewards % self._every == 0 or version == page.head.version):
                 point = summary.point(self._state)
                 if point is not None:
                     points.append(point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -89,6 +90,14 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+async def soon(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """As `eventually`, while the event loop goes on."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.005)
+
+
 def answers(url: str) -> bool:
     """Whether a store answers there."""
     with contextlib.suppress(redis.RedisError), connected(url) as client:
@@ -113,12 +122,13 @@ def process_id(url: str) -> int:
 
 
 def store_processes(directory: Path) -> list[psutil.Process]:
-    """The embedded stores that live on a data directory."""
+    """The embedded stores that live on a data directory: they hold its one lock, and their server both."""
     found = []
-    for process in psutil.process_iter(["status", "cmdline"]):
-        line = process.info["cmdline"] or []
-        if process.info["status"] != psutil.STATUS_ZOMBIE and str(directory) in line:
-            found.append(process)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            files = {file.path for file in process.open_files()}
+            if str(directory / "store.lock") in files and str(directory / "server.lock") not in files:
+                found.append(process)
     return found
 
 

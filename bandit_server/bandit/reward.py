@@ -20,6 +20,11 @@ def absolute(before: float, after: float) -> float:
     return _finite(before - after)
 
 
+def per_cost(reward: float, cost: float) -> float:
+    """A reward divided by its arm's relative cost, above 0 (Costs.relative)."""
+    return _finite(reward / cost)
+
+
 def _finite(value: float) -> float:
     """Two finite losses at the ends of the floating range may have a decrement that is not."""
     return max(-sys.float_info.max, min(sys.float_info.max, value))

@@ -108,7 +108,7 @@ def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.
     kind = reward.absolute if state.spec.reward == pb.REWARD_KIND_ABSOLUTE else reward.relative
     stored.reward = kind(measurement.before, measurement.after)
     if state.spec.cost_aware:
-        stored.reward /= state.costs.relative(pull.worker, arm)
+        stored.reward = reward.per_cost(stored.reward, state.costs.relative(pull.worker, arm))
     return stored
 
 

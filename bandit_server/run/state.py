@@ -49,11 +49,11 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         ValueError: There is no such policy, option or arm; the message says which there are.
     """
     names = playable(spec)
-    name, of, arm = spec.policy.name.partition(":")
+    name, _, arm = spec.policy.name.partition(":")
     fixed = None
-    if name == JOINT:
+    if spec.policy.name == JOINT:
         fixed = names.index(JOINT)
-    elif of or name == "fixed":
+    elif name == "fixed":
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)

@@ -76,8 +76,16 @@ class EmbeddedValkey:
         """Return once it answers.
 
         Raises:
-            StartError: Another server uses the directory, it cannot be written, or Valkey does not start.
+            StartError: Another server uses the directory, it cannot be written, or Valkey does not start. Nothing is
+                held then, and it may be tried again.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             server_lock, store_lock = self._open("server.lock"), self._open("store.lock")
@@ -117,6 +125,8 @@ class EmbeddedValkey:
         self._locks.clear()
         if self._socket_directory is not None:
             shutil.rmtree(self._socket_directory, ignore_errors=True)
+            self._socket_directory = None
+            self._socket = self._directory / "valkey.sock"
 
     def _open(self, name: str) -> IO[bytes]:
         lock = (self._directory / name).open("ab")
@@ -193,7 +203,7 @@ class EmbeddedValkey:
             try:
                 await self._launch(lock)
                 pause = 0.1
-            except StartError as error:
+            except (StartError, OSError) as error:
                 log.error("%s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 10.0)

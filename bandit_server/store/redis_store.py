@@ -41,13 +41,13 @@ class RedisStore:
                 timeout=deadline,
                 socket_timeout=deadline,
                 socket_connect_timeout=deadline,
-                # In version 3 redis-py does not look whether a connection was closed before it is used again.
+                # Over version 3, redis-py does not notice that a connection it has at hand was closed meanwhile.
                 protocol=2,
                 # Nothing is sent twice, or an append whose answer was lost would be called "changed".
                 retry=Retry(NoBackoff(), 0),
             )
-            # The options are not looked at before; this opens no connection.
-            pool.make_connection()
+            # Options that do not exist are noticed only here; this opens no connection.
+            cast(Any, pool).make_connection()
         except (ValueError, TypeError) as error:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
@@ -84,7 +84,8 @@ class RedisStore:
     async def read_back(self, run: str, before: int, limit: int) -> list[tuple[int, bytes]]:
         """See base.py."""
         async with self._answering():
-            return _events(await self._redis.xrevrange(keys.events(run), max=f"{before}-0", count=limit))
+            found: Any = await self._redis.xrevrange(keys.events(run), max=f"{before}-0", count=limit)
+        return _events(found)
 
     async def heads(self, runs: Sequence[str]) -> list[Head]:
         """See base.py."""
@@ -108,7 +109,7 @@ class RedisStore:
         start = 0
         async with self._answering():
             while len(found) < limit:
-                page = await self._redis.zrevrangebyscore(
+                page: Any = await self._redis.zrevrangebyscore(
                     keys.RUNS, highest, "-inf", start=start, num=limit, withscores=True
                 )
                 start += len(page)

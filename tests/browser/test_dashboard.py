@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,45 +13,14 @@ from playwright.sync_api import expect
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.driver import Driver
-from tests.bandit_server.dashboard.serving import DEADLINE, dashboard
+from tests.bandit_server.dashboard.serving import dashboard
 from tests.browser.conftest import Opener, keep
-
-
-class ServerProcess:
-    """A bandit server of its own process, that can be killed and started again on the same port and data."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.ports = [_free_port(), _free_port()]
-        self.address = f"127.0.0.1:{self.ports[0]}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Return once it serves."""
-        command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", str(self.ports[0])]
-        command += ["--dashboard-port", str(self.ports[1]), "--data-dir", str(self.directory)]
-        log = (self.directory / "server.log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        with grpc.insecure_channel(self.address) as channel:
-            grpc.channel_ready_future(channel).result(DEADLINE)
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.server_process import ServerProcess
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path)
-    server.start()
+    server = ServerProcess(tmp_path / "store")
     yield server
     server.kill()
 
@@ -92,7 +58,7 @@ def test_a_run_appears_in_the_list_by_itself(process: ServerProcess, open_page: 
     with dashboard(process.address) as url:
         page = open_page(url, color_scheme="dark")
         expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
-        told = f"deepspeed worker/train.py --bandit-addr 127.0.0.1:{process.ports[0]}"
+        told = f"deepspeed worker/train.py --bandit-addr {process.address}"
         expect(page.locator("#none code")).to_have_text(told)
         keep(page, "runs-empty-dark")
         with worker_of(process.address, "first") as worker:

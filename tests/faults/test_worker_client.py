@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
-import psutil
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
-from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.launch import ROOT, free_port
+from tests.launch import ROOT
+from tests.server_process import ServerProcess
 from worker.bandit_client import BanditClient, Pull, Reported
 from worker.errors import Fenced
 from worker.journal import Journal
@@ -34,111 +31,6 @@ SPEC = pb.RunSpec(
     train=pb.TRAIN_MODE_FORCED,
     steps_per_round=1,
 )
-
-
-class ServerProcess:
-    """`optima serve` on a port of its own, with the embedded store; to be killed, frozen and started again."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.address = f"127.0.0.1:{free_port()}"
-        self._dashboard = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        port = self.address.rpartition(":")[2]
-        command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", port, "--data-dir", str(self.data)]
-        self._process = subprocess.Popen(
-            [*command, "--dashboard-port", str(self._dashboard)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.data.parent / "server.log").open("ab"),
-        )
-        with self.stub() as stub:
-            eventually(lambda: answers(stub), seconds=30)
-
-    def kill(self) -> None:
-        """Kill it as the kernel would, its store with it."""
-        for process in self._tree():
-            process.kill()
-        self._wait()
-
-    def restart(self) -> None:
-        """Kill it and start it again."""
-        self.kill()
-        self.start()
-
-    def freeze(self) -> None:
-        """Stop it in its tracks: connections stay, answers do not come."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def store(self) -> psutil.Process:
-        """The embedded store's process."""
-        return next(p for p in self._tree() if "valkey" in p.name() or "redis" in p.name())
-
-    def lose_everything(self) -> None:
-        """Kill it, and start it again on an empty disk."""
-        self.kill()
-        shutil.rmtree(self.data)
-        self.start()
-
-    @contextlib.contextmanager
-    def stub(self) -> Iterator[BanditStub]:
-        """A client that sees what an operator sees."""
-        with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            yield BanditStub(channel)
-
-    def run(self, name: str = "r") -> pb.RunSummary:
-        """The run as it stands."""
-        with self.stub() as stub:
-            return stub.GetRun(pb.GetRunRequest(run=name), timeout=10, wait_for_ready=True).run
-
-    def reports(self, name: str = "r") -> list[pb.RewardReported]:
-        """All reports of the run's history, in order."""
-        with self.stub() as stub:
-            stream = stub.WatchRun(pb.WatchRunRequest(run=name), timeout=20, wait_for_ready=True)
-            events: list[pb.Event] = []
-            for batch in stream:
-                events.extend(batch.events)
-                if batch.live:
-                    stream.cancel()
-                    break
-        return [event.reward_reported for event in events if event.HasField("reward_reported")]
-
-    def _tree(self) -> list[psutil.Process]:
-        assert self._process is not None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            return [process, *process.children(recursive=True)]
-        return []
-
-    def _wait(self) -> None:
-        assert self._process is not None
-        self._process.wait(10)
-
-
-def answers(stub: BanditStub) -> bool:
-    try:
-        stub.ListRuns(pb.ListRunsRequest(page_size=1), timeout=1)
-    except grpc.RpcError:
-        return False
-    return True
-
-
-def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.02)
 
 
 @pytest.fixture

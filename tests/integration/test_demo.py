@@ -55,5 +55,5 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, mark: str) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    gone, alive = psutil.wait_procs(started, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []

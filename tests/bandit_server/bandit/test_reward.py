@@ -82,3 +82,8 @@ def test_rounds_that_took_no_time_cost_what_others_cost() -> None:
 def test_only_recent_round_times_count() -> None:
     costs = _costs({0: [1.0] * 50 + [8.0] * TIMES_KEPT, 1: [4.0]})
     assert costs.relative("w", 0) == 8.0 / 6.0
+
+
+def test_a_reward_per_cost_is_finite_too() -> None:
+    assert reward.per_cost(0.5, 2.0) == 0.25
+    assert reward.per_cost(-1e300, 1e-200) == -sys.float_info.max

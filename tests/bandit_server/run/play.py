@@ -33,7 +33,12 @@ def spec(
 def measured(before: float = 1.0, after: float = 0.9, seconds: float = 2.0, **fields: object) -> pb.Measurement:
     """A round that went well."""
     return pb.Measurement(
-        outcome=pb.OUTCOME_MEASURED, before=before, after=after, seconds=seconds, steps=10, **fields  # type: ignore[arg-type]
+        outcome=pb.OUTCOME_MEASURED,
+        before=before,
+        after=after,
+        seconds=seconds,
+        steps=10,
+        **fields,  # type: ignore[arg-type]
     )
 
 
@@ -117,15 +122,18 @@ class Play:
         self.do(lifecycle.finish(self.state, "me"))
 
     def restore(
-        self, records: list[pb.JournalRecord], worker: str = "w", incarnation: str = "second", **caller: object
+        self, records: list[pb.JournalRecord], worker: str = "w", starts: str = "second", **caller: object
     ) -> int:
         """A worker gives its journal back; how many rounds were missing. `caller`: what it has seen, if not all."""
-        process = self.processes.setdefault(worker, "p1")
-        request = pb.RestoreRunRequest(
-            caller=self.caller(worker, process=process, **caller), spec=self.spec, records=records
-        )
-        recorded = restore.Recorded(worker, self.events)
-        return self.do(restore.restore(self.state, request, recorded, incarnation))
+        return self.do(self.decide_restore(records, worker, starts, **caller))
+
+    def decide_restore(
+        self, records: list[pb.JournalRecord], worker: str = "w", starts: str = "second", **caller: object
+    ) -> Decision[int]:
+        """What a restore comes to. `starts`: the incarnation that it starts, if it does."""
+        self.processes.setdefault(worker, "p1")
+        request = pb.RestoreRunRequest(caller=self.caller(worker, **caller), spec=self.spec, records=records)
+        return restore.restore(self.state, request, restore.Recorded(worker, self.events), starts)
 
     def _recalling(self, decide: Callable[[Recalled | None], Decision[T]]) -> Decision[T]:
         """A round too old to be at hand is looked up in the events."""
@@ -143,12 +151,12 @@ def journal(events: list[pb.Event], worker: str = "w") -> list[pb.JournalRecord]
     """What the worker's journal says of a run, its rounds in order."""
     records: dict[int, pb.JournalRecord] = {}
     for event in events:
-        if event.WhichOneof("kind") == "arm_pulled":
+        kind = event.WhichOneof("kind")
+        if kind == "arm_pulled" and event.arm_pulled.pull.worker == worker:
             pull = event.arm_pulled.pull
             records[pull.round] = pb.JournalRecord(pull=pull, numbered=True)
-        elif event.WhichOneof("kind") == "reward_reported":
+        elif kind == "reward_reported" and event.reward_reported.pull.worker == worker:
             report = event.reward_reported
-            records[report.pull.round] = pb.JournalRecord(
-                pull=report.pull, numbered=True, measurement=report.measurement
-            )
-    return [record for _, record in sorted(records.items()) if record.pull.worker == worker]
+            pull = report.pull
+            records[pull.round] = pb.JournalRecord(pull=pull, numbered=True, measurement=report.measurement)
+    return [record for _, record in sorted(records.items())]

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from pathlib import Path
 
 
 class Proxy:
-    """Passes bytes between whoever connects to `url` and a store on a unix socket."""
+    """Passes bytes between whoever connects to `url`, over TCP, and a store on a unix socket."""
 
     def __init__(self, url: str) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="proxy-"))
         self._behind = url.removeprefix("unix://")
-        self._socket = self._directory / "proxy.sock"
         self._server: asyncio.Server | None = None
         self._losing = False
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"unix://{self._socket}"
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()
+        return f"redis://{host}:{port}/0"
 
     def lose_next_answer(self) -> None:
         """Cut the connection instead of passing on what the store says next."""
         self._losing = True
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare connection to the store."""
+        assert self._server is not None
+        return await asyncio.open_connection(*self._server.sockets[0].getsockname())
+
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_unix_server(self._serve, self._socket)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         store, to_store = await asyncio.open_unix_connection(self._behind)

@@ -17,7 +17,7 @@ from bandit_server.store.base import ALIVE_SECONDS, Head
 from bandit_server.store.redis_store import RedisStore
 from tests.bandit_server.store.conftest import Place
 from tests.bandit_server.store.proxy import Proxy
-from tests.stores import connected
+from tests.stores import connected, soon
 
 NONE = Head(0, "", False)
 AtStore = Callable[..., None]
@@ -179,7 +179,7 @@ def test_processes_do_not_overwrite_each_other(at_store: AtStore) -> None:
             )
         events = (await place.store.read("r", 1, 1000)).events
         assert [version for version, _ in events] == list(range(2, 302))
-        assert sorted(event for _, event in events) == sorted(2 * sum(won, []))
+        assert sorted(event for _, event in events) == sorted(2 * [event for mine in won for event in mine])
         # The two events of one append stand side by side, where their writer said.
         for (version, first), (_, second) in zip(events[::2], events[1::2], strict=True):
             assert first == second
@@ -198,7 +198,7 @@ def test_several_events_are_seen_all_or_none(at_store: AtStore) -> None:
         async def write() -> None:
             nonlocal done
             head = NONE
-            for version in range(7, 7 * 150, 7):
+            for version in range(7, 7 * 40, 7):
                 after = Head(version, f"at {version}", False)
                 assert await store.append("r", head, [b"x"] * 7, incarnation=after.incarnation) == "stored"
                 head = after
@@ -216,7 +216,7 @@ def test_several_events_are_seen_all_or_none(at_store: AtStore) -> None:
 
         async def look() -> None:
             while not done:
-                for head in await store.heads(["r"] * 500):
+                for head in await store.heads(["r"] * 300):
                     check(head)
 
         await asyncio.gather(write(), read(), look(), look())
@@ -422,8 +422,8 @@ def test_a_frozen_store_is_unavailable_in_time_and_recovers(at_store: AtStore) -
         heads = {f"run-{events}": await begin(store, f"run-{events}", events) for events in range(1, 21)}
         thaw = place.freeze()
         try:
-            await all_unavailable(every_call(store, "victim"), seconds=1.5)
-            await all_unavailable([store.read("run-1", 0, 10) for _ in range(200)], seconds=1.5)
+            await all_unavailable(every_call(store, "victim"), seconds=3)
+            await all_unavailable([store.read("run-1", 0, 10) for _ in range(200)], seconds=3)
         finally:
             thaw()
         await in_time(store.ping)
@@ -444,7 +444,7 @@ def test_closing_does_not_wait_for_a_frozen_store(at_store: AtStore) -> None:
             began = time.monotonic()
             await place.store.close()
             await place.store.close()
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 3
         finally:
             thaw()
 
@@ -474,16 +474,16 @@ def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStor
                 except StoreUnavailable:
                     head = (await in_time(lambda: store.read("r", 0, 1))).head
 
+        async def more() -> None:
+            goal = len(acknowledged) + 50
+            await soon(lambda: writer.done() or len(acknowledged) >= goal, seconds=30)
+
         writer = asyncio.create_task(write())
         for _ in range(2):
-            goal = len(acknowledged) + 50
-            while len(acknowledged) < goal and not writer.done():
-                await asyncio.sleep(0.005)
+            await more()
             await place.kill()
             await place.start_again()
-        goal = len(acknowledged) + 50
-        while len(acknowledged) < goal and not writer.done():
-            await asyncio.sleep(0.005)
+        await more()
         done = True
         await writer
         stored = dict((await store.read("r", 0, 1_000_000)).events)
@@ -496,15 +496,22 @@ def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStor
 
 def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
-        store = place.store
-        head = await begin(store, "r", 1)
-        await asyncio.gather(*(store.ping() for _ in range(10)))
-        with connected(place.url) as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        # So that the event loop hears of it.
-        await asyncio.sleep(0.05)
-        assert await store.append("r", head, [b"2"]) == "stored"
-        await asyncio.gather(*(store.read("r", 0, 10) for _ in range(10)))
+        head = await begin(place.store, "r", 1)
+        async with Proxy(place.url) as proxy:
+            for url in (place.url, proxy.url):
+                store = RedisStore(url)
+                await asyncio.gather(*(store.ping() for _ in range(10)))
+                # Opened last, closed last: when this one hears of it, the others have heard.
+                witness, say = await proxy.connect()
+                say.write(b"PING\r\n")
+                assert await witness.readline() == b"+PONG\r\n"
+                with connected(place.url) as client:
+                    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                assert await witness.read() == b""
+                say.close()
+                assert await store.append("r", head, [b"x"]) == "stored"
+                head = (await asyncio.gather(*(store.read("r", 0, 10) for _ in range(10))))[0].head
+                await store.close()
 
     at_store(scenario)
 
@@ -529,7 +536,7 @@ def test_an_append_whose_answer_is_lost_is_unavailable(at_store: AtStore) -> Non
 def test_nobody_there_is_unavailable() -> None:
     async def scenario() -> None:
         store = RedisStore("unix:///nonexistent/redis.sock", deadline=0.5)
-        await all_unavailable(every_call(store, "r"), seconds=1.5)
+        await all_unavailable(every_call(store, "r"), seconds=3)
         await store.close()
 
     asyncio.run(scenario())

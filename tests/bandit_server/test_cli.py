@@ -1,0 +1,104 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
+from tests.calls import Player, connected, told
+from tests.launch import free_port
+from tests.server_process import eventually
+
+OPTIMA = Path(sys.executable).parent / "optima"
+RUNS = itertools.count()
+
+
+def optima(*arguments: str, status: int = 0, **environment: str) -> str:
+    """What `optima …` prints; its error output if it is to fail."""
+    done = subprocess.run(
+        [str(OPTIMA), *arguments],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if status else done.stdout
+
+
+@pytest.fixture
+def run(address: str) -> str:
+    name = f"cli-{next(RUNS)}"
+    with connected(address) as stub:
+        Player(stub, name).play(range(4))
+    return name
+
+
+def test_runs_are_listed_and_shown(address: str, run: str) -> None:
+    rows = {line.split()[0]: line.split() for line in optima("runs", "list", OPTIMA_SERVER=address).splitlines()}
+    assert rows[run][1:4] == ["active", "optima", "4"]
+    shown = optima("runs", "--server", address, "show", run)
+    assert f"{run}: active, policy optima, seed 7" in shown
+    assert "4 pulls, 4 reports (0 in the tail, 0 diverged)" in shown
+    assert all(arm in shown for arm in ("image", "text", "decoder"))
+
+
+def test_a_run_is_exported_whole(address: str, run: str, tmp_path: Path) -> None:
+    printed = optima("runs", "--server", address, "export", run)
+    optima("runs", "--server", address, "export", run, "--output", str(tmp_path / "run.jsonl"))
+    assert (tmp_path / "run.jsonl").read_text(encoding="utf-8") == printed
+    events = [json.loads(line) for line in printed.splitlines()]
+    kinds = [next(key for key in event if key not in ("schema", "time")) for event in events]
+    assert kinds == ["run_created", "worker_started", *["arm_pulled", "reward_reported"] * 4]
+    with connected(address) as stub:
+        assert len(events) == told(stub, run).version
+
+
+def test_a_run_is_deleted(address: str, run: str) -> None:
+    sentence = optima("runs", "--server", address, "delete", run, status=1)
+    assert "has workers that are alive (w)" in sentence
+    assert optima("runs", "--server", address, "delete", run, "--force") == f"deleted {run}\n"
+    assert f"run {run} was deleted" in optima("runs", "--server", address, "show", run, status=1)
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    assert optima("runs", "--server", nobody, "list", status=1) == f"Error: no bandit server answers at {nobody}\n"
+
+
+def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> None:
+    port = address.rpartition(":")[2]
+    taken = optima("serve", "--port", port, "--data-dir", str(tmp_path), status=1)
+    assert "choose another with --port" in taken.splitlines()[-1]
+    assert "--host 0.0.0.0 would let everybody" in optima("serve", "--host", "0.0.0.0", status=1)
+    assert "would show every run" in optima("dashboard", "--host", "0.0.0.0", status=1)
+    assert "choose another with --port" in optima("dashboard", "--port", port, status=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = [str(OPTIMA), "serve", "--port", address.rpartition(":")[2], "--dashboard-port", "0"]
+    process = subprocess.Popen([*command, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert f"bandit server: {address}" in process.stdout.readline()
+    with connected(address) as stub:
+        play(stub)
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    eventually(lambda: not (tmp_path / "valkey.sock").exists())
+
+
+def play(stub: BanditStub) -> None:
+    Player(stub, "r").play(range(2))
