@@ -75,9 +75,7 @@ def without_comment(file: FileDescriptorProto) -> list[str]:
             check(path, message.name)
         in_message = {field.name: field.number for field in message.DESCRIPTOR.fields}
         for index, field in enumerate(message.field):
-            # A kind of event is explained at its message.
-            if not (field.HasField("oneof_index") and not field.proto3_optional and message.name == "Event"):
-                check((*path, in_message["field"], index), f"{message.name}.{field.name}")
+            check((*path, in_message["field"], index), f"{message.name}.{field.name}")
     for at, enum in enumerate(file.enum_type):
         path = (numbers["enum_type"], at)
         check(path, enum.name)

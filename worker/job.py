@@ -162,7 +162,7 @@ def _greet(rank0: Rank0, models: Models, run: str, teacher: dict[str, float], st
     rank0.progress.say(f"run {run}: teacher {_shown(teacher)}; student at its start {_shown(student)}")
     unowned = models.ownership.unowned
     if unowned:
-        rank0.progress.say(f"{len(unowned)} parameters belong to no module and stay as they are: {', '.join(unowned)}")
+        rank0.progress.say(f"belongs to no module, and stays as it is: {', '.join(unowned)}")
 
 
 def _summary(recipe: Recipe, teacher: dict[str, float], start: Evaluation, end: Evaluation) -> dict[str, object]:

@@ -629,19 +629,33 @@ class Event(_message.Message):
     time: _builtins.float
     """When it was appended, Unix seconds, by the clock of the replica that did. Shown, never decided upon."""
     @_builtins.property
-    def run_created(self) -> Global___RunCreated: ...
+    def run_created(self) -> Global___RunCreated:
+        """The run was created: always the first event."""
+
     @_builtins.property
-    def worker_started(self) -> Global___WorkerStarted: ...
+    def worker_started(self) -> Global___WorkerStarted:
+        """A process of a worker has started."""
+
     @_builtins.property
-    def arm_pulled(self) -> Global___ArmPulled: ...
+    def arm_pulled(self) -> Global___ArmPulled:
+        """The policy chose an arm."""
+
     @_builtins.property
-    def reward_reported(self) -> Global___RewardReported: ...
+    def reward_reported(self) -> Global___RewardReported:
+        """A round was reported."""
+
     @_builtins.property
-    def arm_updated(self) -> Global___ArmUpdated: ...
+    def arm_updated(self) -> Global___ArmUpdated:
+        """An arm was paused or resumed."""
+
     @_builtins.property
-    def run_finished(self) -> Global___RunFinished: ...
+    def run_finished(self) -> Global___RunFinished:
+        """The run was ended."""
+
     @_builtins.property
-    def run_restored(self) -> Global___RunRestored: ...
+    def run_restored(self) -> Global___RunRestored:
+        """Lost history was given back."""
+
     def __init__(
         self,
         *,

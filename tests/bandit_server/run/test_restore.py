@@ -123,6 +123,14 @@ def test_the_first_to_restore_starts_an_incarnation_and_the_next_joins_it() -> N
     assert left.state.incarnation == "second"
 
 
+def test_a_run_created_anew_since_the_loss_takes_old_rounds_in_and_says_so() -> None:
+    old, new = lived(), Play(incarnation="anew")
+    new.join("newcomer")
+    assert give_back(old, new) == 30
+    assert (new.state.incarnation, new.state.restored) == ("anew", True)
+    assert kept(new.state) == kept(old.state)
+
+
 def test_what_was_lost_is_written_down() -> None:
     old, new = lived(), Play()
     give_back(old, new)

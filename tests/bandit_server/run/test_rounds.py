@@ -114,6 +114,15 @@ def test_pulls_of_dead_workers_are_not_in_flight() -> None:
     assert repeats(set()) > 3
 
 
+def test_a_workers_own_open_pull_is_given_up_and_not_in_flight() -> None:
+    repeats = 0
+    for seed in range(30):
+        play = Play(spec(seed=seed))
+        play.join()
+        repeats += play.select(0, alive={"w"}).pull.arm == play.select(1, alive={"w"}).pull.arm
+    assert repeats > 3
+
+
 def test_a_finished_run_selects_nothing_and_still_takes_open_reports(play: Play) -> None:
     pull = play.select(0).pull
     play.finish()
