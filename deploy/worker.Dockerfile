@@ -4,10 +4,10 @@
 #     docker build -f deploy/worker.Dockerfile -t optima-worker .
 #
 # torch's default build carries CUDA, which makes this an image of several GB. A CPU-only machine is served as well
-# by the much smaller CPU build, which lives in an index of its own:
+# by the much smaller CPU build, which lives in a package index of its own: PyTorch's installation page names it, as the
+# --index-url of the command for "CPU". The build argument TORCH_INDEX takes that address:
 #
-#     docker build -f deploy/worker.Dockerfile -t optima-worker \
-#         --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+#     docker build -f deploy/worker.Dockerfile -t optima-worker --build-arg TORCH_INDEX=... .
 #
 # There is no compiler in it: a DeepSpeed setting that compiles an op needs an image that adds one.
 

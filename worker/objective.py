@@ -65,7 +65,10 @@ class Objective:
                 self._weights.temperature,
             )
         if plan.task:
-            computed = self._adapter.task_terms(model, batch, student.boundary)
+            # A module's own loss holds what it can compute alone: a term over two towers is for joint rounds.
+            part = self._adapter.logits[0]
+            boundary = {part: student.boundary[part]} if plan.forced else student.boundary
+            computed = self._adapter.task_terms(model, batch, boundary)
             terms.update({f"task/{n}": term for n, term in computed.items() if self._weights.task.get(n)})
         return terms
 

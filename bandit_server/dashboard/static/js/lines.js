@@ -1,5 +1,6 @@
 // What the charts of a run draw: its lines, and the same in one sentence for those who do not see them.
 import { count, measure, reward } from "./format.js";
+import { headlines, told } from "./metrics.js";
 import { armColourName, armDash } from "./palette.js";
 
 export function posteriorLines(run) {
@@ -56,7 +57,8 @@ export function lossLines(run) {
 }
 
 export function metricLines(run) {
-  const measured = run.of("metric").map((line, order) => ({
+  const shown = headlines(run);
+  const measured = run.of("metric").filter((line) => shown.includes(line.name)).map((line, order) => ({
     key: line.key,
     group: `student ${line.name}`,
     label: ofWorker(run, line, `student ${line.name}`),
@@ -66,7 +68,7 @@ export function metricLines(run) {
     x: line.x,
     y: line.y[0],
   }));
-  const levels = metricNames(run).flatMap((metric) => [level(run, metric, "teacher_metrics", "teacher"), level(run, metric, "student_metrics", "start")]);
+  const levels = shown.flatMap((metric) => [level(run, metric, "teacher_metrics", "teacher"), level(run, metric, "student_metrics", "start")]);
   const lines = [...measured, ...levels.filter(Boolean)];
   const text = lines.map((line) => `${line.label} ${measure(line.y.at(-1))}`).join("; ");
   return [lines, `Task metrics: ${text}`];
@@ -74,9 +76,8 @@ export function metricLines(run) {
 
 // A level to compare with: what a worker told of the teacher, or of the student at its start.
 function level(run, metric, kind, who) {
-  const worker = run.head.run.workers.find((one) => one[kind][metric] !== undefined);
-  if (!worker) return null;
-  const value = worker[kind][metric];
+  const value = told(run, kind, metric);
+  if (value === undefined) return null;
   return {
     key: `${kind} ${metric}`,
     label: who === "teacher" ? `teacher ${metric}` : `student ${metric} at the start`,
@@ -86,10 +87,4 @@ function level(run, metric, kind, who) {
     x: [0, Math.max(9, run.head.highest)],
     y: [value, value],
   };
-}
-
-// Every metric that was measured, or told of the teacher.
-export function metricNames(run) {
-  const named = run.head.run.workers.flatMap((worker) => Object.keys(worker.teacher_metrics));
-  return [...new Set([...run.of("metric").map((line) => line.name), ...named])].sort();
 }

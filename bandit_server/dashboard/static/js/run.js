@@ -3,7 +3,8 @@ import { setHighest, setZoom } from "./axis.js";
 import { el, show } from "./dom.js";
 import { count, measure, NONE, number, percent, reward, tickDecimals } from "./format.js";
 import { LineChart } from "./linechart.js";
-import { lossLines, metricLines, metricNames, posteriorLines } from "./lines.js";
+import { lossLines, metricLines, posteriorLines } from "./lines.js";
+import { headlines, latest, metricNames, metricsTable, told } from "./metrics.js";
 import { Run } from "./model.js";
 import { follow, since } from "./page.js";
 import { Raster } from "./raster.js";
@@ -91,6 +92,7 @@ function draw() {
   const [lines, text] = metricLines(run);
   at("metrics-panel").hidden = lines.length === 0;
   charts.metrics.update(lines, text);
+  metricsTable(document.querySelector("#metrics-table tbody"), run);
 }
 
 // Many workers need the raster's whole width; what then has no neighbour takes the width too.
@@ -114,21 +116,19 @@ function header() {
     at("figures"),
     figure("Rounds", count(info.rounds), info.planned && `of ${count(info.planned)}`, info.diverged > 0 && `${count(info.diverged)} diverged`),
     figure("Total loss", measure(info.last_loss), fall),
-    ...metricFigures(info, figure),
+    ...metricFigures(figure),
     figure("Workers alive", count(info.alive), `of ${count(info.workers.length)}`),
     figure("Last event", since(info.updated, " ago"), el("span", {}, "started ", since(info.created, " ago"))),
   );
 }
 
 // The student's metrics that were measured last, beside the teacher's and its own at the start.
-function metricFigures(info, figure) {
-  const told = (kind, metric) => info.workers.map((worker) => worker[kind][metric]).find((value) => value !== undefined);
-  return metricNames(run).slice(0, 3).map((metric) => {
-    const measured = run.of("metric").filter((line) => line.name === metric);
-    const latest = measured.sort((a, b) => b.x.at(-1) - a.x.at(-1))[0];
-    const notes = [["teacher", told("teacher_metrics", metric)], ["at the start", told("student_metrics", metric)]]
+function metricFigures(figure) {
+  return headlines(run).slice(0, 3).map((metric) => {
+    const now = latest(run, metric);
+    const notes = [["teacher", told(run, "teacher_metrics", metric)], ["at the start", told(run, "student_metrics", metric)]]
       .filter(([, value]) => value !== undefined)
       .map(([who, value]) => `${who} ${measure(value)}`);
-    return figure(`Student's ${metric}`, latest ? measure(latest.y[0].at(-1)) : NONE, notes.join(" · "));
+    return figure(`Student's ${metric}`, now === undefined ? NONE : measure(now), notes.join(" · "));
   });
 }

@@ -50,6 +50,12 @@ function chance(arm, index) {
   return el("span", { class: "chance" }, bar, percent(arm.p_best, 0));
 }
 
+// A worker that is heard no more is a worry only while there is something left to do.
+function life(worker, run) {
+  if (worker.alive) return "alive";
+  return run.state === "finished" ? "gone" : "silent";
+}
+
 export function workersTable(body, run) {
   const right = (...children) => el("td", { class: "number" }, ...children);
   const versions = (worker) => Object.entries(worker.versions).map(([name, version]) => `${name} ${version}`).join(", ");
@@ -61,7 +67,7 @@ export function workersTable(body, run) {
       el(
         "td",
         {},
-        el("span", { class: `badge ${worker.alive ? "alive" : "silent"}` }, worker.alive ? "alive" : "silent"),
+        el("span", { class: `badge ${life(worker, run)}` }, life(worker, run)),
         worker.heard !== null && el("span", { class: "note" }, since(worker.heard, " ago")),
       ),
       right(count(worker.round)),
