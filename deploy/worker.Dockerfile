@@ -27,8 +27,9 @@ WORKDIR /app
 COPY protos ./protos
 COPY worker ./worker
 COPY deploy ./deploy
-# The default output directory; a volume mounted here takes over its owner.
-RUN mkdir runs && chown 10001:10001 runs
+# Readable whatever the umask of the checkout was. And the default output directory; a volume mounted there takes over
+# its owner.
+RUN chmod -R a+rX . && mkdir runs && chown 10001:10001 runs
 # Caches belong to the container's scratch space, as its root may be read-only.
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
