@@ -1,12 +1,19 @@
 """Starts jobs through DeepSpeed's launcher, as a user does."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def on_a_terminal() -> None:
+    """For Popen's preexec_fn: Ctrl-C is heard, as on a terminal, also where the tests run as a shell's background job,
+    whose children are born deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:

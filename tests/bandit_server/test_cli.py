@@ -14,7 +14,7 @@ import pytest
 
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.calls import Player, connected, told
-from tests.launch import free_port
+from tests.launch import free_port, on_a_terminal
 from tests.server_process import eventually
 
 OPTIMA = Path(sys.executable).parent / "optima"
@@ -90,7 +90,8 @@ def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> 
 def test_serve_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [str(OPTIMA), "serve", "--port", address.rpartition(":")[2], "--dashboard-port", "0"]
-    process = subprocess.Popen([*command, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    command += ["--data-dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=on_a_terminal)
     assert process.stdout is not None
     assert f"bandit server: {address}" in process.stdout.readline()
     with connected(address) as stub:

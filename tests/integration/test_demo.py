@@ -11,7 +11,7 @@ import open_clip
 import psutil
 import pytest
 
-from tests.launch import ROOT, free_port
+from tests.launch import ROOT, free_port, on_a_terminal
 
 OPTIMA = Path(sys.executable).parent / "optima"
 
@@ -20,7 +20,13 @@ def demo(output: Path, *flags: str) -> "subprocess.Popen[str]":
     command = [str(OPTIMA), "demo", "--output-dir", str(output), "--port", str(free_port()),
                "--dashboard-port", str(free_port()), *flags]  # fmt: skip
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=on_a_terminal,
     )
 
 
