@@ -1,6 +1,15 @@
-"""The bandit: pure functions of history. No clock, no I/O, no names: arms are numbers from 0.
+"""The bandit: no clock, no I/O, no names; arms are numbers from 0.
 
-history.py    each arm's last rewards              reward.py   what a round is worth
-posterior.py  what they say about each arm         random.py   randomness that any replica repeats
-policy/       which arm is next
+from bandit_server.bandit import Bandit
+
+bandit.py     a bandit without a server        random.py   randomness that any replica repeats
+policy/       which arm is next                reward.py   what a round is worth
+bank.py       what recent rewards say          units.py    rewards without their units
+posterior.py  what is believed of an arm       memory.py   what a policy remembers, written down
+history.py    an arm's last rewards
 """
+
+from bandit_server.bandit.bandit import Bandit, Pull
+from bandit_server.bandit.posterior import ArmPosterior
+
+__all__ = ["ArmPosterior", "Bandit", "Pull"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from protos.optima.v1 import bandit_pb2 as pb
 
 POLICIES = {
-    "optima": "windowed, unit-free Thompson sampling: arms that paid lately are played more",
+    "optima": "Thompson sampling in which recent rewards decide: arms that paid lately are played more",
     "sliding_window_ts": "sliding-window Thompson sampling",
     "uniform": "every arm with the same probability",
     "round_robin": "the arms in turn",

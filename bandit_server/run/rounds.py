@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-from bandit_server.bandit import random, reward
+from bandit_server.bandit import reward
 from bandit_server.errors import DataLoss, Invalid, ReportConflict
 from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
@@ -57,10 +57,9 @@ def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) ->
     names = list(state.arms)
     # The first is the choice; the rest is for a worker that loses the server before it can report.
     arm, *later = state.policy.choose(
-        state.history,
         in_flight=in_flight,
         active=state.active,
-        rng=random.generator(state.spec.seed, worker, round, "select"),
+        rng=state.randomness.at(worker, round),
         count=1 + FALLBACK_ARMS,
     )
     pull = pb.Pull(number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from bandit_server.bandit import policy as policies
 from bandit_server.bandit.history import History
 from bandit_server.bandit.policy import Policy
+from bandit_server.bandit.random import Randomness
 from bandit_server.bandit.reward import Costs
 from bandit_server.run.worker import Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
@@ -57,7 +58,7 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)
-    return policies.build(spec.policy.name, spec.policy.options, fixed=fixed)
+    return policies.build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
 
 
 class RunState:
@@ -70,6 +71,7 @@ class RunState:
     spec: pb.RunSpec
     policy: Policy
     history: History
+    randomness: Randomness
     costs: Costs
 
     def __init__(self, run: str) -> None:
@@ -123,7 +125,8 @@ class RunState:
         names = playable(created.spec)
         self.arms = {name: ArmTotals() for name in names}
         self.index = {name: at for at, name in enumerate(names)}
-        self.history = History(len(names), self.policy.window)
+        self.history = History(len(names))
+        self.randomness = Randomness(created.spec.seed)
         self.costs = Costs()
 
     def _pulled(self, pulled: pb.ArmPulled) -> None:
@@ -137,7 +140,7 @@ class RunState:
         worker = self.workers.setdefault(pull.worker, Worker())
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
-            self._abandon(known.pull)
+            self._close(known.pull)
             self.arms[known.pull.arm].pulls -= 1
             self.pulls -= 1
         if pull.chosen_by != pb.CHOSEN_BY_POLICY:
@@ -162,13 +165,14 @@ class RunState:
             self.tail_rounds += 1
         else:
             self.arms[pull.arm].pulls += 1
-            self.history.pulled(pull.number, self.index[pull.arm])
+            self.policy.pulled(pull.number, self.index[pull.arm])
 
     def _learn(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement
         arm, totals = self.index[pull.arm], self.arms[pull.arm]
         self.rewards += 1
         self.history.rewarded(pull.number, arm, pull.worker, report.reward)
+        self.policy.rewarded(pull.number, arm, pull.worker, report.reward)
         self.costs.add(pull.worker, arm, measurement.seconds)
         totals.last_reward = report.reward
         totals.total_seconds += measurement.seconds
@@ -181,11 +185,7 @@ class RunState:
         worker.last_round = pull.round
         gone = worker.keep(pull.round, round)
         if gone is not None and gone.report is None:
-            self._abandon(gone.pull)
-
-    def _abandon(self, pull: pb.Pull) -> None:
-        self.history.discarded(pull.number, self.index[pull.arm])
-        self._close(pull)
+            self._close(gone.pull)
 
     def _close(self, pull: pb.Pull) -> None:
         rounds = self.open.get(pull.worker, {})

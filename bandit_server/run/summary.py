@@ -74,7 +74,7 @@ def _posterior(state: RunState) -> Sequence[ArmPosterior] | None:
     """One belief for each arm, before the first reward and under policies that do not learn none at all."""
     if not state.policy.learns or not state.rewards:
         return None
-    beliefs = state.policy.posterior(state.history)
+    beliefs = state.policy.posterior()
     return beliefs if all(math.isfinite(b.mean) and math.isfinite(b.sd) for b in beliefs) else None
 
 

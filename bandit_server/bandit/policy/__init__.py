@@ -9,17 +9,18 @@ from bandit_server.bandit.policy.base import Policy
 from bandit_server.bandit.policy.optima import Optima
 from bandit_server.bandit.policy.plain import Fixed, RoundRobin, Uniform
 
-__all__ = ["Policy", "build"]
+__all__ = ["POLICIES", "Policy", "build"]
 
 POLICIES: dict[str, Callable[..., Policy]] = {"optima": Optima, "uniform": Uniform, "round_robin": RoundRobin}
 
 
-def build(name: str, options: Mapping[str, float], fixed: int | None = None) -> Policy:
-    """A policy.
+def build(name: str, options: Mapping[str, float], arms: int, fixed: int | None = None) -> Policy:
+    """A policy that knows nothing yet.
 
     Args:
         name: Its name, one of POLICIES.
         options: Its options by name; those absent have their defaults.
+        arms: How many arms there are.
         fixed: Play this arm and no other; `name` is then only used in messages.
 
     Raises:
@@ -28,9 +29,9 @@ def build(name: str, options: Mapping[str, float], fixed: int | None = None) -> 
     if fixed is None and name not in POLICIES:
         known = ", ".join([*POLICIES, "joint", "fixed:<arm>"])
         raise ValueError(f"there is no policy {name!r}; there are {known}")
-    known_options = [*inspect.signature(POLICIES[name]).parameters] if fixed is None else []
+    known_options = [*inspect.signature(POLICIES[name]).parameters][1:] if fixed is None else []
     for option in options:
         if option not in known_options:
             there_are = f"its options are {', '.join(known_options)}" if known_options else "it has none"
             raise ValueError(f"policy {name} has no option {option!r}; {there_are}")
-    return POLICIES[name](**options) if fixed is None else Fixed(fixed)
+    return POLICIES[name](arms, **options) if fixed is None else Fixed(arms, fixed)

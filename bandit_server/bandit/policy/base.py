@@ -1,4 +1,7 @@
-"""What a policy is: a pure function from history to the next arm."""
+"""What a policy is: told of pulls and rewards in the order of the run's events, it says which arm is next.
+
+No clock, no I/O, and no randomness but what it is given: the same events and the same generator, the same choice.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,28 @@ from typing import Protocol
 
 import numpy as np
 
-from bandit_server.bandit.history import History
 from bandit_server.bandit.posterior import ArmPosterior
-
-# Rewards kept for each arm under policies that do not look at them: a round that diverged is charged the worst.
-WINDOW = 20
 
 
 class Policy(Protocol):
-    """A rule that chooses arms.
+    """A rule that chooses arms, with what it remembers. `learns`: whether rewards change its choices."""
 
-    Attributes:
-        window: Rewards of each arm that it needs.
-        learns: Whether rewards change its choices.
-    """
-
-    window: int
     learns: bool
 
+    def pulled(self, number: int, arm: int) -> None:
+        """Pull `number` of the run is this arm's; the numbers ascend."""
+        ...
+
+    def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
+        """What a pull brought; maybe later than others after it. `reward` is finite."""
+        ...
+
     def choose(
-        self,
-        history: History,
-        *,
-        in_flight: Sequence[int],
-        active: Sequence[int],
-        rng: np.random.Generator,
-        count: int,
+        self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
         """The next `count` arms, if no reward comes in between.
 
         Args:
-            history: What is known.
             in_flight: Arms of pulls whose rewards are still to come.
             active: The arms to choose from, in order; at least one.
             rng: The only source of randomness.
@@ -45,6 +39,6 @@ class Policy(Protocol):
         """
         ...
 
-    def posterior(self, history: History) -> list[ArmPosterior]:
+    def posterior(self) -> list[ArmPosterior]:
         """The belief about each arm; none at all before the first reward, and if the policy does not learn."""
         ...

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bandit_server.bandit.history import History
-from bandit_server.bandit.policy.base import WINDOW
 from bandit_server.bandit.posterior import ArmPosterior
 
 
 class _Plain:
-    window = WINDOW
     learns = False
 
-    def posterior(self, history: History) -> list[ArmPosterior]:
+    def __init__(self, arms: int) -> None:
+        self.arms = arms
+
+    def pulled(self, number: int, arm: int) -> None:
+        """See Policy."""
+
+    def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
+        """See Policy."""
+
+    def posterior(self) -> list[ArmPosterior]:
+        """See Policy."""
         return []
 
 
@@ -23,48 +30,40 @@ class Uniform(_Plain):
     """Every active arm with the same probability, independently."""
 
     def choose(
-        self,
-        history: History,
-        *,
-        in_flight: Sequence[int],
-        active: Sequence[int],
-        rng: np.random.Generator,
-        count: int,
+        self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
-        return [int(arm) for arm in rng.choice(np.asarray(active), size=count)]
+        """See Policy."""
+        return [active[at] for at in rng.integers(len(active), size=count)]
 
 
 class RoundRobin(_Plain):
     """The active arms in turn: next is the one after the arm pulled last, whoever pulled it."""
 
+    def __init__(self, arms: int) -> None:
+        super().__init__(arms)
+        self._last = arms - 1
+
+    def pulled(self, number: int, arm: int) -> None:
+        """See Policy."""
+        self._last = arm
+
     def choose(
-        self,
-        history: History,
-        *,
-        in_flight: Sequence[int],
-        active: Sequence[int],
-        rng: np.random.Generator,
-        count: int,
+        self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
-        arms = len(history)
-        last = arms - 1 if history.last is None else history.last
-        ahead = sorted(active, key=lambda arm: (arm - last - 1) % arms)
+        """See Policy."""
+        ahead = sorted(active, key=lambda arm: (arm - self._last - 1) % self.arms)
         return [ahead[i % len(ahead)] for i in range(count)]
 
 
 class Fixed(_Plain):
     """Always the same arm."""
 
-    def __init__(self, arm: int) -> None:
+    def __init__(self, arms: int, arm: int) -> None:
+        super().__init__(arms)
         self.arm = arm
 
     def choose(
-        self,
-        history: History,
-        *,
-        in_flight: Sequence[int],
-        active: Sequence[int],
-        rng: np.random.Generator,
-        count: int,
+        self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
+        """See Policy."""
         return [self.arm] * count

@@ -238,7 +238,7 @@ class PolicySpec(_message.Message):
     """optima, sliding_window_ts, uniform, round_robin, joint, or fixed:<arm>."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The policy's options by name (for example window, gamma); those absent have their defaults."""
+        """The policy's options by name (for example memory, exploration); those absent have their defaults."""
 
     def __init__(
         self,

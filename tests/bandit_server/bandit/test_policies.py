@@ -1,6 +1,10 @@
+"""The policies: who plays what, and what no policy may depend on."""
+
 from __future__ import annotations
 
-from collections import Counter
+import copy
+import math
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,270 +12,289 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit.history import History
-from bandit_server.bandit.policy import Policy, build
-from bandit_server.bandit.policy.optima import Optima
-from bandit_server.bandit.random import generator
+from bandit_server.bandit.policy import POLICIES, Policy, build
+from bandit_server.bandit.random import Randomness
 
 Pays = Callable[[int, int], float]
-LEARNING = ["optima"]
-ALL = [*LEARNING, "uniform", "round_robin"]
+LEARNING = [name for name in POLICIES if build(name, {}, 2).learns]
 
 
-def choices(
-    policy: Policy,
-    history: History,
-    seed: int,
-    count: int = 1,
-    active: Sequence[int] = (),
-    in_flight: Sequence[int] = (),
+def made(name: str, arms: int, **options: float) -> Policy:
+    return build(name, options, arms)
+
+
+def played(
+    policy: Policy, arms: int, pays: Pays, rounds: int, seed: int = 0, active: Sequence[int] = (), delay: int = 0
 ) -> list[int]:
-    return policy.choose(
-        history,
-        in_flight=in_flight,
-        active=active or range(len(history)),
-        rng=generator(seed, "w", history.now, "select"),
-        count=count,
-    )
-
-
-def played(policy: Policy, arms: int, pays: Pays, rounds: int, seed: int = 0, active: Sequence[int] = ()) -> list[int]:
-    """The arms of a run in which pull `number` of an arm pays(arm, number)."""
-    history = History(arms, policy.window)
-    chosen = []
-    for number in range(rounds):
-        (arm,) = choices(policy, history, seed, active=active)
-        history.pulled(number, arm)
-        history.rewarded(number, arm, "w", pays(arm, number))
+    """The arms that it plays; `pays(arm, round)` is what they bring, so many rounds later."""
+    randomness = Randomness(seed)
+    chosen: list[int] = []
+    for round in range(rounds):
+        flying = chosen[len(chosen) - delay :] if delay else []
+        rng = randomness.at("w", round)
+        arm = policy.choose(in_flight=flying, active=active or range(arms), rng=rng)[0]
+        policy.pulled(round, arm)
         chosen.append(arm)
+        if round >= delay:
+            back = round - delay
+            policy.rewarded(back, chosen[back], "w", pays(chosen[back], back))
     return chosen
 
 
-def noisy(seed: int, gap: float = 0.25) -> Pays:
-    """Arm k pays k·gap and standard noise of a quarter, in thousandths."""
-    rng = np.random.default_rng(seed)
-    return lambda arm, number: 1e-3 * float(gap * arm + 0.25 * rng.normal())
+def noisy(seed: int, gap: float = 0.25, sd: float = 0.2) -> Pays:
+    """Arm k pays gap · k, and noise that depends on the round alone."""
+    noise = np.random.default_rng(seed).normal(0, sd, 5000)
+    return lambda arm, round: gap * arm + float(noise[round])
 
 
-def in_turn(arms: int, rounds: int, pays: Pays) -> list[tuple[int, float]]:
-    return [(i % arms, pays(i % arms, i)) for i in range(rounds)]
-
-
-def after(rewards: Sequence[tuple[int, float]], arms: int, window: int = 20) -> History:
-    history = History(arms, window)
-    for number, (arm, value) in enumerate(rewards):
-        history.pulled(number, arm)
-        history.rewarded(number, arm, "w", value)
-    return history
-
-
-def test_optima_plays_the_best_of_five_noisy_arms_far_more_often_than_uniform() -> None:
-    for seed in range(6):
-        best = [played(build(name, {}), 5, noisy(seed), 200, seed).count(4) for name in ("optima", "uniform")]
-        assert best[0] > 120
-        assert best[1] < 70
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_best_of_five_noisy_arms_is_played_far_more_often_than_by_chance(name: str) -> None:
+    for seed in range(3):
+        assert played(made(name, 5), 5, noisy(seed), 200, seed).count(4) > 90
 
 
 def test_optima_follows_the_best_arm_when_another_becomes_the_best() -> None:
-    def pays(arm: int, number: int) -> float:
-        return noise(arm, number) + (2e-3 if arm == (0 if number < 150 else 2) else 0.0)
-
-    for seed in range(4):
-        noise = noisy(seed, gap=0.0)
-        chosen = played(build("optima", {}), 3, pays, 300, seed)
-        assert chosen[:150].count(0) > 100
-        assert chosen[-100:].count(2) > 70
+    noise = noisy(1, gap=0.0)
+    arms = played(made("optima", 3), 3, lambda arm, t: noise(arm, t) + (1.0 if arm == (t >= 150) else 0.0), 300)
+    assert arms[100:150].count(0) > 40
+    assert arms[200:].count(1) > 80
 
 
 def test_optima_leaves_an_arm_that_has_rotted() -> None:
-    for seed in range(4):
-        noise = noisy(seed, gap=0.0)
-        pulls: Counter[int] = Counter()
+    noise, pulls = noisy(2, gap=0.0, sd=0.05), [0, 0]
 
-        def pays(arm: int, number: int, noise: Pays = noise, pulls: Counter[int] = pulls) -> float:
-            pulls[arm] += 1
-            return 4e-3 * 0.9 ** pulls[arm] + noise(arm, number) if arm == 0 else 1e-3 + noise(arm, number)
+    def pays(arm: int, round: int) -> float:
+        pulls[arm] += 1
+        return (math.exp(-pulls[0] / 20) if arm == 0 else 0.4) + noise(arm, round)
 
-        chosen = played(build("optima", {}), 2, pays, 200, seed)
-        assert chosen[:20].count(0) > 10
-        assert chosen[-100:].count(1) > 70
+    arms = played(made("optima", 2), 2, pays, 150)
+    assert arms[:20].count(0) > 12
+    assert arms[100:].count(1) > 40
+
+
+def test_optima_finds_an_arm_that_starts_to_pay_late() -> None:
+    noise = noisy(3, gap=0.0, sd=0.05)
+    arms = played(made("optima", 4), 4, lambda arm, t: noise(arm, t) + (0.5, 0.1, 0.1, 1.0 * (t > 150))[arm], 400)
+    assert arms[300:].count(3) > 80
 
 
 @settings(max_examples=25, deadline=None)
-@given(exponent=st.integers(-20, 20), seed=st.integers(0, 2**32), negative=st.booleans())
-def test_no_unit_of_reward_changes_any_choice(exponent: int, seed: int, negative: bool) -> None:
-    unit = 2.0**exponent * (-1 if negative else 1)
-    sign = -1 if negative else 1
-    paid, scaled = noisy(seed), noisy(seed)
-    policy = build("optima", {})
-    ours = played(policy, 3, lambda arm, number: sign * paid(arm, number), 60, seed)
-    assert played(policy, 3, lambda arm, number: unit * scaled(arm, number), 60, seed) == ours
+@given(
+    exponent=st.integers(-20, 20),
+    seed=st.integers(0, 2**32),
+    name=st.sampled_from(LEARNING),
+    delay=st.sampled_from([0, 3]),
+)
+def test_no_unit_of_reward_changes_any_choice(exponent: int, seed: int, name: str, delay: int) -> None:
+    noise = noisy(seed % 1000, gap=0.01, sd=0.02)
+    plain = played(made(name, 4), 4, noise, 60, seed, delay=delay)
+    scaled = played(made(name, 4), 4, lambda a, t: math.ldexp(noise(a, t), exponent), 60, seed, delay=delay)
+    assert plain == scaled
 
 
-@pytest.mark.parametrize("size", [1e-297, 1e297])
-def test_rewards_at_the_ends_of_the_floating_range_are_learned_from(size: float) -> None:
-    paid = noisy(1)
-    assert played(build("optima", {}), 5, lambda arm, number: size * paid(arm, number), 150).count(4) > 80
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
+def test_rewards_at_the_ends_of_the_floating_range_are_learned_from(name: str, size: float) -> None:
+    policy, noise = made(name, 3), noisy(0)
+    assert played(policy, 3, lambda a, t: size * noise(a, t), 120).count(2) > 60
+    for belief in policy.posterior():
+        assert all(math.isfinite(x) for x in (belief.mean, belief.sd, belief.effective_count, belief.p_best))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_the_same_seed_worker_and_history_give_the_same_choices(name: str) -> None:
-    history = after(in_turn(5, 40, noisy(0, gap=0.1)), 5)
-    first, again = (choices(build(name, {}), history, 11, count=65, in_flight=[1, 3]) for _ in range(2))
-    assert first == again
-    assert len(first) == 65
+@settings(max_examples=60, deadline=None)
+@given(
+    rewards=st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=30),
+    name=st.sampled_from(LEARNING),
+    workers=st.integers(1, 3),
+)
+def test_any_finite_rewards_leave_finite_beliefs(rewards: list[float], name: str, workers: int) -> None:
+    policy = made(name, 3)
+    with np.errstate(all="raise", under="ignore"):
+        for number, reward in enumerate(rewards):
+            policy.pulled(number, number % 3)
+            policy.rewarded(number, number % 3, str(number % workers), reward)
+        beliefs = policy.posterior()
+        chosen = policy.choose(in_flight=[1], active=range(3), rng=np.random.default_rng(0), count=5)
+    assert len(beliefs) == 3
+    assert sum(belief.p_best for belief in beliefs) == pytest.approx(1)
+    assert all(math.isfinite(belief.mean) and math.isfinite(belief.sd) for belief in beliefs)
+    assert set(chosen) <= {0, 1, 2}
 
 
-def test_another_seed_gives_other_choices() -> None:
-    history = after(in_turn(5, 40, noisy(0, gap=0.1)), 5)
-    assert len({tuple(choices(build("optima", {}), history, seed, count=20)) for seed in range(10)}) == 10
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("value", [0.0, 0.01, -3.0, 1e300])
+def test_arms_with_equal_constant_rewards_are_all_played(name: str, value: float) -> None:
+    policy = made(name, 3)
+    arms = played(policy, 3, lambda a, t: value, 90)
+    assert min(arms.count(arm) for arm in range(3)) >= 10
+    assert [belief.mean for belief in policy.posterior()] == pytest.approx([value] * 3)
 
 
-def test_late_rewards_lead_to_the_choices_of_punctual_ones() -> None:
-    paid = in_turn(4, 40, noisy(3, gap=0.1))
-    late = History(4, 20)
-    for number, (arm, _) in enumerate(paid):
-        late.pulled(number, arm)
-    for number, (arm, value) in reversed(list(enumerate(paid))):
-        late.rewarded(number, arm, "w", value)
-    for seed in range(20):
-        punctual = choices(build("optima", {}), after(paid, 4), seed, count=10)
-        assert choices(build("optima", {}), late, seed, count=10) == punctual
+@pytest.mark.parametrize("name", LEARNING)
+def test_constant_but_different_arms_are_told_apart(name: str) -> None:
+    assert played(made(name, 3), 3, lambda a, t: 0.1 * a, 60).count(2) > 45
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("known", [[], [(0, 0.1)], [(i % 4, 0.1 * (i % 4 == 2)) for i in range(40)]])
-def test_a_paused_arm_is_never_chosen(name: str, known: list[tuple[int, float]]) -> None:
-    history = after(known, 4)
-    for seed in range(30):
-        assert 2 not in choices(build(name, {}), history, seed, count=20, active=[0, 1, 3], in_flight=[2, 2])
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_seed_and_history_give_the_same_choices(name: str) -> None:
+    first, again = made(name, 4), made(name, 4)
+    assert played(first, 4, noisy(5), 60) == played(again, 4, noisy(5), 60)
+    copied = copy.deepcopy(first)
+    choices = [
+        policy.choose(in_flight=[2], active=range(4), rng=Randomness(1).at("w", 60), count=65)
+        for policy in (first, again, copied)
+    ]
+    assert choices[0] == choices[1] == choices[2]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", POLICIES)
+def test_choosing_changes_nothing(name: str) -> None:
+    asked, unasked = made(name, 4), made(name, 4)
+    for policy in (asked, unasked):
+        played(policy, 4, noisy(6), 30)
+    asked.choose(in_flight=[], active=range(4), rng=np.random.default_rng(3), count=65)
+    assert asked.posterior() == unasked.posterior()
+    later = [p.choose(in_flight=[], active=range(4), rng=np.random.default_rng(0), count=9) for p in (asked, unasked)]
+    assert later[0] == later[1]
+
+
+@pytest.mark.parametrize("name", ["optima", "uniform"])
+def test_another_seed_gives_other_choices(name: str) -> None:
+    assert played(made(name, 4), 4, noisy(7), 40, seed=1) != played(made(name, 4), 4, noisy(7), 40, seed=2)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_paused_arm_is_never_chosen(name: str) -> None:
+    for before in (0, 5, 50):
+        policy = made(name, 4)
+        played(policy, 4, noisy(8), before)
+        for now in range(before, before + 300):
+            chosen = policy.choose(in_flight=[], active=[0, 1], rng=Randomness(0).at("w", now), count=2)
+            assert set(chosen) <= {0, 1}
+            policy.pulled(now, chosen[0])
+            policy.rewarded(now, chosen[0], "w", 0.1)
+
+
+@pytest.mark.parametrize("name", POLICIES)
 def test_a_single_arm_is_always_played(name: str) -> None:
-    assert played(build(name, {}), 1, noisy(0), 20) == [0] * 20
+    assert played(made(name, 1), 1, noisy(9), 30) == [0] * 30
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", POLICIES)
 def test_sixty_four_arms_are_all_tried(name: str) -> None:
-    assert set(played(build(name, {}), 64, noisy(0), 640)) == set(range(64))
+    assert len(set(played(made(name, 64), 64, noisy(10, gap=0.0), 1000))) == 64
 
 
-def test_optima_tries_every_arm_once_before_it_repeats_one() -> None:
+@pytest.mark.parametrize("name", LEARNING)
+def test_every_arm_is_tried_once_before_one_is_repeated(name: str) -> None:
+    orders = [played(made(name, 6), 6, noisy(11), 6, seed) for seed in range(5)]
+    assert all(sorted(order) == list(range(6)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1, "in an order that depends on the seed"
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_an_untried_arm_in_flight_elsewhere_is_not_tried_twice(name: str) -> None:
+    policy = made(name, 3)
     for seed in range(10):
-        assert sorted(played(build("optima", {}), 5, noisy(seed), 5, seed)) == list(range(5))
-
-
-def test_the_order_of_first_tries_depends_on_the_seed() -> None:
-    assert len({tuple(played(build("optima", {}), 4, noisy(0), 4, seed)) for seed in range(20)}) > 8
-
-
-def test_an_untried_arm_in_flight_elsewhere_is_not_tried_twice() -> None:
-    history = after([(0, 0.1)], 3)
-    assert {choices(build("optima", {}), history, seed, in_flight=[1])[0] for seed in range(20)} == {2}
+        rng = np.random.default_rng(seed)
+        assert set(policy.choose(in_flight=[0, 1], active=range(3), rng=rng, count=1)) == {2}
 
 
 def test_eight_workers_do_not_all_jump_on_one_arm() -> None:
-    policy = Optima()
-    for seed in range(10):
-        history, waiting = History(4, 20), list[int]()
-        for worker in range(4):
-            waiting += choices(policy, history, 10 * seed + worker, in_flight=waiting)
-        assert sorted(waiting) == [0, 1, 2, 3]
+    policy = made("optima", 4)
+    for number in range(8):
+        policy.pulled(number, number % 4)
+        policy.rewarded(number, number % 4, "w", 0.5 + 0.01 * (number % 4) + (0.1 if number < 4 else -0.1))
+    flying: list[int] = []
+    for worker in range(8):
+        rng = Randomness(0).at(str(worker), 1)
+        flying += policy.choose(in_flight=flying, active=range(4), rng=rng)
+    assert len(set(flying)) >= 3
 
 
-def test_pulls_in_flight_on_an_uncertain_arm_make_it_less_likely_to_be_chosen() -> None:
-    """The arm that lags behind is chosen for doubt about it alone, and eight pulls will settle most of that."""
-    history = after([*[(0, 0.0), (0, 1.0)] * 2, *[(1, 0.5), (1, 1.5)] * 8], 2)
-    alone, crowded = (
-        sum(choices(Optima(), history, seed, in_flight=flying) == [0] for seed in range(1000))
-        for flying in ([], [0] * 8)
-    )
-    assert alone > 100
-    assert crowded < 0.6 * alone
+def test_pulls_in_flight_make_an_uncertain_arm_less_likely_to_be_chosen() -> None:
+    policy = made("optima", 2)
+    for number, (arm, reward) in enumerate([(0, 0.5), (0, 0.6), (0, 0.4), (0, 0.5), (1, 0.4)]):
+        policy.pulled(number, arm)
+        policy.rewarded(number, arm, "w", reward)
+
+    def share(in_flight: list[int]) -> float:
+        chosen = [
+            policy.choose(in_flight=in_flight, active=range(2), rng=np.random.default_rng(seed))[0]
+            for seed in range(400)
+        ]
+        return chosen.count(1) / 400
+
+    assert share([1] * 8) < share([]) - 0.05
 
 
-@pytest.mark.parametrize("value", [0.0, 0.01, -0.01])
-def test_arms_with_equal_constant_rewards_are_all_played(value: float) -> None:
-    chosen = Counter(played(build("optima", {}), 4, lambda arm, number: value, 400))
-    assert min(chosen.values()) > 50
+def test_a_late_joiner_with_rewards_a_hundred_times_larger_upsets_nothing() -> None:
+    policy, noise = made("optima", 3), random.Random(12)
+    for number in range(120):
+        worker = "late" if number >= 60 and number % 2 else "veteran"
+        size = 100.0 if worker == "late" else 1.0
+        policy.pulled(number, number % 3)
+        policy.rewarded(number, number % 3, worker, size * (0.1 * (number % 3) + 0.1 + noise.gauss(0, 0.02)))
+    beliefs = policy.posterior()
+    assert [belief.mean for belief in beliefs] == sorted(belief.mean for belief in beliefs)
+    assert beliefs[2].p_best > 0.9
+    assert beliefs[2].mean < 1, "in the first worker's units"
 
 
-def test_equally_good_noisy_arms_are_all_played() -> None:
-    for seed in range(4):
-        assert min(Counter(played(build("optima", {}), 4, noisy(seed, gap=0.0), 400, seed)).values()) > 20
-
-
-def test_an_arm_without_recent_history_is_chosen_again() -> None:
-    """With constant rewards there is no noise at all: only forgetting brings the lesser arm back."""
-    paid = noisy(4)
-    other = [(0, paid(0, 0)) for _ in range(10)] + [(1, 0.25e-3 + paid(1, 0)) for _ in range(10)]
-    fresh, old = after(other, 2), after(other + [(1, 0.25e-3 + paid(1, 0)) for _ in range(800)], 2)
-    policy = build("optima", {"gamma": 0.98})
-    again = [sum(choices(policy, history, seed) == [0] for seed in range(300)) for history in (fresh, old)]
-    assert again[0] < 6
-    assert again[1] > 30
+def test_an_arm_that_was_not_pulled_for_long_is_tried_again() -> None:
+    arms = played(made("optima", 3, retry=10), 3, lambda a, t: (0.0, 0.0, 1.0)[a] + 1e-6 * (t % 7), 200)
+    for arm in range(2):
+        last = -1
+        for at, chosen in enumerate(arms):
+            if chosen == arm:
+                last = at
+            assert at - last <= 30 + 2
+    never = played(made("optima", 3, retry=0), 3, lambda a, t: (0.0, 0.0, 1.0)[a] + 1e-6 * (t % 7), 200)
+    assert never[50:].count(2) > arms[50:].count(2)
 
 
 def test_uniform_plays_every_active_arm_equally_often() -> None:
-    counts = Counter(choices(build("uniform", {}), History(4, 5), 0, count=3000, active=[0, 1, 3]))
-    assert all(abs(counts[arm] - 1000) < 100 for arm in (0, 1, 3))
+    arms = played(made("uniform", 4), 4, noisy(13), 3000, active=[0, 1, 3])
+    assert [arms.count(arm) / 3000 for arm in range(4)] == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3], abs=0.04)
 
 
 def test_round_robin_plays_the_arms_in_turn_and_skips_a_paused_one() -> None:
-    policy = build("round_robin", {})
-    assert played(policy, 3, noisy(0), 7) == [0, 1, 2, 0, 1, 2, 0]
-    assert played(policy, 4, noisy(0), 7, active=[0, 1, 3]) == [0, 1, 3, 0, 1, 3, 0]
+    assert played(made("round_robin", 4), 4, noisy(14), 6) == [0, 1, 2, 3, 0, 1]
+    assert played(made("round_robin", 4), 4, noisy(14), 6, active=[0, 2, 3]) == [0, 2, 3, 0, 2, 3]
 
 
 def test_round_robin_goes_on_after_the_arm_that_has_just_been_paused() -> None:
-    history = after([(0, 0.1), (1, 0.1)], 4)
-    assert choices(build("round_robin", {}), history, 0, count=4, active=[0, 2, 3]) == [2, 3, 0, 2]
+    policy = made("round_robin", 4)
+    policy.pulled(0, 1)
+    assert policy.choose(in_flight=[], active=[0, 2, 3], rng=np.random.default_rng(0), count=4) == [2, 3, 0, 2]
 
 
 def test_fixed_plays_its_arm_whatever_is_known() -> None:
-    policy = build("fixed:text", {}, fixed=1)
-    assert played(policy, 3, noisy(0), 5) == [1] * 5
+    policy = build("fixed:1", {}, 3, fixed=1)
+    assert played(policy, 3, noisy(15), 10) == [1] * 10
+    with pytest.raises(ValueError, match="has no option 'memory'; it has none"):
+        build("fixed:1", {"memory": 0.9}, 3, fixed=1)
 
 
-@pytest.mark.parametrize("name", ["uniform", "round_robin"])
-def test_policies_that_do_not_learn_have_no_posterior(name: str) -> None:
-    policy = build(name, {})
-    assert not policy.learns
-    assert policy.posterior(after([(0, 0.1), (1, 0.2)], 2)) == []
-
-
-def test_optima_has_a_posterior_from_the_first_reward_on() -> None:
-    policy = build("optima", {})
-    assert policy.posterior(History(2, 20)) == []
-    assert [arm.effective_count for arm in policy.posterior(after([(1, 0.2)], 2))] == [0, 1]
-
-
-def test_the_window_option_is_the_histories_window() -> None:
-    assert build("optima", {"window": 7.0, "gamma": 0.9}).window == 7
+@pytest.mark.parametrize("name", POLICIES)
+def test_only_policies_that_learn_have_a_posterior_and_only_from_the_first_reward_on(name: str) -> None:
+    policy = made(name, 3)
+    assert policy.posterior() == []
+    played(policy, 3, noisy(16), 1)
+    assert len(policy.posterior()) == (3 if policy.learns else 0)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("optimal", {}, "there is no policy 'optimal'; there are optima, .*joint, fixed:<arm>"),
-        ("", {}, "there is no policy ''"),
-        ("optima", {"sigma": 1.0}, "policy optima has no option 'sigma'; its options are window, gamma"),
-        ("uniform", {"window": 5.0}, "policy uniform has no option 'window'; it has none"),
-        ("optima", {"window": 1.0}, "option window is 1; expected a whole number from 2 to 10000"),
-        ("optima", {"window": 2.5}, "option window is 2.5; expected a whole number"),
-        ("optima", {"window": float("nan")}, "option window is nan; expected a whole number"),
-        ("optima", {"window": float("inf")}, "option window is inf; expected a whole number"),
-        ("optima", {"gamma": 0.0}, "option gamma is 0; expected a number above 0, up to 1"),
-        ("optima", {"gamma": 1.01}, "option gamma is 1.01; expected a number above 0, up to 1"),
-        ("optima", {"gamma": float("nan")}, "option gamma is nan; expected a number above 0"),
+        ("best", {}, "there is no policy 'best'; there are optima, "),
+        ("optima", {"widnow": 3}, "policy optima has no option 'widnow'; its options are memory, exploration, retry"),
+        ("uniform", {"memory": 0.5}, "policy uniform has no option 'memory'; it has none"),
+        ("optima", {"memory": 1.0}, "option memory is 1; expected a number between 0 and 1"),
+        ("optima", {"exploration": -1}, "option exploration is -1; expected a number from 0 to 100"),
+        ("optima", {"retry": -1}, "option retry is -1; expected a number of pulls per arm, 0 for never"),
     ],
 )
 def test_a_wrong_name_or_option_gets_a_sentence(name: str, options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        build(name, options)
-
-
-def test_a_fixed_policy_has_no_options() -> None:
-    with pytest.raises(ValueError, match="policy fixed:text has no option 'window'; it has none"):
-        build("fixed:text", {"window": 5.0}, fixed=1)
+        build(name, options, 3)

@@ -59,7 +59,7 @@ def test_a_created_event_starts_its_incarnation() -> None:
     [
         ({"arms": ("image", "text")}, "arms is"),
         ({"policy": "uniform"}, 'policy is name: "optima", not name: "uniform"'),
-        ({"options": {"window": 5.0}}, "policy is"),
+        ({"options": {"memory": 0.5}}, "policy is"),
         ({"seed": 8}, "seed is 7, not 8"),
         ({"reward": pb.REWARD_KIND_ABSOLUTE}, "reward is 1, not 2"),
         ({"cost_aware": True}, "cost_aware is False, not True"),

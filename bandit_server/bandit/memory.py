@@ -1,0 +1,59 @@
+"""What a policy remembers, as plain JSON values, and back."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+_OURS = __name__.rpartition(".")[0]
+
+
+def dump(value: Any) -> Any:
+    """A policy, or a part of what it remembers, as JSON values; numbers that JSON lacks as their names."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"float": repr(value)}
+        case np.generic():
+            return dump(value.item())
+        case np.ndarray():
+            return {"array": dump(value.tolist()), "dtype": str(value.dtype)}
+        case list():
+            return [dump(item) for item in value]
+        case tuple():
+            return {"tuple": [dump(item) for item in value]}
+        case deque():
+            return {"deque": [dump(item) for item in value], "maxlen": value.maxlen}
+        case dict():
+            return {"dict": [[dump(key), dump(item)] for key, item in value.items()]}
+    if not type(value).__module__.startswith(_OURS):
+        raise TypeError(f"a policy remembers a {type(value).__qualname__}, which cannot be written down")
+    return {"object": {name: dump(item) for name, item in vars(value).items()}}
+
+
+def load(into: Any, dumped: Any) -> Any:
+    """The value that `dump` has written down. `into`: one of the same make, which objects are restored into."""
+    if isinstance(dumped, list):
+        return [load(None, item) for item in dumped]
+    if not isinstance(dumped, dict):
+        return dumped
+    match dumped:
+        case {"float": str(name)}:
+            return float(name)
+        case {"array": list(items), "dtype": str(dtype)}:
+            return np.array(load(None, items), dtype=dtype)
+        case {"tuple": list(items)}:
+            return tuple(load(None, item) for item in items)
+        case {"deque": list(items), "maxlen": maxlen}:
+            return deque((load(None, item) for item in items), maxlen=maxlen)
+        case {"dict": list(items)}:
+            return {load(None, key): load(None, item) for key, item in items}
+        case {"object": dict(parts)} if into is not None and set(parts) == set(vars(into)):
+            for name, part in parts.items():
+                setattr(into, name, load(getattr(into, name), part))
+            return into
+    raise ValueError("this is not what a policy of this name and version has written down")
