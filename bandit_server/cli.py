@@ -1,4 +1,4 @@
-"""The command line: optima serve | dashboard | runs | demo."""
+"""The command line: optima serve | dashboard | runs | demo | simulate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "dashboard": ("bandit_server.commands.dashboard", "dashboard"),
     "runs": ("bandit_server.commands.runs", "runs"),
     "demo": ("bandit_server.demo", "demo_command"),
+    "simulate": ("bandit_server.commands.simulate", "simulate"),
 }
 
 
