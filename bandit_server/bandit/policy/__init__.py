@@ -8,10 +8,18 @@ from collections.abc import Callable, Mapping
 from bandit_server.bandit.policy.base import Policy
 from bandit_server.bandit.policy.optima import Optima
 from bandit_server.bandit.policy.plain import Fixed, RoundRobin, Uniform
+from bandit_server.bandit.policy.sliding_window_ts import SlidingWindowTS
+from bandit_server.bandit.policy.thompson import Thompson
 
 __all__ = ["POLICIES", "Policy", "build"]
 
-POLICIES: dict[str, Callable[..., Policy]] = {"optima": Optima, "uniform": Uniform, "round_robin": RoundRobin}
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "optima": Optima,
+    "uniform": Uniform,
+    "round_robin": RoundRobin,
+    "sliding_window_ts": SlidingWindowTS,
+    "thompson": Thompson,
+}
 
 
 def build(name: str, options: Mapping[str, float], arms: int, fixed: int | None = None) -> Policy:
