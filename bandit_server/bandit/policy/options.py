@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Of a window; what it holds is kept with every snapshot.
+LONGEST_WINDOW = 10_000
+
 
 def number(name: str, value: float, least: float, most: float) -> float:
     """An option that may be any number from `least` to `most`.
@@ -21,7 +24,7 @@ def whole(name: str, value: float, least: int, most: int) -> int:
         ValueError: It is not.
     """
     if not (least <= value <= most and value == int(value)):
-        raise ValueError(f"option {name} is {value:g}; expected a whole number from {least:,} to {most:,}")
+        raise ValueError(f"option {name} is {value:g}; expected a whole number from {least} to {most}")
     return int(value)
 
 
