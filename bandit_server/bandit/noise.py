@@ -33,13 +33,12 @@ class Noise:
         """A reward, in units of which the square is finite."""
         self._largest = max(self._largest, abs(reward))
         before = self._last.get((arm, worker))
+        if before is not None:
+            if not self._weight:
+                self._squares, self._weight = self._between(), 1.0
+            self._squares = MEMORY * self._squares + (reward - before) ** 2 / 2
+            self._weight = MEMORY * self._weight + 1.0
         self._last[arm, worker] = reward
-        if before is None:
-            return
-        if not self._weight:
-            self._squares, self._weight = self._between(), 1.0
-        self._squares = MEMORY * self._squares + (reward - before) ** 2 / 2
-        self._weight = MEMORY * self._weight + 1.0
 
     def rescale(self, factor: float) -> None:
         """All rewards so far are to be multiplied with this."""

@@ -52,7 +52,7 @@ class FdswTS(Scored):
 
     evidence: Fdsw
 
-    def __init__(self, arms: int, *, gamma: float = 0.99, window: float = 10, optimism: float = 0.0) -> None:
+    def __init__(self, arms: int, *, gamma: float = 0.99, window: float = 10, optimism: float = 0.5) -> None:
         super().__init__(arms, Fdsw(arms, share("gamma", gamma), whole("window", window, 1, LONGEST_WINDOW)))
         self._optimism = number("optimism", optimism, 0, 1)
 

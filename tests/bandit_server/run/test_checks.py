@@ -114,10 +114,10 @@ def test_who_chose_must_be_said() -> None:
 # --- specs
 
 
-def spec_with_options(options: dict[str, float]) -> pb.RunSpec:
+def spec_with_options(options: dict[str, float], policy: str = "optima") -> pb.RunSpec:
     return pb.RunSpec(
         arms=[pb.Arm(name="image", modules=["visual"])],
-        policy=pb.PolicySpec(name="optima", options=options),
+        policy=pb.PolicySpec(name=policy, options=options),
         steps_per_round=10,
     )
 
@@ -140,7 +140,7 @@ def test_what_a_spec_leaves_out_is_set_to_what_that_means() -> None:
             "fixed:<arm>",
         ),
         (
-            raw(policy="sliding_window_ts", options={"window": 2.5}),
+            spec_with_options({"window": 2.5}, policy="sliding_window_ts"),
             "spec.policy: option window is 2.5; expected a whole number from 1 to 10000",
         ),
         (raw(policy=""), "spec.policy: the server offers no policy ''; it offers"),
