@@ -23,6 +23,7 @@ is: the data choose between a long memory and a short one, and multiplying every
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -31,14 +32,23 @@ import numpy as np
 from bandit_server.bandit.posterior import Floats
 
 OWN = (0.0, 0.003, 0.03, 0.3)
-TIME = (0.0, 0.0003, 0.003, 0.03)
-SHARED = (1.0, 0.995, 0.98, 0.95)
+TIME = (0.0, 0.001, 0.01, 0.1)
+SHARED = (1.0, 0.9975, 0.99, 0.96)
 # A spread below this share of the rewards themselves is rounding, not information.
 _ROUNDING = 1e-12
 
 _OWN, _TIME, _SHARED = (np.array(values) for values in zip(*itertools.product(OWN, TIME, SHARED), strict=True))
 _LOG_SHARED = np.log(_SHARED)
 HYPOTHESES = len(_OWN)
+# The same as numbers of Python's own: reading one of an array's takes several times as long.
+_NUMBERS: list[tuple[float, float, float]] = list(zip(_OWN.tolist(), _TIME.tolist(), _LOG_SHARED.tolist(), strict=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def _change(gap: int) -> tuple[Floats, Floats, Floats]:
+    """What `gap` pulls of the run do to an arm that is then pulled: ρ^gap, its square and the step, [HYPOTHESES]."""
+    shared = np.exp(_LOG_SHARED * gap)
+    return shared, shared * shared, _OWN + _TIME * gap
 
 
 class Bank:
@@ -63,6 +73,9 @@ class Bank:
         self._logs = np.zeros(HYPOTHESES)
         self._steps = 0.0
         self._largest = 0.0
+        # How probable each hypothesis is, relative to the most probable one; which that is.
+        self._weights = np.ones(HYPOTHESES)
+        self._likely = 0
 
     def rescale(self, factor: float) -> None:
         """All rewards so far are to be multiplied with this."""
@@ -70,77 +83,109 @@ class Bank:
         self._squares *= factor * factor
         self._largest *= factor
 
-    def learn(self, number: int, arm: int, reward: float) -> None:
-        """What pull `number` brought. One that comes late was seen before the change since, which blurs it."""
+    def learn(self, number: int, arm: int, reward: float) -> tuple[float, float]:
+        """What pull `number` brought. One that comes late was seen before the change since, which blurs it.
+
+        Returns:
+            Under the most probable hypothesis: how many standard deviations the reward was above its prediction, 0 for
+            an arm's first one; and how many the arm's mean is now above 0.
+        """
         self._largest = max(self._largest, abs(reward))
-        gap = number - self._last[arm]
+        likely, surprise = self._likely, 0.0
+        mean, variance = self._mean[arm], self._variance[arm]
+        gap = number - int(self._last[arm])
         if not self.count[arm]:
-            self._mean[arm] = reward
-            self._variance[arm] = 1.0
+            mean[:] = reward
         else:
             if gap > 0:
-                change = np.exp(_LOG_SHARED * gap)
-                mean = self._mean[arm] * change
-                prior = self._variance[arm] * change * change + (_OWN + _TIME * gap)
-                blur = 1.0
+                shared, squared, step = _change(gap)
+                mean *= shared
+                variance *= squared
+                variance += step
+                blur: Floats | float = 1.0
             else:
-                mean, prior = self._mean[arm], self._variance[arm]
                 blur = 1.0 + _OWN - _TIME * gap
-            spread = prior + blur
+            spread = variance + blur
             error = reward - mean
-            gain = prior / spread
-            self._mean[arm] = mean + gain * error
-            self._variance[arm] = gain * blur
-            self._squares = self._squares * self._memory + error * error / spread
-            self._logs = self._logs * self._memory + np.log(spread)
+            surprise = float(error[likely]) / math.sqrt(float(spread[likely]) * self.noise(likely))
+            variance /= spread
+            mean += variance * error
+            variance *= blur
+            error *= error
+            error /= spread
+            self._squares *= self._memory
+            self._squares += error
+            self._logs *= self._memory
+            self._logs += np.log(spread)
             self._steps = self._steps * self._memory + 1.0
+            self._weigh()
         self.count[arm] += 1
         self._last[arm] = max(number, self._last[arm])
+        return surprise, float(mean[likely]) / math.sqrt(float(variance[likely]) * self.noise(likely))
 
+    def _weigh(self) -> None:
+        log = np.log(self._squares + self._floor)
+        log *= self._steps
+        log += self._logs
+        self._likely = int(log.argmin())
+        log -= log[self._likely]
+        log *= -0.5
+        self._weights = np.exp(log, out=log)
+
+    @property
     def weights(self) -> Floats:
-        """How probable each hypothesis is, [HYPOTHESES]."""
-        if not self._steps:
-            return np.full(HYPOTHESES, 1 / HYPOTHESES)
-        log = -0.5 * (self._logs + self._steps * np.log(self._squares + self._floor))
-        weights = np.exp(log - log.max())
-        return np.asarray(weights / weights.sum())
+        """How probable each hypothesis is, [HYPOTHESES], summing to 1."""
+        return np.asarray(self._weights / self._weights.sum())
 
-    def noise(self) -> Floats:
-        """σ² under each hypothesis, [HYPOTHESES]; above 0. Before any arm has two rewards: the arms' spread."""
+    def draw(self, shares: Floats) -> list[int]:
+        """Hypotheses drawn by their weights, one for each of these numbers, uniform in [0, 1)."""
+        reached = np.add.accumulate(self._weights)
+        return [min(at, HYPOTHESES - 1) for at in reached.searchsorted(shares * reached[-1], side="right").tolist()]
+
+    def noise(self, hypothesis: int) -> float:
+        """σ² under a hypothesis; above 0. Before any arm has two rewards: the arms' spread."""
         if self._steps:
-            return np.asarray((self._squares + self._floor) / self._steps)
+            return (float(self._squares[hypothesis]) + self._floor) / self._steps
         seen = self._mean[[count > 0 for count in self.count], 0]
-        return np.full(HYPOTHESES, float(seen.var()) + self._floor)
+        return (float(seen.var()) if len(seen) else 0.0) + self._floor
 
     def predict(self, now: int, hypothesis: int) -> tuple[Floats, Floats]:
         """Mean of each arm's reward were it pulled now, and its variance in units of σ², both [arms].
 
         Arms without rewards are as the average of the others, and as uncertain as one reward leaves an arm.
         """
-        mean, variance = self._predict(now, slice(hypothesis, hypothesis + 1))
-        return mean[:, 0], variance[:, 0]
+        own, time, shared = _NUMBERS[hypothesis]
+        gap = now - self._last
+        mean, variance = self._mean[:, hypothesis], self._variance[:, hypothesis]
+        if shared:
+            change = np.exp(np.maximum(gap, 0.0) * shared)
+            mean, variance = mean * change, variance * (change * change)
+        else:
+            mean = mean.copy()
+        variance = variance + (time * np.maximum(gap, 0.0) + own)
+        self._fill(mean, variance)
+        return mean, variance
 
-    def _predict(self, now: int, hypotheses: slice) -> tuple[Floats, Floats]:
-        """As `predict`, for several hypotheses: [arms, hypotheses]."""
+    def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
+        """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""
+        weights = self.weights
+        noise = np.array([self.noise(hypothesis) for hypothesis in range(HYPOTHESES)])
         gap = np.maximum(now - self._last, 0.0)[:, None]
-        change = np.exp(_LOG_SHARED[hypotheses] * gap)
-        mean = self._mean[:, hypotheses] * change
-        variance = self._variance[:, hypotheses] * change * change + (_OWN[hypotheses] + _TIME[hypotheses] * gap)
+        change = np.exp(_LOG_SHARED * gap)
+        means, variances = self._mean * change, self._variance * change * change + (_OWN + _TIME * gap)
+        self._fill(means, variances)
+        mean = means @ weights
+        variance = (variances * noise + (means - mean[:, None]) ** 2) @ weights
+        count = np.minimum((1 / variances) @ weights, self.count)
+        return mean, np.sqrt(variance), count
+
+    def _fill(self, mean: Floats, variance: Floats) -> None:
+        """See `predict`; by arm, [arms] or [arms, hypotheses]."""
         if 0 in self.count:
             unseen = [not count for count in self.count]
             seen = [count > 0 for count in self.count]
             mean[unseen] = mean[seen].mean(axis=0) if any(seen) else 0.0
             variance[unseen] = 1.0
-        return mean, variance
-
-    def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
-        """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""
-        weights, noise = self.weights(), self.noise()
-        means, variances = self._predict(now, slice(None))
-        mean = means @ weights
-        variance = (variances * noise + (means - mean[:, None]) ** 2) @ weights
-        count = np.minimum((1 / variances) @ weights, self.count)
-        return mean, np.sqrt(variance), count
 
     @property
     def _floor(self) -> float:

@@ -1,31 +1,53 @@
-"""``optima``, the default: Thompson sampling in which recent history decides, and the data say what is recent."""
+"""``optima``, the default: recent history decides, and the data say what is recent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from bandit_server.bandit.bank import Bank
-from bandit_server.bandit.posterior import ArmPosterior, gaussian
+from bandit_server.bandit.policy.options import number, share
+from bandit_server.bandit.posterior import ArmPosterior, Floats, gaussian
 from bandit_server.bandit.units import Units
+
+# How much longer an arm waits after each of its rewards.
+GROWTH = 3.0
+# In standard deviations: how far above what was believed a promising reward is; how far below 0 a harmful arm.
+PROMISING = 0.5
+HARMFUL = 2.0
 
 
 class Optima:
-    """Thompson sampling (Thompson, Biometrika 1933) on the bank of filters in bank.py.
+    """Thompson sampling of how the arms change, optimism about what they pay.
 
-    For each choice one hypothesis is drawn by its weight, and every arm's mean from its posterior under that one, its
-    standard deviation multiplied with `exploration`; the highest is played. Before that come, in this order, arms
-    that were never tried, in random order, and an arm that was not pulled during the last `retry` pulls per arm: what
-    a module pays can rise while nobody looks, and no posterior of old rewards says so. Pulls in flight count as if
-    they had returned their arm's mean.
+    For each choice one hypothesis about change is drawn by its weight in the bank of filters (bank.py); so far this is
+    Thompson's rule (Biometrika 1933). With m and s the mean and standard deviation of each arm's reward under that
+    hypothesis, the arm with the highest
+
+        max(m, 0) + exploration · s        is played
+
+    (an upper confidence bound of the posterior: Kaufmann et al., "On Bayesian Upper Confidence Bounds for Bandit
+    Problems", AISTATS 2012). No arm counts as worth less than nothing: a module whose training raises the loss changes
+    what the others see, and stops to when they have learned it.
+
+    Arms that were never tried come before that, in random order, and then whichever has waited too long: what a module
+    pays can rise while nobody looks, and no posterior of old rewards says so. An arm with n rewards waits
+
+        min(retry, settle · 3^(n−1))       pulls of the run per arm,
+
+    but no longer than `settle` if its last reward was better than believed, by half a standard deviation, and half of
+    that if it is believed to do harm, by two: these are the arms that may be about to pay.
+
+    Pulls in flight count as if they had returned their arm's mean.
 
     Args:
         arms: How many there are.
+        exploration: How many standard deviations an arm is given for being unknown; 0 to 100.
         memory: How fast the evidence for hypotheses and noise is forgotten, per reward; in (0, 1).
-        exploration: Multiplies posterior standard deviations; at least 0. Below 1 it explores less than plain
-            Thompson sampling, which pays where there is little time.
-        retry: Pulls of the run, per arm, after which an arm is tried again; 0 for never.
+        retry: Pulls of the run, per arm, after which any arm is tried again; 0 for never.
+        settle: The same for an arm that is new or promising; 0 for no sooner than others.
 
     Raises:
         ValueError: An option is out of its range.
@@ -33,24 +55,30 @@ class Optima:
 
     learns = True
 
-    def __init__(self, arms: int, *, memory: float = 0.95, exploration: float = 0.6, retry: float = 20.0) -> None:
-        if not 0 < memory < 1:
-            raise ValueError(f"option memory is {memory:g}; expected a number between 0 and 1")
-        if not 0 <= exploration <= 100:
-            raise ValueError(f"option exploration is {exploration:g}; expected a number from 0 to 100")
-        if not 0 <= retry <= 1e9:
-            raise ValueError(f"option retry is {retry:g}; expected a number of pulls per arm, 0 for never")
-        self._bank = Bank(arms, memory)
+    def __init__(
+        self,
+        arms: int,
+        *,
+        exploration: float = 1.0,
+        memory: float = 0.98,
+        retry: float = 30.0,
+        settle: float = 4.0,
+    ) -> None:
+        self._exploration = number("exploration", exploration, 0, 100)
+        self._bank = Bank(arms, share("memory", memory))
+        self._retry = number("retry", retry, 0, 1e9) * arms
+        self._settle = number("settle", settle, 0, 1e9) * arms or self._retry
         self._units = Units()
-        self._exploration = exploration
-        self._patience = retry * arms if retry else float("inf")
         self._now = 0
-        # By arm, the number of its last pull.
+        # By arm: the number of its last pull, how long it waits after it, and until when.
         self._pulled = [-1] * arms
+        self._wait = [math.inf] * arms
+        self._due = [math.inf] * arms
 
     def pulled(self, number: int, arm: int) -> None:
         """See Policy."""
         self._pulled[arm] = max(number, self._pulled[arm])
+        self._due[arm] = self._pulled[arm] + self._wait[arm]
         self._now = max(number + 1, self._now)
 
     def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
@@ -58,46 +86,47 @@ class Optima:
         value, shrink = self._units.take(worker, reward)
         if shrink != 1.0:
             self._bank.rescale(shrink)
-        self._bank.learn(number, arm, value)
+        surprise, above = self._bank.learn(number, arm, value)
+        if self._retry:
+            wait = min(self._retry, self._settle * GROWTH ** min(self._bank.count[arm] - 1, 99))
+            if surprise > PROMISING:
+                wait = min(wait, self._settle)
+            if above < -HARMFUL:
+                wait = min(wait, self._settle / 2)
+            self._wait[arm] = wait
+            self._due[arm] = self._pulled[arm] + wait
 
     def choose(
         self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
         """See Policy."""
+        arms: list[int] = []
         tried = self._bank.count
-        untried = [arm for arm in active if not tried[arm] and arm not in in_flight]
-        arms = [int(arm) for arm in rng.permutation(untried)][:count] if untried else []
-        old = [arm for arm in active if tried[arm] and self._now - self._pulled[arm] > self._patience]
-        arms += sorted(old, key=self._pulled.__getitem__)[: count - len(arms)]
+        if 0 in tried:
+            untried = [arm for arm in active if not tried[arm] and arm not in in_flight]
+            arms += rng.permutation(untried).tolist()[:count] if untried else []
+        if min(self._due) < self._now and len(arms) < count:
+            due = [arm for arm in active if self._due[arm] < self._now]
+            arms += sorted(due, key=self._pulled.__getitem__)[: count - len(arms)]
         if len(arms) < count:
-            arms += self._sample([*in_flight, *arms], active, rng, count - len(arms))
+            arms += self._best([*in_flight, *arms], active, rng, count - len(arms))
         return arms
 
-    def _sample(
-        self, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int
-    ) -> list[int]:
-        if not any(self._bank.count):
-            # All that were tried are in flight: nothing tells the arms apart but that.
-            flying = np.bincount(np.asarray(in_flight, dtype=np.intp), minlength=len(self._pulled))
-            arms = []
-            for _ in range(count):
-                arms.append(min(rng.permutation(active), key=lambda arm: flying[arm]))
-                flying[arms[-1]] += 1
-            return [int(arm) for arm in arms]
-        hypotheses = np.searchsorted(np.cumsum(self._bank.weights()), rng.random(count))
-        noise = self._bank.noise()
-        # Shuffled, so that of equal arms none is preferred.
-        choices = rng.permutation(active) if len(active) > 1 else np.asarray(active)
-        more = np.zeros(len(self._pulled))
-        np.add.at(more, np.asarray(in_flight, dtype=np.intp), 1.0)
+    def _best(self, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
+        flying: Floats | None = None
+        if in_flight or count > 1:
+            flying = np.bincount(np.asarray(in_flight, dtype=np.intp), minlength=len(self._pulled)).astype(float)
         chosen = []
-        for ahead, hypothesis in enumerate(np.minimum(hypotheses, len(noise) - 1)):
-            mean, variance = self._bank.predict(self._now + ahead, int(hypothesis))
-            variance = variance / (1 + more * variance)
-            sd = self._exploration * np.sqrt(variance[choices] * noise[hypothesis])
-            arm = int(choices[np.argmax(mean[choices] + sd * rng.standard_normal(len(choices)))])
+        for ahead, hypothesis in enumerate(self._bank.draw(rng.random(count))):
+            mean, variance = self._bank.predict(self._now + ahead, hypothesis)
+            if flying is not None:
+                variance /= 1 + flying * variance
+            variance *= self._bank.noise(hypothesis)
+            bound = np.maximum(mean, 0.0) + self._exploration * np.sqrt(variance)
+            arm = int(bound.argmax()) if len(active) == len(bound) else max(active, key=bound.__getitem__)
             chosen.append(arm)
-            more[arm] += 1
+            if flying is not None:
+                flying[arm] += 1
         return chosen
 
     def posterior(self) -> list[ArmPosterior]:

@@ -68,20 +68,20 @@ def test_every_filter_follows_its_equations() -> None:
         evidence.append(-(logs + steps * math.log(squares)) / 2)
         noise.append(squares / steps)
     weights = np.exp(np.array(evidence) - max(evidence))
-    assert bank.weights() == pytest.approx(weights / weights.sum())
-    assert bank.noise() == pytest.approx(noise)
+    assert bank.weights == pytest.approx(weights / weights.sum())
+    assert [bank.noise(at) for at in range(HYPOTHESES)] == pytest.approx(noise)
 
 
 def test_the_hypothesis_that_made_the_rewards_wins() -> None:
     noise = random.Random(0)
-    for own, shared in ((0.0, 1.0), (0.3, 1.0), (0.0, 0.95)):
+    for own, shared in ((0.0, 1.0), (0.3, 1.0), (0.0, 0.96)):
         bank, level = Bank(1, 0.99), 20.0
         for number in range(300):
             level = shared * level + noise.gauss(0, math.sqrt(own))
             bank.learn(number, 0, level + noise.gauss(0, 1))
             if shared < 1 and level < 1:
                 break
-        weights = bank.weights()
+        weights = bank.weights
         of = [*itertools.product(OWN, TIME, SHARED)]
         if shared < 1:
             assert sum(w for w, h in zip(weights, of, strict=True) if h[2] == shared) > 0.5
@@ -91,10 +91,17 @@ def test_the_hypothesis_that_made_the_rewards_wins() -> None:
             assert (drift > 0.1) == (own > 0.1)
 
 
+def test_hypotheses_are_drawn_by_their_weights() -> None:
+    bank = learned(rewarded(60, seed=6))
+    expected = bank.weights
+    drawn = np.bincount(bank.draw((np.arange(20_000) + 0.5) / 20_000), minlength=HYPOTHESES) / 20_000
+    assert drawn == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_average_over_hypotheses_is_their_mixture() -> None:
     bank = learned(rewarded(60, seed=2))
     mean, sd, count = bank.averaged(70)
-    weights, noise = bank.weights(), bank.noise()
+    weights, noise = bank.weights, [bank.noise(at) for at in range(HYPOTHESES)]
     told = [bank.predict(70, at) for at in range(HYPOTHESES)]
     expected = sum(w * m for w, (m, _) in zip(weights, told, strict=True))
     second = sum(w * (v * n + m**2) for w, n, (m, v) in zip(weights, noise, told, strict=True))
@@ -123,7 +130,7 @@ def test_a_late_reward_counts_less_than_a_punctual_one() -> None:
     punctual, late = learned(rewarded(60, seed=4, arms=1)), learned(rewarded(60, seed=4, arms=1))
     punctual.learn(61, 0, 5.0)
     late.learn(11, 0, 5.0)
-    drifting = [*itertools.product(OWN, TIME, SHARED)].index((0.0, 0.03, 1.0))
+    drifting = [*itertools.product(OWN, TIME, SHARED)].index((0.0, 0.1, 1.0))
     assert late.predict(62, drifting)[0][0] < punctual.predict(62, drifting)[0][0]
 
 
