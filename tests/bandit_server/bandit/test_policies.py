@@ -195,7 +195,7 @@ def test_an_arm_that_was_never_pulled_is_neither_a_fault_nor_forgotten(name: str
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_only_the_order_of_pulls_counts_where_rewards_come_late(name: str) -> None:
+def test_rewards_that_come_eight_pulls_late_are_learned_from(name: str) -> None:
     assert played(made(name, 5), 5, noisy(19), 300, delay=8).count(4) > 120
 
 
