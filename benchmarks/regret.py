@@ -2,7 +2,7 @@
 
 A cell is a scenario, a horizon and a number of arms; every player plays every cell on the same seeds. What is printed
 from the regrets, and what it means, is in regret_bar.py. Recorded traces (benchmarks/traces) are played too, with the
-arms they have; there a seed draws the choices only.
+arms that they have and as long as they are; there a seed draws the choices only.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def drawing(cell: Cell, seed: int) -> Scenario:
 
 
 def all_cells(scenarios: Sequence[str], horizons: Sequence[int], arms: Sequence[int]) -> list[Cell]:
-    """Every combination; a trace has the arms that it has."""
+    """Every combination; a trace has the arms that it has, and at most as many pulls as were recorded."""
     drawn = [name for name in scenarios if not name.startswith(traces.PREFIX)]
-    recorded = {name: len(traces.rewards(name)) for name in scenarios if name not in drawn}
+    recorded = {name: traces.rewards(name) for name in scenarios if name not in drawn}
     found = [(name, horizon, count) for horizon in horizons for count in arms for name in drawn]
-    found += [(name, horizon, count) for horizon in horizons for name, count in recorded.items()]
+    for horizon in horizons:
+        found += [(name, min(horizon, sum(map(len, paid))), len(paid)) for name, paid in recorded.items()]
     return list(dict.fromkeys(found))
 
 

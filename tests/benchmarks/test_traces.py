@@ -62,9 +62,11 @@ def test_committed_traces_are_small_and_come_from_a_run_that_played_every_arm(na
 
 def test_the_benchmark_replays_a_trace_and_holds_it_to_no_bar(tmp_path: Path) -> None:
     told, name = tmp_path / "r.json", traces.names()[0]
-    command = ("--policies", "optima", "sliding_window_ts", "--horizons", "30", "--seeds", "2", "--json", str(told))
-    printed = benchmark("regret", "--scenarios", name, *command)
-    assert f"{name}, 30 pulls of {len(traces.rewards(name))} arms" in printed
+    command = ("--policies", "optima", "sliding_window_ts", "--horizons", "30", "5000", "6000", "--seeds", "2")
+    printed = benchmark("regret", "--scenarios", name, *command, "--json", str(told))
+    rewards = traces.rewards(name)
+    assert f"{name}, 30 pulls of {len(rewards)} arms" in printed
     assert "recorded traces only: no ranking, no bar" in printed
     result = json.loads(told.read_text(encoding="utf-8"))
-    assert (len(result["cells"]), result["ranking"], result["bar"]["compared"]) == (1, [], None)
+    assert [cell["horizon"] for cell in result["cells"]] == [30, sum(map(len, rewards))], "no longer than recorded"
+    assert (result["ranking"], result["bar"]["compared"]) == ([], None)

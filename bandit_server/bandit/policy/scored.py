@@ -23,8 +23,8 @@ class Scored(ABC):
     """Plays the arm with the highest score; first those without recent history, in random order.
 
     Rewards are remembered in units of their own (units.py), and their noise σ is learned (noise.py): no multiple of
-    them changes a choice. A pull in flight counts as a reward that equals its arm's mean. Among equal arms the choice
-    is random.
+    them changes a choice. A pull in flight counts as a reward that equals its arm's mean; so does each of several
+    choices ahead for those after it, all made from what is known now. Among equal arms the choice is random.
 
     Args:
         arms: How many there are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -24,9 +25,16 @@ def made(name: str, arms: int, **options: float) -> Policy:
 
 
 def played(
-    policy: Policy, arms: int, pays: Pays, rounds: int, seed: int = 0, active: Sequence[int] = (), delay: int = 0
+    policy: Policy,
+    arms: int,
+    pays: Pays,
+    rounds: int,
+    seed: int = 0,
+    active: Sequence[int] = (),
+    delay: int = 0,
+    workers: str = "w",
 ) -> list[int]:
-    """The arms that it plays; `pays(arm, round)` is what they bring, so many rounds later."""
+    """The arms that it plays; `pays(arm, round)` is what they bring, so many rounds later. `workers` take turns."""
     randomness = Randomness(seed)
     chosen: list[int] = []
     for round in range(rounds):
@@ -37,7 +45,7 @@ def played(
         chosen.append(arm)
         if round >= delay:
             back = round - delay
-            policy.rewarded(back, chosen[back], "w", pays(chosen[back], back))
+            policy.rewarded(back, chosen[back], workers[back % len(workers)], pays(chosen[back], back))
     return chosen
 
 
@@ -80,11 +88,17 @@ def test_optima_finds_an_arm_that_starts_to_pay_late() -> None:
 
 @pytest.mark.parametrize("name", LEARNING)
 @settings(max_examples=8, deadline=None)
-@given(exponent=st.integers(-20, 20), seed=st.integers(0, 2**32), delay=st.sampled_from([0, 3]))
-def test_no_unit_of_reward_changes_any_choice(exponent: int, seed: int, name: str, delay: int) -> None:
+@given(
+    exponent=st.integers(-20, 20),
+    seed=st.integers(0, 2**32),
+    delay=st.sampled_from([0, 3]),
+    workers=st.sampled_from(["w", "wv"]),
+)
+def test_no_unit_of_reward_changes_any_choice(exponent: int, seed: int, name: str, delay: int, workers: str) -> None:
     noise = noisy(seed % 1000, gap=0.01, sd=0.02)
-    plain = played(made(name, 4), 4, noise, 60, seed, delay=delay)
-    scaled = played(made(name, 4), 4, lambda a, t: math.ldexp(noise(a, t), exponent), 60, seed, delay=delay)
+    play = functools.partial(played, arms=4, rounds=60, seed=seed, delay=delay, workers=workers)
+    plain = play(made(name, 4), pays=noise)
+    scaled = play(made(name, 4), pays=lambda a, t: math.ldexp(noise(a, t), exponent))
     assert plain == scaled
 
 
@@ -181,7 +195,7 @@ def test_an_arm_that_was_never_pulled_is_neither_a_fault_nor_forgotten(name: str
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_only_the_order_of_pulls_counts_where_rewards_come_late(name: str) -> None:
+def test_rewards_that_come_eight_pulls_late_are_learned_from(name: str) -> None:
     assert played(made(name, 5), 5, noisy(19), 300, delay=8).count(4) > 120
 
 
