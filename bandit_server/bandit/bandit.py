@@ -60,9 +60,9 @@ class Bandit:
         Raises:
             ValueError: `active` is empty, or names an arm that is not there.
         """
+        if active is not None and not (active and all(0 <= arm < self.n_arms for arm in active)):
+            raise ValueError(f"active is {list(active)}; expected some of the arms 0 to {self.n_arms - 1}")
         arms = range(self.n_arms) if active is None else active
-        if not arms or not all(0 <= arm < self.n_arms for arm in arms):
-            raise ValueError(f"active is {list(arms)}; expected some of the arms 0 to {self.n_arms - 1}")
         rng = self._randomness.at("", self._next)
         arm = self._policy.choose(in_flight=list(self._open.values()), active=arms, rng=rng)[0]
         pull = Pull(self._next, arm)

@@ -36,6 +36,7 @@ TIME = (0.0, 0.001, 0.01, 0.1)
 SHARED = (1.0, 0.9975, 0.99, 0.96)
 # A spread below this share of the rewards themselves is rounding, not information.
 _ROUNDING = 1e-12
+_LEAST = math.ldexp(1.0, -1000)
 
 _OWN, _TIME, _SHARED = (np.array(values) for values in zip(*itertools.product(OWN, TIME, SHARED), strict=True))
 _LOG_SHARED = np.log(_SHARED)
@@ -73,6 +74,7 @@ class Bank:
         self._logs = np.zeros(HYPOTHESES)
         self._steps = 0.0
         self._largest = 0.0
+        self._floor = _LEAST
         # How probable each hypothesis is, relative to the most probable one; which that is.
         self._weights = np.ones(HYPOTHESES)
         self._likely = 0
@@ -82,6 +84,7 @@ class Bank:
         self._mean *= factor
         self._squares *= factor * factor
         self._largest *= factor
+        self._floor = (_ROUNDING * self._largest) ** 2 or _LEAST
 
     def learn(self, number: int, arm: int, reward: float) -> tuple[float, float]:
         """What pull `number` brought. One that comes late was seen before the change since, which blurs it.
@@ -90,7 +93,9 @@ class Bank:
             Under the most probable hypothesis: how many standard deviations the reward was above its prediction, 0 for
             an arm's first one; and how many the arm's mean is now above 0.
         """
-        self._largest = max(self._largest, abs(reward))
+        if abs(reward) > self._largest:
+            self._largest = abs(reward)
+            self._floor = (_ROUNDING * self._largest) ** 2 or _LEAST
         likely, surprise = self._likely, 0.0
         mean, variance = self._mean[arm], self._variance[arm]
         gap = number - int(self._last[arm])
@@ -102,15 +107,16 @@ class Bank:
                 mean *= shared
                 variance *= squared
                 variance += step
-                blur: Floats | float = 1.0
+                spread = variance + 1.0
             else:
                 blur = 1.0 + _OWN - _TIME * gap
-            spread = variance + blur
+                spread = variance + blur
             error = reward - mean
             surprise = float(error[likely]) / math.sqrt(float(spread[likely]) * self.noise(likely))
             variance /= spread
             mean += variance * error
-            variance *= blur
+            if gap <= 0:
+                variance *= blur
             error *= error
             error /= spread
             self._squares *= self._memory
@@ -150,7 +156,7 @@ class Bank:
         return (float(seen.var()) if len(seen) else 0.0) + self._floor
 
     def predict(self, now: int, hypothesis: int) -> tuple[Floats, Floats]:
-        """Mean of each arm's reward were it pulled now, and its variance in units of σ², both [arms].
+        """Mean of each arm's reward were it the pull `now`, later than all that were rewarded, and its variance in units of σ², both [arms].
 
         Arms without rewards are as the average of the others, and as uncertain as one reward leaves an arm.
         """
@@ -158,11 +164,11 @@ class Bank:
         gap = now - self._last
         mean, variance = self._mean[:, hypothesis], self._variance[:, hypothesis]
         if shared:
-            change = np.exp(np.maximum(gap, 0.0) * shared)
+            change = np.exp(gap * shared)
             mean, variance = mean * change, variance * (change * change)
         else:
             mean = mean.copy()
-        variance = variance + (time * np.maximum(gap, 0.0) + own)
+        variance = variance + (gap * time + own)
         self._fill(mean, variance)
         return mean, variance
 
@@ -170,7 +176,7 @@ class Bank:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""
         weights = self.weights
         noise = np.array([self.noise(hypothesis) for hypothesis in range(HYPOTHESES)])
-        gap = np.maximum(now - self._last, 0.0)[:, None]
+        gap = (now - self._last)[:, None]
         change = np.exp(_LOG_SHARED * gap)
         means, variances = self._mean * change, self._variance * change * change + (_OWN + _TIME * gap)
         self._fill(means, variances)
@@ -186,7 +192,3 @@ class Bank:
             seen = [count > 0 for count in self.count]
             mean[unseen] = mean[seen].mean(axis=0) if any(seen) else 0.0
             variance[unseen] = 1.0
-
-    @property
-    def _floor(self) -> float:
-        return (_ROUNDING * self._largest) ** 2 or math.ldexp(1.0, -1000)
