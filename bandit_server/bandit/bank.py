@@ -156,9 +156,10 @@ class Bank:
         return (float(seen.var()) if len(seen) else 0.0) + self._floor
 
     def predict(self, now: int, hypothesis: int) -> tuple[Floats, Floats]:
-        """Mean of each arm's reward were it the pull `now`, later than all that were rewarded, and its variance in units of σ², both [arms].
+        """Mean of each arm's reward at pull `now`, and its variance in units of σ², both [arms].
 
-        Arms without rewards are as the average of the others, and as uncertain as one reward leaves an arm.
+        `now` is later than every pull rewarded so far. Arms without rewards are as the average of the others, and as
+        uncertain as one reward leaves an arm.
         """
         own, time, shared = _NUMBERS[hypothesis]
         gap = now - self._last
