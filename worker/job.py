@@ -8,7 +8,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,15 +97,20 @@ def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -
     directory = arguments.output_dir or Path("runs") / name
     if (directory / "bandit-journal.jsonl").exists():
         raise WorkerError(f"{directory} already holds a worker's output; choose another --output-dir")
-    directory.mkdir(parents=True, exist_ok=True)
     worker = secrets.token_hex(8)
-    (directory / "worker-id").write_text(worker + "\n", encoding="ascii")
+    identity = directory / "worker-id"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        identity.write_text(worker + "\n", encoding="ascii")
+    except OSError as error:
+        raise WorkerError(f"--output-dir {directory} cannot be written to: {error.strerror}") from error
+    journal = Journal(directory / "bandit-journal.jsonl")
     client = BanditClient(
         arguments.bandit_addr,
         run=name,
         worker=worker,
         spec=recipe.spec(models.arms),
-        journal=Journal(directory / "bandit-journal.jsonl"),
+        journal=journal,
         patience=arguments.bandit_patience,
         token=os.environ.get("OPTIMA_TOKEN"),
         allow_offline=arguments.allow_offline,
@@ -115,6 +120,12 @@ def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -
         yield client, directory
     finally:
         client.close()
+        if journal.bare:
+            # Nothing came of it, so whoever mends the address or the recipe may use the directory again.
+            journal.path.unlink()
+            identity.unlink()
+            with suppress(OSError):
+                directory.rmdir()
 
 
 def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
