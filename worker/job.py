@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import secrets
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         start = trainer.probe.evaluate()
         first_round = 0
         if bandit is not None and directory is not None:
-            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start.metrics)).next_round
+            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start)).next_round
             trainer.rank0 = Rank0(bandit, Record(directory), Progress(recipe.rounds, first_round))
             _greet(trainer.rank0, models, bandit.run, teacher_metrics, start.metrics)
         rounds = trainer.run(ranks.broadcast(first_round))
@@ -155,7 +156,7 @@ def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
     return Trainer(recipe, models.arms, ranks, engine, teacher, planner, probe, batches)
 
 
-def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict[str, float]) -> pb.WorkerInfo:
+def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evaluation) -> pb.WorkerInfo:
     """What the worker tells of itself."""
     versions = {name: version(name) for name in ("torch", "deepspeed")}
     versions |= {"optima": version("optima-distill"), "python": platform.python_version()}
@@ -165,7 +166,8 @@ def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict
         versions=versions,
         recipe=recipe.name,
         teacher_metrics=teacher,
-        student_metrics=student,
+        student_metrics=start.metrics,
+        total_loss=start.total_loss if math.isfinite(start.total_loss) else None,
     )
 
 

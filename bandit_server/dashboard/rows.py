@@ -46,7 +46,7 @@ def run_detail(run: pb.RunSummary, received: float) -> Row:
         "relative": run.spec.reward != pb.REWARD_KIND_ABSOLUTE,
         "settings": options_in_words(run.spec),
         "arms": [arm_row(arm) for arm in run.arms],
-        "workers": [worker_row(worker, received) for worker in run.workers],
+        "workers": [worker_row(worker, received, run.spec.rounds) for worker in run.workers],
     }
 
 
@@ -67,13 +67,17 @@ def arm_row(arm: pb.ArmState) -> Row:
     }
 
 
-def worker_row(worker: pb.WorkerStatus, received: float) -> Row:
-    """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock."""
+def worker_row(worker: pb.WorkerStatus, received: float, planned: int) -> Row:
+    """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock.
+
+    `planned`: the rounds each worker plays, 0 for no end; `done`: it has played them.
+    """
     info = worker.info
     age = worker.heartbeat_age if worker.HasField("heartbeat_age") else None
     return {
         "worker": worker.worker,
         "alive": worker.alive,
+        "done": 0 < planned <= worker.reports,
         "heard": received - age if age is not None else None,
         "round": worker.round,
         "steps_per_second": finite(worker.steps_per_second) or None,
