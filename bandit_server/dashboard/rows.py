@@ -14,9 +14,13 @@ STATES = {pb.RUN_STATE_ACTIVE: "active", pb.RUN_STATE_FINISHED: "finished"}
 
 
 def run_row(run: pb.RunSummary) -> Row:
-    """A run in a line. Losses are unit-free, times Unix seconds; `decrement` is a share of the first loss."""
+    """A run in a line. Losses are unit-free, times Unix seconds.
+
+    `decrement` is a share of the first loss, once there is a second.
+    """
     first = finite(run.first_loss) if run.HasField("first_loss") else None
     last = finite(run.last_loss) if run.HasField("last_loss") else None
+    again = len(run.recent_losses) > 1
     return {
         "run": run.run,
         "state": STATES.get(run.state, "unknown"),
@@ -28,7 +32,7 @@ def run_row(run: pb.RunSummary) -> Row:
         "diverged": run.diverged,
         "first_loss": first,
         "last_loss": last,
-        "decrement": (first - last) / first if first and last is not None else None,
+        "decrement": (first - last) / first if first and last is not None and again else None,
         "top_arm": _top_arm(run),
         "arms": [arm.arm.name for arm in run.arms],
         "alive": sum(worker.alive for worker in run.workers),
