@@ -83,6 +83,8 @@ def info(given: pb.WorkerInfo) -> None:
     _texts(given.versions, "info.versions")
     _numbers(given.teacher_metrics, "info.teacher_metrics")
     _numbers(given.student_metrics, "info.student_metrics")
+    if not math.isfinite(given.total_loss):
+        raise Invalid(f"info.total_loss is {given.total_loss}; expected a finite number, or none")
 
 
 def chosen(arm: str, by: pb.ChosenBy.ValueType) -> None:

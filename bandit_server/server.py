@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -135,8 +136,9 @@ class Server:
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
             # Ports first: whether they are free is known at once.
-            listener = _listen("--dashboard-port", settings.dashboard_host, settings.dashboard_port)
-            if listener is not None:
+            listener = None
+            if settings.dashboard_port is not None:
+                listener = listen("--dashboard-port", settings.dashboard_host, settings.dashboard_port)
                 stack.callback(listener.close)
                 self.dashboard_port = listener.getsockname()[1]
             interceptors = [TokenInterceptor(settings.token)] if settings.token else []
@@ -159,26 +161,28 @@ class Server:
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    # gRPC does not say why it cannot have a port, and logs that it cannot; so it is asked only if we could.
+    listen("--port", host, port).close()
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(at)
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise StartError(f"{at} cannot be listened on: the port is taken, or not ours; choose another with --port")
-    return bound
+        return server.add_insecure_port(at)
+    except RuntimeError as error:
+        raise StartError(f"{at} cannot be listened on; choose another with --port") from error
 
 
-def _listen(flag: str, host: str, port: int | None) -> socket.socket | None:
-    if port is None:
-        return None
+def listen(flag: str, host: str, port: int) -> socket.socket:
+    """A listening socket; what says otherwise names the flag.
+
+    Raises:
+        StartError: The port is taken, not ours, or the host is not this machine's.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise StartError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); choose another with {flag}"
-        ) from error
+        # A resolver's error has a number of its own, and says it in words.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise StartError(f"{host}:{port} cannot be listened on ({reason}); choose another with {flag}") from error
 
 
 def _reachable(host: str) -> str:
@@ -205,7 +209,7 @@ async def _store(settings: Settings) -> AsyncIterator[RedisStore]:
                 break
             except StoreUnavailable as error:
                 if time.monotonic() > deadline:
-                    raise StartError(f"the store of --redis-url cannot be used: {error}") from error
+                    raise StartError(f"--redis-url names no store that answers: {error}") from error
                 await asyncio.sleep(0.2)
         yield store
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         start = trainer.probe.evaluate()
         first_round = 0
         if bandit is not None and directory is not None:
-            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start.metrics)).next_round
+            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start)).next_round
             trainer.rank0 = Rank0(bandit, Record(directory), Progress(recipe.rounds, first_round))
             _greet(trainer.rank0, models, bandit.run, teacher_metrics, start.metrics)
         rounds = trainer.run(ranks.broadcast(first_round))
@@ -97,15 +98,20 @@ def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -
     directory = arguments.output_dir or Path("runs") / name
     if (directory / "bandit-journal.jsonl").exists():
         raise WorkerError(f"{directory} already holds a worker's output; choose another --output-dir")
-    directory.mkdir(parents=True, exist_ok=True)
     worker = secrets.token_hex(8)
-    (directory / "worker-id").write_text(worker + "\n", encoding="ascii")
+    identity = directory / "worker-id"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        identity.write_text(worker + "\n", encoding="ascii")
+    except OSError as error:
+        raise WorkerError(f"--output-dir {directory} cannot be written to: {error.strerror}") from error
+    journal = Journal(directory / "bandit-journal.jsonl")
     client = BanditClient(
         arguments.bandit_addr,
         run=name,
         worker=worker,
         spec=recipe.spec(models.arms),
-        journal=Journal(directory / "bandit-journal.jsonl"),
+        journal=journal,
         patience=arguments.bandit_patience,
         token=os.environ.get("OPTIMA_TOKEN"),
         allow_offline=arguments.allow_offline,
@@ -115,6 +121,12 @@ def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -
         yield client, directory
     finally:
         client.close()
+        if journal.bare:
+            # Nothing came of it, so whoever mends the address or the recipe may use the directory again.
+            journal.path.unlink()
+            identity.unlink()
+            with suppress(OSError):
+                directory.rmdir()
 
 
 def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
@@ -144,7 +156,7 @@ def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
     return Trainer(recipe, models.arms, ranks, engine, teacher, planner, probe, batches)
 
 
-def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict[str, float]) -> pb.WorkerInfo:
+def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evaluation) -> pb.WorkerInfo:
     """What the worker tells of itself."""
     versions = {name: version(name) for name in ("torch", "deepspeed")}
     versions |= {"optima": version("optima-distill"), "python": platform.python_version()}
@@ -154,7 +166,8 @@ def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict
         versions=versions,
         recipe=recipe.name,
         teacher_metrics=teacher,
-        student_metrics=student,
+        student_metrics=start.metrics,
+        total_loss=start.total_loss if math.isfinite(start.total_loss) else None,
     )
 
 

@@ -143,6 +143,11 @@ class Journal:
 
     # What follows from it
 
+    @property
+    def bare(self) -> bool:
+        """Whether the worker has neither joined the run nor begun a round."""
+        return not self.incarnation and not self._rounds
+
     def pull_of(self, round: int) -> Pull | None:
         """The pull of a round that this worker has begun before, in this process or an earlier one."""
         known = self._rounds.get(round)

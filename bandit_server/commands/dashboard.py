@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import uvicorn
 from bandit_server.config import check_dashboard, token
 from bandit_server.dashboard.app import create_app
 from bandit_server.errors import StartError
+from bandit_server.server import listen
 
 
 @click.command()
@@ -25,15 +25,9 @@ def dashboard(address: str, host: str, port: int, token_file: Path | None, insec
     try:
         check_dashboard("--host", host, insecure)
         shown = token(token_file)
+        listener = listen("--port", host, port)
     except StartError as error:
         raise click.ClickException(str(error)) from error
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise click.ClickException(
-            f"{host}:{port} cannot be listened on ({error.strerror}); choose another with --port"
-        ) from error
     click.echo(f"dashboard: http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(create_app(address, shown), log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])

@@ -160,7 +160,10 @@ def _state(run: pb.RunSummary) -> str:
 
 
 def _loss(run: pb.RunSummary) -> str:
-    return f"{run.first_loss:.4g} -> {run.last_loss:.4g}" if run.HasField("last_loss") else "not measured"
+    if not run.HasField("last_loss"):
+        return "not measured"
+    start = f"{run.first_loss:.4g} -> " if len(run.recent_losses) > 1 else ""
+    return f"{start}{run.last_loss:.4g}"
 
 
 def _short(modules: Sequence[str]) -> str:

@@ -14,9 +14,13 @@ STATES = {pb.RUN_STATE_ACTIVE: "active", pb.RUN_STATE_FINISHED: "finished"}
 
 
 def run_row(run: pb.RunSummary) -> Row:
-    """A run in a line. Losses are unit-free, times Unix seconds; `decrement` is a share of the first loss."""
+    """A run in a line. Losses are unit-free, times Unix seconds.
+
+    `decrement` is a share of the first loss, once there is a second.
+    """
     first = finite(run.first_loss) if run.HasField("first_loss") else None
     last = finite(run.last_loss) if run.HasField("last_loss") else None
+    again = len(run.recent_losses) > 1
     return {
         "run": run.run,
         "state": STATES.get(run.state, "unknown"),
@@ -28,7 +32,7 @@ def run_row(run: pb.RunSummary) -> Row:
         "diverged": run.diverged,
         "first_loss": first,
         "last_loss": last,
-        "decrement": (first - last) / first if first and last is not None else None,
+        "decrement": (first - last) / first if first and last is not None and again else None,
         "top_arm": _top_arm(run),
         "arms": [arm.arm.name for arm in run.arms],
         "alive": sum(worker.alive for worker in run.workers),
@@ -46,7 +50,7 @@ def run_detail(run: pb.RunSummary, received: float) -> Row:
         "relative": run.spec.reward != pb.REWARD_KIND_ABSOLUTE,
         "settings": options_in_words(run.spec),
         "arms": [arm_row(arm) for arm in run.arms],
-        "workers": [worker_row(worker, received) for worker in run.workers],
+        "workers": [worker_row(worker, received, run.spec.rounds) for worker in run.workers],
     }
 
 
@@ -67,13 +71,17 @@ def arm_row(arm: pb.ArmState) -> Row:
     }
 
 
-def worker_row(worker: pb.WorkerStatus, received: float) -> Row:
-    """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock."""
+def worker_row(worker: pb.WorkerStatus, received: float, planned: int) -> Row:
+    """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock.
+
+    `planned`: the rounds each worker plays, 0 for no end; `done`: it has played them.
+    """
     info = worker.info
     age = worker.heartbeat_age if worker.HasField("heartbeat_age") else None
     return {
         "worker": worker.worker,
         "alive": worker.alive,
+        "done": 0 < planned <= worker.reports,
         "heard": received - age if age is not None else None,
         "round": worker.round,
         "steps_per_second": finite(worker.steps_per_second) or None,

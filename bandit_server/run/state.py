@@ -68,7 +68,8 @@ class RunState:
     """One run after some version.
 
     Attributes are to be read by everyone and changed by `apply` alone. `next_number` is the number of the next pull;
-    `first_loss` and `losses` are total losses as measured; `restored`: history was lost and given back.
+    `first_loss` and `losses` are total losses as measured, the first worker's start included; `restored`: history was
+    lost and given back.
     """
 
     spec: pb.RunSpec
@@ -103,6 +104,8 @@ class RunState:
             case "worker_started":
                 told = event.worker_started
                 self.workers.setdefault(told.worker, Worker()).start(told.process, told.info)
+                if self.first_loss is None and told.info.HasField("total_loss"):
+                    self._measured(told.info.total_loss)
             case "arm_pulled":
                 self._pulled(event.arm_pulled)
             case "reward_reported":
@@ -154,12 +157,15 @@ class RunState:
         self.reports += 1
         self.diverged += measurement.outcome == pb.OUTCOME_DIVERGED
         if measurement.HasField("total_loss"):
-            self.first_loss = measurement.total_loss if self.first_loss is None else self.first_loss
-            self.losses.append(measurement.total_loss)
+            self._measured(measurement.total_loss)
         if report.HasField("reward"):
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
         self._keep(pull, Round(pull, fallback_arms, report))
+
+    def _measured(self, total_loss: float) -> None:
+        self.first_loss = total_loss if self.first_loss is None else self.first_loss
+        self.losses.append(total_loss)
 
     def _begin(self, pull: pb.Pull) -> None:
         self.next_number = max(self.next_number, pull.number + 1)

@@ -172,7 +172,7 @@ class RedisStore:
         except TimeoutError as error:
             raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"the store cannot be used: {error}; try again") from error
+            raise StoreUnavailable(f"the store cannot be used: {str(error).rstrip('.')}; try again") from error
 
 
 def _ask_head(pipe: Any, run: str) -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.launch import deepspeed, free_port
+from worker.command_line import parse
+from worker.errors import WorkerError
+from worker.job import run
 
 RECIPE = (Path(__file__).parents[2] / "deploy" / "recipes" / "digits.yaml").read_text(encoding="utf-8")
 
@@ -14,6 +17,14 @@ def test_an_address_nobody_listens_on(tmp_path: Path) -> None:
     output = deepspeed("worker/train.py", "--bandit-addr", address, "--output-dir", str(tmp_path / "out"), status=1)
     assert f"error: no bandit server at {address} " in output
     assert "Traceback" not in output
+    # The same command with the right address is not told that the directory is in use.
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_directory_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(WorkerError, match=r"--output-dir .*out cannot be written to: File exists"):
+        run(parse(["--bandit-addr", "127.0.0.1:1", "--output-dir", str(tmp_path / "out")]))
 
 
 @pytest.mark.parametrize(

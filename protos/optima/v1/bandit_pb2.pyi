@@ -426,12 +426,15 @@ class WorkerInfo(_message.Message):
     RECIPE_FIELD_NUMBER: _builtins.int
     TEACHER_METRICS_FIELD_NUMBER: _builtins.int
     STUDENT_METRICS_FIELD_NUMBER: _builtins.int
+    TOTAL_LOSS_FIELD_NUMBER: _builtins.int
     ranks: _builtins.int
     """Ranks in the job."""
     device: _builtins.str
     """Device kind, such as "cpu" or "NVIDIA H100"."""
     recipe: _builtins.str
     """The recipe's name."""
+    total_loss: _builtins.float
+    """The student's total distillation loss on the probe at its start, if it was measured."""
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Versions by package: optima, torch, deepspeed, python."""
@@ -453,12 +456,15 @@ class WorkerInfo(_message.Message):
         recipe: _builtins.str = ...,
         teacher_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         student_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        total_loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "total_loss", b"total_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "ranks", b"ranks", "recipe", b"recipe", "student_metrics", b"student_metrics", "teacher_metrics", b"teacher_metrics", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "device", b"device", "ranks", b"ranks", "recipe", b"recipe", "student_metrics", b"student_metrics", "teacher_metrics", b"teacher_metrics", "total_loss", b"total_loss", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__total_loss: _TypeAlias = _typing.Literal["total_loss"]  # noqa: Y015
+    _WhichOneofArgType__total_loss: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_loss) -> _WhichOneofReturnType__total_loss | None: ...
 
 Global___WorkerInfo: _TypeAlias = WorkerInfo  # noqa: Y015
 

@@ -77,10 +77,11 @@ class Play:
         process = self.processes.get(worker, "p1")
         return pb.Caller(run="demo", worker=worker, **{"process": process, **seen, **fields})  # type: ignore[arg-type]
 
-    def join(self, worker: str = "w", process: str = "p1") -> bool:
+    def join(self, worker: str = "w", process: str = "p1", total_loss: float | None = None) -> bool:
         """A worker's process creates the run, or joins it."""
         caller = pb.Caller(run="demo", worker=worker, process=process)
-        request = pb.CreateRunRequest(caller=caller, spec=self.spec, info=pb.WorkerInfo(ranks=1, device="cpu"))
+        info = pb.WorkerInfo(ranks=1, device="cpu", total_loss=total_loss)
+        request = pb.CreateRunRequest(caller=caller, spec=self.spec, info=info)
         created = self.do(lifecycle.create(self.state, request, self.incarnation))
         self.processes[worker] = process
         return created

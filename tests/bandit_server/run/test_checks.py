@@ -65,6 +65,7 @@ def test_a_name_of_ten_megabytes_is_told_by_its_beginning_and_length() -> None:
         lambda: checks.spec(spec_with_options({HUGE: 1.0})),
         lambda: checks.info(pb.WorkerInfo(device=HUGE)),
         lambda: checks.info(pb.WorkerInfo(recipe=HUGE)),
+        lambda: checks.info(pb.WorkerInfo(total_loss=math.nan)),
         lambda: checks.info(pb.WorkerInfo(versions={"torch": HUGE})),
         lambda: checks.info(pb.WorkerInfo(teacher_metrics={HUGE: 0.5})),
         lambda: checks.measurement(measured(terms={HUGE: 0.5})),

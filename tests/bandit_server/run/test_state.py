@@ -199,6 +199,15 @@ def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
 # --- what is told of it
 
 
+def test_the_first_total_loss_is_that_of_the_first_workers_start() -> None:
+    play = Play(spec())
+    for worker, loss in (("w", 9.0), ("late", 7.0)):
+        play.join(worker, total_loss=loss)
+    play.round(0, measured(total_loss=8.0))
+    told = summary(play.state)
+    assert (told.first_loss, told.last_loss, list(told.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
+
+
 def test_a_summary_tells_totals_by_arm() -> None:
     play = Play(spec(policy="fixed:text"))
     play.join()

@@ -84,7 +84,7 @@ function draw() {
   workersTable(document.querySelector("#workers tbody"), run.head.run);
   show(at("settings"), ...run.head.run.settings.flatMap(([what, how]) => [el("dt", {}, what), el("dd", {}, how)]));
   const tail = run.head.run.tail_rounds;
-  at("arms-note").textContent = tail > 0 ? `${count(tail)} rounds of the joint tail are not among these pulls.` : "";
+  at("arms-note").textContent = tail > 0 ? `Not among these pulls: ${count(tail)} ${tail === 1 ? "round" : "rounds"} of the joint tail.` : "";
   charts.posterior.update(...posteriorLines(run));
   layOut();
   charts.raster.update(run);

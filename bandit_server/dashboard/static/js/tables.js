@@ -53,6 +53,7 @@ function chance(arm, index) {
 // A worker that is heard no more is a worry only while there is something left to do.
 function life(worker, run) {
   if (worker.alive) return "alive";
+  if (worker.done) return "done";
   return run.state === "finished" ? "gone" : "silent";
 }
 
