@@ -20,7 +20,7 @@ import grpc
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from worker.courier import Courier
-from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, RunLost
+from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 from worker.handover import Handover, Report
 from worker.journal import Journal, Pull
 
@@ -203,6 +203,7 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         handover = self._started()
         known = self._journal.pull_of(round)
@@ -221,6 +222,7 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         handover = self._started()
         self._journal.reported(round, arm, chosen_by, measurement)
@@ -243,12 +245,14 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         self._started().finish()
         self._started()
 
-    def flush(self, timeout: float) -> int:
-        """Wait, at most `timeout` seconds, until everything is sent; returns the number of unsent reports."""
+    def flush(self, timeout: float | None = None) -> int:
+        """Wait, at most `timeout` seconds, until everything is sent; returns the number of unsent reports. By default
+        as long as the patience, and not at all for a server that has been away for longer than that."""
         assert self._handover is not None, "a client is started before it is used"
         return self._handover.flush(timeout)
 
@@ -260,7 +264,7 @@ class BanditClient:
 
     def _started(self) -> Handover:
         assert self._handover is not None, "a client is started before it is used"
-        if isinstance(self._handover.end, Fenced):
+        if isinstance(self._handover.end, Fenced | JournalError):
             raise self._handover.end
         return self._handover
 
