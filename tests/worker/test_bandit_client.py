@@ -209,6 +209,28 @@ def test_another_spec_is_refused_with_the_field(connect: Connect) -> None:
     assert caught.value.reason == "spec_mismatch"
 
 
+def test_who_may_not_join_is_told_before_anything_slow(connect: Connect, run: str, stub: BanditStub) -> None:
+    connect("early").wait_ready()
+    assert run not in {r.run for r in stub.ListRuns(pb.ListRunsRequest()).runs}, "asking creates nothing"
+    first = connect("a")
+    first.start()
+    connect("b").wait_ready()
+    assert [worker.worker for worker in stub.GetRun(pb.GetRunRequest(run=run)).run.workers] == ["a"], "nor joins"
+    with pytest.raises(BanditRefused, match="seed is 7, not 8"):
+        connect("c", spec=spec(seed=8)).wait_ready()
+    pull = first.select(0)
+    assert pull is not None
+    first.report(0, pull.arm, pull.chosen_by, measured(0.9))
+    first.finish()
+    first.close()
+    with pytest.raises(BanditRefused, match=f"run {run} has ended; choose another --run"):
+        connect("d").wait_ready()
+    connect("a").wait_ready()
+    stub.DeleteRun(pb.DeleteRunRequest(run=run, force=True))
+    with pytest.raises(BanditRefused, match="was deleted"):
+        connect("e").wait_ready()
+
+
 def test_a_bad_name_is_refused(connect: Connect) -> None:
     with pytest.raises(BanditRefused) as caught:
         connect(run="no spaces").start()
