@@ -204,7 +204,13 @@ class Courier:
                 chosen_by=last.pull.chosen_by,
                 measurement=last.measurement,
             )
-            if not self._wire.report_reward(request).duplicate:
+            try:
+                known = self._wire.report_reward(request).duplicate
+            except BanditRefused as error:
+                if error.reason not in UNACCEPTABLE:
+                    raise
+                known = False
+            if not known:
                 raise RunLost(f"round {last.pull.round} was reported, and the bandit server has forgotten it")
         self._unsure = False
 
