@@ -13,6 +13,7 @@ handover.py for what happens while it is away.
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -59,6 +60,8 @@ PASSING = frozenset(
 )
 # Trailing metadata of ALREADY_EXISTS (bandit.proto, ReportReward).
 STORED_REPORT = "optima-stored-report-bin"
+
+log = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -267,6 +270,13 @@ class BanditClient:
         """End the background thread and the connection, and close the journal. Unsent reports stay in it."""
         if self._courier is not None and self._wire is not None:
             self._courier.stop(hang_up=self._wire.close)
+        untold = len(self._journal.unsent())
+        if untold and self._handover is not None and not isinstance(self._handover.end, Fenced):
+            log.warning(
+                "%d reports are not told to the bandit server, and kept in %s: "
+                "`python -m worker.deliver %s --bandit-addr %s` tells them",
+                untold, self._journal.path, self._journal.path.parent, self._address,
+            )  # fmt: skip
         self._journal.close()
 
     def _check_run(self, wire: _Wire) -> None:

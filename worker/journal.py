@@ -144,6 +144,17 @@ class Journal:
 
     # What follows from it
 
+    @property
+    def head(self) -> tuple[str, str, pb.RunSpec]:
+        """Run, worker and spec, as its first line says.
+
+        Raises:
+            JournalError: It has none yet.
+        """
+        if self._head is None:
+            raise JournalError(f"the journal {self.path} is empty")
+        return self._head
+
     def pull_of(self, round: int) -> Pull | None:
         """The pull of a round that this worker has begun before, in this process or an earlier one."""
         known = self._rounds.get(round)

@@ -17,6 +17,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, waits
 from tests.server_process import ServerProcess, eventually
 from worker.bandit_client import BanditClient
+from worker.deliver import deliver
 from worker.journal import Journal
 
 # Fallback rounds in each outage. If each of them waited for the patience, it would come to 5 s.
@@ -119,9 +120,13 @@ def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
     assert_one_patience_each(worker, [(began, time.time())])
     assert worker.summary()["unsent_reports"] == rounds - first
     assert (worker.output / "student.safetensors").exists()
+    assert f"{rounds - first} reports are not told to the bandit server" in worker.said
+    run = worker.lines("worker")[0]["run"]
     server.start()
-    with successor(worker, server):
-        assert_history_is_the_journals(server.reports(worker.lines("worker")[0]["run"]), worker)
+    for untold in (rounds - first, 0):
+        assert f"{untold} of them were not told before" in deliver(worker.output, server.address)
+        assert_history_is_the_journals(server.reports(run), worker)
+    assert server.run(run).workers[0].info.recipe == "tiny"
 
 
 def killed(server: ServerProcess, worker: Job, seconds: float) -> tuple[float, float]:

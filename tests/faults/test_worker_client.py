@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import resource
 import signal
@@ -23,6 +24,7 @@ from protos.optima.v1.bandit_pb2_grpc import BanditServicer, BanditStub, add_Ban
 from tests.faults.idle_worker import PATIENCE, Worker, assert_every_reward_counts_once
 from tests.launch import ROOT
 from tests.server_process import ServerProcess
+from worker.deliver import deliver
 from worker.errors import Fenced, JournalError
 
 
@@ -245,3 +247,15 @@ def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerPr
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, previous)
+
+
+def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="holds no worker's output"):
+        deliver(tmp_path, server.address)
+    (tmp_path / "bandit-journal.jsonl").touch()
+    with (tmp_path / "worker-id").open("w") as identity:
+        fcntl.flock(identity, fcntl.LOCK_EX)
+        with pytest.raises(JournalError, match="still at work"):
+            deliver(tmp_path, server.address)
+    with pytest.raises(JournalError, match="is empty"):
+        deliver(tmp_path, server.address)
