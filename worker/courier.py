@@ -149,6 +149,7 @@ class Courier:
                 return
             except BanditRefused as error:
                 if error.reason in FINAL:
+                    log.warning("training goes on without the bandit server: %s", error)
                     self._handover.stop(error)
                     return
                 self._handover.is_away(began, error)

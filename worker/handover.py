@@ -206,7 +206,6 @@ class Handover:
     def stop(self, error: WorkerError) -> None:
         """No call will be made any more."""
         with self._changed:
-            log.warning("no more calls to the bandit server: %s", error)
             self.end = error
             self._changed.notify_all()
 

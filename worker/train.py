@@ -36,6 +36,12 @@ def main() -> int:
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    except RuntimeError as error:
+        # What gloo says when another rank has ended. That one says why; a traceback of this one would bury it.
+        if "Connection closed by peer" not in str(error):
+            raise
+        print("error: another rank of this job has ended", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 

@@ -96,7 +96,7 @@ def test_server_killed_frozen_and_emptied_under_two_ranks_with_loaders(
         with successor(worker, server, tmp_path / "copy.jsonl"):
             worker.ends(status=1)
         assert "a newer process of worker" in worker.said
-        assert "Traceback" not in worker.said
+        assert "Traceback" not in worker.said, worker.said[-4000:]
     with successor(worker, server):
         assert_only_rounds(worker)
         assert_history_is_the_journals(server.reports(), worker)

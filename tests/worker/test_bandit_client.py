@@ -125,6 +125,32 @@ def test_rounds_run_again_keep_their_arms_and_first_rewards(connect: Connect, ru
     assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 2
 
 
+def test_a_journal_older_than_the_store_is_no_reason_to_count_twice(
+    connect: Connect, run: str, stub: BanditStub, tmp_path: Path
+) -> None:
+    first = connect()
+    first.start()
+    pulls = []
+    for round in range(6):
+        pull = first.select(round)
+        assert pull is not None
+        first.report(round, pull.arm, pull.chosen_by, measured(0.9))
+        pulls.append(pull)
+    first.close()
+    # As it was after two rounds: first line, start, and three lines a round.
+    lines = (tmp_path / "w.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "w.jsonl").write_text("".join(lines[: 2 + 2 * 3]), encoding="utf-8")
+    again = connect()
+    assert again.start().next_round == 6
+    for round in range(2, 6):
+        pull = again.select(round)
+        assert pull == pulls[round], "the round keeps its arm and number"
+        reported = again.report(round, pull.arm, pull.chosen_by, measured(0.5))
+        assert (reported.reward, reported.duplicate) == (pytest.approx(0.1), True), "the first report stands"
+    assert again.select(6) is not None
+    assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 6
+
+
 def test_rounds_of_the_tail_need_no_choice_and_have_no_reward(connect: Connect, run: str, stub: BanditStub) -> None:
     client = connect()
     client.start()
