@@ -227,10 +227,11 @@ def test_server_that_takes_reports_but_cannot_choose_costs_one_patience(server: 
         add_BanditServicer_to_server(Undecided(stub), front)
         front.start()
         with Worker(f"127.0.0.1:{port}", tmp_path, patience=2.0) as worker:
-            played = worker.play(6)
-            assert worker.seconds < 2.0 + 1.5
-            assert {pull.chosen_by for pull, _ in played} == {pb.CHOSEN_BY_FALLBACK}
-            assert worker.client.flush(15) == 0
+            for _ in range(5):
+                (pull, _), *_ = worker.play()
+                assert pull.chosen_by == pb.CHOSEN_BY_FALLBACK
+                assert worker.client.flush(15) == 0
+            assert worker.seconds < 2 * 2.0
             assert_every_reward_counts_once(server, worker)
         front.stop(None)
 
