@@ -200,13 +200,19 @@ def assert_steps(job: Job, rounds: int) -> None:
     assert [record["step"] for record in records] == [STEPS * (round + 1) for round in range(rounds)]
 
 
-def assert_history_is_the_journals(reports: list[pb.RewardReported], *jobs: Job) -> None:
-    """Every round that a job has reported counts once, with its arm and its numbers, and no other does."""
+def assert_history_is_the_journals(events: list[pb.Event], *jobs: Job) -> None:
+    """Every round that a job has reported counts once, with its arm and its numbers, and no other does; no pull is left
+    open but that of a job's last round."""
+    reports = [event.reward_reported for event in events if event.HasField("reward_reported")]
     numbers = [report.pull.number for report in reports]
     assert len(set(numbers)) == len(numbers), "two pulls have one number"
     assert {report.pull.worker for report in reports} == {job.lines("worker")[0]["worker"] for job in jobs}
+    closed = {*numbers, *(report.superseded for report in reports if report.HasField("superseded"))}
+    pulls = [event.arm_pulled.pull for event in events if event.HasField("arm_pulled")]
     for one in jobs:
         worker = one.lines("worker")[0]["worker"]
+        open_rounds = {pull.round for pull in pulls if pull.worker == worker and pull.number not in closed}
+        assert open_rounds <= {one.lines("pull")[-1]["round"]}, "a pull was left open"
         ours = [report for report in reports if report.pull.worker == worker]
         told = {line["round"]: line for line in one.lines("report")}
         assert len(ours) == len({report.pull.round for report in ours}), "a round counts twice"

@@ -77,7 +77,7 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_server_killed_frozen_and_emptied_under_two_ranks_with_loaders(
+def test_server_killed_emptied_and_frozen_under_two_ranks_with_loaders(
     server: ServerProcess, own: Path, tmp_path: Path
 ) -> None:
     recipe = RECIPE.replace(
@@ -89,7 +89,7 @@ def test_server_killed_frozen_and_emptied_under_two_ranks_with_loaders(
         assert_only_rank_0_talks_to_the_server(worker, server)
         assert_loaders_are_no_forks_of_a_rank(worker, own / "witnesses")
 
-        outages = [killed(server, worker, seconds=5.0), frozen(server, worker), emptied(server, worker)]
+        outages = [killed(server, worker, seconds=5.0), emptied(server, worker), frozen(server, worker)]
         assert_one_patience_each(worker, outages)
 
         # A newer process of the same worker.
@@ -99,7 +99,7 @@ def test_server_killed_frozen_and_emptied_under_two_ranks_with_loaders(
         assert "Traceback" not in worker.said, worker.said[-4000:]
     with successor(worker, server):
         assert_only_rounds(worker)
-        assert_history_is_the_journals(server.reports(), worker)
+        assert_history_is_the_journals(server.events(), worker)
     assert server.run().restored
 
 
@@ -125,7 +125,7 @@ def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
     server.start()
     for untold in (rounds - first, 0):
         assert f"{untold} of them were not told before" in deliver(worker.output, server.address)
-        assert_history_is_the_journals(server.reports(run), worker)
+        assert_history_is_the_journals(server.events(run), worker)
     assert server.run(run).workers[0].info.recipe == "tiny"
 
 

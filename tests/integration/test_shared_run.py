@@ -57,7 +57,7 @@ def test_jobs_share_a_run_join_late_and_leave_early(server: ServerProcess, tmp_p
             # It was in a round, and told of the end when it asked for the next arm.
             assert_steps(late, FIRST + 1)
             assert (late.output / "student.safetensors").exists()
-    assert_history_is_the_journals(server.reports(), first, late, killed)
+    assert_history_is_the_journals(server.events(), first, late, killed)
     run = server.run()
     assert (run.reports, run.tail_rounds) == (ROUNDS + FIRST + 1 + FIRST, TAIL)
     # Of the one that was killed a pull is open.
