@@ -48,7 +48,7 @@ class ServerProcess:
             stderr=(self.data.parent / "server.log").open("ab"),
         )
         with self.stub() as stub:
-            eventually(lambda: answers(stub), seconds=30)
+            eventually(lambda: answers(stub), seconds=60)
 
     def kill(self) -> None:
         """Kill it as the kernel would, its store with it."""
