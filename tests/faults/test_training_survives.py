@@ -179,12 +179,9 @@ def assert_only_rounds(worker: Job) -> None:
 
 def assert_only_rank_0_talks_to_the_server(worker: Job, server: ServerProcess) -> None:
     port = int(server.address.rpartition(":")[2])
-    callers = [
-        process
-        for process in worker.tree()
-        if any(connection.raddr and connection.raddr.port == port for connection in process.net_connections())
-    ]
-    assert [process.environ()["RANK"] for process in callers] == ["0"]
+    everyones = psutil.net_connections("tcp")
+    callers = {connection.pid for connection in everyones if connection.raddr and connection.raddr.port == port}
+    assert [process.environ()["RANK"] for process in worker.tree() if process.pid in callers] == ["0"]
 
 
 def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
@@ -198,6 +195,9 @@ def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
     assert ["multiprocessing.forkserver" in " ".join(parent.cmdline()) for parent in parents] == [True, True]
     ranks = {parent.ppid() for parent in parents}
     assert {psutil.Process(rank).environ()["RANK"] for rank in ranks} == {"0", "1"}
+    for rank in ranks:
+        programs = [" ".join(child.cmdline()) for child in psutil.Process(rank).children()]
+        assert all("from multiprocessing." in program for program in programs), programs
 
 
 @contextmanager
