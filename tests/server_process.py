@@ -48,7 +48,7 @@ class ServerProcess:
             stderr=(self.data.parent / "server.log").open("ab"),
         )
         with self.stub() as stub:
-            eventually(lambda: answers(stub), seconds=30)
+            eventually(lambda: answers(stub), seconds=60)
 
     def kill(self) -> None:
         """Kill it as the kernel would, its store with it."""
@@ -94,6 +94,10 @@ class ServerProcess:
 
     def reports(self, name: str = "r") -> list[pb.RewardReported]:
         """All reports of the run's history, in order."""
+        return [event.reward_reported for event in self.events(name) if event.HasField("reward_reported")]
+
+    def events(self, name: str = "r") -> list[pb.Event]:
+        """The run's history."""
         with self.stub() as stub:
             stream = stub.WatchRun(pb.WatchRunRequest(run=name), timeout=20, wait_for_ready=True)
             events: list[pb.Event] = []
@@ -102,7 +106,7 @@ class ServerProcess:
                 if batch.live:
                     stream.cancel()
                     break
-        return [event.reward_reported for event in events if event.HasField("reward_reported")]
+        return events
 
     def _tree(self) -> list[psutil.Process]:
         assert self._process is not None

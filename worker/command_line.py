@@ -23,7 +23,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
     parser.add_argument("--seed", type=_count, metavar="N", help="seed of choices and data order")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: runs/RUN)")
-    parser.add_argument("--bandit-patience", type=float, default=10.0, metavar="SECONDS",
+    parser.add_argument("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
                         help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
     parser.add_argument("--allow-offline", action="store_true",
                         help="start although the server cannot be reached")  # fmt: skip
@@ -46,6 +46,17 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields
+
+
+def _seconds(text: str) -> float:
+    """A time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _count(text: str) -> int:

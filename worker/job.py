@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         if trainer.rank0 is not None and bandit is not None and directory is not None:
             if arguments.run is None:
                 bandit.finish()
-            unsent = bandit.flush(timeout=arguments.bandit_patience)
+            unsent = bandit.flush()
             trainer.rank0.progress.close()
             student = export(weights, models.student_config, directory)
             summary = _summary(recipe, teacher_metrics, start, end)

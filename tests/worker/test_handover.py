@@ -1,0 +1,110 @@
+"""How long the trainer's thread waits for the courier's; no server, no clock but the real one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.server_process import eventually
+from worker.errors import BanditUnreachable
+from worker.handover import Handover, Report
+from worker.journal import Pull
+
+PATIENCE = 0.3
+AWAY = BanditUnreachable("nobody listens there")
+STORED = pb.ReportRewardResponse()
+
+
+def report(round: int) -> Report:
+    return Report(round, "text", pb.CHOSEN_BY_FALLBACK, pb.Measurement())
+
+
+def seconds(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def away(reports: int) -> Handover:
+    """An outage whose patience is spent, with so many reports left to tell."""
+    handover = Handover(PATIENCE, [])
+    handover.is_away(time.monotonic(), AWAY)
+    for round in range(reports):
+        handover.report(report(round))
+    return handover
+
+
+def test_patience_is_spent_once_in_an_outage() -> None:
+    handover = Handover(PATIENCE, [])
+    handover.is_away(time.monotonic(), AWAY)
+    assert seconds(lambda: handover.report(report(0))) >= PATIENCE - 0.05
+    assert seconds(lambda: [handover.report(report(1)), handover.ask(2)]) < PATIENCE / 2
+    assert not handover.ask(2).answered
+
+
+def test_an_outage_lasts_until_every_report_is_told() -> None:
+    handover = away(reports=3)
+    for left in (2, 1):
+        handover.settle(STORED)
+        handover.is_back()
+        assert handover.away
+        assert seconds(lambda: handover.ask(3)) < PATIENCE / 2, f"{left} reports are left, and nothing is waited for"
+    handover.settle(STORED)
+    assert not handover.away
+
+
+def test_what_a_restored_history_holds_is_told_again_for_the_newest_rounds_only() -> None:
+    handover = Handover(PATIENCE, [report(round) for round in range(200)])
+    handover.settle_through(197)
+    left = []
+    while (oldest := handover.oldest_report) is not None:
+        left.append(oldest.round)
+        handover.settle(STORED)
+    assert left == list(range(136, 200))
+
+
+def test_the_end_waits_for_a_server_that_is_there_and_not_for_one_that_is_not() -> None:
+    gone = away(reports=2)
+    assert seconds(lambda: gone.flush(None)) < PATIENCE / 2
+    back = away(reports=2)
+    back.settle(STORED)
+    courier = threading.Timer(PATIENCE / 3, lambda: back.settle(STORED))
+    courier.start()
+    assert back.flush(None) == 0
+    courier.join()
+
+
+def test_after_an_unanswered_question_the_next_has_one_try() -> None:
+    handover = Handover(PATIENCE, [])
+    assert not handover.ask(0).answered
+    handover.is_back()
+
+    def fail() -> None:
+        eventually(lambda: handover.question)
+        handover.is_away(time.monotonic(), AWAY)
+
+    courier = threading.Thread(target=fail)
+    courier.start()
+    assert seconds(lambda: handover.ask(1)) < PATIENCE - 0.05
+    courier.join()
+    handover.is_back()
+
+    def answer() -> None:
+        eventually(lambda: handover.question)
+        assert handover.question is not None
+        handover.answer(handover.question, lambda: Pull("text", 7, pb.CHOSEN_BY_POLICY))
+
+    courier = threading.Thread(target=answer)
+    courier.start()
+    question = handover.ask(2)
+    courier.join()
+    assert question.pull == Pull("text", 7, pb.CHOSEN_BY_POLICY)
+
+
+def test_an_answer_that_comes_too_late_is_dropped() -> None:
+    handover = Handover(PATIENCE, [])
+    question = handover.ask(0)
+    handover.answer(question, lambda: Pull("text", 7, pb.CHOSEN_BY_POLICY))
+    assert (question.answered, question.pull) == (False, None)
