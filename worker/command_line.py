@@ -26,10 +26,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--allow-offline", action="store_true",
                         help="start although the server cannot be reached")  # fmt: skip
     parser.add_argument("--list-modules", action="store_true", help="print the student's modules and exit")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="prove that every arm trains what it says, print what a step costs, and exit")  # fmt: skip
     # The launcher adds it; the rank is read from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if not arguments.list_modules and not arguments.bandit_addr:
+    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
         parser.error("--bandit-addr HOST:PORT is needed: start one with `optima serve`")
     return arguments
 

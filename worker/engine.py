@@ -22,6 +22,9 @@ from worker.parted import Outputs
 from worker.plan import Plan
 from worker.student import Student
 
+_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+"""What DeepSpeed's engine counts."""
+
 
 class Ranks:
     """The job's processes and what they tell each other. Every method but the properties is collective."""
@@ -74,7 +77,7 @@ class Engine:
 
     Args:
         student: The module to wrap, on the CPU.
-        owned: Parameter names of ``student.model`` by the module that owns them. Others are frozen.
+        owned: Parameter names of ``student`` by the module that owns them. Others are frozen.
         recipe: Optimizer and schedule.
         config: DeepSpeed's configuration, without batch sizes and optimizer.
         micro_batch: Rows per rank and forward pass.
@@ -91,7 +94,7 @@ class Engine:
         micro_batch: int,
         total_steps: int,
     ) -> None:
-        groups = optim.parameter_groups(student.model, owned, recipe.weight_decay)
+        groups = optim.parameter_groups(student, owned, recipe.weight_decay)
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
         for group in groups:
             self._parameters[group["module"]].extend(group["params"])
@@ -118,7 +121,7 @@ class Engine:
         return int(self._engine.gradient_accumulation_steps())
 
     @property
-    def base_optimizer(self) -> torch.optim.Optimizer:
+    def base_optimizer(self) -> optim.ModuleAdamW:
         """The optimizer below ZeRO's or bf16's wrapper; fetched anew each time, since loading replaces it."""
         optimizer = self._engine.optimizer
         return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
@@ -149,8 +152,32 @@ class Engine:
 
     def step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimizer step over ``accumulation`` micro-batches; mean loss and terms of this rank, scalars."""
-        self._engine.train()
         self.schedule.apply(self.base_optimizer)
+        loss, terms = self._work(batches, plan)
+        self.schedule.advance(plan.trained)
+        return loss, terms
+
+    def rehearse(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        """All the work of a step, after which weights, moments, buffers and counters are what they were."""
+        counters = {name: getattr(self._engine, name) for name in _COUNTERS}
+        # Normalisation layers keep statistics in buffers.
+        buffers = [(buffer, buffer.clone()) for buffer in self._engine.module.buffers()]
+        self.base_optimizer.rehearsing = True
+        try:
+            return self._work(batches, plan)
+        finally:
+            self.base_optimizer.rehearsing = False
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+            for name, value in counters.items():
+                setattr(self._engine, name, value)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was told, so that a clock measures work."""
+        get_accelerator().synchronize()
+
+    def _work(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        self._engine.train()
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
@@ -158,7 +185,6 @@ class Engine:
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
-        self.schedule.advance(plan.trained)
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         return torch.stack(losses).mean(), mean
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from protos.optima.v1 import bandit_pb2 as pb
 from worker import assemble
 from worker import recipe as recipes
@@ -21,18 +19,16 @@ from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import training_batches
 from worker.command_line import overrides
-from worker.engine import Engine, Ranks
+from worker.engine import Ranks
 from worker.errors import WorkerError
 from worker.export import export
 from worker.journal import Journal
 from worker.metrics import Record
-from worker.objective import Objective
-from worker.plan import Planner
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
+from worker.proof_report import report
 from worker.recipe import Recipe
-from worker.student import Student
-from worker.teacher import Teacher
+from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
 
 
@@ -50,10 +46,18 @@ def run(arguments: argparse.Namespace) -> None:
         if leads:
             print(assemble.describe(models.student.model), flush=True)
         return
+    if arguments.dry_run:
+        ranks = Ranks()
+        rig = assemble_rig(recipe, models, ranks)
+        proven = rig.proof.arms(repeats=3)
+        if leads:
+            print(report(models, proven), flush=True)
+        ranks.close()
+        return
     # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
     with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, directory):
         ranks = Ranks()
-        trainer = _trainer(recipe, models, ranks)
+        trainer = _trainer(recipe, models, ranks, assemble_rig(recipe, models, ranks))
         teacher_metrics = trainer.probe.teacher_metrics()
         start = trainer.probe.evaluate()
         first_round = 0
@@ -117,31 +121,20 @@ def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -
         client.close()
 
 
-def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
-    """Everything that trains, on this rank."""
-    torch.manual_seed(recipe.seed)
-    data = assemble.data(recipe)
-    planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    objective = Objective(models.adapter, models.pairs, recipe.loss)
-    engine = Engine(
-        Student(models.student, objective),
-        models.ownership.owned,
-        recipe.optimizer,
-        recipe.deepspeed,
-        micro_batch=recipe.data.batch_size,
-        total_steps=recipe.rounds * recipe.steps_per_round,
-    )
-    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
-    probe = Probe(engine, ranks, planner, objective, teacher, data, recipe.probe, forced=recipe.train == "forced")
+def _trainer(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig) -> Trainer:
+    """Prove that every arm trains what it says, then put together what plays the rounds."""
+    rig.proof.arms(repeats=0)
+    rig.engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
+    probe = Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(
-        data,
+        rig.data,
         batch_size=recipe.data.batch_size,
         rank=ranks.rank,
         world=ranks.world,
         start=0,
         workers=recipe.data.workers,
     )
-    return Trainer(recipe, models.arms, ranks, engine, teacher, planner, probe, batches)
+    return Trainer(recipe, models.arms, ranks, rig.engine, rig.teacher, rig.planner, probe, batches)
 
 
 def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict[str, float]) -> pb.WorkerInfo:

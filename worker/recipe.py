@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -37,12 +37,38 @@ class TeacherRecipe(_Section):
 
 
 class StudentRecipe(_Section):
-    """The model that learns."""
+    """The model that learns: cut from the teacher (``keep``), or another of any width (``model``)."""
 
-    keep: dict[str, Annotated[int, Field(ge=1)]]
+    keep: dict[str, Annotated[int, Field(ge=1)]] | None = None
     """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
+    model: str | None = None
+    """Instead of ``keep``: ``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
+    checkpoint: str | None = None
+    """safetensors file with the weights of ``model``, relative to the recipe; without one they are fresh."""
+    checkpointing: Literal["none", "non_reentrant"] = "none"
+    """Activation checkpointing: ``non_reentrant`` recomputes the layers in the backward pass, to save memory."""
     layer_map: dict[str, list[int]] = {}
     """For a module, the teacher's layer that each student layer is compared with, instead of the spaced ones."""
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _with_a_graph(cls, value: object) -> object:
+        if value == "reentrant":
+            raise ValueError(
+                "reentrant checkpointing runs the layers without a graph, so that no layer term reaches them; "
+                "use non_reentrant"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentRecipe:
+        if (self.keep is None) == (self.model is None):
+            raise ValueError("give either `keep` (layers cut from the teacher) or `model` (another model)")
+        if self.checkpoint is not None and self.model is None:
+            raise ValueError(
+                "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
+            )
+        return self
 
 
 class DataRecipe(_Section):

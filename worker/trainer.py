@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.arms import JOINT
 from worker.bandit_client import BanditClient, Pull
 from worker.data.base import Batch
 from worker.engine import Engine, Ranks
@@ -20,8 +21,6 @@ from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.recipe import Recipe
 from worker.teacher import Teacher
-
-JOINT = "joint"
 
 
 @dataclass(frozen=True)
