@@ -14,6 +14,7 @@ from torch import Tensor
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from worker import optimizer as optim
 from worker.models.base import Batch
@@ -22,6 +23,7 @@ from worker.parted import Outputs
 from worker.plan import Plan
 from worker.student import Student
 
+WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 """What DeepSpeed's engine counts."""
 
@@ -114,6 +116,11 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self._engine.zero_optimization_partition_weights():
+            # What the model holds outside of its towers (a logit scale) is read by the wrapper's own forward, and by
+            # joint plans only: ZeRO 3 would find out in the middle of a step, which then has another trace.
+            for parameter in student.model.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(student, parameter)
 
     @property
     def accumulation(self) -> int:
@@ -200,7 +207,10 @@ class Engine:
         model = self._engine.module.model
         named = list(model.named_parameters()) + list(model.named_buffers())
         persistent = set(model.state_dict().keys())
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=None):
+        # ZeRO 3 keeps small parameters whole. Gathering those too would end in partitioning them, and the next forward
+        # pass would find parameters in need that are not in its trace.
+        parted = [p for p in model.parameters() if getattr(p, "ds_status", WHOLE) != WHOLE]
+        with deepspeed.zero.GatheredParameters(parted, modifier_rank=None):
             if dist.get_rank() != 0:
                 return {}
             return {name: _plain(tensor) for name, tensor in named if name in persistent}

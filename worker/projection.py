@@ -64,12 +64,15 @@ class Projections(nn.Module):
         if not self._boundary:
             return boundary
         return {
-            part: {
-                name: tensor @ getattr(self, self._boundary[part, name]).T if (part, name) in self._boundary else tensor
-                for name, tensor in tensors.items()
-            }
+            part: {name: self._reduced(part, name, tensor) for name, tensor in tensors.items()}
             for part, tensors in boundary.items()
         }
+
+    def _reduced(self, part: str, name: str, tensor: Tensor) -> Tensor:
+        if (part, name) not in self._boundary:
+            return tensor
+        # In fp32 whatever the model computes in: these are targets.
+        return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
 
 
 def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], width: int) -> Tensor:
