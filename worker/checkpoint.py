@@ -23,9 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
-from worker import randomness
+from worker import randomness, tensor_file
 from worker.engine import Engine, Ranks
 from worker.errors import CheckpointError
 from worker.loop_state import LoopState
@@ -101,7 +99,7 @@ class Checkpoints:
         """Take up the checkpoint of that name, written by so many ranks; collective, before the first forward pass.
 
         Raises:
-            CheckpointError: There are more or fewer ranks now.
+            CheckpointError: There are more or fewer ranks now, or a file holds what none of ours would.
         """
         if ranks != self.ranks.world:
             raise CheckpointError(
@@ -109,7 +107,7 @@ class Checkpoints:
                 f"now there are {self.ranks.world} (launch it with --num_accelerators {ranks})"
             )
         common = engine.load(self.directory / name / "engine")
-        return LoopState.of(common, torch.load(self.directory / name / self._own_file, weights_only=True))
+        return LoopState.of(common, tensor_file.read(self.directory / name / self._own_file))
 
     @property
     def _own_file(self) -> str:
@@ -123,10 +121,7 @@ class Checkpoints:
         self.ranks.wait()
         state.random = randomness.state()
         own = draft / self._own_file
-        with own.open("wb") as file:
-            torch.save(state.own(), file)
-            file.flush()
-            os.fsync(file.fileno())
+        tensor_file.write(state.own(), own)
         written = [own, *engine.save(draft / "engine", state.common())]
         mine = {path.relative_to(draft).as_posix(): (path.stat().st_size, _digest(path)) for path in written}
         everyones = {name: found for files in self.ranks.collect(mine) for name, found in files.items()}

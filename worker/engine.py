@@ -22,6 +22,7 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from worker import optimizer as optim
+from worker import tensor_file
 from worker.models.base import Batch
 from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
@@ -263,19 +264,15 @@ class _Files(TorchCheckpointEngine):  # type: ignore[misc]
     the four classes below, and nothing else is read.
     """
 
-    readable = (ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address)
+    classes = (ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address)
 
     def __init__(self) -> None:
         super().__init__()
         self.written: list[Path] = []
 
     def save(self, state_dict: Any, path: str) -> None:
-        with Path(path).open("wb") as file:
-            torch.save(state_dict, file)
-            file.flush()
-            os.fsync(file.fileno())
+        tensor_file.write(state_dict, Path(path))
         self.written.append(Path(path))
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals(list(self.readable)):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return tensor_file.read(Path(path), map_location, self.classes)
