@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(
     rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(last + 1))
     assert [record["round"] for record in rounds if record["after"] is None] == ROTTEN
-    for one, following in zip(rounds, rounds[1:], strict=False):
+    for one, following in itertools.pairwise(rounds):
         diverged = one["after"] is None
         assert following["before"] == one["before" if diverged else "after"]
         assert one["step"] == (rounds[one["round"] - 1]["step"] if diverged else one["step"])
