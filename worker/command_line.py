@@ -15,7 +15,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bandit-addr", metavar="HOST:PORT", help="the bandit server; needed to train")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="what to distil (default: the built-in digits)")
     parser.add_argument("--run", metavar="NAME", help="join this run, or create it (default: a fresh name)")
-    parser.add_argument("--policy", metavar="NAME", help="optima, uniform, round_robin, joint or fixed:ARM")
+    parser.add_argument("--policy", metavar="NAME",
+                        help="optima, sliding_window_ts, uniform, round_robin, joint or fixed:ARM; "
+                             "with its default options")  # fmt: skip
     parser.add_argument("--train", choices=("forced", "active", "all"), help="what a round trains")
     parser.add_argument("--rounds", type=_count, metavar="N", help="rounds to play")
     parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
