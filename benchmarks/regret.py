@@ -1,7 +1,8 @@
 """Regret of every policy on every scenario: ``python -m benchmarks.regret --seeds 30 --json regret.json``.
 
 A cell is a scenario, a horizon and a number of arms; every player plays every cell on the same seeds. What is printed
-from the regrets, and what it means, is in regret_bar.py.
+from the regrets, and what it means, is in regret_bar.py. Recorded traces (benchmarks/traces) are played too, with the
+arms they have; there a seed draws the choices only.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bandit_server.bandit.changing import Scenario
 from bandit_server.bandit.policy import POLICIES, build
 from bandit_server.bandit.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulate import Player, Seat, play
+from bandit_server.bandit.traces import Trace
+from benchmarks import traces
 from benchmarks.peers import PEERS
 from benchmarks.regret_bar import BLIND, Cell, Results, bar, cells, ranking, report
 
@@ -41,11 +45,28 @@ def player(name: str, arms: int, seed: int) -> Player:
     return PEERS[name](arms, seed) if name in PEERS else Seat(build(name, {}, arms), arms, seed)
 
 
+def drawing(cell: Cell, seed: int) -> Scenario:
+    """A cell's scenario on a seed, at its beginning."""
+    name, horizon, arms = cell
+    if name.startswith(traces.PREFIX):
+        return Trace(traces.rewards(name), horizon)
+    return make(name, horizon, arms, seed)
+
+
+def all_cells(scenarios: Sequence[str], horizons: Sequence[int], arms: Sequence[int]) -> list[Cell]:
+    """Every combination; a trace has the arms that it has."""
+    drawn = [name for name in scenarios if not name.startswith(traces.PREFIX)]
+    recorded = {name: len(traces.rewards(name)) for name in scenarios if name not in drawn}
+    found = [(name, horizon, count) for horizon in horizons for count in arms for name in drawn]
+    found += [(name, horizon, count) for horizon in horizons for name, count in recorded.items()]
+    return list(dict.fromkeys(found))
+
+
 def regrets(task: Task) -> tuple[Task, list[float], float]:
     """The task, the regret on each of its seeds, and the seconds it took."""
     start = time.perf_counter()
-    scenario, horizon, arms = task.cell
-    played = [play(player(task.player, arms, seed), make(scenario, horizon, arms, seed)) for seed in task.seeds]
+    arms = task.cell[2]
+    played = [play(player(task.player, arms, seed), drawing(task.cell, seed)) for seed in task.seeds]
     return task, [outcome.regret for outcome in played], time.perf_counter() - start
 
 
@@ -70,12 +91,12 @@ def run(tasks: Sequence[Task], jobs: int) -> tuple[Results, dict[str, float]]:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    players = [*POLICIES, *PEERS]
+    players, scenarios = [*POLICIES, *PEERS], [*SCENARIOS, *traces.names()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regret", description=__doc__.splitlines()[0])
     parser.add_argument("--policies", nargs="+", choices=players, default=players, metavar="NAME",
                         help=f"of {', '.join(players)} (default: all; {BLIND} always plays)")  # fmt: skip
-    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="NAME",
-                        help=f"of {', '.join(SCENARIOS)} (default: all)")  # fmt: skip
+    parser.add_argument("--scenarios", nargs="+", choices=scenarios, default=scenarios, metavar="NAME",
+                        help=f"of {', '.join(scenarios)} (default: all)")  # fmt: skip
     parser.add_argument("--horizons", nargs="+", type=_number(1), default=[200, 500, 2000], metavar="PULLS")
     parser.add_argument("--arms", nargs="+", type=_number(2), default=[3, 7], metavar="ARMS")
     parser.add_argument("--seeds", type=_number(1), default=30, help="drawings of each cell (default: 30)")
@@ -90,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     asked = parsed(arguments)
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    drawn = [(s, horizon, arms) for horizon in asked.horizons for arms in asked.arms for s in asked.scenarios]
+    wanted = all_cells(asked.scenarios, asked.horizons, asked.arms)
     names = dict.fromkeys([*asked.policies, BLIND])
     start = time.perf_counter()
-    results, seconds = run([Task(cell, name, seeds) for cell in dict.fromkeys(drawn) for name in names], asked.jobs)
+    results, seconds = run([Task(cell, name, seeds) for cell in wanted for name in names], asked.jobs)
     print(report(results))
     if asked.json:
         told: dict[str, Any] = {

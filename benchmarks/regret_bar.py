@@ -1,7 +1,8 @@
 """What regrets say: a table of means, a ranking, and where `optima` stands against what it must beat.
 
 Everything is paired: in a cell all players meet the same drawings and the same noise. s.e. is the standard error of a
-mean, the standard deviation over seeds divided by √seeds; intervals are mean ± 1.96 s.e.
+mean, the standard deviation over seeds divided by √seeds; intervals are mean ± 1.96 s.e. Recorded traces are told like
+scenarios, but count neither in the ranking nor against the bar.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
+
+from benchmarks.traces import PREFIX
 
 # Scenario, horizon, arms.
 Cell = tuple[str, int, int]
@@ -53,9 +56,15 @@ def cells(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def drawn(results: Results) -> Results:
+    """Without recorded traces."""
+    return {cell: by_player for cell, by_player in results.items() if not cell[0].startswith(PREFIX)}
+
+
 def ranking(results: Results) -> list[dict[str, Any]]:
     """The players, best first, by the geometric mean over cells of (mean regret + 1 % of uniform's mean regret)."""
-    names = next(iter(results.values()))
+    results = drawn(results)
+    names = next(iter(results.values()), {})
     scores = {
         name: math.exp(fmean(math.log(fmean(cell[name]) + _SHARE * fmean(cell[BLIND])) for cell in results.values()))
         for name in names
@@ -72,7 +81,7 @@ def bar(results: Results) -> dict[str, Any]:
         worst_above_uniform: The cells where optima's worst seed is above uniform's mean.
         coupled: In that scenario's cells, (round robin − optima): mean, standard error, optima's wins.
     """
-    played = {cell: by_player for cell, by_player in results.items() if OURS in by_player}
+    played = {cell: by_player for cell, by_player in drawn(results).items() if OURS in by_player}
     compared = [(cell, by[OURS], by[REFERENCE]) for cell, by in played.items() if REFERENCE in by]
     coupled = [(cell, by[OURS], by[PLAIN]) for cell, by in played.items() if PLAIN in by and cell[0] == "coupled"]
     return {
@@ -108,9 +117,11 @@ def report(results: Results) -> str:
             error = "" if told["standard_error"] is None else f"{told['standard_error']:.3g}"
             wins = "" if name == OURS or told["optima_wins"] is None else f"{told['optima_wins']}/{seeds}"
             lines.append(f"  {name:{width}}  {told['mean']:9.4g}  {error:>9}  {told['worst']:9.4g}  {wins:>11}")
+    if not drawn(results):
+        return "\n".join([*lines, "", "recorded traces only: no ranking, no bar"])
     lines += ["", "Ranking: geometric mean over cells of (mean regret + 1 % of uniform's)"]
     lines += [f"  {place['player']:{width}}  {place['score']:9.4g}" for place in ranking(results)]
-    return "\n".join([*lines, "", *_bar_lines(bar(results), len(results), seeds)])
+    return "\n".join([*lines, "", *_bar_lines(bar(results), len(drawn(results)), seeds)])
 
 
 def _bar_lines(found: Mapping[str, Any], count: int, seeds: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import grpc
@@ -14,11 +14,11 @@ ARMS = ("image", "text", "decoder")
 PAYS = {"image": 1, "text": 2, "decoder": 3, "joint": 2}
 
 
-def spec(policy: str = "optima", **fields: object) -> pb.RunSpec:
+def spec(policy: str = "optima", options: Mapping[str, float] | None = None, **fields: object) -> pb.RunSpec:
     """A run of three arms."""
     given = {"seed": 7, "steps_per_round": 1, **fields}
     arms = [pb.Arm(name=name, modules=[name]) for name in ARMS]
-    return pb.RunSpec(arms=arms, policy=pb.PolicySpec(name=policy), **given)  # type: ignore[arg-type]
+    return pb.RunSpec(arms=arms, policy=pb.PolicySpec(name=policy, options=options), **given)  # type: ignore[arg-type]
 
 
 def measured(after: float, before: float = 1.0) -> pb.Measurement:

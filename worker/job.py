@@ -13,16 +13,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble
+from worker import assemble, randomness
 from worker import recipe as recipes
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import training_batches
+from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
 from worker.engine import Ranks
-from worker.errors import WorkerError
+from worker.errors import Diverged, Interrupted
 from worker.export import export
-from worker.journal import Journal
+from worker.loop_state import LoopState
 from worker.metrics import Record
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
@@ -30,6 +31,7 @@ from worker.proof_report import report
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
+from worker.workplace import RECIPE_FILE, Workplace
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -40,7 +42,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     started = time.monotonic()
     leads = int(os.environ.get("RANK", "0")) == 0
-    recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
+    if arguments.resume:
+        recipe = recipes.read(arguments.resume / RECIPE_FILE, {})
+    else:
+        recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
     models = assemble.models(recipe)
     if arguments.list_modules:
         if leads:
@@ -55,38 +60,58 @@ def run(arguments: argparse.Namespace) -> None:
         ranks.close()
         return
     # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
-    with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, directory):
+    with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, place):
         ranks = Ranks()
-        trainer = _trainer(recipe, models, ranks, assemble_rig(recipe, models, ranks))
-        teacher_metrics = trainer.probe.teacher_metrics()
-        start = trainer.probe.evaluate()
-        first_round = 0
-        if bandit is not None and directory is not None:
-            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start.metrics)).next_round
-            trainer.rank0 = Rank0(bandit, Record(directory), Progress(recipe.rounds, first_round))
-            _greet(trainer.rank0, models, bandit.run, teacher_metrics, start.metrics)
-        rounds = trainer.run(ranks.broadcast(first_round))
-        end = trainer.probe.evaluate()
-        weights = trainer.engine.state_dict()
-        if trainer.rank0 is not None and bandit is not None and directory is not None:
-            if arguments.run is None:
-                bandit.finish()
-            unsent = bandit.flush(timeout=arguments.bandit_patience)
-            trainer.rank0.progress.close()
-            student = export(weights, models.student_config, directory)
-            summary = _summary(recipe, teacher_metrics, start, end)
-            trainer.rank0.record.summarise(
-                summary
-                | {
-                    "run": bandit.run,
-                    "rounds": rounds,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "unsent_reports": unsent,
-                    "student": student.name,
-                }
-            )
-            print(f"student {_shown(end.metrics)}; written to {directory}", flush=True)
+        try:
+            _distil(arguments, recipe, models, ranks, started, bandit, place)
+        except (Interrupted, Diverged):
+            # They come on all ranks alike.
+            ranks.close()
+            raise
         ranks.close()
+
+
+def _distil(
+    arguments: argparse.Namespace,
+    recipe: Recipe,
+    models: Models,
+    ranks: Ranks,
+    started: float,
+    bandit: BanditClient | None,
+    place: Workplace | None,
+) -> None:
+    """Train from where the job stands to its end, and export the student."""
+    trainer = _trainer(recipe, models, ranks, assemble_rig(recipe, models, ranks), started, place)
+    state = trainer.state
+    if state.start is None:
+        state.teacher_metrics = trainer.probe.teacher_metrics()
+        state.start = trainer.probe.evaluate()
+    if bandit is not None and place is not None:
+        bandit.start(_info(recipe, ranks, state.teacher_metrics, state.start.metrics))
+        record = Record(place.directory, state.round)
+        trainer.rank0 = Rank0(bandit, record, Progress(recipe.rounds, state.round))
+        _greet(trainer.rank0, models, bandit.run, state, resumed=arguments.resume is not None)
+    trainer.run()
+    end = trainer.probe.evaluate()
+    weights = trainer.engine.state_dict()
+    if trainer.rank0 is not None and bandit is not None and place is not None:
+        if not place.joined:
+            bandit.finish()
+        unsent = bandit.flush(timeout=arguments.bandit_patience)
+        trainer.rank0.progress.close()
+        student = export(weights, models.student_config, place.directory)
+        summary = _summary(recipe, state.teacher_metrics, state.start, end)
+        trainer.rank0.record.summarise(
+            summary
+            | {
+                "run": bandit.run,
+                "rounds": state.round,
+                "seconds": round(time.monotonic() - trainer.began, 3),
+                "unsent_reports": unsent,
+                "student": student.name,
+            }
+        )
+        print(f"student {_shown(end.metrics)}; written to {place.directory}", flush=True)
 
 
 @contextmanager
@@ -95,46 +120,59 @@ def _other_rank() -> Iterator[tuple[None, None]]:
 
 
 @contextmanager
-def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -> Iterator[tuple[BanditClient, Path]]:
-    """The client, not yet joined, and the output directory, new."""
-    name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    directory = arguments.output_dir or Path("runs") / name
-    if (directory / "bandit-journal.jsonl").exists():
-        raise WorkerError(f"{directory} already holds a worker's output; choose another --output-dir")
-    directory.mkdir(parents=True, exist_ok=True)
-    worker = secrets.token_hex(8)
-    (directory / "worker-id").write_text(worker + "\n", encoding="ascii")
+def _first_rank(
+    arguments: argparse.Namespace, recipe: Recipe, models: Models
+) -> Iterator[tuple[BanditClient, Workplace]]:
+    """The client, not yet joined, and the output directory: new, or that of the worker to go on with."""
+    if arguments.resume:
+        place = Workplace.again(arguments.resume)
+    else:
+        name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        directory = arguments.output_dir or Path("runs") / name
+        place = Workplace.new(directory, name, recipe, joined=arguments.run is not None)
     client = BanditClient(
         arguments.bandit_addr,
-        run=name,
-        worker=worker,
+        run=place.run,
+        worker=place.worker,
         spec=recipe.spec(models.arms),
-        journal=Journal(directory / "bandit-journal.jsonl"),
+        journal=place.journal,
         patience=arguments.bandit_patience,
         token=os.environ.get("OPTIMA_TOKEN"),
         allow_offline=arguments.allow_offline,
     )
     try:
         client.wait_ready()
-        yield client, directory
+        yield client, place
     finally:
         client.close()
 
 
-def _trainer(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig) -> Trainer:
-    """Prove that every arm trains what it says, then put together what plays the rounds."""
+def _trainer(
+    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None
+) -> Trainer:
+    """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
+    engine = rig.engine
+    engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
+    found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
+    checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
+    state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
     rig.proof.arms(repeats=0)
-    rig.engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
-    probe = Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
+    probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(
         rig.data,
         batch_size=recipe.data.batch_size,
         rank=ranks.rank,
         world=ranks.world,
-        start=0,
+        start=state.position,
         workers=recipe.data.workers,
     )
-    return Trainer(recipe, models.arms, ranks, rig.engine, rig.teacher, rig.planner, probe, batches)
+    if found:
+        # Last: building all this has drawn random numbers.
+        randomness.restore(state.random)
+    began = started - state.elapsed
+    return Trainer(
+        recipe, models.arms, ranks, engine, rig.teacher, rig.planner, probe, checkpoints, state, batches, began
+    )
 
 
 def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict[str, float]) -> pb.WorkerInfo:
@@ -151,8 +189,12 @@ def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict
     )
 
 
-def _greet(rank0: Rank0, models: Models, run: str, teacher: dict[str, float], student: dict[str, float]) -> None:
-    rank0.progress.say(f"run {run}: teacher {_shown(teacher)}; student at its start {_shown(student)}")
+def _greet(rank0: Rank0, models: Models, run: str, state: LoopState, *, resumed: bool) -> None:
+    start = state.start.metrics if state.start else {}
+    rank0.progress.say(f"run {run}: teacher {_shown(state.teacher_metrics)}; student at its start {_shown(start)}")
+    if resumed:
+        step = f", step {state.step}" if state.step else ""
+        rank0.progress.say(f"goes on with round {state.round}{step}")
     unowned = models.ownership.unowned
     if unowned:
         rank0.progress.say(f"belongs to no module, and stays as it is: {', '.join(unowned)}")

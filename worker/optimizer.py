@@ -140,3 +140,12 @@ class Schedule:
         self.step += 1
         for module in modules:
             self.module_steps[module] = self.module_steps.get(module, 0) + 1
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes."""
+        return {"step": self.step, "module_steps": dict(self.module_steps)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on, or back, to a state."""
+        self.step = saved["step"]
+        self.module_steps = dict(saved["module_steps"])

@@ -106,6 +106,15 @@ class ProbeRecipe(_Section):
     """Held-out rows the task metrics are measured on."""
 
 
+class CheckpointRecipe(_Section):
+    """When checkpoints are written, beside the one at SIGTERM."""
+
+    every_seconds: float = Field(default=300.0, ge=0)
+    """Seconds between two of them; more where writing takes over 2 % of the time. 0: after every step."""
+    keep: int = Field(default=2, ge=1)
+    """The newest so many are kept."""
+
+
 class Recipe(_Section):
     """One distillation problem."""
 
@@ -134,6 +143,9 @@ class Recipe(_Section):
     loss: LossWeights = LossWeights()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     probe: ProbeRecipe = ProbeRecipe()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    max_diverged: int = Field(default=3, ge=1)
+    """The job stops after so many rounds in a row whose loss was not finite."""
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own configuration, without batch sizes and optimizer."""
     directory: Path = Field(default=Path(), exclude=True)
@@ -192,10 +204,18 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
     try:
-        return Recipe.model_validate({**content, **overrides, "directory": path.resolve().parent})
+        return Recipe.model_validate({"directory": path.resolve().parent, **content, **overrides})
     except ValidationError as error:
         faults = "".join(f"\n  {_fault(one)}" for one in error.errors())
         raise RecipeError(f"the recipe {path} has {error.error_count()} fault(s):{faults}") from None
+
+
+def write(recipe: Recipe, path: Path) -> None:
+    """Write a recipe so that `read` gives the same one back, wherever the file is."""
+    content = recipe.model_dump(mode="json") | {"directory": str(recipe.directory)}
+    draft = path.with_suffix(".tmp")
+    draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    draft.replace(path)
 
 
 def _fault(error: Any) -> str:

@@ -105,17 +105,18 @@ def coupled(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
 
     The first term is the harm: the others see inputs that they do not know; it grows until u was pulled m times, and
     vanishes. The second is the level at which arm k saturates. The third pays at once, and ever less. Upstream:
-    m ~ U(15, 40)·f, h ~ U(0.05, 0.3), τ_u ~ U(60, 150)·f; downstream: d ~ U(0.5, 1), log τ ~ U(log 20, log 80) + log f.
+    m ~ U(15, 40)·f, h ~ U(0.05, 0.3), τ_u ~ U(200, 600)·f: an equal share of the pulls does not exhaust it, or a
+    policy that ignores rewards would be the best one. Downstream: d ~ U(0.5, 1), log τ ~ U(log 20, log 200) + log f.
     σ = L₀/T, L₀ the loss at the beginning: what every pull would pay if all pulls paid alike, and all of L₀.
     """
     scale = _scale(horizon)
     noise, upstream = rng.standard_normal(horizon), int(rng.integers(arms))
     n = np.arange(horizon + 1)
-    saturation = np.exp(rng.uniform(math.log(20), math.log(80), arms)) * scale
+    saturation = np.exp(rng.uniform(math.log(20), math.log(200), arms)) * scale
     losses = rng.uniform(0.5, 1, arms)[:, None] * np.exp(-n / saturation[:, None])
     harmful = rng.uniform(15, 40) * scale
     x = n / harmful
-    level = 0.45 * np.exp(-np.maximum(n - harmful, 0) / (rng.uniform(60, 150) * scale))
+    level = 0.45 * np.exp(-np.maximum(n - harmful, 0) / (rng.uniform(200, 600) * scale))
     losses[upstream] = rng.uniform(0.05, 0.3) * x * np.exp(1 - x) + (arms - 1) * level
     # Every term depends on one arm's pulls alone, so each arm has a curve of its own.
     return Rested(noise, float(losses[:, 0].sum()) / horizon, -np.diff(losses), upstream)

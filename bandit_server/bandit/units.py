@@ -49,7 +49,8 @@ class Units:
         if len(self._sizes) > 1:
             ours, first = self._size(worker), self._size(next(iter(self._sizes)))
             if ours > 0 and first > 0:
-                value *= first / ours
+                # In this order nothing overflows: a reward is at most some fifty times its worker's scale.
+                value = value / ours * first
         return value, shrink
 
     def _size(self, worker: str) -> float:

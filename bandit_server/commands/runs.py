@@ -86,7 +86,10 @@ def show(client: _Client, run: str) -> None:
     with client.calling() as (stub, metadata):
         told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
     restored = ", restored, may be incomplete" if told.restored else ""
-    click.echo(f"{told.run}: {_state(told)}{restored}, policy {told.spec.policy.name}, seed {told.spec.seed}")
+    policy = told.spec.policy
+    options = ", ".join(f"{name} {value:g}" for name, value in sorted(policy.options.items()))
+    named = f"{policy.name} ({options})" if options else policy.name
+    click.echo(f"{told.run}: {_state(told)}{restored}, policy {named}, seed {told.spec.seed}")
     click.echo(
         f"{told.pulls} pulls, {told.reports} reports ({told.tail_rounds} in the tail, {told.diverged} diverged)"
         f", loss {_loss(told)}\n"

@@ -6,10 +6,16 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 POLICIES = {
     "optima": "Thompson sampling in which recent rewards decide: arms that paid lately are played more",
-    "sliding_window_ts": "sliding-window Thompson sampling",
+    "sliding_window_ts": "Thompson sampling on the last pulls of the run only",
     "uniform": "every arm with the same probability",
     "round_robin": "the arms in turn",
     "joint": "always all modules at once (layerwise distillation)",
+}
+OPTIONS = {
+    "exploration": "times the standard deviation",
+    "memory": "of the weight is left to evidence after each later reward",
+    "retry": "pulls per arm, after which an arm is tried again",
+    "window": "pulls of the run count",
 }
 TRAIN = {
     pb.TRAIN_MODE_FORCED: "forced: only the arm's parameters move, on the teacher's boundary tensors",
@@ -20,7 +26,7 @@ TRAIN = {
 
 def options_in_words(spec: pb.RunSpec) -> list[tuple[str, str]]:
     """(what, how it is set) for every setting of a run, in the order to show them."""
-    options = ", ".join(f"{name} {value:g}" for name, value in sorted(spec.policy.options.items()))
+    options = "; ".join(_option(name, value) for name, value in sorted(spec.policy.options.items()))
     if spec.reward == pb.REWARD_KIND_ABSOLUTE:
         reward = "absolute loss decrement of a round: before − after"
     else:
@@ -38,6 +44,10 @@ def options_in_words(spec: pb.RunSpec) -> list[tuple[str, str]]:
         ("Joint tail", tail),
         ("Seed", str(spec.seed)),
     ]
+
+
+def _option(name: str, value: float) -> str:
+    return f"{name}: {value:g} {OPTIONS.get(name, '')}".rstrip()
 
 
 def _policy(name: str) -> str:

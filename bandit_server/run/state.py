@@ -58,6 +58,9 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)
+    elif spec.policy.name not in policies.OFFERED:
+        offered = ", ".join([*policies.OFFERED, JOINT, "fixed:<arm>"])
+        raise ValueError(f"the server offers no policy {spec.policy.name!r}; it offers {offered}")
     return policies.build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
 
 

@@ -54,6 +54,14 @@ def test_runs_are_listed_and_shown(address: str, run: str) -> None:
     assert all(arm in shown for arm in ("image", "text", "decoder"))
 
 
+def test_a_policys_options_are_shown(address: str) -> None:
+    with connected(address) as stub:
+        Player(stub, "windowed", policy="sliding_window_ts", options={"window": 20}).play(range(30))
+        assert max(arm.effective_count for arm in told(stub, "windowed").arms) <= 20
+    shown = optima("runs", "--server", address, "show", "windowed")
+    assert "windowed: active, policy sliding_window_ts (window 20), seed 7" in shown
+
+
 def test_a_run_is_exported_whole(address: str, run: str, tmp_path: Path) -> None:
     printed = optima("runs", "--server", address, "export", run)
     optima("runs", "--server", address, "export", run, "--output", str(tmp_path / "run.jsonl"))

@@ -270,7 +270,7 @@ BAD = pytest.mark.parametrize(
         (lambda s, p: p.report(0, "txt", 0.5, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "did you mean 'text'?"),
         (lambda s, p: p.report(0, "text", NAN, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "measurement.after is nan"),
         (lambda s, p: p.report(-3, "text", 0.5, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "round is -3"),
-        (lambda s, p: Player(s, "new", policy="best"), "INVALID_ARGUMENT", "there is no policy 'best'"),
+        (lambda s, p: Player(s, "new", policy="best"), "INVALID_ARGUMENT", "the server offers no policy 'best'"),
         (lambda s, p: Player(s, "new", policy="fixed:txt"), "INVALID_ARGUMENT", "must name one of the arms"),
         (lambda s, p: Player(s, "new", tail=2.0), "INVALID_ARGUMENT", "spec.tail is 2.0"),
         (lambda s, p: s.SelectArm(pb.SelectArmRequest(caller=pb.Caller(run="new", worker="w", process="p"))),

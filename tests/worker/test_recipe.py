@@ -73,3 +73,13 @@ def test_the_spec_says_what_the_recipe_says(tmp_path: Path) -> None:
         ("rest", ["text", "multimodal"]),
     ]
     assert (spec.seed, spec.train, spec.policy.name) == (7, pb.TRAIN_MODE_FORCED, "optima")
+
+
+def test_a_policys_options_reach_the_spec(tmp_path: Path) -> None:
+    policy = "policy: {name: sliding_window_ts, options: {window: 40}}\n"
+    spec = read(tmp_path, GOOD + policy).spec({"vision": ["image"]})
+    assert (spec.policy.name, dict(spec.policy.options)) == ("sliding_window_ts", {"window": 40.0})
+    replaced = read(tmp_path, GOOD + policy, policy={"name": "optima"}).spec({"vision": ["image"]})
+    assert dict(replaced.policy.options) == {}, "another policy has other options"
+    with pytest.raises(RecipeError, match=r"policy\.options\.window: input should be a valid number"):
+        read(tmp_path, GOOD + "policy: {options: {window: long}}\n")

@@ -6,12 +6,40 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from bandit_server.bandit.policy.base import Policy
+from bandit_server.bandit.policy.d_ucb import DiscountedUCB
+from bandit_server.bandit.policy.discounted_ts import DiscountedTS
+from bandit_server.bandit.policy.epsilon_greedy import EpsilonGreedy
+from bandit_server.bandit.policy.fdsw_ts import FdswTS
+from bandit_server.bandit.policy.kalman_ts import KalmanTS
 from bandit_server.bandit.policy.optima import Optima
 from bandit_server.bandit.policy.plain import Fixed, RoundRobin, Uniform
+from bandit_server.bandit.policy.raw_ucb import RawUCB
+from bandit_server.bandit.policy.sliding_window_ts import SlidingWindowTS
+from bandit_server.bandit.policy.sw_ucb import SlidingWindowUCB
+from bandit_server.bandit.policy.thompson import Thompson
 
-__all__ = ["POLICIES", "Policy", "build"]
+__all__ = ["OFFERED", "POLICIES", "Policy", "build"]
 
-POLICIES: dict[str, Callable[..., Policy]] = {"optima": Optima, "uniform": Uniform, "round_robin": RoundRobin}
+# What a server offers, beside `joint` and `fixed:<arm>`.
+OFFERED: dict[str, Callable[..., Policy]] = {
+    "optima": Optima,
+    "uniform": Uniform,
+    "round_robin": RoundRobin,
+    "sliding_window_ts": SlidingWindowTS,
+}
+
+# Beside those, what others have published, to be compared with: in the library, in simulations and benchmarks.
+POLICIES: dict[str, Callable[..., Policy]] = {
+    **OFFERED,
+    "thompson": Thompson,
+    "discounted_ts": DiscountedTS,
+    "fdsw_ts": FdswTS,
+    "kalman_ts": KalmanTS,
+    "sw_ucb": SlidingWindowUCB,
+    "d_ucb": DiscountedUCB,
+    "raw_ucb": RawUCB,
+    "epsilon_greedy": EpsilonGreedy,
+}
 
 
 def build(name: str, options: Mapping[str, float], arms: int, fixed: int | None = None) -> Policy:
@@ -24,11 +52,10 @@ def build(name: str, options: Mapping[str, float], arms: int, fixed: int | None 
         fixed: Play this arm and no other; `name` is then only used in messages.
 
     Raises:
-        ValueError: There is no such policy or option; the message says which there are.
+        ValueError: There is no such policy or option, or an option has a value that it cannot have.
     """
     if fixed is None and name not in POLICIES:
-        known = ", ".join([*POLICIES, "joint", "fixed:<arm>"])
-        raise ValueError(f"there is no policy {name!r}; there are {known}")
+        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}, fixed:<arm>")
     known_options = [*inspect.signature(POLICIES[name]).parameters][1:] if fixed is None else []
     for option in options:
         if option not in known_options:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bandit_server.bandit.policy import POLICIES, Policy, build
@@ -78,13 +78,9 @@ def test_optima_finds_an_arm_that_starts_to_pay_late() -> None:
     assert arms[300:].count(3) > 80
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    exponent=st.integers(-20, 20),
-    seed=st.integers(0, 2**32),
-    name=st.sampled_from(LEARNING),
-    delay=st.sampled_from([0, 3]),
-)
+@pytest.mark.parametrize("name", LEARNING)
+@settings(max_examples=8, deadline=None)
+@given(exponent=st.integers(-20, 20), seed=st.integers(0, 2**32), delay=st.sampled_from([0, 3]))
 def test_no_unit_of_reward_changes_any_choice(exponent: int, seed: int, name: str, delay: int) -> None:
     noise = noisy(seed % 1000, gap=0.01, sd=0.02)
     plain = played(made(name, 4), 4, noise, 60, seed, delay=delay)
@@ -101,12 +97,10 @@ def test_rewards_at_the_ends_of_the_floating_range_are_learned_from(name: str, s
         assert all(math.isfinite(x) for x in (belief.mean, belief.sd, belief.effective_count, belief.p_best))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    rewards=st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=30),
-    name=st.sampled_from(LEARNING),
-    workers=st.integers(1, 3),
-)
+@pytest.mark.parametrize("name", LEARNING)
+@settings(max_examples=25, deadline=None)
+@given(rewards=st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=30), workers=st.integers(1, 3))
+@example(rewards=[1.0, 2.2250738585e-313], workers=2)
 def test_any_finite_rewards_leave_finite_beliefs(rewards: list[float], name: str, workers: int) -> None:
     policy = made(name, 3)
     with np.errstate(all="raise", under="ignore"):
@@ -156,6 +150,49 @@ def test_choosing_changes_nothing(name: str) -> None:
     assert asked.posterior() == unasked.posterior()
     later = [p.choose(in_flight=[], active=range(4), rng=np.random.default_rng(0), count=9) for p in (asked, unasked)]
     assert later[0] == later[1]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_worker_and_the_round_are_all_that_chance_depends_on(name: str) -> None:
+    policy = made(name, 4)
+    played(policy, 4, noisy(17), 12)
+    chance, again = Randomness(5), Randomness(5)
+
+    def chosen(chance: Randomness, worker: str, round: int) -> list[int]:
+        return policy.choose(in_flight=[], active=range(4), rng=chance.at(worker, round), count=20)
+
+    calls = [("w", 3), ("v", 3), ("w", 4)]
+    forwards = [chosen(chance, *call) for call in calls]
+    backwards = [chosen(again, *call) for call in reversed(calls)]
+    assert forwards == backwards[::-1]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_arm_that_was_never_pulled_is_neither_a_fault_nor_forgotten(name: str) -> None:
+    policy = made(name, 4)
+    played(policy, 4, noisy(18), 300, active=[0, 1, 2])
+    beliefs = policy.posterior()
+    if policy.learns:
+        assert all(math.isfinite(x) for b in beliefs for x in (b.mean, b.sd, b.effective_count, b.p_best))
+        assert beliefs[3].effective_count < 1
+        assert beliefs[3].p_best > 0
+        assert policy.choose(in_flight=[], active=range(4), rng=Randomness(0).at("w", 300)) == [3]
+    assert set(policy.choose(in_flight=[3], active=range(4), rng=Randomness(0).at("w", 300), count=65)) <= set(range(4))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_only_the_order_of_pulls_counts_where_rewards_come_late(name: str) -> None:
+    assert played(made(name, 5), 5, noisy(19), 300, delay=8).count(4) > 120
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_probability_of_being_the_best_is_that_of_the_told_means_and_deviations(name: str) -> None:
+    policy = made(name, 5)
+    played(policy, 5, noisy(20, gap=0.03), 80)
+    beliefs = policy.posterior()
+    drawn = np.random.default_rng(0).normal([b.mean for b in beliefs], [b.sd for b in beliefs], (200_000, 5))
+    sampled = np.bincount(drawn.argmax(axis=1), minlength=5) / len(drawn)
+    assert [b.p_best for b in beliefs] == pytest.approx(sampled, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["optima", "uniform"])
@@ -289,6 +326,21 @@ def test_only_policies_that_learn_have_a_posterior_and_only_from_the_first_rewar
     [
         ("best", {}, "there is no policy 'best'; there are optima, "),
         ("optima", {"widnow": 3}, "policy optima has no option 'widnow'; its options are memory, exploration, retry"),
+        ("sliding_window_ts", {"window": 0}, "option window is 0; expected a whole number from 1 to 10000"),
+        ("sliding_window_ts", {"window": 2.5}, "option window is 2.5; expected a whole number from 1 to 10000"),
+        ("sliding_window_ts", {"window": math.nan}, "option window is nan; expected a whole number"),
+        ("thompson", {"window": 3}, "policy thompson has no option 'window'; it has none"),
+        ("discounted_ts", {"gamma": 1}, "option gamma is 1; expected a number between 0 and 1"),
+        ("fdsw_ts", {"gamma": 0}, "option gamma is 0; expected a number between 0 and 1"),
+        ("fdsw_ts", {"window": math.inf}, "option window is inf; expected a whole number from 1 to 10000"),
+        ("fdsw_ts", {"optimism": 1.5}, "option optimism is 1.5; expected a number from 0 to 1"),
+        ("kalman_ts", {"drift": -1}, "option drift is -1; expected a number from 0 to 100"),
+        ("sw_ucb", {"window": 20_000}, "option window is 20000; expected a whole number from 1 to 10000"),
+        ("sw_ucb", {"xi": -1}, "option xi is -1; expected a number from 0 to 100"),
+        ("d_ucb", {"gamma": math.nan}, "option gamma is nan; expected a number between 0 and 1"),
+        ("raw_ucb", {"alpha": math.nan}, "option alpha is nan; expected a number from 0 to 100"),
+        ("epsilon_greedy", {"epsilon": 2}, "option epsilon is 2; expected a number from 0 to 1"),
+        ("epsilon_greedy", {"alpha": -0.1}, "option alpha is -0.1; expected a number from 0 to 1"),
         ("uniform", {"memory": 0.5}, "policy uniform has no option 'memory'; it has none"),
         ("optima", {"memory": 1.0}, "option memory is 1; expected a number between 0 and 1"),
         ("optima", {"exploration": -1}, "option exploration is -1; expected a number from 0 to 100"),

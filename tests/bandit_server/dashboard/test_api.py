@@ -12,8 +12,10 @@ import grpc
 import httpx
 import pytest
 
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.bandit_server.dashboard.driver import ARMS, Driver
 from tests.bandit_server.dashboard.serving import dashboard, events
+from tests.calls import Player
 
 
 @pytest.fixture
@@ -65,6 +67,13 @@ def test_a_run_is_told_as_the_server_tells_it(channel: grpc.Channel, url: str, r
     (total,) = [line for line in told["series"] if line["chart"] == "total"]
     assert total["y"][0][0] == told["run"]["first_loss"]
     assert told["run"]["top_arm"]["name"] in ARMS
+
+
+def test_a_policy_and_its_options_are_told_in_words(channel: grpc.Channel, url: str, run: str) -> None:
+    Player(BanditStub(channel), run, policy="sliding_window_ts", options={"window": 20}).play(range(3))
+    settings = dict(httpx.get(f"{url}/api/runs/{run}", timeout=20).json()["run"]["settings"])
+    assert settings["Policy"] == "sliding_window_ts: Thompson sampling on the last pulls of the run only"
+    assert settings["Options"] == "window: 20 pulls of the run count"
 
 
 def test_the_list_of_runs_is_told_newest_first(channel: grpc.Channel, url: str, run: str) -> None:

@@ -1,14 +1,18 @@
 """A run's settings in words."""
 
+import inspect
+
 import pytest
 
+from bandit_server.bandit.policy import OFFERED
+from bandit_server.dashboard import words as told_in
 from bandit_server.dashboard.words import options_in_words
 from protos.optima.v1 import bandit_pb2 as pb
 
 
 def test_every_setting_of_a_run_is_told() -> None:
     spec = pb.RunSpec(
-        policy=pb.PolicySpec(name="optima", options={"window": 30, "gamma": 0.98}),
+        policy=pb.PolicySpec(name="optima", options={"window": 30, "unheard": 0.98}),
         seed=7,
         reward=pb.REWARD_KIND_ABSOLUTE,
         cost_aware=True,
@@ -19,7 +23,7 @@ def test_every_setting_of_a_run_is_told() -> None:
     )
     words = dict(options_in_words(spec))
     assert words["Policy"].startswith("optima: Thompson sampling")
-    assert words["Options"] == "gamma 0.98, window 30"
+    assert words["Options"] == "unheard: 0.98; window: 30 pulls of the run count"
     assert words["Reward"].startswith("absolute")
     assert words["Reward"].endswith("divided by the arm's relative cost in seconds")
     assert words["A round trains"].startswith("active:")
@@ -39,3 +43,9 @@ def test_an_unset_option_is_not_made_up() -> None:
 @pytest.mark.parametrize(("name", "told"), [("fixed:image", "always the arm image"), ("mine", "no words for")])
 def test_other_policies_have_words_too(name: str, told: str) -> None:
     assert told in dict(options_in_words(pb.RunSpec(policy=pb.PolicySpec(name=name))))["Policy"]
+
+
+def test_every_policy_of_a_server_and_each_of_its_options_has_words() -> None:
+    for name, policy in OFFERED.items():
+        assert name in told_in.POLICIES
+        assert {*[*inspect.signature(policy).parameters][1:]} <= {*told_in.OPTIONS}, name

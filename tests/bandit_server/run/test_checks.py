@@ -114,10 +114,10 @@ def test_who_chose_must_be_said() -> None:
 # --- specs
 
 
-def spec_with_options(options: dict[str, float]) -> pb.RunSpec:
+def spec_with_options(options: dict[str, float], policy: str = "optima") -> pb.RunSpec:
     return pb.RunSpec(
         arms=[pb.Arm(name="image", modules=["visual"])],
-        policy=pb.PolicySpec(name="optima", options=options),
+        policy=pb.PolicySpec(name=policy, options=options),
         steps_per_round=10,
     )
 
@@ -133,8 +133,17 @@ def test_what_a_spec_leaves_out_is_set_to_what_that_means() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (raw(policy="greedy"), "spec.policy: there is no policy 'greedy'; there are optima"),
-        (raw(policy=""), "spec.policy: there is no policy ''"),
+        (raw(policy="greedy"), "spec.policy: the server offers no policy 'greedy'; it offers optima, "),
+        (
+            raw(policy="thompson"),
+            "the server offers no policy 'thompson'; it offers optima, uniform, round_robin, sliding_window_ts, joint, "
+            "fixed:<arm>",
+        ),
+        (
+            spec_with_options({"window": 2.5}, policy="sliding_window_ts"),
+            "spec.policy: option window is 2.5; expected a whole number from 1 to 10000",
+        ),
+        (raw(policy=""), "spec.policy: the server offers no policy ''; it offers"),
         (raw(policy="fixed:nose"), "spec.policy: policy fixed:<arm> must name one of the arms image, text, not 'nose'"),
         (raw(policy="fixed:joint"), "must name one of the arms image, text, not 'joint'"),
         (spec_with_options({"memory": 1.0}), "spec.policy: option memory is 1; expected a number between 0 and 1"),

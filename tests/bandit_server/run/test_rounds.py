@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bandit_server.bandit import memory
+from bandit_server.bandit.policy import OFFERED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
 from bandit_server.run.recall import NeedsHistory
@@ -51,6 +52,18 @@ def test_a_selection_brings_arms_for_the_time_without_a_server(play: Play) -> No
     fallback_arms = play.select(0).fallback_arms
     assert len(fallback_arms) == FALLBACK_ARMS
     assert set(fallback_arms) <= set(ARMS)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_the_pull_and_the_arms_for_later_are_one_choice_of_the_policy(name: str) -> None:
+    play = Play(spec(policy=name))
+    play.join()
+    for round in range(6):
+        rng = play.state.randomness.at("w", round)
+        ahead = play.state.policy.choose(in_flight=[], active=range(3), rng=rng, count=1 + FALLBACK_ARMS)
+        told = play.select(round)
+        assert [told.pull.arm, *told.fallback_arms] == [ARMS[arm] for arm in ahead]
+        play.report(round, told.pull.arm)
 
 
 def test_a_repeated_selection_returns_the_same_pull_and_stores_nothing(play: Play) -> None:

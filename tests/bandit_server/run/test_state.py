@@ -272,8 +272,8 @@ def test_joint_is_playable_where_it_is_listed_or_the_policy() -> None:
         ("fixed", "policy fixed:<arm> must name one of the arms image, text, decoder, not ''"),
         ("fixed:", "policy fixed:<arm> must name one of the arms image, text, decoder, not ''"),
         ("fixed:nose", "policy fixed:<arm> must name one of the arms image, text, decoder, not 'nose'"),
-        ("joint:image", "there is no policy 'joint:image'"),
-        ("optima:image", "there is no policy 'optima:image'"),
+        ("joint:image", "the server offers no policy 'joint:image'"),
+        ("optima:image", "the server offers no policy 'optima:image'"),
     ],
 )
 def test_a_policy_with_a_wrong_arm_is_refused(policy: str, sentence: str) -> None:

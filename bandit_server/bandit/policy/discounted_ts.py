@@ -1,0 +1,29 @@
+"""``discounted_ts``: Thompson sampling in which old rewards count less."""
+
+from __future__ import annotations
+
+from bandit_server.bandit.evidence import Discounted
+from bandit_server.bandit.policy.options import share
+from bandit_server.bandit.policy.scored import ThompsonSampling
+
+
+class DiscountedTS(ThompsonSampling):
+    """Discounted Thompson sampling (Raj & Kalyani, "Taming Non-stationary Bandits: A Bayesian Approach", 2017, dTS;
+    with Gaussian noise: Qi et al., "Discounted Thompson Sampling for Non-Stationary Bandit Problems", 2023).
+
+    At every pull of the run the rewards so far lose a share of their weight, of all arms alike, so that an arm that is
+    not played keeps its mean and gets less certain. With γ^age as the weight of a reward, N_k their sum for arm k, and
+    r̄_k the mean with these weights,
+
+        θ_k ~ N(r̄_k, σ²/N_k),        the arm with the highest θ is played.
+
+    Args:
+        arms: How many there are.
+        gamma: γ, in (0, 1).
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, arms: int, *, gamma: float = 0.99) -> None:
+        super().__init__(arms, Discounted(arms, share("gamma", gamma)))

@@ -1,0 +1,28 @@
+"""``kalman_ts``: Thompson sampling on arms that are random walks."""
+
+from __future__ import annotations
+
+from bandit_server.bandit.evidence import Walk
+from bandit_server.bandit.policy.options import number
+from bandit_server.bandit.policy.scored import ThompsonSampling
+
+
+class KalmanTS(ThompsonSampling):
+    """Thompson sampling on a Kalman filter (Granmo & Berg, "Solving Non-Stationary Bandit Problems by Random Sampling
+    from Sibling Kalman Filters", IEA/AIE 2010).
+
+    Every arm's mean takes a step of variance q·σ² at each pull of the run, pulled or not. With the filtered mean m_k
+    and variance C_k·σ² (evidence.py),
+
+        θ_k ~ N(m_k, C_k·σ²),        the arm with the highest θ is played.
+
+    Args:
+        arms: How many there are.
+        drift: q, in units of the noise's variance; 0 to 100.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, arms: int, *, drift: float = 0.01) -> None:
+        super().__init__(arms, Walk(arms, number("drift", drift, 0, 100)))

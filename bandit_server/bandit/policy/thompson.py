@@ -1,0 +1,22 @@
+"""``thompson``: Thompson sampling that never forgets."""
+
+from __future__ import annotations
+
+from bandit_server.bandit.evidence import Average
+from bandit_server.bandit.policy.scored import ThompsonSampling
+
+
+class Thompson(ThompsonSampling):
+    """Thompson sampling with Gaussian noise for arms that do not change (Agrawal & Goyal, "Further Optimal Regret
+    Bounds for Thompson Sampling", AISTATS 2013; without the prior's pseudo-reward).
+
+    With n_k rewards of arm k, and r̄_k their mean,
+
+        θ_k ~ N(r̄_k, σ²/n_k),        the arm with the highest θ is played.
+
+    Args:
+        arms: How many there are.
+    """
+
+    def __init__(self, arms: int) -> None:
+        super().__init__(arms, Average(arms))

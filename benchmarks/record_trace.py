@@ -1,0 +1,108 @@
+"""Turns the history of a run into a reward trace: ``python -m benchmarks.record_trace RUN.jsonl --output TRACE.json``.
+
+The history is what ``optima runs export`` writes. A trace has, for each arm, the rewards of its own pulls in the order
+in which they were pulled; rounds of the tail and rounds that diverged are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from protos.optima.v1 import bandit_pb2 as pb
+
+# Significant digits kept of a reward.
+DIGITS = 6
+
+
+def trace(events: Iterable[pb.Event], about: str) -> dict[str, Any]:
+    """A run's rewards by arm, and where they come from.
+
+    Raises:
+        ValueError: The history has no beginning, or an arm has no reward.
+    """
+    spec, info = pb.RunSpec(), pb.WorkerInfo()
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        match event.WhichOneof("kind"):
+            case "run_created":
+                spec = event.run_created.spec
+                found = {arm.name: [] for arm in spec.arms}
+            case "worker_started":
+                info = event.worker_started.info
+            case "reward_reported":
+                report = event.reward_reported
+                measured = report.measurement.outcome == pb.OUTCOME_MEASURED
+                if report.HasField("reward") and measured and report.pull.arm in found:
+                    found[report.pull.arm].append((report.pull.number, report.reward))
+    if not found:
+        raise ValueError("there is no beginning of a run in it")
+    for arm, rewards in found.items():
+        if not rewards:
+            raise ValueError(f"arm {arm} has no reward; play all arms, with --policy round_robin")
+    return {
+        "about": about,
+        "recipe": info.recipe,
+        "train": pb.TrainMode.Name(spec.train).removeprefix("TRAIN_MODE_").lower(),
+        "reward": pb.RewardKind.Name(spec.reward).removeprefix("REWARD_KIND_").lower(),
+        "policy": spec.policy.name,
+        "steps_per_round": spec.steps_per_round,
+        "seed": spec.seed,
+        "device": info.device,
+        "versions": dict(sorted(info.versions.items())),
+        "rewards": {
+            arm: [float(f"{reward:.{DIGITS}g}") for _, reward in sorted(rewards)] for arm, rewards in found.items()
+        },
+    }
+
+
+def history(path: Path) -> list[pb.Event]:
+    """The events of an exported run.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: A line is not an event.
+    """
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            events.append(json_format.Parse(line, pb.Event()))
+        except json_format.ParseError as error:
+            raise ValueError(
+                f"line {number} is not an event of a run ({error}); write it with `optima runs export`"
+            ) from None
+    return events
+
+
+def written(content: dict[str, Any]) -> str:
+    """JSON with a line for each field, and for each arm."""
+    arms = ",\n".join(f"  {json.dumps(arm)}: {json.dumps(rewards)}" for arm, rewards in content["rewards"].items())
+    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items() if name != "rewards"]
+    return "{\n" + ",\n".join([*fields, f' "rewards": {{\n{arms}\n }}']) + "\n}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.record_trace", description=__doc__.splitlines()[0])
+    parser.add_argument("history", type=Path, help="what `optima runs export RUN` has written")
+    parser.add_argument("--about", default="", help="what was distilled, for people")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to (default: standard output)")
+    asked = parser.parse_args(arguments)
+    try:
+        content = written(trace(history(asked.history), asked.about))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{asked.history}: {error}")
+    if asked.output:
+        asked.output.write_text(content, encoding="utf-8")
+    else:
+        print(content, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Runs a benchmark as its user does."""
+
+import subprocess
+import sys
+
+from tests.launch import ROOT
+
+
+def benchmark(name: str, *arguments: str, status: int = 0) -> str:
+    """What ``python -m benchmarks.NAME …`` prints; its error output if it is to fail."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if status else done.stdout
