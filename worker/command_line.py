@@ -26,7 +26,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", type=Path, const=_OUTPUT_DIR, metavar="DIR",
                         help="go on with the worker that wrote to DIR (default: --output-dir), with its recipe and "
                              "from its last checkpoint")  # fmt: skip
-    parser.add_argument("--bandit-patience", type=float, default=10.0, metavar="SECONDS",
+    parser.add_argument("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
                         help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
     parser.add_argument("--allow-offline", action="store_true",
                         help="start although the server cannot be reached")  # fmt: skip
@@ -72,6 +72,17 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields
+
+
+def _seconds(text: str) -> float:
+    """A time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _count(text: str) -> int:

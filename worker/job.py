@@ -97,7 +97,7 @@ def _distil(
     if trainer.rank0 is not None and bandit is not None and place is not None:
         if not place.joined:
             bandit.finish()
-        unsent = bandit.flush(timeout=arguments.bandit_patience)
+        unsent = bandit.flush()
         trainer.rank0.progress.close()
         student = export(weights, models.student_config, place.directory)
         summary = _summary(recipe, state.teacher_metrics, state.start, end)

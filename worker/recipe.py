@@ -75,7 +75,7 @@ class DataRecipe(_Section):
     """Training and held-out data."""
 
     name: str
-    """Which data module, such as ``digits``."""
+    """Which data module: ``digits``, or ``package.module:factory`` for your own (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Its own options."""
     batch_size: int = Field(default=64, ge=2)
