@@ -69,6 +69,9 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("train", "rounds", "steps_per_round", "seed")
         if getattr(arguments, name) is not None
     }
+    if arguments.rounds is not None:
+        # The recipe may have given its length in steps.
+        fields["steps"] = 0
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields

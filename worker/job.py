@@ -9,11 +9,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble, randomness
+from worker import assemble, pace, randomness
 from worker import recipe as recipes
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
@@ -81,7 +82,12 @@ def _distil(
     place: Workplace | None,
 ) -> None:
     """Train from where the job stands to its end, and export the student."""
-    trainer = _trainer(recipe, models, ranks, assemble_rig(recipe, models, ranks), started, place)
+    rig = assemble_rig(recipe, models, ranks)
+    if recipe.open:
+        recipe = _paced(recipe, models, ranks, rig, bandit)
+        if place is not None:
+            place.keep(recipe)
+    trainer = _trainer(recipe, models, ranks, rig, started, place)
     state = trainer.state
     if state.start is None:
         state.teacher_metrics = trainer.probe.teacher_metrics()
@@ -147,6 +153,20 @@ def _first_rank(
         client.close()
 
 
+def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
+    """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
+    is one."""
+    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
+    chosen = None
+    if bandit is not None:
+        steps = recipe.steps_per_round or bandit.spec.steps_per_round
+        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
+        if not recipe.steps_per_round:
+            settled = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms)).steps_per_round
+            chosen = pace.choose(recipe.model_copy(update={"steps_per_round": settled}), times, ranks.world)
+    return recipe.fixed(**asdict(ranks.broadcast(chosen)))
+
+
 def _trainer(
     recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None
 ) -> Trainer:
@@ -156,7 +176,8 @@ def _trainer(
     found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
     checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
     state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
-    rig.proof.arms(repeats=0)
+    if not found:
+        rig.proof.arms(repeats=0)
     probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(
         rig.data,
