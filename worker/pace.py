@@ -78,15 +78,20 @@ def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: int) -> T
     batch = engine.to_device(fixed_batch(rig.data, rig.data.held_out, 0, recipe.probe.batch_size))
     seen = teacher.run(teacher.parts, batch)
 
-    def seconds(plan: Plan, outputs: Outputs) -> float:
-        return _best(lambda: engine.measure(batch, outputs, plan), engine.synchronize)
+    def seconds(plan: Plan) -> float:
+        return _best(lambda: engine.measure(batch, seen, plan), engine.synchronize)
+
+    def ask() -> None:
+        # Unlike the probe's, these batches are made anew each time.
+        rows = engine.to_device(fixed_batch(rig.data, rig.data.questions, 0, recipe.probe.batch_size))
+        engine.measure(rows, Outputs({}, {}), planner.task())
 
     batches = -(-recipe.probe.questions // (recipe.probe.batch_size * ranks))
     return Times(
         steps=tuple(one.seconds for one in proven),
-        probes=tuple(seconds(planner.measured(one.plan.trained), seen) for one in proven),
-        evaluation=batches * seconds(planner.task(), Outputs({}, {})),
-        evaluated=seconds(planner.joint(), seen),
+        probes=tuple(seconds(planner.measured(one.plan.trained)) for one in proven),
+        evaluation=batches * _best(ask, engine.synchronize),
+        evaluated=seconds(planner.joint()),
     )
 
 
