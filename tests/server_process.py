@@ -94,19 +94,11 @@ class ServerProcess:
 
     def reports(self, name: str = "r") -> list[pb.RewardReported]:
         """All reports of the run's history, in order."""
-        return [event.reward_reported for event in self.events(name) if event.HasField("reward_reported")]
+        return reports_of(self.address, name)
 
     def events(self, name: str = "r") -> list[pb.Event]:
         """The run's history."""
-        with self.stub() as stub:
-            stream = stub.WatchRun(pb.WatchRunRequest(run=name), timeout=20, wait_for_ready=True)
-            events: list[pb.Event] = []
-            for batch in stream:
-                events.extend(batch.events)
-                if batch.live:
-                    stream.cancel()
-                    break
-        return events
+        return events_of(self.address, name)
 
     def _tree(self) -> list[psutil.Process]:
         assert self._process is not None
@@ -118,6 +110,24 @@ class ServerProcess:
     def _wait(self) -> None:
         assert self._process is not None
         self._process.wait(10)
+
+
+def events_of(address: str, name: str) -> list[pb.Event]:
+    """The history of a run on the server at the address."""
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stream = BanditStub(channel).WatchRun(pb.WatchRunRequest(run=name), timeout=20, wait_for_ready=True)
+        events: list[pb.Event] = []
+        for batch in stream:
+            events.extend(batch.events)
+            if batch.live:
+                stream.cancel()
+                break
+    return events
+
+
+def reports_of(address: str, name: str) -> list[pb.RewardReported]:
+    """All reports of a run's history on the server at the address, in order."""
+    return [event.reward_reported for event in events_of(address, name) if event.HasField("reward_reported")]
 
 
 def answers(stub: BanditStub) -> bool:

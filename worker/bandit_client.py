@@ -106,7 +106,8 @@ class BanditClient:
         address: Where the server listens, ``host:port``.
         run: The run's name; it is created if it does not exist.
         worker: This worker's id.
-        spec: What the run is; the server refuses another one under the same name.
+        spec: What the run is; the server refuses another one under the same name. With 0 steps in a round its
+            length is open: it is the run's, if there is one, or what `settle` says.
         journal: This worker's journal.
         info: What the worker tells of itself; `start` may give it instead.
         patience: Seconds to wait, once per outage, for a server that is away.
@@ -149,7 +150,8 @@ class BanditClient:
         self._courier: Courier | None = None
         if token and not (token.isascii() and token.isprintable()):
             raise BanditRefused("the token holds characters other than printable ASCII, which no header can carry")
-        journal.begin(run, worker, spec)
+        if spec.steps_per_round:
+            journal.begin(run, worker, spec)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until a server answers at the address, at most `timeout` seconds (by default: the patience), and see
@@ -174,6 +176,43 @@ class BanditClient:
                 self._patience_at_start = 0.0
         finally:
             wire.close()
+
+    @property
+    def spec(self) -> pb.RunSpec:
+        """The run's spec as far as it is known: a field left open is the run's once `wait_ready` has seen one."""
+        return self._spec
+
+    def settle(self, spec: pb.RunSpec) -> pb.RunSpec:
+        """Fill in what the spec left open; returns what counts. Before `start`, and only for an open spec.
+
+        Of several workers that choose at the same time, the first to come here decides.
+
+        Raises:
+            BanditRefused: The run was deleted, or the token is wrong.
+        """
+        self._spec = spec
+        wire = _Wire(self._address, self._token, self._deadline)
+        try:
+            request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=spec)
+            wire.create_run(request)
+        except BanditRefused as error:
+            if error.reason != "spec_mismatch":
+                raise
+            self._adopt(wire.get_run(pb.GetRunRequest(run=self.run)).run.spec)
+        except BanditUnreachable:
+            # For `start` to wait for.
+            pass
+        finally:
+            wire.close()
+        self._journal.begin(self.run, self.worker, self._spec)
+        return self._spec
+
+    def _adopt(self, theirs: pb.RunSpec) -> None:
+        """Take the run's own length of rounds."""
+        ours = pb.RunSpec()
+        ours.CopyFrom(self._spec)
+        ours.steps_per_round, ours.rounds = theirs.steps_per_round, theirs.rounds
+        self._spec = ours
 
     def start(self, info: pb.WorkerInfo | None = None) -> Joined:
         """Join the run, creating it if need be, and start the background thread.
@@ -282,7 +321,9 @@ class BanditClient:
     def _check_run(self, wire: _Wire) -> None:
         # A run that is not there is no fault, and what passes is for `start` to wait for.
         with contextlib.suppress(BanditUnreachable, RunLost):
-            wire.get_run(pb.GetRunRequest(run=self.run))
+            theirs = wire.get_run(pb.GetRunRequest(run=self.run)).run.spec
+            if not self._spec.steps_per_round:
+                self._adopt(theirs)
             # It is there: naming no worker, this compares the spec and changes nothing.
             request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=self._spec)
             if wire.create_run(request).run.state == pb.RUN_STATE_FINISHED and self._journal.next_round == 0:

@@ -23,17 +23,43 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
     parser.add_argument("--seed", type=_count, metavar="N", help="seed of choices and data order")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: runs/RUN)")
+    parser.add_argument("--resume", nargs="?", type=Path, const=_OUTPUT_DIR, metavar="DIR",
+                        help="go on with the worker that wrote to DIR (default: --output-dir), with its recipe and "
+                             "from its last checkpoint")  # fmt: skip
     parser.add_argument("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
                         help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
     parser.add_argument("--allow-offline", action="store_true",
                         help="start although the server cannot be reached")  # fmt: skip
     parser.add_argument("--list-modules", action="store_true", help="print the student's modules and exit")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="prove that every arm trains what it says, print what a step costs, and exit")  # fmt: skip
     # The launcher adds it; the rank is read from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if not arguments.list_modules and not arguments.bandit_addr:
+    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
         parser.error("--bandit-addr HOST:PORT is needed: start one with `optima serve`")
+    if arguments.resume is not None:
+        _check_resume(parser, arguments)
     return arguments
+
+
+_OUTPUT_DIR = Path()
+"""A ``--resume`` that names no directory."""
+
+
+def _check_resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Settle which directory is meant, and refuse what would make it another job."""
+    if arguments.resume == _OUTPUT_DIR:
+        if arguments.output_dir is None:
+            parser.error("--resume needs the directory to go on with: --resume DIR")
+        arguments.resume = arguments.output_dir
+    elif arguments.output_dir not in (None, arguments.resume):
+        parser.error("--resume DIR writes to DIR; leave out --output-dir")
+    arguments.output_dir = arguments.resume
+    fixed = ("recipe", "run", "policy", "train", "rounds", "steps_per_round", "seed")
+    given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(arguments, name) is not None]
+    if given:
+        parser.error(f"--resume goes on with the job as it was started; leave out {', '.join(given)}")
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,6 +69,9 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("train", "rounds", "steps_per_round", "seed")
         if getattr(arguments, name) is not None
     }
+    if arguments.rounds is not None:
+        # The recipe may have given its length in steps.
+        fields["steps"] = 0
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields

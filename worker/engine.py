@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,23 @@ from torch import Tensor
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from worker import optimizer as optim
+from worker import tensor_file
 from worker.models.base import Batch
 from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
 from worker.plan import Plan
 from worker.student import Student
+
+WHOLE = ZeroParamStatus.AVAILABLE
+_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+"""What DeepSpeed's engine counts."""
 
 
 class Ranks:
@@ -36,6 +48,8 @@ class Ranks:
         if self.device.type != "cpu":
             get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
             self.device = torch.device(get_accelerator().current_device_name())
+        # What ranks agree on between steps goes from host to host: through the device it would wait for the step.
+        self._hosts: Any = None if self.device.type == "cpu" else dist.new_group(backend="gloo")
 
     @property
     def rank(self) -> int:
@@ -63,6 +77,24 @@ class Ranks:
         dist.all_gather(parts, local)
         return torch.stack(parts)
 
+    def highest(self, value: int) -> int:
+        """The highest of all ranks' values, on every rank; cheap enough for every step."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self._hosts)
+        return int(box)
+
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        boxes: list[Any] = [None] * self.world
+        dist.all_gather_object(boxes, value, group=self._hosts)
+        return boxes
+
+    def wait(self) -> None:
+        """For every rank to come here."""
+        dist.barrier()
+
     def close(self) -> None:
         """Leave together; without this a stage 3 job can abort after it has finished."""
         dist.barrier()
@@ -74,7 +106,7 @@ class Engine:
 
     Args:
         student: The module to wrap, on the CPU.
-        owned: Parameter names of ``student.model`` by the module that owns them. Others are frozen.
+        owned: Parameter names of ``student`` by the module that owns them. Others are frozen.
         recipe: Optimizer and schedule.
         config: DeepSpeed's configuration, without batch sizes and optimizer.
         micro_batch: Rows per rank and forward pass.
@@ -91,7 +123,7 @@ class Engine:
         micro_batch: int,
         total_steps: int,
     ) -> None:
-        groups = optim.parameter_groups(student.model, owned, recipe.weight_decay)
+        groups = optim.parameter_groups(student, owned, recipe.weight_decay)
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
         for group in groups:
             self._parameters[group["module"]].extend(group["params"])
@@ -111,6 +143,12 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self._engine.zero_optimization_partition_weights():
+            # What the model holds outside of its towers (a logit scale) is read by the wrapper's own forward, and by
+            # joint plans only: ZeRO 3 would find out in the middle of a step, which then has another trace.
+            for parameter in student.model.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(student, parameter)
+        self._files = self._engine.checkpoint_engine = _Files()
 
     @property
     def accumulation(self) -> int:
@@ -118,7 +156,7 @@ class Engine:
         return int(self._engine.gradient_accumulation_steps())
 
     @property
-    def base_optimizer(self) -> torch.optim.Optimizer:
+    def base_optimizer(self) -> optim.ModuleAdamW:
         """The optimizer below ZeRO's or bf16's wrapper; fetched anew each time, since loading replaces it."""
         optimizer = self._engine.optimizer
         return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
@@ -149,8 +187,32 @@ class Engine:
 
     def step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimizer step over ``accumulation`` micro-batches; mean loss and terms of this rank, scalars."""
-        self._engine.train()
         self.schedule.apply(self.base_optimizer)
+        loss, terms = self._work(batches, plan)
+        self.schedule.advance(plan.trained)
+        return loss, terms
+
+    def rehearse(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        """All the work of a step, after which weights, moments, buffers and counters are what they were."""
+        counters = {name: getattr(self._engine, name) for name in _COUNTERS}
+        # Normalisation layers keep statistics in buffers.
+        buffers = [(buffer, buffer.clone()) for buffer in self._engine.module.buffers()]
+        self.base_optimizer.rehearsing = True
+        try:
+            return self._work(batches, plan)
+        finally:
+            self.base_optimizer.rehearsing = False
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+            for name, value in counters.items():
+                setattr(self._engine, name, value)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was told, so that a clock measures work."""
+        get_accelerator().synchronize()
+
+    def _work(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        self._engine.train()
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
@@ -158,7 +220,6 @@ class Engine:
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
-        self.schedule.advance(plan.trained)
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         return torch.stack(losses).mean(), mean
 
@@ -169,12 +230,59 @@ class Engine:
         _, terms, logits = self._engine(batch, teacher, plan)
         return terms, logits
 
+    def save(self, directory: Path, loop: Mapping[str, Any]) -> list[Path]:
+        """Write weights, optimizer, schedule and the loop's state; collective.
+
+        Args:
+            directory: Where to; made if it is not there. Every rank must see the same one.
+            loop: Plain values and tensors, the same on every rank.
+
+        Returns:
+            The files that this rank wrote, all on the disk.
+        """
+        self._files.written = []
+        state = {"loop": dict(loop), "schedule": self.schedule.state()}
+        self._engine.save_checkpoint(str(directory.parent), tag=directory.name, client_state=state, save_latest=False)
+        return self._files.written
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        """Take up what `save` wrote and return the loop's state; collective, before the first forward pass."""
+        _, state = self._engine.load_checkpoint(str(directory.parent), tag=directory.name)
+        self.schedule.restore(state["schedule"])
+        return dict(state["loop"])
+
+    def masters(self, modules: Sequence[str]) -> list[Tensor]:
+        """This rank's tensors that the optimizer updates for these modules; its state is kept by them."""
+        outer, groups = self._engine.optimizer, self.base_optimizer.param_groups
+        if hasattr(outer, "fp32_partitioned_groups_flat"):
+            # ZeRO 3 fills the groups only during its step.
+            owner = {i: groups[group]["module"] for i, group in outer.sub_group_to_group_id.items()}
+            return [tensor for i, tensor in enumerate(outer.fp32_partitioned_groups_flat) if owner[i] in modules]
+        return [tensor for group in groups if group["module"] in modules for tensor in group["params"]]
+
+    def moved_by(self, modules: Sequence[str]) -> list[Tensor]:
+        """This rank's tensors that a step of these modules may change, moments aside: weights, masters, buffers."""
+        weights = [getattr(p, "ds_tensor", p) for module in modules for p in self._parameters[module]]
+        every = [*weights, *self.masters(modules), *self._engine.module.buffers()]
+        return list({id(tensor): tensor for tensor in every}.values())
+
+    @contextmanager
+    def rewriting(self) -> Iterator[None]:
+        """Within, what `moved_by` gives may be overwritten; collective."""
+        # The hooks that DeepSpeed itself loads between: ZeRO 3 lets go of what it has gathered, then gathers anew.
+        getattr(self._engine.optimizer, "checkpoint_event_prologue", lambda: None)()
+        yield
+        getattr(self._engine.optimizer, "checkpoint_event_epilogue", lambda: None)()
+
     def state_dict(self) -> dict[str, Tensor]:
         """The student's whole weights under their plain names, on the CPU of rank 0; empty on other ranks."""
         model = self._engine.module.model
         named = list(model.named_parameters()) + list(model.named_buffers())
         persistent = set(model.state_dict().keys())
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=None):
+        # ZeRO 3 keeps small parameters whole. Gathering those too would end in partitioning them, and the next forward
+        # pass would find parameters in need that are not in its trace.
+        parted = [p for p in model.parameters() if getattr(p, "ds_status", WHOLE) != WHOLE]
+        with deepspeed.zero.GatheredParameters(parted, modifier_rank=None):
             if dist.get_rank() != 0:
                 return {}
             return {name: _plain(tensor) for name, tensor in named if name in persistent}
@@ -183,3 +291,24 @@ class Engine:
 def _plain(tensor: Tensor) -> Tensor:
     copy = tensor.detach().cpu().clone()
     return copy.float() if copy.is_floating_point() else copy
+
+
+class _Files(TorchCheckpointEngine):  # type: ignore[misc]
+    """How DeepSpeed's checkpoint files are written and read: through to the disk, and without unpickling code.
+
+    DeepSpeed's own reader unpickles whatever a file holds. Beside tensors and plain values its files hold objects of
+    the four classes below, and nothing else is read.
+    """
+
+    classes = (ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[Path] = []
+
+    def save(self, state_dict: Any, path: str) -> None:
+        tensor_file.write(state_dict, Path(path))
+        self.written.append(Path(path))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        return tensor_file.read(Path(path), map_location, self.classes)

@@ -2,7 +2,9 @@
 
 WorkerError
 ├── RecipeError            the recipe or the command line names something wrong
-├── Diverged               the loss is not finite
+├── Diverged               the loss is not finite, in too many rounds in a row
+├── Interrupted            a signal asked the job to stop; a checkpoint is written
+├── CheckpointError        a checkpoint cannot be written, or this job cannot go on with it
 ├── JournalError           the journal cannot be read or written, or is another worker's
 └── BanditError
     ├── BanditUnreachable  no server answers at the address, or it cannot reach its store
@@ -21,7 +23,24 @@ class RecipeError(WorkerError):
 
 
 class Diverged(WorkerError):
-    """The loss is not finite."""
+    """The loss is not finite, in too many rounds in a row."""
+
+
+class Interrupted(WorkerError):
+    """A signal asked the job to stop; a checkpoint is written.
+
+    Args:
+        message: The sentence to show.
+        signal: The signal's number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class CheckpointError(WorkerError):
+    """A checkpoint cannot be written, or this job cannot go on with it."""
 
 
 class JournalError(WorkerError):

@@ -9,32 +9,31 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble
+from worker import assemble, pace, randomness
 from worker import recipe as recipes
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import training_batches
+from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
-from worker.engine import Engine, Ranks
-from worker.errors import WorkerError
+from worker.engine import Ranks
+from worker.errors import Diverged, Interrupted
 from worker.export import export
-from worker.journal import Journal
+from worker.loop_state import LoopState
 from worker.metrics import Record
-from worker.objective import Objective
-from worker.plan import Planner
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
+from worker.proof_report import report
 from worker.recipe import Recipe
-from worker.student import Student
-from worker.teacher import Teacher
+from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
+from worker.workplace import RECIPE_FILE, Workplace
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,45 +44,81 @@ def run(arguments: argparse.Namespace) -> None:
     """
     started = time.monotonic()
     leads = int(os.environ.get("RANK", "0")) == 0
-    recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
+    if arguments.resume:
+        recipe = recipes.read(arguments.resume / RECIPE_FILE, {})
+    else:
+        recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
     models = assemble.models(recipe)
     if arguments.list_modules:
         if leads:
             print(assemble.describe(models.student.model), flush=True)
         return
-    # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
-    with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, directory):
+    if arguments.dry_run:
         ranks = Ranks()
-        trainer = _trainer(recipe, models, ranks)
-        teacher_metrics = trainer.probe.teacher_metrics()
-        start = trainer.probe.evaluate()
-        first_round = 0
-        if bandit is not None and directory is not None:
-            first_round = bandit.start(_info(recipe, ranks, teacher_metrics, start)).next_round
-            trainer.rank0 = Rank0(bandit, Record(directory), Progress(recipe.rounds, first_round))
-            _greet(trainer.rank0, models, bandit.run, teacher_metrics, start.metrics)
-        rounds = trainer.run(ranks.broadcast(first_round))
-        end = trainer.probe.evaluate()
-        weights = trainer.engine.state_dict()
-        if trainer.rank0 is not None and bandit is not None and directory is not None:
-            if arguments.run is None:
-                bandit.finish()
-            unsent = bandit.flush()
-            trainer.rank0.progress.close()
-            student = export(weights, models.student_config, directory)
-            summary = _summary(recipe, teacher_metrics, start, end)
-            trainer.rank0.record.summarise(
-                summary
-                | {
-                    "run": bandit.run,
-                    "rounds": rounds,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "unsent_reports": unsent,
-                    "student": student.name,
-                }
-            )
-            print(f"student {_shown(end.metrics)}; written to {directory}", flush=True)
+        rig = assemble_rig(recipe, models, ranks)
+        proven = rig.proof.arms(repeats=3)
+        if leads:
+            print(report(models, proven), flush=True)
         ranks.close()
+        return
+    # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
+    with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, place):
+        ranks = Ranks()
+        try:
+            _distil(arguments, recipe, models, ranks, started, bandit, place)
+        except (Interrupted, Diverged):
+            # They come on all ranks alike.
+            ranks.close()
+            raise
+        ranks.close()
+
+
+def _distil(
+    arguments: argparse.Namespace,
+    recipe: Recipe,
+    models: Models,
+    ranks: Ranks,
+    started: float,
+    bandit: BanditClient | None,
+    place: Workplace | None,
+) -> None:
+    """Train from where the job stands to its end, and export the student."""
+    rig = assemble_rig(recipe, models, ranks)
+    if recipe.open:
+        recipe = _paced(recipe, models, ranks, rig, bandit)
+        if place is not None:
+            place.keep(recipe)
+    trainer = _trainer(recipe, models, ranks, rig, started, place)
+    state = trainer.state
+    if state.start is None:
+        state.teacher_metrics = trainer.probe.teacher_metrics()
+        state.start = trainer.probe.evaluate()
+    if bandit is not None and place is not None:
+        bandit.start(_info(recipe, ranks, state.teacher_metrics, state.start))
+        record = Record(place.directory, state.round)
+        trainer.rank0 = Rank0(bandit, record, Progress(recipe.rounds, state.round))
+        _greet(trainer.rank0, models, bandit.run, state, resumed=arguments.resume is not None)
+    trainer.run()
+    end = trainer.probe.evaluate()
+    weights = trainer.engine.state_dict()
+    if trainer.rank0 is not None and bandit is not None and place is not None:
+        if not place.joined:
+            bandit.finish()
+        unsent = bandit.flush()
+        trainer.rank0.progress.close()
+        student = export(weights, models.student_config, place.directory)
+        summary = _summary(recipe, state.teacher_metrics, state.start, end)
+        trainer.rank0.record.summarise(
+            summary
+            | {
+                "run": bandit.run,
+                "rounds": state.round,
+                "seconds": round(time.monotonic() - trainer.began, 3),
+                "unsent_reports": unsent,
+                "student": student.name,
+            }
+        )
+        print(f"student {_shown(end.metrics)}; written to {place.directory}", flush=True)
 
 
 @contextmanager
@@ -92,68 +127,77 @@ def _other_rank() -> Iterator[tuple[None, None]]:
 
 
 @contextmanager
-def _first_rank(arguments: argparse.Namespace, recipe: Recipe, models: Models) -> Iterator[tuple[BanditClient, Path]]:
-    """The client, not yet joined, and the output directory, new."""
-    name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    directory = arguments.output_dir or Path("runs") / name
-    if (directory / "bandit-journal.jsonl").exists():
-        raise WorkerError(f"{directory} already holds a worker's output; choose another --output-dir")
-    worker = secrets.token_hex(8)
-    identity = directory / "worker-id"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        identity.write_text(worker + "\n", encoding="ascii")
-    except OSError as error:
-        raise WorkerError(f"--output-dir {directory} cannot be written to: {error.strerror}") from error
-    journal = Journal(directory / "bandit-journal.jsonl")
+def _first_rank(
+    arguments: argparse.Namespace, recipe: Recipe, models: Models
+) -> Iterator[tuple[BanditClient, Workplace]]:
+    """The client, not yet joined, and the output directory: new, or that of the worker to go on with."""
+    if arguments.resume:
+        place = Workplace.again(arguments.resume)
+    else:
+        name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        directory = arguments.output_dir or Path("runs") / name
+        place = Workplace.new(directory, name, recipe, joined=arguments.run is not None)
     client = BanditClient(
         arguments.bandit_addr,
-        run=name,
-        worker=worker,
+        run=place.run,
+        worker=place.worker,
         spec=recipe.spec(models.arms),
-        journal=journal,
+        journal=place.journal,
         patience=arguments.bandit_patience,
         token=os.environ.get("OPTIMA_TOKEN"),
         allow_offline=arguments.allow_offline,
     )
     try:
         client.wait_ready()
-        yield client, directory
+        yield client, place
     finally:
         client.close()
-        if journal.bare:
+        if place.journal.bare:
             # Nothing came of it, so whoever mends the address or the recipe may use the directory again.
-            journal.path.unlink()
-            identity.unlink()
-            with suppress(OSError):
-                directory.rmdir()
+            place.clear()
 
 
-def _trainer(recipe: Recipe, models: Models, ranks: Ranks) -> Trainer:
-    """Everything that trains, on this rank."""
-    torch.manual_seed(recipe.seed)
-    data = assemble.data(recipe)
-    planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    objective = Objective(models.adapter, models.pairs, recipe.loss)
-    engine = Engine(
-        Student(models.student, objective),
-        models.ownership.owned,
-        recipe.optimizer,
-        recipe.deepspeed,
-        micro_batch=recipe.data.batch_size,
-        total_steps=recipe.rounds * recipe.steps_per_round,
-    )
-    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
-    probe = Probe(engine, ranks, planner, objective, teacher, data, recipe.probe, forced=recipe.train == "forced")
+def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
+    """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
+    is one."""
+    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
+    chosen = None
+    if bandit is not None:
+        steps = recipe.steps_per_round or bandit.spec.steps_per_round
+        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
+        if not recipe.steps_per_round:
+            settled = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms)).steps_per_round
+            chosen = pace.choose(recipe.model_copy(update={"steps_per_round": settled}), times, ranks.world)
+    return recipe.fixed(**asdict(ranks.broadcast(chosen)))
+
+
+def _trainer(
+    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None
+) -> Trainer:
+    """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
+    engine = rig.engine
+    engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
+    found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
+    checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
+    state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
+    if not found:
+        rig.proof.arms(repeats=0)
+    probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(
-        data,
+        rig.data,
         batch_size=recipe.data.batch_size,
         rank=ranks.rank,
         world=ranks.world,
-        start=0,
+        start=state.position,
         workers=recipe.data.workers,
     )
-    return Trainer(recipe, models.arms, ranks, engine, teacher, planner, probe, batches)
+    if found:
+        # Last: building all this has drawn random numbers.
+        randomness.restore(state.random)
+    began = started - state.elapsed
+    return Trainer(
+        recipe, models.arms, ranks, engine, rig.teacher, rig.planner, probe, checkpoints, state, batches, began
+    )
 
 
 def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evaluation) -> pb.WorkerInfo:
@@ -171,8 +215,12 @@ def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evalua
     )
 
 
-def _greet(rank0: Rank0, models: Models, run: str, teacher: dict[str, float], student: dict[str, float]) -> None:
-    rank0.progress.say(f"run {run}: teacher {_shown(teacher)}; student at its start {_shown(student)}")
+def _greet(rank0: Rank0, models: Models, run: str, state: LoopState, *, resumed: bool) -> None:
+    start = state.start.metrics if state.start else {}
+    rank0.progress.say(f"run {run}: teacher {_shown(state.teacher_metrics)}; student at its start {_shown(start)}")
+    if resumed:
+        step = f", step {state.step}" if state.step else ""
+        rank0.progress.say(f"goes on with round {state.round}{step}")
     unowned = models.ownership.unowned
     if unowned:
         rank0.progress.say(f"belongs to no module, and stays as it is: {', '.join(unowned)}")

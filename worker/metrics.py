@@ -28,7 +28,8 @@ class RoundRecord:
         steps: Optimizer steps.
         step: Optimizer steps since the start of the job, this round included.
         seconds: Seconds of training.
-        probe_seconds: Seconds of measuring.
+        probe_seconds: Seconds of measuring the bandit loss.
+        evaluate_seconds: Seconds of measuring the end-to-end loss and the task metrics.
     """
 
     round: int
@@ -45,31 +46,64 @@ class RoundRecord:
     step: int
     seconds: float
     probe_seconds: float
+    evaluate_seconds: float
 
 
 class Record:
-    """Writes the two files into the output directory; rank 0 only."""
+    """Writes the two files into the output directory; rank 0 only.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: Where they are.
+        first: The round that is played next. What an earlier process wrote of it and of later rounds is taken out:
+            they are played again.
+    """
+
+    def __init__(self, directory: Path, first: int = 0) -> None:
         self._directory = directory
-        self._lines = (directory / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         self.pulls: Counter[str] = Counter()
+        self.diverged = 0
+        self.seconds = dict.fromkeys(("train_seconds", "probe_seconds", "evaluate_seconds"), 0.0)
+        path = directory / "metrics.jsonl"
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+            # Lines are in order; one that a kill has torn is of a round that is played again.
+            if not line.endswith("\n") or json.loads(line)["round"] >= first:
+                break
+            kept.append(line)
+            self._count(json.loads(line))
+        _replace(path, "".join(kept))
+        self._lines = path.open("a", encoding="utf-8", buffering=1)
 
     def add(self, record: RoundRecord) -> None:
         """Append one round."""
-        self.pulls[record.arm] += 1
+        self._count(asdict(record))
         self._lines.write(json.dumps(_finite(asdict(record)), allow_nan=False) + "\n")
 
     def summarise(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
-        path = self._directory / "summary.json"
-        text = json.dumps(_finite(summary | {"pulls": dict(self.pulls)}), indent=2, allow_nan=False)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(path)
+        counts: dict[str, Any] = {"pulls": dict(self.pulls), "diverged_rounds": self.diverged}
+        counts |= {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+        if self.seconds["train_seconds"]:
+            counts["probe_share"] = round(self.seconds["probe_seconds"] / self.seconds["train_seconds"], 4)
+        text = json.dumps(_finite(summary | counts), indent=2, allow_nan=False)
+        _replace(self._directory / "summary.json", text + "\n")
 
     def close(self) -> None:
         self._lines.close()
+
+    def _count(self, record: dict[str, Any]) -> None:
+        self.pulls[record["arm"]] += 1
+        self.diverged += record["after"] is None
+        self.seconds["train_seconds"] += record["seconds"]
+        self.seconds["probe_seconds"] += record["probe_seconds"]
+        self.seconds["evaluate_seconds"] += record["evaluate_seconds"]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def _finite(value: Any) -> Any:

@@ -25,7 +25,7 @@ class Progress:
     def show(self, record: RoundRecord) -> None:
         """One round has ended."""
         rate = record.steps / record.seconds if record.seconds else 0.0
-        loss = "not finite" if record.after is None else f"{record.after:.4f}"
+        loss = "not finite, round taken back" if record.after is None else f"{record.after:.4f}"
         reward = "" if record.reward is None else f"  reward {record.reward:+.2%}"
         metrics = record.evaluation.metrics if record.evaluation else {}
         accuracy = "".join(f"  {name} {value:.1%}" for name, value in metrics.items() if "/" not in name)

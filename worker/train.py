@@ -6,6 +6,7 @@ DeepSpeed's launcher starts this file once per rank. Without a recipe it distils
 reads collages of handwritten digits. Output goes to ``runs/<run>`` unless ``--output-dir`` says otherwise.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,11 +29,15 @@ def main() -> int:
     """Run one rank; the exit status is 0 only if the job did what it was asked for."""
     arguments = parse()
     # After the arguments: a wrong flag should not wait for torch.
-    from worker.errors import WorkerError
+    from worker.errors import Interrupted, WorkerError
     from worker.job import run
 
     try:
         run(arguments)
+    except Interrupted as stop:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(stop, file=sys.stderr, flush=True)
+        return 128 + stop.signal
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,18 +11,24 @@ from dataclasses import dataclass, field
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.arms import JOINT
 from worker.bandit_client import BanditClient, Pull
+from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.engine import Engine, Ranks
-from worker.errors import Diverged
+from worker.errors import Diverged, Interrupted
+from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
 from worker.plan import Plan, Planner
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.recipe import Recipe
+from worker.round_start import RoundStart
+from worker.stop_signal import StopSignal
 from worker.teacher import Teacher
 
-JOINT = "joint"
+SAVE = 1
+"""What a rank wishes between two steps: 0 for nothing, this, or the number of the signal that asks it to stop."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,10 @@ class Trainer:
 
     Attributes:
         arms: Modules by arm.
+        state: Where the job stands.
+        batches: This rank's training batches, from the state's position on.
+        began: When the job would have begun had it never been interrupted, by this process's clock.
         rank0: On rank 0; None on the others.
-        batches: This rank's training batches.
     """
 
     recipe: Recipe
@@ -59,42 +68,77 @@ class Trainer:
     teacher: Teacher
     planner: Planner
     probe: Probe
+    checkpoints: Checkpoints
+    state: LoopState
     batches: Iterator[Batch]
+    began: float
     rank0: Rank0 | None = None
-    _measured_steps: int = field(default=0, init=False)
+    _stop: StopSignal = field(default_factory=StopSignal, init=False)
 
-    def run(self, first_round: int) -> int:
-        """Play rounds from ``first_round`` on; returns how many were played.
+    def run(self) -> None:
+        """Play rounds from where the job stands.
 
         Raises:
-            Diverged: The loss is not finite any more.
+            Diverged: The loss is not finite, in too many rounds in a row.
+            Interrupted: A signal asked the job to stop; a checkpoint is written.
         """
-        self.probe.measure(self.planner.modules)
-        round = first_round
-        while not self.recipe.rounds or round < self.recipe.rounds:
-            if not self.play(round):
-                break
-            round += 1
-        return round - first_round
+        if self.state.terms:
+            self.probe.terms = dict(self.state.terms)
+        elif not math.isfinite(self.probe.measure(self.planner.modules)):
+            raise Diverged("the student's loss is not finite before any training; check the teacher and the data")
+        with self._stop:
+            while not self.recipe.rounds or self.state.round < self.recipe.rounds:
+                if not self.play(self.state.round):
+                    break
+                self.state.next_round()
+                self.keep()
 
     def play(self, round: int) -> bool:
         """One round; False when the run is finished."""
-        pull = self.select(round)
+        pull = self.state.pull = self.state.pull or self.select(round)
         if pull is None:
             return False
         plan = self.plan(pull.arm)
-        before = self.probe.loss
+        begun = RoundStart(self.engine, plan.trained, self.state.round_start)
+        self.state.round_start = begun.state()
+        before, terms = self.probe.loss, dict(self.probe.terms)
         trained = self.train(plan)
         started = time.monotonic()
-        after = self.probe.measure(plan.trained)
+        after = self.probe.measure(plan.trained) if math.isfinite(trained.loss) else math.nan
+        probed = time.monotonic()
+        if math.isfinite(after):
+            self.state.diverged = 0
+        else:
+            begun.restore()
+            self.probe.terms = terms
+            self.state.diverged += 1
         evaluation = self.evaluate(round)
-        self.report(round, pull, before, after, trained, evaluation, time.monotonic() - started)
-        if not math.isfinite(after):
+        self.report(round, pull, before, after, trained, evaluation, probed - started, time.monotonic() - probed)
+        if self.state.diverged == self.recipe.max_diverged:
             raise Diverged(
-                f"round {round}: the loss is not finite after training arm {pull.arm!r}; "
-                "lower optimizer.lr or check the data"
+                f"round {round}: the loss is not finite after training arm {pull.arm!r}, for the "
+                f"{self.state.diverged}. round in a row; lower optimizer.lr or check the data"
             )
         return True
+
+    def keep(self) -> None:
+        """Between two steps: write a checkpoint if it is time, or if a signal came to any rank; then stop.
+
+        The launcher tells one rank after another, and waits for each: so all ask each other.
+        """
+        wish = self.ranks.highest(self._stop.number or SAVE * (self.rank0 is not None and self.checkpoints.due))
+        if not wish:
+            return
+        self.state.terms = dict(self.probe.terms)
+        self.state.elapsed = time.monotonic() - self.began
+        self.checkpoints.save(self.engine, self.state)
+        if wish != SAVE:
+            steps = f", after {self.state.step} of its {self.recipe.steps_per_round} steps" if self.state.step else ""
+            raise Interrupted(
+                f"stopped by {signal.Signals(wish).name} in round {self.state.round}{steps}; to go on from there, give "
+                f"--resume {self.checkpoints.directory.parent} to worker/train.py, and no recipe",
+                wish,
+            )
 
     def select(self, round: int) -> Pull | None:
         """The arm to train: the server's choice, or joint in the tail. The same on every rank."""
@@ -108,22 +152,28 @@ class Trainer:
         return self.planner.joint() if arm == JOINT else self.planner.arm(self.arms[arm])
 
     def train(self, plan: Plan) -> Trained:
-        """``steps_per_round`` optimizer steps."""
+        """What is left of ``steps_per_round`` optimizer steps."""
+        state = self.state
         self.engine.activate(plan.trained)
         started = time.monotonic()
-        losses, terms = [], []
-        for _ in range(self.recipe.steps_per_round):
+        while state.step < self.recipe.steps_per_round:
             micro_batches = []
             for _ in range(self.engine.accumulation):
                 batch = self.engine.to_device(next(self.batches))
                 micro_batches.append((batch, self.teacher.run(plan.teacher, batch)))
-            loss, computed = self.engine.step(micro_batches, plan)
-            losses.append(loss)
-            terms.append(computed)
-        names = sorted(terms[0])
-        sums = torch.stack([torch.stack(losses), *(torch.stack([t[n] for t in terms]) for n in names)])
-        loss, *means = self.ranks.gather(sums.mean(1)).mean(0).tolist()
-        return Trained(loss, dict(zip(names, means, strict=True)), time.monotonic() - started)
+            loss, terms = self.engine.step(micro_batches, plan)
+            state.rows.append({"loss": loss, **terms})
+            state.position += self.engine.accumulation
+            state.step += 1
+            state.seconds += time.monotonic() - started
+            self.keep()
+            started = time.monotonic()
+        names = sorted(state.rows[0])
+        rows = torch.stack([torch.stack([row[name] for row in state.rows]) for name in names])
+        means = dict(zip(names, self.ranks.gather(rows.mean(1)).mean(0).tolist(), strict=True))
+        # A device may have been behind until now.
+        state.seconds += time.monotonic() - started
+        return Trained(means.pop("loss"), means, state.seconds)
 
     def evaluate(self, round: int) -> Evaluation | None:
         """End-to-end loss and task metrics, every few rounds and after the last."""
@@ -141,12 +191,15 @@ class Trainer:
         trained: Trained,
         evaluation: Evaluation | None,
         probe_seconds: float,
+        evaluate_seconds: float,
     ) -> None:
         """Tell the server, the disk and the terminal what came of a round; rank 0 only."""
         if self.rank0 is None:
             return
         steps = self.recipe.steps_per_round
-        measurement = pb.Measurement(steps=steps, seconds=trained.seconds, probe_seconds=probe_seconds)
+        measurement = pb.Measurement(
+            steps=steps, seconds=trained.seconds, probe_seconds=probe_seconds + evaluate_seconds
+        )
         if math.isfinite(after):
             measurement.outcome = pb.OUTCOME_MEASURED
             measurement.before, measurement.after = before, after
@@ -175,6 +228,7 @@ class Trainer:
             step=self.engine.schedule.step,
             seconds=trained.seconds,
             probe_seconds=probe_seconds,
+            evaluate_seconds=evaluate_seconds,
         )
         self.rank0.record.add(record)
         self.rank0.progress.show(record)

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from worker.arms import check_arms, layer_pairs, matching_modules, ownership
+from worker.arms import check_arms, check_trainable, layer_pairs, matching_modules, ownership
 from worker.errors import RecipeError
 
 
@@ -58,3 +58,13 @@ def test_a_layer_map_that_does_not_fit_says_so(chosen: list[int], message: str) 
 def test_arms_that_make_no_sense_are_refused(arms: dict[str, list[str]], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         check_arms(arms, ["image", "text"])
+
+
+def test_what_is_shared_is_known_and_an_arm_that_owns_nothing_is_refused() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    owned = ownership(model, {"a": "a", "b": "b"})
+    assert owned.tied == {"a.weight": ("b",)}
+    check_trainable({"both": ["a", "b"]}, owned)
+    with pytest.raises(RecipeError, match="arm 'b' owns no parameter"):
+        check_trainable({"a": ["a"], "b": ["b"]}, owned)

@@ -54,6 +54,9 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> N
         (GOOD + "rounds: 0", "has no tail"),
         (GOOD + "deepspeed: {optimizer: {}}", "optimizer is set by the recipe's own fields"),
         (GOOD.replace("tiny", "a/b"), "name: string should match pattern"),
+        (GOOD.replace("{keep: {image: 2}}", "{}"), "student: give either `keep`"),
+        (GOOD.replace("{keep: {image: 2}}", "{keep: {}, checkpoint: x}"), "`checkpoint` holds the weights of `model`"),
+        (GOOD.replace("{image: 2}}", "{image: 2}, checkpointing: reentrant}"), "without a graph.*use non_reentrant"),
     ],
 )
 def test_a_broken_recipe_gets_a_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,56 @@
+"""Rounds whose loss is not a number are taken back and reported as diverged; after some in a row the job stops."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.integration.test_resume import RECIPE
+from tests.launch import deepspeed
+from tests.server_process import reports_of
+
+STEPS, ROTTEN = 2, [1, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (2, 2)])
+def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(
+    stage: int, ranks: int, tmp_path: Path, address: str
+) -> None:
+    recipe, run = tmp_path / "recipe.yaml", f"rotten-{stage}"
+    batch_size = RECIPE["data"]["batch_size"]  # type: ignore[index]
+    changes = {
+        "data": {"name": "rotten", "batch_size": batch_size,
+                 "options": {"rows": STEPS * ranks * batch_size, "rounds": ROTTEN}},
+        # Both read images, the second one as the teacher's tokens.
+        "arms": {"eyes": ["image"], "reader": ["multimodal"]},
+        "policy": {"name": "round_robin"},
+        "tail": 0,
+        "rounds": 12,
+        "steps_per_round": STEPS,
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+        "checkpoint": {"every_seconds": 300},
+    }  # fmt: skip
+    recipe.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
+    output = deepspeed(
+        "tests/worker/jobs/rotten.py", "--bandit-addr", address, "--recipe", str(recipe), "--run", run,
+        "--output-dir", str(tmp_path / "out"), ranks=ranks, status=1,
+    )  # fmt: skip
+    last = ROTTEN[-1]
+    assert f"error: round {last}: the loss is not finite after training arm 'eyes', for the 3. round in a row" in output
+    assert "Traceback" not in output
+    rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
+    assert [record["round"] for record in rounds] == list(range(last + 1))
+    assert [record["round"] for record in rounds if record["after"] is None] == ROTTEN
+    for one, following in itertools.pairwise(rounds):
+        diverged = one["after"] is None
+        assert following["before"] == one["before" if diverged else "after"]
+        assert one["step"] == (rounds[one["round"] - 1]["step"] if diverged else one["step"])
+    assert [record["step"] for record in rounds] == [2, 2, 4, 6, 6, 6, 6]
+    reports = reports_of(address, run)
+    assert [r.pull.round for r in reports if r.measurement.outcome == pb.OUTCOME_DIVERGED] == ROTTEN
+    assert [r.pull.round for r in reports] == list(range(last + 1))

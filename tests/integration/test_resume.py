@@ -1,0 +1,148 @@
+"""A job that was killed, or asked to stop, at a random step ends with the weights of one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.launch import ROOT, launch
+from tests.server_process import ServerProcess, eventually
+
+ROUNDS, STEPS = 8, 3
+MODELS = ROOT / "deploy" / "models" / "digits-coca"
+RECIPE = {
+    "name": "tiny",
+    "teacher": {
+        "model": f"open_clip:{MODELS / 'open_clip_config.json'}",
+        "checkpoint": str(MODELS / "model.safetensors"),
+    },
+    "student": {"keep": {"image": 2, "text": 1, "multimodal": 1}},
+    "data": {"name": "digits", "batch_size": 8},
+    "tail": 0.25,
+    "rounds": ROUNDS,
+    "steps_per_round": STEPS,
+    "probe": {"batches": 1, "batch_size": 32, "evaluate_every": 3, "questions": 32},
+    # After every step, so many that a whole round can be gone back.
+    "checkpoint": {"every_seconds": 0, "keep": 8},
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path / "store")
+    yield process
+    process.kill()
+
+
+class Job:
+    """One worker's processes, one after the other."""
+
+    def __init__(self, name: str, tmp_path: Path, server: ServerProcess, ranks: int) -> None:
+        self.name, self.directory = name, tmp_path / name
+        self._address, self._ranks = server.address, ranks
+        self.directory.mkdir()
+        # The server's choices depend on the worker's id: the two jobs compared have the same one, in runs of their own.
+        (self.directory / "worker-id").write_text("0123456789abcdef\n", encoding="ascii")
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+        self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start it; from the second time on, resume it."""
+        process = launch("worker/train.py", "--bandit-addr", self._address, *self._arguments, ranks=self._ranks)
+        self._arguments = ["--resume", str(self.directory)]
+        return process
+
+    def reaches(self, process: subprocess.Popen[str], round: int, step: int) -> None:
+        """Wait for a checkpoint at that step or a later one."""
+        wanted = f"round-{round:06d}-step-{step:04d}"
+        eventually(lambda: process.poll() is not None or any(name >= wanted for name in self.checkpoints()), 200)
+        assert process.poll() is None, process.communicate()[0][-4000:]
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in self.directory.glob("checkpoints/round-*"))
+
+    def records(self) -> list[dict[str, Any]]:
+        """What every round came to, its times and its server's numbers aside."""
+        lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").open(encoding="utf-8")]
+        return [{k: v for k, v in line.items() if k not in ("seconds", "probe_seconds")} for line in lines]
+
+
+def ended(process: subprocess.Popen[str], status: int) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == status, output[-4000:]
+    return output
+
+
+def damage(checkpoints: Path) -> None:
+    """Spoil the newest three, in three ways; a killed writer leaves a draft beside them."""
+    newest = sorted(checkpoints.glob("round-*"), reverse=True)
+    os.truncate(newest[0] / "engine" / "mp_rank_00_model_states.pt", 1000)
+    with (newest[1] / "rank-00000.pt").open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"?")
+    (newest[2] / "complete.json").unlink()
+    (checkpoints / "draft" / "engine").mkdir(parents=True, exist_ok=True)
+
+
+def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """The process between ``deepspeed`` and the ranks: what a container's or a cluster's SIGTERM reaches."""
+    return next(p for p in psutil.Process(process.pid).children() if "deepspeed.launcher.launch" in p.cmdline())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_job_ends_as_one_that_was_not(ranks: int, tmp_path: Path, server: ServerProcess) -> None:
+    straight, broken = (Job(name, tmp_path, server, ranks) for name in ("straight", "broken"))
+    unbroken = straight.start()
+    killed = broken.start()
+    where = [(2, random.randint(1, STEPS)), (4, random.randint(1, STEPS))]
+    print("killed at", where[0], "asked to stop at", where[1])
+
+    broken.reaches(killed, *where[0])
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    damage(broken.directory / "checkpoints")
+
+    asked = broken.start()
+    broken.reaches(asked, *where[1])
+    if ranks == 1:
+        # Ctrl-C on a terminal: every process gets it, and then the launcher's SIGTERM as well.
+        os.killpg(asked.pid, signal.SIGINT)
+    else:
+        launcher_of(asked).terminate()
+    output, _ = asked.communicate(timeout=60)
+    assert asked.returncode != 0
+    assert output.count("is not used: ") == 3, output
+    for reason in ("has 1000 bytes instead of", "rank-00000.pt is damaged", "complete.json is missing"):
+        assert reason in output
+    assert f"--resume {broken.directory} " in output
+    assert f"stopped by {'SIGINT' if ranks == 1 else 'SIGTERM'} in round " in output
+
+    output = ended(broken.start(), 0)
+    assert "goes on with round " in output
+    ended(unbroken, 0)
+    student = "student.safetensors"
+    assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()
+    assert [record["round"] for record in straight.records()] == list(range(ROUNDS))
+    assert broken.records() == straight.records()
+    assert len(broken.checkpoints()) == 8
+    for job in (straight, broken):
+        reports = [(r.pull.round, r.pull.number, r.pull.arm) for r in server.reports(job.name)]
+        assert reports == [(at, at, record["arm"]) for at, record in enumerate(job.records())]
+    summaries = [json.loads((job.directory / "summary.json").read_text()) for job in (straight, broken)]
+    for same in ("pulls", "rounds", "loss_start", "loss_end", "metrics_start", "metrics_end", "diverged_rounds"):
+        assert summaries[0][same] == summaries[1][same]
+    if ranks == 1:
+        # What there is no way to resume is said in a sentence.
+        assert "nothing is left to resume" in ended(broken.start(), 1)

@@ -1,0 +1,148 @@
+"""Run by DeepSpeed's launcher: trains a small CoCa twice, once straight through and once with rounds that diverge and
+are taken back, and with a new engine that goes on from files in the middle of a round. Both must end alike.
+
+    deepspeed tests/worker/jobs/engine_state.py STAGE DIRECTORY
+
+Prints one JSON line per type from rank 0.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path.cwd())
+
+import torch  # noqa: E402
+
+from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
+from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
+from worker.arms import layer_pairs, ownership  # noqa: E402
+from worker.engine import Engine, Ranks  # noqa: E402
+from worker.models.coca import CoCaAdapter  # noqa: E402
+from worker.objective import LossWeights, Objective  # noqa: E402
+from worker.optimizer import OptimizerRecipe  # noqa: E402
+from worker.parted import Parted  # noqa: E402
+from worker.plan import Planner  # noqa: E402
+from worker.round_start import RoundStart  # noqa: E402
+from worker.student import Student  # noqa: E402
+from worker.teacher import Teacher  # noqa: E402
+
+ROUNDS: tuple[list[str] | None, ...] = (None, ["image"], ["text"])
+"""Joint first, then two arms; three steps each."""
+
+
+class Job:
+    """An engine around a student, and steps of it."""
+
+    def __init__(self, ranks: Ranks, stage: int, dtype: str, seed: int) -> None:
+        adapter = CoCaAdapter()
+        teacher, student = (Parted(coca(s), adapter, {}) for s in (1, seed))
+        pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
+        self.owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
+        self.ranks = ranks
+        wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
+        self.engine = Engine(
+            wrapped,
+            wrapped.owned(self.owned),
+            OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=4),
+            {"zero_optimization": {"stage": stage}, "bf16": {"enabled": dtype == "bf16"}},
+            micro_batch=4,
+            total_steps=12,
+        )
+        self.teacher = Teacher(teacher, ranks.device, self.engine.dtype)
+        self.planner = Planner(adapter.parts, "multimodal", "forced")
+
+    def trained(self, number: int) -> tuple[str, ...]:
+        return self._plan(number).trained
+
+    def step(self, number: int, step: int, *, rotten: bool = False) -> float:
+        """One step of a round; returns its loss. A rotten step sees pixels and words that are not there."""
+        plan = self._plan(number)
+        self.engine.activate(plan.trained)
+        data = self.engine.to_device(batch(3 * number + step, self.ranks.rank))
+        teacher = self.teacher.run(plan.teacher, data)
+        if rotten:
+            for hidden in teacher.hidden.values():
+                hidden[0] = float("nan")
+        loss, _ = self.engine.step([(data, teacher)], plan)
+        return float(loss)
+
+    def end(self) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], dict[str, object]]:
+        """All weights, on rank 0, and digests of this rank's moments, and the schedule."""
+        weights = by_module(self.engine.state_dict(), self.owned)
+        return weights, moments(self.engine), self.engine.schedule.state()
+
+    def _plan(self, number: int):  # type: ignore[no-untyped-def]
+        modules = ROUNDS[number]
+        return self.planner.joint() if modules is None else self.planner.arm(modules)
+
+
+def straight(ranks: Ranks, stage: int, dtype: str) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
+    job = Job(ranks, stage, dtype, seed=2)
+    for number in range(len(ROUNDS)):
+        for step in range(3):
+            job.step(number, step)
+    return job.end()
+
+
+def broken(
+    ranks: Ranks, stage: int, dtype: str, directory: Path, faults: list[str]
+) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
+    """The same steps, but every round diverges first; and in the second one a new engine takes over."""
+    job = Job(ranks, stage, dtype, seed=2)
+    for number in range(len(ROUNDS)):
+        start = RoundStart(job.engine, job.trained(number))
+        before = job.end()
+        job.step(number, 0)
+        if number == 1:
+            loop = {"round": number}
+            job.engine.save(directory / "engine", loop)
+            torch.save(start.state(), directory / f"{ranks.rank}.pt")
+            saved = torch.load(directory / f"{ranks.rank}.pt", weights_only=True)
+            after = job.end()
+            job = Job(ranks, stage, dtype, seed=3)
+            if job.engine.load(directory / "engine") != loop:
+                faults.append("the loop's state is another one")
+            compare(f"round {number}, loaded", after, job.end(), faults)
+            start = RoundStart(job.engine, job.trained(number), saved)
+        if torch.isfinite(torch.tensor(job.step(number, 1, rotten=True))):
+            faults.append(f"round {number} did not diverge")
+        job.step(number, 2)
+        start.restore()
+        compare(f"round {number}, taken back", before, job.end(), faults)
+        for step in range(3):
+            job.step(number, step)
+    return job.end()
+
+
+def compare(where: str, one: tuple, other: tuple, faults: list[str]) -> None:  # type: ignore[type-arg]
+    for module, weights in one[0].items():
+        if not all(torch.equal(a, b) for a, b in zip(weights, other[0][module], strict=True)):
+            faults.append(f"{where}: weights of {module} differ")
+    for module, digest in one[1].items():
+        if digest != other[1][module]:
+            faults.append(f"{where}: moments of {module} differ")
+    if one[2] != other[2]:
+        faults.append(f"{where}: the schedule differs: {one[2]} and {other[2]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage", type=int)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--local_rank", type=int)
+    arguments = parser.parse_args()
+    ranks = Ranks()
+    for dtype in ("fp32", "bf16"):
+        faults: list[str] = []
+        expected = straight(ranks, arguments.stage, dtype)
+        compare("at the end", expected, broken(ranks, arguments.stage, dtype, arguments.directory, faults), faults)
+        everyones = ranks.collect(faults)
+        if ranks.rank == 0:
+            print("CASE " + json.dumps({"dtype": dtype, "faults": everyones}), flush=True)
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a round may move, as it was when the round began: a copy in host memory to go back to (DESIGN.md §6, NaN)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from worker.engine import Engine
+
+
+class RoundStart:
+    """This rank's copy of its share of some modules' weights, masters and moments, of the model's buffers, and of the
+    schedule. Everything else stays as it is during the round, so it need not be copied.
+
+    Args:
+        engine: Between two optimizer steps.
+        modules: Those that the round trains.
+        saved: What `state` gave an earlier process in the same round; by default the engine is copied as it is now.
+    """
+
+    def __init__(self, engine: Engine, modules: Sequence[str], saved: dict[str, Any] | None = None) -> None:
+        self._engine = engine
+        self._modules = tuple(modules)
+        self._saved = saved or self._copy()
+
+    def state(self) -> dict[str, Any]:
+        """The copy, to be saved with a checkpoint in the middle of the round."""
+        return self._saved
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back. Collective: under ZeRO 3 gathered parameters are let go of, and gathered again."""
+        saved = self._saved
+        with self._engine.rewriting():
+            for tensor, value in zip(self._engine.moved_by(self._modules), saved["tensors"], strict=True):
+                tensor.data.copy_(value)
+        states = self._engine.base_optimizer.state
+        for master, moments in zip(self._engine.masters(self._modules), saved["moments"], strict=True):
+            if not moments:
+                # Its first step was in this round.
+                states.pop(master, None)
+            for name, value in moments.items():
+                states[master][name].copy_(value)
+        self._engine.schedule.restore(saved["schedule"])
+
+    @torch.no_grad()
+    def _copy(self) -> dict[str, Any]:
+        states = self._engine.base_optimizer.state
+        return {
+            "tensors": [_to_host(tensor) for tensor in self._engine.moved_by(self._modules)],
+            "moments": [
+                {name: _to_host(torch.as_tensor(value)) for name, value in states.get(master, {}).items()}
+                for master in self._engine.masters(self._modules)
+            ],
+            "schedule": self._engine.schedule.state(),
+        }
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -1,0 +1,32 @@
+"""SIGTERM and Ctrl-C as a wish to stop, heard between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StopSignal:
+    """While the block lasts, SIGTERM and SIGINT are remembered instead of ending the process.
+
+    Attributes:
+        number: The signal that has come; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        # A terminal's Ctrl-C reaches every rank, and the launcher's SIGTERM follows it: the first one counts.
+        self.number = self.number or number
