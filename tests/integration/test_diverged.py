@@ -22,7 +22,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(
     stage: int, ranks: int, tmp_path: Path, address: str
 ) -> None:
     recipe, run = tmp_path / "recipe.yaml", f"rotten-{stage}"
-    batch_size = RECIPE["data"]["batch_size"]  # type: ignore[index]
+    batch_size = RECIPE["data"]["batch_size"]
     changes = {
         "data": {"name": "rotten", "batch_size": batch_size,
                  "options": {"rows": STEPS * ranks * batch_size, "rounds": ROTTEN}},
