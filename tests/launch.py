@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,21 +25,26 @@ def free_port() -> int:
 
 
 def launch(
-    script: str, *arguments: str, ranks: int = 1, environment: dict[str, str] | None = None
+    script: str,
+    *arguments: str,
+    ranks: int = 1,
+    environment: dict[str, str] | None = None,
+    directory: Path = ROOT,
+    output: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """Start ``deepspeed SCRIPT ARGUMENTS`` at the project's root, in a process group of its own."""
+    """Start ``deepspeed SCRIPT ARGUMENTS`` in a directory, as the leader of a process group of its own."""
     bin_directory = Path(sys.executable).parent
     return subprocess.Popen(
         [str(bin_directory / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port()),
          script, *arguments],
-        cwd=ROOT,
+        cwd=directory,
         env={
             **os.environ,
             "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
         },
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,

@@ -9,6 +9,9 @@ from torch import nn
 
 from worker.errors import RecipeError
 
+JOINT = "joint"
+"""The reserved arm: all modules together."""
+
 
 def matching_modules(model: nn.Module, pattern: str) -> list[str]:
     """Names of the model's modules that match a dotted glob, in the model's order.
@@ -42,10 +45,12 @@ class Ownership:
     Attributes:
         owned: Parameter names by module, in the model's order.
         unowned: Names of parameters that belong to no module; they stay as they are.
+        tied: The other modules that a parameter is part of too, by its name.
     """
 
     owned: Mapping[str, tuple[str, ...]]
     unowned: tuple[str, ...]
+    tied: Mapping[str, tuple[str, ...]]
 
 
 def ownership(model: nn.Module, paths: Mapping[str, str]) -> Ownership:
@@ -59,14 +64,18 @@ def ownership(model: nn.Module, paths: Mapping[str, str]) -> Ownership:
     """
     owned: dict[str, list[str]] = {name: [] for name in paths}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    taken: set[int] = set()
+    members: dict[str, list[str]] = {}
     for module, path in paths.items():
         for parameter in model.get_submodule(path).parameters():
-            if id(parameter) not in taken:
-                taken.add(id(parameter))
-                owned[module].append(names[id(parameter)])
-    unowned = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in taken)
-    return Ownership({name: tuple(params) for name, params in owned.items()}, unowned)
+            name = names[id(parameter)]
+            if name not in members:
+                owned[module].append(name)
+            members.setdefault(name, []).append(module)
+    return Ownership(
+        owned={module: tuple(parameters) for module, parameters in owned.items()},
+        unowned=tuple(name for name in names.values() if name not in members),
+        tied={name: tuple(modules[1:]) for name, modules in members.items() if len(modules) > 1},
+    )
 
 
 def layer_pairs(
@@ -97,6 +106,16 @@ def layer_pairs(
     return [(name, teacher[i]) for name, i in zip(student, chosen, strict=True)]
 
 
+def check_trainable(arms: Mapping[str, Sequence[str]], owned: Ownership) -> None:
+    """Raise RecipeError if an arm has nothing to train."""
+    for arm, members in arms.items():
+        if not any(owned.owned[module] for module in members):
+            raise RecipeError(
+                f"arm {arm!r} owns no parameter: all that {', '.join(members)} has is shared with modules listed "
+                "before; leave the arm out"
+            )
+
+
 def check_arms(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> None:
     """Raise RecipeError unless every arm is a non-empty set of known modules."""
     known = list(modules)
@@ -111,5 +130,5 @@ def check_arms(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> Non
                     f"arm {arm!r} names the module {member!r}, which the model does not have; "
                     f"{hint}The modules are {', '.join(known)}"
                 )
-        if arm == "joint" and set(members) != set(known):
-            raise RecipeError("the arm named 'joint' is reserved for all modules together")
+        if arm == JOINT and set(members) != set(known):
+            raise RecipeError(f"the arm named {JOINT!r} is reserved for all modules together")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from worker import data as data_modules
-from worker.arms import Ownership, check_arms, layer_pairs, ownership
+from worker.arms import Ownership, check_arms, check_trainable, layer_pairs, ownership
 from worker.data import DataModule
 from worker.errors import RecipeError
 from worker.models.base import Adapter
 from worker.models.coca import CoCaAdapter
 from worker.models.cut import cut
-from worker.models.open_clip_loader import load
+from worker.models.open_clip_loader import Loaded, load
 from worker.parted import Parted
 from worker.recipe import Recipe
 
@@ -38,16 +39,21 @@ class Models:
     pairs: dict[str, list[tuple[str, str]]]
     ownership: Ownership
 
+    @property
+    def both(self) -> tuple[tuple[Parted, str], tuple[Parted, str]]:
+        """Student and teacher, each with its name."""
+        return (self.student, "student"), (self.teacher, "teacher")
+
 
 def models(recipe: Recipe) -> Models:
-    """Load the teacher, cut the student from it and resolve the arms.
+    """Load the teacher, make the student and resolve the arms.
 
     Raises:
         RecipeError: The recipe names something that is not there.
     """
     adapter = CoCaAdapter()
     loaded = load(recipe.teacher.model, checkpoint=recipe.teacher.checkpoint, directory=recipe.directory)
-    student, student_config = cut(loaded, recipe.student.keep)
+    student, student_config = _student(recipe, loaded)
     modules = [part.name for part in adapter.parts]
     for field, named in (("layers", recipe.layers), ("student.layer_map", recipe.student.layer_map)):
         for name in named:
@@ -62,7 +68,21 @@ def models(recipe: Recipe) -> Models:
         for name in modules
     }
     owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    check_trainable(arms, owned)
+    if recipe.student.checkpointing != "none":
+        adapter.checkpoint_activations(student)
     return Models(adapter, teacher_parted, student_parted, student_config, arms, pairs, owned)
+
+
+def _student(recipe: Recipe, teacher: Loaded) -> tuple[nn.Module, dict[str, Any]]:
+    """The student and its configuration: cut from the teacher, or a model of its own."""
+    wanted = recipe.student
+    if wanted.model is None:
+        return cut(teacher, wanted.keep or {})
+    # Fresh weights are the same on every rank.
+    torch.manual_seed(recipe.seed)
+    student = load(wanted.model, checkpoint=wanted.checkpoint, directory=recipe.directory)
+    return student.model, student.config
 
 
 def data(recipe: Recipe) -> DataModule:

@@ -12,6 +12,8 @@ handover.py for what happens while it is away.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -20,7 +22,7 @@ import grpc
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from worker.courier import Courier
-from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, RunLost
+from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 from worker.handover import Handover, Report
 from worker.journal import Journal, Pull
 
@@ -58,6 +60,8 @@ PASSING = frozenset(
 )
 # Trailing metadata of ALREADY_EXISTS (bandit.proto, ReportReward).
 STORED_REPORT = "optima-stored-report-bin"
+
+log = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -102,7 +106,8 @@ class BanditClient:
         address: Where the server listens, ``host:port``.
         run: The run's name; it is created if it does not exist.
         worker: This worker's id.
-        spec: What the run is; the server refuses another one under the same name.
+        spec: What the run is; the server refuses another one under the same name. With 0 steps in a round its
+            length is open: it is the run's, if there is one, or what `settle` says.
         journal: This worker's journal.
         info: What the worker tells of itself; `start` may give it instead.
         patience: Seconds to wait, once per outage, for a server that is away.
@@ -145,25 +150,69 @@ class BanditClient:
         self._courier: Courier | None = None
         if token and not (token.isascii() and token.isprintable()):
             raise BanditRefused("the token holds characters other than printable ASCII, which no header can carry")
-        journal.begin(run, worker, spec)
+        if spec.steps_per_round:
+            journal.begin(run, worker, spec)
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Wait until a server answers at the address, at most `timeout` seconds (by default: the patience).
+        """Wait until a server answers at the address, at most `timeout` seconds (by default: the patience), and see
+        whether this worker may join the run. Joins nothing.
 
         The connection is closed again: until `start`, the process has none, and may fork.
 
         Raises:
             BanditUnreachable: None does, and the worker may not start offline.
+            BanditRefused: The run has another spec, has ended before this worker's first round, or was deleted, or the
+                token is wrong.
         """
         seconds = self._patience if timeout is None else timeout
-        with grpc.insecure_channel(self._address, options=OPTIONS) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=seconds)
-            except grpc.FutureTimeoutError:
-                if not self._allow_offline:
-                    raise BanditUnreachable(self._cannot_start("nobody listens there")) from None
+        wire = _Wire(self._address, self._token, self._deadline)
+        try:
+            if wire.is_ready(seconds):
+                self._check_run(wire)
+            elif not self._allow_offline:
+                raise BanditUnreachable(self._cannot_start("nobody listens there"))
+            else:
                 # It is spent: `start` will try, but not wait again.
                 self._patience_at_start = 0.0
+        finally:
+            wire.close()
+
+    @property
+    def spec(self) -> pb.RunSpec:
+        """The run's spec as far as it is known: a field left open is the run's once `wait_ready` has seen one."""
+        return self._spec
+
+    def settle(self, spec: pb.RunSpec) -> pb.RunSpec:
+        """Fill in what the spec left open; returns what counts. Before `start`, and only for an open spec.
+
+        Of several workers that choose at the same time, the first to come here decides.
+
+        Raises:
+            BanditRefused: The run was deleted, or the token is wrong.
+        """
+        self._spec = spec
+        wire = _Wire(self._address, self._token, self._deadline)
+        try:
+            request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=spec)
+            wire.create_run(request)
+        except BanditRefused as error:
+            if error.reason != "spec_mismatch":
+                raise
+            self._adopt(wire.get_run(pb.GetRunRequest(run=self.run)).run.spec)
+        except BanditUnreachable:
+            # For `start` to wait for.
+            pass
+        finally:
+            wire.close()
+        self._journal.begin(self.run, self.worker, self._spec)
+        return self._spec
+
+    def _adopt(self, theirs: pb.RunSpec) -> None:
+        """Take the run's own length of rounds."""
+        ours = pb.RunSpec()
+        ours.CopyFrom(self._spec)
+        ours.steps_per_round, ours.rounds = theirs.steps_per_round, theirs.rounds
+        self._spec = ours
 
     def start(self, info: pb.WorkerInfo | None = None) -> Joined:
         """Join the run, creating it if need be, and start the background thread.
@@ -203,6 +252,7 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         handover = self._started()
         known = self._journal.pull_of(round)
@@ -221,6 +271,7 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         handover = self._started()
         self._journal.reported(round, arm, chosen_by, measurement)
@@ -243,12 +294,14 @@ class BanditClient:
 
         Raises:
             Fenced: A newer process of this worker has started.
+            JournalError: The journal cannot be written.
         """
         self._started().finish()
         self._started()
 
-    def flush(self, timeout: float) -> int:
-        """Wait, at most `timeout` seconds, until everything is sent; returns the number of unsent reports."""
+    def flush(self, timeout: float | None = None) -> int:
+        """Wait, at most `timeout` seconds, until everything is sent; returns the number of unsent reports. By default
+        as long as the patience, and not at all for a server that has been away for longer than that."""
         assert self._handover is not None, "a client is started before it is used"
         return self._handover.flush(timeout)
 
@@ -256,11 +309,29 @@ class BanditClient:
         """End the background thread and the connection, and close the journal. Unsent reports stay in it."""
         if self._courier is not None and self._wire is not None:
             self._courier.stop(hang_up=self._wire.close)
+        untold = len(self._journal.unsent())
+        if untold and self._handover is not None and not isinstance(self._handover.end, Fenced):
+            log.warning(
+                "%d reports are not told to the bandit server, and kept in %s: "
+                "`python -m worker.deliver %s --bandit-addr %s` tells them",
+                untold, self._journal.path, self._journal.path.parent, self._address,
+            )  # fmt: skip
         self._journal.close()
+
+    def _check_run(self, wire: _Wire) -> None:
+        # A run that is not there is no fault, and what passes is for `start` to wait for.
+        with contextlib.suppress(BanditUnreachable, RunLost):
+            theirs = wire.get_run(pb.GetRunRequest(run=self.run)).run.spec
+            if not self._spec.steps_per_round:
+                self._adopt(theirs)
+            # It is there: naming no worker, this compares the spec and changes nothing.
+            request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=self._spec)
+            if wire.create_run(request).run.state == pb.RUN_STATE_FINISHED and self._journal.next_round == 0:
+                raise BanditRefused(f"run {self.run} has ended; choose another --run", "run_finished")
 
     def _started(self) -> Handover:
         assert self._handover is not None, "a client is started before it is used"
-        if isinstance(self._handover.end, Fenced):
+        if isinstance(self._handover.end, Fenced | JournalError):
             raise self._handover.end
         return self._handover
 
@@ -280,6 +351,17 @@ class _Wire:
         self._deadline = deadline
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub = BanditStub(self._channel)
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether somebody listens there within so many seconds."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=seconds)
+        except grpc.FutureTimeoutError:
+            return False
+        return True
+
+    def get_run(self, request: pb.GetRunRequest) -> pb.GetRunResponse:
+        return self._call(self._stub.GetRun, request)
 
     def create_run(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse:
         return self._call(self._stub.CreateRun, request)

@@ -26,15 +26,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", type=Path, const=_OUTPUT_DIR, metavar="DIR",
                         help="go on with the worker that wrote to DIR (default: --output-dir), with its recipe and "
                              "from its last checkpoint")  # fmt: skip
-    parser.add_argument("--bandit-patience", type=float, default=10.0, metavar="SECONDS",
+    parser.add_argument("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
                         help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
     parser.add_argument("--allow-offline", action="store_true",
                         help="start although the server cannot be reached")  # fmt: skip
     parser.add_argument("--list-modules", action="store_true", help="print the student's modules and exit")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="prove that every arm trains what it says, print what a step costs, and exit")  # fmt: skip
     # The launcher adds it; the rank is read from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if not arguments.list_modules and not arguments.bandit_addr:
+    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
         parser.error("--bandit-addr HOST:PORT is needed: start one with `optima serve`")
     if arguments.resume is not None:
         _check_resume(parser, arguments)
@@ -67,9 +69,23 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("train", "rounds", "steps_per_round", "seed")
         if getattr(arguments, name) is not None
     }
+    if arguments.rounds is not None:
+        # The recipe may have given its length in steps.
+        fields["steps"] = 0
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields
+
+
+def _seconds(text: str) -> float:
+    """A time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _count(text: str) -> int:

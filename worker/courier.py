@@ -2,7 +2,7 @@
 
 This thread alone calls the server: what is queued goes first, so that no report overtakes an older one, and an arm
 is asked for only when every reward before it is told. It outlives any outage; only a newer process of the worker,
-or a deleted run, ends it.
+a deleted run, or a journal that cannot be written ends it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.errors import BanditRefused, BanditUnreachable, Fenced, RunLost
+from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 from worker.handover import Handover, Question, Report
 from worker.journal import Journal, Pull
 
@@ -92,6 +92,8 @@ class Courier:
         self._next_pulse = 0.0
         self._joined: pb.CreateRunResponse | None = None
         self._lost = False
+        # Whether the server still has what it has acknowledged is to be found out.
+        self._unsure = True
         self._thread = threading.Thread(target=self._carry, name="bandit-courier", daemon=True)
 
     def start(self, patience: float, offline: bool) -> pb.CreateRunResponse | None:
@@ -142,13 +144,22 @@ class Courier:
             except RunLost as error:
                 log.warning("%s; this worker's journal gives it back", error)
                 self._lost = True
-            except (Fenced, BanditRefused) as error:
-                if isinstance(error, Fenced) or error.reason in FINAL:
+            except (Fenced, JournalError) as error:
+                self._handover.stop(error)
+                return
+            except BanditRefused as error:
+                if error.reason in FINAL:
+                    log.warning("training goes on without the bandit server: %s", error)
                     self._handover.stop(error)
                     return
                 self._handover.is_away(began, error)
             except BanditUnreachable as error:
                 self._handover.is_away(began, error)
+            except Exception as error:
+                log.exception("the bandit server's answer makes no sense")
+                self._handover.stop(BanditError(f"the bandit server's answer makes no sense: {error!r}"))
+                return
+            self._unsure = True
             self._handover.pause(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -158,6 +169,8 @@ class Courier:
             self._restore()
         elif self._joined is None:
             self._join()
+        elif self._unsure:
+            self._confirm()
         elif report := self._handover.oldest_report:
             self._report(report)
         elif question := self._handover.question:
@@ -179,6 +192,28 @@ class Courier:
         if run.state == pb.RUN_STATE_FINISHED:
             self._handover.has_finished()
         self._joined = response
+
+    def _confirm(self) -> None:
+        """The server still has this worker's last report. Its version does not tell: where the end of a history was
+        lost, other workers may have filled it up again."""
+        last = self._journal.last_stored
+        if last is not None:
+            request = pb.ReportRewardRequest(
+                caller=self._caller,
+                round=last.pull.round,
+                arm=last.pull.arm,
+                chosen_by=last.pull.chosen_by,
+                measurement=last.measurement,
+            )
+            try:
+                known = self._wire.report_reward(request).duplicate
+            except BanditRefused as error:
+                if error.reason not in UNACCEPTABLE:
+                    raise
+                known = False
+            if not known:
+                raise RunLost(f"round {last.pull.round} was reported, and the bandit server has forgotten it")
+        self._unsure = False
 
     def _select(self, question: Question) -> None:
         response = self._wire.select_arm(pb.SelectArmRequest(caller=self._caller, round=question.round))
@@ -239,19 +274,35 @@ class Courier:
 
     def _restore(self) -> None:
         """Give the whole journal back; until the last of it is in, the run counts as lost."""
-        restored = 0
         given = self._journal.records()
         through = max((record.pull.round for record in given if record.HasField("measurement")), default=-1)
-        for records in _chunks(given):
-            response = self._wire.restore_run(
-                pb.RestoreRunRequest(caller=self._caller, spec=self._spec, info=self._info, records=records)
-            )
-            self._saw(response.run.incarnation, response.run.version)
-            restored += response.restored
+        answers = [answer for records in _chunks(given) for answer in self._give_back(records)]
+        if len({answer.run.incarnation for answer in answers}) > 1:
+            # Lost again in between, the first part with it.
+            return
         self._journal.restored(self._caller.incarnation, self._caller.seen_version, through)
         self._handover.settle_through(through)
         self._lost = False
-        log.warning("%d rounds were given back to the bandit server", restored)
+        log.warning("%d rounds were given back to the bandit server", sum(answer.restored for answer in answers))
+
+    def _give_back(self, records: list[pb.JournalRecord]) -> list[pb.RestoreRunResponse]:
+        """Give some rounds back. One that the server will not have is left out, and holds up no other."""
+        request = pb.RestoreRunRequest(caller=self._caller, spec=self._spec, info=self._info, records=records)
+        try:
+            answer = self._wire.restore_run(request)
+        except BanditRefused as error:
+            if error.reason not in UNACCEPTABLE or not records:
+                raise
+            if len(records) > 1:
+                half = len(records) // 2
+                return self._give_back(records[:half]) + self._give_back(records[half:])
+            # Unless it is not the round that is refused.
+            answers = self._give_back([])
+            log.warning("the bandit does not learn of round %d: %s", records[0].pull.round, error)
+            self._journal.refused(records[0].pull.round, str(error))
+            return answers
+        self._saw(answer.run.incarnation, answer.run.version)
+        return [answer]
 
     def _saw(self, incarnation: str, version: int) -> None:
         same = incarnation == self._caller.incarnation

@@ -19,6 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from worker import optimizer as optim
@@ -28,6 +29,10 @@ from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
 from worker.plan import Plan
 from worker.student import Student
+
+WHOLE = ZeroParamStatus.AVAILABLE
+_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+"""What DeepSpeed's engine counts."""
 
 
 class Ranks:
@@ -101,7 +106,7 @@ class Engine:
 
     Args:
         student: The module to wrap, on the CPU.
-        owned: Parameter names of ``student.model`` by the module that owns them. Others are frozen.
+        owned: Parameter names of ``student`` by the module that owns them. Others are frozen.
         recipe: Optimizer and schedule.
         config: DeepSpeed's configuration, without batch sizes and optimizer.
         micro_batch: Rows per rank and forward pass.
@@ -118,7 +123,7 @@ class Engine:
         micro_batch: int,
         total_steps: int,
     ) -> None:
-        groups = optim.parameter_groups(student.model, owned, recipe.weight_decay)
+        groups = optim.parameter_groups(student, owned, recipe.weight_decay)
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
         for group in groups:
             self._parameters[group["module"]].extend(group["params"])
@@ -138,6 +143,11 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self._engine.zero_optimization_partition_weights():
+            # What the model holds outside of its towers (a logit scale) is read by the wrapper's own forward, and by
+            # joint plans only: ZeRO 3 would find out in the middle of a step, which then has another trace.
+            for parameter in student.model.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(student, parameter)
         self._files = self._engine.checkpoint_engine = _Files()
 
     @property
@@ -146,7 +156,7 @@ class Engine:
         return int(self._engine.gradient_accumulation_steps())
 
     @property
-    def base_optimizer(self) -> torch.optim.Optimizer:
+    def base_optimizer(self) -> optim.ModuleAdamW:
         """The optimizer below ZeRO's or bf16's wrapper; fetched anew each time, since loading replaces it."""
         optimizer = self._engine.optimizer
         return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
@@ -177,8 +187,32 @@ class Engine:
 
     def step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimizer step over ``accumulation`` micro-batches; mean loss and terms of this rank, scalars."""
-        self._engine.train()
         self.schedule.apply(self.base_optimizer)
+        loss, terms = self._work(batches, plan)
+        self.schedule.advance(plan.trained)
+        return loss, terms
+
+    def rehearse(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        """All the work of a step, after which weights, moments, buffers and counters are what they were."""
+        counters = {name: getattr(self._engine, name) for name in _COUNTERS}
+        # Normalisation layers keep statistics in buffers.
+        buffers = [(buffer, buffer.clone()) for buffer in self._engine.module.buffers()]
+        self.base_optimizer.rehearsing = True
+        try:
+            return self._work(batches, plan)
+        finally:
+            self.base_optimizer.rehearsing = False
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+            for name, value in counters.items():
+                setattr(self._engine, name, value)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was told, so that a clock measures work."""
+        get_accelerator().synchronize()
+
+    def _work(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        self._engine.train()
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
@@ -186,7 +220,6 @@ class Engine:
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
-        self.schedule.advance(plan.trained)
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         return torch.stack(losses).mean(), mean
 
@@ -246,7 +279,10 @@ class Engine:
         model = self._engine.module.model
         named = list(model.named_parameters()) + list(model.named_buffers())
         persistent = set(model.state_dict().keys())
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=None):
+        # ZeRO 3 keeps small parameters whole. Gathering those too would end in partitioning them, and the next forward
+        # pass would find parameters in need that are not in its trace.
+        parted = [p for p in model.parameters() if getattr(p, "ds_status", WHOLE) != WHOLE]
+        with deepspeed.zero.GatheredParameters(parted, modifier_rank=None):
             if dist.get_rank() != 0:
                 return {}
             return {name: _plain(tensor) for name, tensor in named if name in persistent}

@@ -1,7 +1,8 @@
 """What the trainer's thread and the courier's thread hand each other, and how long the one waits for the other.
 
-In one outage the trainer's thread never waits longer than `patience` in all, counted from the outage's beginning;
-after that every hand-over returns at once until the server is back.
+An outage begins with a call that fails, or with a wait that is given up; it ends when a call succeeds and no report is
+left to be told. In one outage the trainer's thread never waits longer than `patience` in all, counted from the
+outage's beginning; after that every hand-over returns at once until the outage has ended.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.errors import BanditError, BanditRefused, Fenced
+from worker.errors import WorkerError
 from worker.journal import Pull
+
+# Reports that a restored history makes superfluous, and that are sent all the same: the trainer may be waiting for one,
+# and the journal learns their rewards and numbers. As many as a server has at hand; looking up older ones is slow.
+TOLD_AGAIN = 64
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Question:
-    """Which arm in this round? An answer without a pull: the run is finished."""
+    """Which arm in this round? An answer without a pull: the run is finished. `failed`: a call did, meanwhile."""
 
     round: int
     answered: bool = False
+    failed: bool = False
     pull: Pull | None = None
 
 
@@ -59,17 +65,25 @@ class Handover:
         self.question: Question | None = None
         self.finishing = False
         self.finished = False
-        self.end: Fenced | BanditRefused | None = None
+        self.end: WorkerError | None = None
         self._patience = patience
         self._reports = deque(reports)
+        # Since when there is an outage, and whether it still is one as far as calls go.
         self._away_since: float | None = None
+        self._failing = False
+        # The last question found no answer.
+        self._in_doubt = False
         self._closing = False
         self._changed = threading.Condition()
 
     # The trainer's thread
 
     def ask(self, round: int) -> Question:
-        """The arm for a round; comes back unanswered when patience is spent."""
+        """The arm for a round; comes back unanswered when patience is spent.
+
+        After an unanswered question the next one has a single try: where a server takes reports but cannot choose,
+        every round would spend the whole patience again.
+        """
         question = Question(round)
         with self._changed:
             if self.finished:
@@ -77,9 +91,10 @@ class Handover:
             elif not self._out_of_patience():
                 self.question = question
                 self._changed.notify_all()
-                self._wait(lambda: question.answered)
+                self._wait(lambda: question.answered or (self._in_doubt and question.failed))
                 # From here on an answer comes too late.
                 self.question = None
+                self._in_doubt = not question.answered
         return question
 
     def report(self, report: Report) -> None:
@@ -96,10 +111,17 @@ class Handover:
             self._changed.notify_all()
             self._wait(lambda: not self.finishing)
 
-    def flush(self, timeout: float) -> int:
-        """Wait for the queue to empty, at most so many seconds; returns how many reports are left."""
+    def flush(self, timeout: float | None) -> int:
+        """Wait for the queue to empty, at most so many seconds; returns how many reports are left. None: as long as the
+        patience, and not at all for a server that has been away for longer than that."""
+
+        def done() -> bool:
+            empty = not (self._reports or self.finishing)
+            hopeless = timeout is None and self._failing and self._out_of_patience()
+            return empty or hopeless or self.end is not None or self._closing
+
         with self._changed:
-            self._changed.wait_for(lambda: not (self._reports or self.finishing) or self.end or self._closing, timeout)
+            self._changed.wait_for(done, self._patience if timeout is None else timeout)
             return len(self._reports)
 
     def close(self) -> None:
@@ -117,7 +139,7 @@ class Handover:
 
     @property
     def away(self) -> bool:
-        """The last call failed, or the trainer's thread has lost patience."""
+        """There is an outage."""
         return self._away_since is not None
 
     @property
@@ -128,18 +150,17 @@ class Handover:
     def settle(self, reply: pb.ReportRewardResponse | None) -> None:
         """The oldest report is stored, or refused for good."""
         with self._changed:
-            # Before the trainer's thread wakes up, or it would choose its next arm by itself.
-            self.is_back()
             report = self._reports.popleft()
             report.reply = reply
             report.settled = True
+            # Before the trainer's thread wakes up, or it would choose its next arm by itself.
+            self.is_back()
             self._changed.notify_all()
 
     def settle_through(self, round: int) -> None:
-        """The reports up to a round are stored. The newest is sent all the same, for its reward: the trainer may be
-        waiting for it."""
+        """The reports up to a round are stored; all but the newest need not be sent."""
         with self._changed:
-            while len(self._reports) > 1 and self._reports[0].round <= round:
+            while len(self._reports) > TOLD_AGAIN and self._reports[0].round <= round:
                 self._reports.popleft().settled = True
             self._changed.notify_all()
 
@@ -160,26 +181,31 @@ class Handover:
             self.finished = True
             self._changed.notify_all()
 
-    def is_away(self, since: float, error: BanditError | str) -> None:
-        """An outage, if there is not one already, that began at this time of the monotonic clock."""
+    def is_away(self, since: float, error: Exception | str) -> None:
+        """A call that was made at this time of the monotonic clock has failed."""
         with self._changed:
-            if self._away_since is None and not self._closing:
+            if self._closing:
+                return
+            self._failing = True
+            if self.question is not None:
+                self.question.failed = True
+            if self._away_since is None:
                 self._away_since = since
                 log.warning("training goes on without the bandit server: %s", error)
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def is_back(self) -> None:
         """A call has succeeded."""
         with self._changed:
-            if self._away_since is not None:
+            self._failing = False
+            if self._away_since is not None and not self._reports:
                 log.warning("the bandit server is back after %.1f s", time.monotonic() - self._away_since)
                 self._away_since = None
-                self._changed.notify_all()
+            self._changed.notify_all()
 
-    def stop(self, error: Fenced | BanditRefused) -> None:
-        """The server will never serve this process again."""
+    def stop(self, error: WorkerError) -> None:
+        """No call will be made any more."""
         with self._changed:
-            log.warning("no more calls to the bandit server: %s", error)
             self.end = error
             self._changed.notify_all()
 
@@ -201,7 +227,8 @@ class Handover:
             since = began if self._away_since is None else self._away_since
             left = since + self._patience - time.monotonic()
             if left <= 0:
-                self.is_away(began, f"no answer within {self._patience:g} s")
+                if self._away_since is None:
+                    self.is_away(began, f"no answer within {self._patience:g} s")
                 return
             self._changed.wait(left)
 

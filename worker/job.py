@@ -9,31 +9,28 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble, randomness
+from worker import assemble, pace, randomness
 from worker import recipe as recipes
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import training_batches
 from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
-from worker.engine import Engine, Ranks
+from worker.engine import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.export import export
 from worker.loop_state import LoopState
 from worker.metrics import Record
-from worker.objective import Objective
-from worker.plan import Planner
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
+from worker.proof_report import report
 from worker.recipe import Recipe
-from worker.student import Student
-from worker.teacher import Teacher
+from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
 from worker.workplace import RECIPE_FILE, Workplace
 
@@ -54,6 +51,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.list_modules:
         if leads:
             print(assemble.describe(models.student.model), flush=True)
+        return
+    if arguments.dry_run:
+        ranks = Ranks()
+        rig = assemble_rig(recipe, models, ranks)
+        proven = rig.proof.arms(repeats=3)
+        if leads:
+            print(report(models, proven), flush=True)
+        ranks.close()
         return
     # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
     with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, place):
@@ -77,7 +82,12 @@ def _distil(
     place: Workplace | None,
 ) -> None:
     """Train from where the job stands to its end, and export the student."""
-    trainer = _trainer(recipe, models, ranks, started, place)
+    rig = assemble_rig(recipe, models, ranks)
+    if recipe.open:
+        recipe = _paced(recipe, models, ranks, rig, bandit)
+        if place is not None:
+            place.keep(recipe)
+    trainer = _trainer(recipe, models, ranks, rig, started, place)
     state = trainer.state
     if state.start is None:
         state.teacher_metrics = trainer.probe.teacher_metrics()
@@ -93,7 +103,7 @@ def _distil(
     if trainer.rank0 is not None and bandit is not None and place is not None:
         if not place.joined:
             bandit.finish()
-        unsent = bandit.flush(timeout=arguments.bandit_patience)
+        unsent = bandit.flush()
         trainer.rank0.progress.close()
         student = export(weights, models.student_config, place.directory)
         summary = _summary(recipe, state.teacher_metrics, state.start, end)
@@ -143,27 +153,34 @@ def _first_rank(
         client.close()
 
 
-def _trainer(recipe: Recipe, models: Models, ranks: Ranks, started: float, place: Workplace | None) -> Trainer:
-    """Everything that trains, on this rank, as its checkpoint left it if there is one."""
-    torch.manual_seed(recipe.seed)
-    data = assemble.data(recipe)
-    planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    objective = Objective(models.adapter, models.pairs, recipe.loss)
-    engine = Engine(
-        Student(models.student, objective),
-        models.ownership.owned,
-        recipe.optimizer,
-        recipe.deepspeed,
-        micro_batch=recipe.data.batch_size,
-        total_steps=recipe.rounds * recipe.steps_per_round,
-    )
+def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
+    """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
+    is one."""
+    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
+    chosen = None
+    if bandit is not None:
+        steps = recipe.steps_per_round or bandit.spec.steps_per_round
+        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
+        if not recipe.steps_per_round:
+            settled = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms)).steps_per_round
+            chosen = pace.choose(recipe.model_copy(update={"steps_per_round": settled}), times, ranks.world)
+    return recipe.fixed(**asdict(ranks.broadcast(chosen)))
+
+
+def _trainer(
+    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None
+) -> Trainer:
+    """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
+    engine = rig.engine
+    engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
     found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
     checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
     state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
-    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
-    probe = Probe(engine, ranks, planner, objective, teacher, data, recipe.probe, forced=recipe.train == "forced")
+    if not found:
+        rig.proof.arms(repeats=0)
+    probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(
-        data,
+        rig.data,
         batch_size=recipe.data.batch_size,
         rank=ranks.rank,
         world=ranks.world,
@@ -174,7 +191,9 @@ def _trainer(recipe: Recipe, models: Models, ranks: Ranks, started: float, place
         # Last: building all this has drawn random numbers.
         randomness.restore(state.random)
     began = started - state.elapsed
-    return Trainer(recipe, models.arms, ranks, engine, teacher, planner, probe, checkpoints, state, batches, began)
+    return Trainer(
+        recipe, models.arms, ranks, engine, rig.teacher, rig.planner, probe, checkpoints, state, batches, began
+    )
 
 
 def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], student: dict[str, float]) -> pb.WorkerInfo:

@@ -73,6 +73,7 @@ class Journal:
         self.version = 0
         self._head: tuple[str, str, pb.RunSpec] | None = None
         self._rounds: dict[int, Round] = {}
+        self._last_stored = -1
         self._fallback_arms: list[str] = []
         self._walked = 0
         self._lock = threading.RLock()
@@ -143,6 +144,17 @@ class Journal:
 
     # What follows from it
 
+    @property
+    def head(self) -> tuple[str, str, pb.RunSpec]:
+        """Run, worker and spec, as its first line says.
+
+        Raises:
+            JournalError: It has none yet.
+        """
+        if self._head is None:
+            raise JournalError(f"the journal {self.path} is empty")
+        return self._head
+
     def pull_of(self, round: int) -> Pull | None:
         """The pull of a round that this worker has begun before, in this process or an earlier one."""
         known = self._rounds.get(round)
@@ -167,6 +179,12 @@ class Journal:
         arms = self._fallback_arms or self._arms_before_any_choice()
         return arms[self._walked % len(arms)]
 
+    @property
+    def last_stored(self) -> pb.JournalRecord | None:
+        """The last round whose report the server has stored, if there is one."""
+        known = self._rounds.get(self._last_stored)
+        return None if known is None else self._record(self._last_stored, known)
+
     def unsent(self) -> list[tuple[int, Pull, pb.Measurement]]:
         """Reports that the server has neither stored nor refused, in the order they were written."""
         with self._lock:
@@ -178,24 +196,24 @@ class Journal:
 
         A round that the worker chose itself begins with its report; before that there is nothing to restore.
         """
-        assert self._head is not None, "a journal is begun before it is read"
         with self._lock:
             rounds = list(self._rounds.items())
         return [
-            pb.JournalRecord(
-                pull=pb.Pull(
-                    number=r.pull.number or 0,
-                    worker=self._head[1],
-                    round=number,
-                    arm=r.pull.arm,
-                    chosen_by=r.pull.chosen_by,
-                ),
-                numbered=r.pull.number is not None,
-                measurement=r.measurement,
-            )
-            for number, r in rounds
-            if not r.refused and (r.measurement is not None or r.pull.number is not None)
+            self._record(number, known)
+            for number, known in rounds
+            if not known.refused and (known.measurement is not None or known.pull.number is not None)
         ]
+
+    def _record(self, number: int, known: Round) -> pb.JournalRecord:
+        assert self._head is not None, "a journal is begun before it is read"
+        pull = pb.Pull(
+            number=known.pull.number or 0,
+            worker=self._head[1],
+            round=number,
+            arm=known.pull.arm,
+            chosen_by=known.pull.chosen_by,
+        )
+        return pb.JournalRecord(pull=pull, numbered=known.pull.number is not None, measurement=known.measurement)
 
     def _arms_before_any_choice(self) -> list[str]:
         assert self._head is not None, "a journal is begun before it is read"
@@ -225,6 +243,8 @@ class Journal:
             for number, known in self._rounds.items():
                 if number <= entry["through"] and known.measurement is not None:
                     self._rounds[number] = replace(known, settled=True)
+                    if not known.refused:
+                        self._last_stored = max(number, self._last_stored)
         elif kind != "joined":
             raise ValueError(f"no kind of line is called {kind!r}")
         if entry.get("incarnation"):
@@ -244,6 +264,8 @@ class Journal:
             # The first report stands; and a report does not know the number its pull already has.
             pull = known.pull
         settled = kind == "reply" or (known is not None and known.settled)
+        if kind == "reply":
+            self._last_stored = max(entry["round"], self._last_stored)
         self._rounds[entry["round"]] = Round(pull, measurement, settled, refused=known is not None and known.refused)
 
 

@@ -28,7 +28,8 @@ class RoundRecord:
         steps: Optimizer steps.
         step: Optimizer steps since the start of the job, this round included.
         seconds: Seconds of training.
-        probe_seconds: Seconds of measuring.
+        probe_seconds: Seconds of measuring the bandit loss.
+        evaluate_seconds: Seconds of measuring the end-to-end loss and the task metrics.
     """
 
     round: int
@@ -45,6 +46,7 @@ class RoundRecord:
     step: int
     seconds: float
     probe_seconds: float
+    evaluate_seconds: float
 
 
 class Record:
@@ -60,6 +62,7 @@ class Record:
         self._directory = directory
         self.pulls: Counter[str] = Counter()
         self.diverged = 0
+        self.seconds = dict.fromkeys(("train_seconds", "probe_seconds", "evaluate_seconds"), 0.0)
         path = directory / "metrics.jsonl"
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
@@ -78,7 +81,10 @@ class Record:
 
     def summarise(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
-        counts = {"pulls": dict(self.pulls), "diverged_rounds": self.diverged}
+        counts: dict[str, Any] = {"pulls": dict(self.pulls), "diverged_rounds": self.diverged}
+        counts |= {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+        if self.seconds["train_seconds"]:
+            counts["probe_share"] = round(self.seconds["probe_seconds"] / self.seconds["train_seconds"], 4)
         text = json.dumps(_finite(summary | counts), indent=2, allow_nan=False)
         _replace(self._directory / "summary.json", text + "\n")
 
@@ -88,6 +94,9 @@ class Record:
     def _count(self, record: dict[str, Any]) -> None:
         self.pulls[record["arm"]] += 1
         self.diverged += record["after"] is None
+        self.seconds["train_seconds"] += record["seconds"]
+        self.seconds["probe_seconds"] += record["probe_seconds"]
+        self.seconds["evaluate_seconds"] += record["evaluate_seconds"]
 
 
 def _replace(path: Path, text: str) -> None:

@@ -38,7 +38,13 @@ class OptimizerRecipe(BaseModel):
 
 
 class ModuleAdamW(torch.optim.AdamW):
-    """AdamW over groups that carry ``module`` (a name) and ``active`` (whether they move in this step)."""
+    """AdamW over groups that carry ``module`` (a name) and ``active`` (whether they move in this step).
+
+    Attributes:
+        rehearsing: While true, steps do all of their work on copies: no weight, moment or counter changes.
+    """
+
+    rehearsing = False
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One AdamW step (Loshchilov & Hutter 2019, arXiv 1711.05101) of the active groups only."""
@@ -46,7 +52,23 @@ class ModuleAdamW(torch.optim.AdamW):
             if not group["active"]:
                 for parameter in group["params"]:
                     parameter.grad = None
+        if self.rehearsing:
+            self._rehearse()
+            return None
         return super().step(closure)
+
+    @torch.no_grad()
+    def _rehearse(self) -> None:
+        # A group at a time, so that the copies of one are all the memory it needs.
+        for group in self.param_groups:
+            copies = []
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    copy = parameter.detach().clone().requires_grad_()
+                    copy.grad, parameter.grad = parameter.grad, None
+                    copies.append(copy)
+            if copies:
+                torch.optim.AdamW(copies, lr=group["lr"], betas=group["betas"], eps=group["eps"]).step()
 
 
 def parameter_groups(model: nn.Module, owned: Mapping[str, Sequence[str]], weight_decay: float) -> list[dict[str, Any]]:
@@ -93,7 +115,7 @@ class Schedule:
 
     def __init__(self, recipe: OptimizerRecipe, total_steps: int) -> None:
         self._recipe = recipe
-        self._total = total_steps
+        self.total_steps = total_steps
         self.step = 0
         self.module_steps: dict[str, int] = {}
 
@@ -103,8 +125,8 @@ class Schedule:
         own = self.module_steps.get(module, 0)
         warmup = min(1.0, (own + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
         decay = 1.0
-        if recipe.decay == "cosine" and self._total:
-            done = min(1.0, self.step / self._total)
+        if recipe.decay == "cosine" and self.total_steps:
+            done = min(1.0, self.step / self.total_steps)
             decay = recipe.final + (1 - recipe.final) * 0.5 * (1 + math.cos(math.pi * done))
         return recipe.lr * warmup * decay
 

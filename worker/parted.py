@@ -47,12 +47,15 @@ class Parted:
         """Run parts in order.
 
         Args:
-            parts: Their names; each after its inputs.
+            parts: Their names; each after its inputs. Where the adapter declares no inputs the whole model is run.
             batch: The model's inputs.
             given: Boundary tensors that every part reads instead of those just computed (teacher forcing).
         """
         boundary: dict[str, Boundary] = {}
         with self._capture.recording() as hidden:
+            if not self.adapter.declared:
+                boundary = self.adapter.run_whole(self.model, batch) if parts else {}
+                return Outputs(boundary, dict(hidden))
             for part in parts:
                 inputs = boundary if given is None else given
                 boundary[part] = self.adapter.run(self.model, part, batch, inputs)

@@ -1,25 +1,30 @@
-"""What a round trains, by mode and arm: the one place that says it (DESIGN.md §6, §6a).
+"""What a round trains and what is measured around it, by mode and arm: the one place that says it (DESIGN.md §6, §6a).
 
-==========  =====================  ======================  ===========================  ==================
-mode        student's inputs       parameters that move    terms in the loss            computed
-==========  =====================  ======================  ===========================  ==================
-forced      teacher's boundaries   the arm's               own terms of the arm's       only the arm's
-                                                           modules                      parts
-active      its own                the arm's               task, logits, layer terms    up to the last
-                                                           of the arm's modules         part (with no
-                                                                                        gradient below)
-all         its own                all                     task, logits, layer terms    everything
-                                                           of the arm's modules
-joint       its own                all                     all                          everything
-==========  =====================  ======================  ===========================  ==================
+======  ====================  =============  ========================  ======================  =====================
+mode    student's inputs      moves          terms in the loss         computed                bandit loss (probe)
+======  ====================  =============  ========================  ======================  =====================
+forced  teacher's boundaries  the arm's      the arm's modules' own    the arm's parts, and    sum of all modules'
+                              modules        terms                     the teacher's that      own terms, those of
+                                                                       feed them               the arm measured anew
+active  its own               the arm's      task, logits, layer       everything, gradient    total distillation
+                              modules        terms of the arm's        from the arm's parts    loss, end to end
+                                             modules                   on
+all     its own               all modules    task, logits, layer       everything              total distillation
+                                             terms of the arm's                                loss, end to end
+                                             modules
+joint   its own               all modules    all                       everything              as in the run's mode
+======  ====================  =============  ========================  ======================  =====================
 
-"joint" is the last row in every mode: it is what the tail plays.
+"joint" is the last row in every mode: an arm of that name and the tail play it. The reward is the relative decrement
+of the bandit loss; the tail's rounds have none. Where a model's adapter does not declare which part feeds which,
+everything is computed in every round, and ``forced`` is refused.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from worker.errors import RecipeError
 from worker.models.base import Part
 
 Mode = Literal["forced", "active", "all"]
@@ -55,9 +60,18 @@ class Planner:
         parts: The model's parts, every one after its inputs; each is a module.
         logits_part: The part that produces the logits, which owns the task and logit terms.
         mode: The recipe's ``train``.
+
+    Raises:
+        RecipeError: The mode is ``forced`` and a part does not declare its inputs.
     """
 
     def __init__(self, parts: Sequence[Part], logits_part: str, mode: Mode) -> None:
+        undeclared = [part.name for part in parts if part.inputs is None]
+        if mode == "forced" and undeclared:
+            raise RecipeError(
+                "train: forced feeds every module with the teacher's boundary tensors, but it is not declared what "
+                f"feeds {', '.join(undeclared)}: use train: active or all, or declare the inputs in the model's adapter"
+            )
         self._parts = tuple(parts)
         self._names = tuple(part.name for part in parts)
         self._logits_part = logits_part
@@ -92,6 +106,10 @@ class Planner:
             logits=owns_logits,
         )
 
+    def measured(self, trained: Sequence[str]) -> Plan:
+        """What the probe measures after a round that moved these modules: what can have changed of the bandit loss."""
+        return self.forced(trained) if self._mode == "forced" else self.joint()
+
     def task(self) -> Plan:
         """The student alone, end to end, for task metrics: no teacher, nothing moves."""
         return Plan(forced=False, trained=(), student=self._names, teacher=(), layers=(), task=True, logits=False)
@@ -112,5 +130,5 @@ class Planner:
         needed = set(modules)
         for part in reversed(self._parts):
             if part.name in needed:
-                needed.update(part.inputs)
+                needed.update(part.inputs or ())
         return tuple(name for name in self._names if name in needed)

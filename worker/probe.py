@@ -53,7 +53,6 @@ class Probe:
     teacher: Teacher
     data: DataModule
     recipe: ProbeRecipe
-    forced: bool
     terms: Terms = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,8 +70,7 @@ class Probe:
 
     def measure(self, trained: Sequence[str]) -> float:
         """Measure what training these modules can have changed; returns the bandit loss."""
-        plan = self.planner.forced(trained) if self.forced else self.planner.joint()
-        self.terms.update(self._terms(plan))
+        self.terms.update(self._terms(self.planner.measured(trained)))
         return self.loss
 
     def evaluate(self) -> Evaluation:

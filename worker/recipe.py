@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -37,19 +37,45 @@ class TeacherRecipe(_Section):
 
 
 class StudentRecipe(_Section):
-    """The model that learns."""
+    """The model that learns: cut from the teacher (``keep``), or another of any width (``model``)."""
 
-    keep: dict[str, Annotated[int, Field(ge=1)]]
+    keep: dict[str, Annotated[int, Field(ge=1)]] | None = None
     """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
+    model: str | None = None
+    """Instead of ``keep``: ``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
+    checkpoint: str | None = None
+    """safetensors file with the weights of ``model``, relative to the recipe; without one they are fresh."""
+    checkpointing: Literal["none", "non_reentrant"] = "none"
+    """Activation checkpointing: ``non_reentrant`` recomputes the layers in the backward pass, to save memory."""
     layer_map: dict[str, list[int]] = {}
     """For a module, the teacher's layer that each student layer is compared with, instead of the spaced ones."""
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _with_a_graph(cls, value: object) -> object:
+        if value == "reentrant":
+            raise ValueError(
+                "reentrant checkpointing runs the layers without a graph, so that no layer term reaches them; "
+                "use non_reentrant"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentRecipe:
+        if (self.keep is None) == (self.model is None):
+            raise ValueError("give either `keep` (layers cut from the teacher) or `model` (another model)")
+        if self.checkpoint is not None and self.model is None:
+            raise ValueError(
+                "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
+            )
+        return self
 
 
 class DataRecipe(_Section):
     """Training and held-out data."""
 
     name: str
-    """Which data module, such as ``digits``."""
+    """Which data module: ``digits``, or ``package.module:factory`` for your own (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Its own options."""
     batch_size: int = Field(default=64, ge=2)
@@ -70,12 +96,12 @@ class PolicyRecipe(_Section):
 class ProbeRecipe(_Section):
     """How the student is measured around each round."""
 
-    batches: int = Field(default=4, ge=1)
-    """Held-out batches the bandit loss is measured on (rounded up to a multiple of the ranks)."""
+    batches: int = Field(default=0, ge=0)
+    """Held-out batches the bandit loss is measured on (rounded up to a multiple of the ranks); 0: see pace.py."""
     batch_size: int = Field(default=128, ge=2)
     """Rows of each."""
-    evaluate_every: int = Field(default=10, ge=1)
-    """Rounds between measurements of the end-to-end loss and the task metrics."""
+    evaluate_every: int = Field(default=0, ge=0)
+    """Rounds between measurements of the end-to-end loss and the task metrics; 0: see worker/pace.py."""
     questions: int = Field(default=1024, ge=1)
     """Held-out rows the task metrics are measured on."""
 
@@ -110,8 +136,10 @@ class Recipe(_Section):
     """Divide rewards by the arm's relative cost in seconds."""
     rounds: int = Field(default=100, ge=0)
     """Rounds to play; 0 for no end (and then no tail)."""
-    steps_per_round: int = Field(default=10, ge=1)
-    """Optimizer steps in a round."""
+    steps_per_round: int = Field(default=0, ge=0)
+    """Optimizer steps in a round; 0: see worker/pace.py."""
+    steps: int = Field(default=0, ge=0)
+    """Instead of ``rounds``: optimizer steps of the whole job, in as many rounds as that makes."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the choices and of the training data's order."""
     loss: LossWeights = LossWeights()
@@ -138,6 +166,30 @@ class Recipe(_Section):
         if self.rounds == 0 and self.tail > 0:
             raise ValueError("a run without an end (rounds: 0) has no tail; set tail: 0")
         return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if self.steps and "rounds" in self.model_fields_set:
+            raise ValueError("give either `rounds` or `steps`: the one follows from the other")
+        if self.steps and self.steps_per_round:
+            self.rounds, self.steps = self._rounds_of(self.steps_per_round), 0
+        return self
+
+    @property
+    def open(self) -> bool:
+        """Whether there are numbers left to choose from measured times."""
+        return not (self.steps_per_round and self.probe.batches and self.probe.evaluate_every)
+
+    def fixed(self, steps_per_round: int, probe_batches: int, evaluate_every: int) -> Recipe:
+        """The recipe with these numbers in the place of what it left open, and its length in rounds."""
+        rounds = self._rounds_of(steps_per_round)
+        probe = self.probe.model_copy(update={"batches": probe_batches, "evaluate_every": evaluate_every})
+        return self.model_copy(
+            update={"steps_per_round": steps_per_round, "rounds": rounds, "steps": 0, "probe": probe}
+        )
+
+    def _rounds_of(self, steps_per_round: int) -> int:
+        return max(1, round(self.steps / steps_per_round)) if self.steps else self.rounds
 
     @property
     def tail_rounds(self) -> int:

@@ -1,11 +1,17 @@
 """The module that the engine wraps: the student, its partial forward and its losses."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 from torch import Tensor, nn
 
 from worker.models.base import Batch
 from worker.objective import Objective
 from worker.parted import Outputs, Parted
 from worker.plan import Plan
+from worker.projection import Projections
+
+Observer = Callable[[Plan, Outputs, Outputs], None]
+"""Sees a plan and what student and teacher put out under it, before the losses are computed."""
 
 
 class Student(nn.Module):
@@ -13,18 +19,46 @@ class Student(nn.Module):
 
     The forward of an arm happens in here, so that ZeRO and gradient averaging see every call. The teacher is no
     child of it: its outputs come in as arguments.
+
+    Attributes:
+        observer: Looks on while it is set; see worker/proof.py.
     """
 
-    def __init__(self, parted: Parted, objective: Objective) -> None:
+    observer: Observer | None = None
+
+    def __init__(self, parted: Parted, objective: Objective, projections: Projections | None = None) -> None:
         super().__init__()
         self.model = parted.model
+        self.projections = projections or Projections({}, {})
         self._parted = parted
         self._objective = objective
 
+    def owned(self, owned: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Names of this module's parameters by the student's module that owns them, projections included.
+
+        Args:
+            owned: Names of the bare model's parameters by module.
+        """
+        return {
+            module: [f"model.{name}" for name in names]
+            + [f"projections.{name}" for name in self.projections.owned(module)]
+            for module, names in owned.items()
+        }
+
     def forward(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and the logits if computed."""
-        outputs = self._parted.run(plan.student, batch, teacher.boundary if plan.forced else None)
-        terms = self._objective.terms(plan, self.model, outputs, teacher, batch)
+        target = self.projections.reduce(teacher.boundary)
+        outputs = self._parted.run(plan.student, batch, target if plan.forced else None)
+        if self.observer is not None:
+            self.observer(plan, outputs, teacher)
+        terms = self._objective.terms(
+            plan,
+            self.model,
+            Outputs(outputs.boundary, self.projections.lift(outputs.hidden)),
+            Outputs(target, teacher.hidden),
+            batch,
+        )
         part, name = self._parted.adapter.logits
-        logits = outputs.boundary[part][name].detach() if part in outputs.boundary else None
-        return self._objective.weighted(terms), {n: term.detach() for n, term in terms.items()}, logits
+        logits = outputs.boundary.get(part, {}).get(name)
+        detached = {n: term.detach() for n, term in terms.items()}
+        return self._objective.weighted(terms), detached, None if logits is None else logits.detach()

@@ -10,10 +10,19 @@ import os
 import sys
 from pathlib import Path
 
-# The launcher puts this file's own folder first on the path: our `data` or `models` would shadow a user's.
-sys.path[0] = str(Path.cwd())
+# The launcher puts this file's own folder first on the path: our `data` or `models` would shadow a user's. The current
+# directory takes its place.
+_REPLACED = (Path(__file__).resolve().parent, Path.cwd())
+sys.path[:] = [str(Path.cwd()), *(entry for entry in sys.path if Path(entry).resolve() not in _REPLACED)]
 
-from worker.command_line import parse  # noqa: E402
+try:
+    import protos.optima.v1  # noqa: F401
+    from worker.command_line import parse
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {error}: OPTIMA is not installed here, or something else of that name in {Path.cwd()} hides it; "
+        "start from another directory, or rename that"
+    )
 
 
 def main() -> int:
@@ -31,6 +40,12 @@ def main() -> int:
         return 128 + stop.signal
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except RuntimeError as error:
+        # What gloo says when another rank has ended. That one says why; a traceback of this one would bury it.
+        if "Connection closed by peer" not in str(error):
+            raise
+        print("error: another rank of this job has ended", file=sys.stderr, flush=True)
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.arms import JOINT
 from worker.bandit_client import BanditClient, Pull
 from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
@@ -26,7 +27,6 @@ from worker.round_start import RoundStart
 from worker.stop_signal import StopSignal
 from worker.teacher import Teacher
 
-JOINT = "joint"
 SAVE = 1
 """What a rank wishes between two steps: 0 for nothing, this, or the number of the signal that asks it to stop."""
 
@@ -105,6 +105,7 @@ class Trainer:
         trained = self.train(plan)
         started = time.monotonic()
         after = self.probe.measure(plan.trained) if math.isfinite(trained.loss) else math.nan
+        probed = time.monotonic()
         if math.isfinite(after):
             self.state.diverged = 0
         else:
@@ -112,7 +113,7 @@ class Trainer:
             self.probe.terms = terms
             self.state.diverged += 1
         evaluation = self.evaluate(round)
-        self.report(round, pull, before, after, trained, evaluation, time.monotonic() - started)
+        self.report(round, pull, before, after, trained, evaluation, probed - started, time.monotonic() - probed)
         if self.state.diverged == self.recipe.max_diverged:
             raise Diverged(
                 f"round {round}: the loss is not finite after training arm {pull.arm!r}, for the "
@@ -190,12 +191,15 @@ class Trainer:
         trained: Trained,
         evaluation: Evaluation | None,
         probe_seconds: float,
+        evaluate_seconds: float,
     ) -> None:
         """Tell the server, the disk and the terminal what came of a round; rank 0 only."""
         if self.rank0 is None:
             return
         steps = self.recipe.steps_per_round
-        measurement = pb.Measurement(steps=steps, seconds=trained.seconds, probe_seconds=probe_seconds)
+        measurement = pb.Measurement(
+            steps=steps, seconds=trained.seconds, probe_seconds=probe_seconds + evaluate_seconds
+        )
         if math.isfinite(after):
             measurement.outcome = pb.OUTCOME_MEASURED
             measurement.before, measurement.after = before, after
@@ -224,6 +228,7 @@ class Trainer:
             step=self.engine.schedule.step,
             seconds=trained.seconds,
             probe_seconds=probe_seconds,
+            evaluate_seconds=evaluate_seconds,
         )
         self.rank0.record.add(record)
         self.rank0.progress.show(record)

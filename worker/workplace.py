@@ -67,6 +67,10 @@ class Workplace:
         (directory / RUN_FILE).write_text(json.dumps({"run": run, "joined": joined}) + "\n", encoding="ascii")
         return cls._at(directory, None)
 
+    def keep(self, recipe: Recipe) -> None:
+        """Keep the recipe, now that its numbers are chosen, for a process that resumes this one."""
+        recipes.write(recipe, self.directory / RECIPE_FILE)
+
     @classmethod
     def again(cls, directory: Path) -> Workplace:
         """The directory of a worker that was interrupted.

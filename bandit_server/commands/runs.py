@@ -1,4 +1,4 @@
-"""optima runs list | show | export | delete"""
+"""optima runs list | show | export | finish | delete"""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Client:
 @click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Its token (or OPTIMA_TOKEN).")
 @click.pass_context
 def runs(context: click.Context, address: str, token_file: Path | None) -> None:
-    """Look at runs, take them out, delete them."""
+    """Look at runs, take them out, end them, delete them."""
     context.obj = _Client(address, token_file)
 
 
@@ -132,6 +132,16 @@ def export(client: _Client, run: str, output: IO[str]) -> None:
                 output.write(fields + "\n")
             if batch.live:
                 break
+
+
+@runs.command()
+@click.argument("run")
+@click.pass_obj
+def finish(client: _Client, run: str) -> None:
+    """End a run: its workers write their students and exit when they next ask for an arm."""
+    with client.calling() as (stub, metadata):
+        stub.FinishRun(pb.FinishRunRequest(run=run, actor="optima runs finish"), timeout=DEADLINE, metadata=metadata)
+    click.echo(f"finished {run}")
 
 
 @runs.command()

@@ -49,11 +49,12 @@ class Worker:
     last_round: int = 0
 
     def start(self, process: str, info: pb.WorkerInfo) -> None:
-        """A process has started; those before it are fenced."""
+        """A process has started; those before it are fenced. One that tells nothing of itself is no job of its own."""
         if self.process and self.process != process:
             self.fenced.append(self.process)
         self.process = process
-        self.info = info
+        if info.ByteSize():
+            self.info = info
 
     def keep(self, number: int, round: Round) -> Round | None:
         """Keep a round at hand; returns the round that has to go for it, which may be the same."""

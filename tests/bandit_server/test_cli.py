@@ -73,6 +73,13 @@ def test_a_run_is_exported_whole(address: str, run: str, tmp_path: Path) -> None
         assert len(events) == told(stub, run).version
 
 
+def test_a_run_is_finished(address: str, run: str) -> None:
+    for _ in range(2):
+        assert optima("runs", "--server", address, "finish", run) == f"finished {run}\n"
+    assert f"{run}: finished" in optima("runs", "--server", address, "show", run)
+    assert "there is no run nowhere" in optima("runs", "--server", address, "finish", "nowhere", status=1)
+
+
 def test_a_run_is_deleted(address: str, run: str) -> None:
     sentence = optima("runs", "--server", address, "delete", run, status=1)
     assert "has workers that are alive (w)" in sentence

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
-import shutil
+import resource
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1.bandit_pb2_grpc import BanditServicer, BanditStub, add_BanditServicer_to_server
+from tests.faults.idle_worker import PATIENCE, Worker, assert_every_reward_counts_once
 from tests.launch import ROOT
 from tests.server_process import ServerProcess
-from worker.bandit_client import BanditClient, Pull, Reported
-from worker.errors import Fenced
-from worker.journal import Journal
-
-PATIENCE = 0.5
-SPEC = pb.RunSpec(
-    arms=[pb.Arm(name=name, modules=[name]) for name in ("image", "text", "decoder")],
-    policy=pb.PolicySpec(name="optima"),
-    seed=7,
-    reward=pb.REWARD_KIND_RELATIVE,
-    train=pb.TRAIN_MODE_FORCED,
-    steps_per_round=1,
-)
+from worker.deliver import deliver
+from worker.errors import Fenced, JournalError
 
 
 @pytest.fixture
@@ -38,53 +33,6 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process = ServerProcess(tmp_path / "store")
     yield process
     process.kill()
-
-
-class Worker:
-    """A client that plays rounds without training anything; times what the trainer's thread waits."""
-
-    def __init__(self, address: str, directory: Path, worker: str = "w", patience: float = PATIENCE) -> None:
-        journal = Journal(directory / f"{worker}.jsonl")
-        self.client = BanditClient(address, run="r", worker=worker, spec=SPEC, journal=journal, patience=patience)
-        self.next_round = self.client.start().next_round
-        self.told: dict[int, float] = {}
-        self.arms: list[str] = []
-        self.seconds = 0.0
-
-    def play(self, rounds: int = 1) -> list[tuple[Pull, Reported]]:
-        """Select and report so many rounds."""
-        played = []
-        for round in range(self.next_round, self.next_round + rounds):
-            began = time.monotonic()
-            pull = self.client.select(round)
-            assert pull is not None
-            self.told[round] = 1 - (round + 1) / 1000
-            measurement = pb.Measurement(
-                outcome=pb.OUTCOME_MEASURED, before=1.0, after=self.told[round], steps=1, seconds=0.1
-            )
-            played.append((pull, self.client.report(round, pull.arm, pull.chosen_by, measurement)))
-            self.arms.append(pull.arm)
-            self.seconds += time.monotonic() - began
-        self.next_round += rounds
-        return played
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
-
-
-def assert_every_reward_counts_once(server: ServerProcess, *workers: Worker) -> None:
-    reports = server.reports()
-    for worker in workers:
-        ours = {r.pull.round: r for r in reports if r.pull.worker == worker.client.worker}
-        assert sum(r.pull.worker == worker.client.worker for r in reports) == len(ours), "a round was counted twice"
-        assert {round: r.measurement.after for round, r in ours.items()} == worker.told
-        assert [ours[round].pull.arm for round in sorted(ours)] == worker.arms
-        assert all(r.reward == pytest.approx(1 - r.measurement.after) for r in ours.values())
-    numbers = [r.pull.number for r in reports]
-    assert len(set(numbers)) == len(numbers), "two pulls have one number"
 
 
 def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerProcess, tmp_path: Path) -> None:
@@ -117,7 +65,8 @@ def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
         assert worker.seconds < PATIENCE + 1.0
         assert worker.client.flush(0.1) == 300
         began = time.monotonic()
-    assert time.monotonic() - began < 1.0, "closing must not wait for a server that is gone"
+        assert worker.client.flush() == 300
+    assert time.monotonic() - began < 1.0, "the end must not wait again for a server that is gone"
     server.start()
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 302
@@ -165,86 +114,9 @@ def test_frozen_store_costs_one_patience(server: ServerProcess, tmp_path: Path) 
         assert_every_reward_counts_once(server, worker)
 
 
-def test_emptied_store_is_rebuilt_from_the_journal(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
-        worker.play(30)
-        before = server.run()
-        numbers = {r.pull.round: r.pull.number for r in server.reports()}
-        server.lose_everything()
-        (pull, reported), *_ = worker.play(1)
-        assert pull.chosen_by == pb.CHOSEN_BY_POLICY
-        assert reported.delivered
-        assert_every_reward_counts_once(server, worker)
-        after = server.run()
-        assert after.restored
-        assert after.incarnation != before.incarnation
-        assert {r.pull.round: r.pull.number for r in server.reports()} | numbers == {
-            r.pull.round: r.pull.number for r in server.reports()
-        }, "pulls keep their numbers"
-        worker.play(5)
-        assert server.run().incarnation == after.incarnation, "restored once"
-
-
-def test_store_rolled_back_is_brought_forward_again(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
-        worker.play(5)
-        server.kill()
-        shutil.copytree(server.data, tmp_path / "backup", ignore=shutil.ignore_patterns("*.sock"))
-        server.start()
-        worker.play(10)
-        server.kill()
-        shutil.rmtree(server.data)
-        shutil.copytree(tmp_path / "backup", server.data)
-        server.start()
-        worker.play(5)
-        assert_every_reward_counts_once(server, worker)
-        assert server.run().restored
-
-
-def test_two_workers_give_back_a_run_together(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, "a", patience=20.0) as a, Worker(
-        server.address, tmp_path, "b", patience=20.0
-    ) as b:  # fmt: skip
-        for _ in range(10):
-            a.play()
-            b.play()
-        assert_every_reward_counts_once(server, a, b)
-        server.lose_everything()
-        for _ in range(5):
-            a.play()
-            b.play()
-        assert_every_reward_counts_once(server, a, b)
-        incarnation = server.run().incarnation
-        a.play(2)
-        b.play(2)
-        assert server.run().incarnation == incarnation, "the two do not undo each other's work"
-
-
-def test_long_journal_is_given_back_in_several_calls(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
-        worker.play(1)
-        server.kill()
-        worker.play(4500)
-        shutil.rmtree(server.data)
-        server.start()
-        assert worker.client.flush(60) == 0
-        assert_every_reward_counts_once(server, worker)
-
-
-def test_a_journal_alone_rebuilds_the_run(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
-        worker.play(12)
-    server.lose_everything()
-    with Worker(server.address, tmp_path) as successor:
-        assert successor.next_round == 12
-        successor.told, successor.arms = dict(worker.told), list(worker.arms)
-        successor.play(3)
-        assert_every_reward_counts_once(server, successor)
-
-
 def test_killed_worker_sends_what_it_had_not_sent(server: ServerProcess, tmp_path: Path) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from tests.faults.test_worker_client import Worker;"
+        "import json, sys; from pathlib import Path; from tests.faults.idle_worker import Worker;"
         "w = Worker(sys.argv[1], Path(sys.argv[2])); w.play(3); print('playing', flush=True); input(); w.play(4);"
         "print(json.dumps([list(w.told.values()), w.arms]), flush=True); input()"
     )
@@ -334,3 +206,57 @@ def test_connection_cut_without_a_word_is_given_up_for_a_new_one(server: ServerP
             assert_every_reward_counts_once(server, worker)
     finally:
         proxy.close()
+
+
+class Undecided(BanditServicer):
+    """Passes every call of a worker on, but cannot choose."""
+
+    def __init__(self, behind: BanditStub) -> None:
+        self.CreateRun = lambda request, _: behind.CreateRun(request)
+        self.ReportReward = lambda request, _: behind.ReportReward(request)
+        self.Heartbeat = lambda request, _: behind.Heartbeat(request)
+
+    def SelectArm(self, request: pb.SelectArmRequest, context: grpc.ServicerContext) -> pb.SelectArmResponse:
+        context.abort(grpc.StatusCode.INTERNAL, "the server has a fault")
+
+
+def test_server_that_takes_reports_but_cannot_choose_costs_one_patience(server: ServerProcess, tmp_path: Path) -> None:
+    front = grpc.server(ThreadPoolExecutor())
+    port = front.add_insecure_port("127.0.0.1:0")
+    with server.stub() as stub:
+        add_BanditServicer_to_server(Undecided(stub), front)
+        front.start()
+        with Worker(f"127.0.0.1:{port}", tmp_path, patience=2.0) as worker:
+            played = worker.play(6)
+            assert worker.seconds < 2.0 + 1.5
+            assert {pull.chosen_by for pull, _ in played} == {pb.CHOSEN_BY_FALLBACK}
+            assert worker.client.flush(15) == 0
+            assert_every_reward_counts_once(server, worker)
+        front.stop(None)
+
+
+def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerProcess, tmp_path: Path) -> None:
+    with Worker(server.address, tmp_path, patience=20.0) as worker:
+        worker.play(2)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        # As on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "w.jsonl").stat().st_size, limits[1]))
+        try:
+            with pytest.raises(JournalError, match="cannot be written"):
+                worker.client.select(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, previous)
+
+
+def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="holds no worker's output"):
+        deliver(tmp_path, server.address)
+    (tmp_path / "bandit-journal.jsonl").touch()
+    with (tmp_path / "worker-id").open("w") as identity:
+        fcntl.flock(identity, fcntl.LOCK_EX)
+        with pytest.raises(JournalError, match="still at work"):
+            deliver(tmp_path, server.address)
+    with pytest.raises(JournalError, match="is empty"):
+        deliver(tmp_path, server.address)

@@ -86,7 +86,7 @@ class Job:
     def records(self) -> list[dict[str, Any]]:
         """What every round came to, its times and its server's numbers aside."""
         lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").open(encoding="utf-8")]
-        return [{k: v for k, v in line.items() if k not in ("seconds", "probe_seconds")} for line in lines]
+        return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
 
 
 def ended(process: subprocess.Popen[str], status: int) -> str:

@@ -125,6 +125,32 @@ def test_rounds_run_again_keep_their_arms_and_first_rewards(connect: Connect, ru
     assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 2
 
 
+def test_a_journal_older_than_the_store_is_no_reason_to_count_twice(
+    connect: Connect, run: str, stub: BanditStub, tmp_path: Path
+) -> None:
+    first = connect()
+    first.start()
+    pulls = []
+    for round in range(6):
+        pull = first.select(round)
+        assert pull is not None
+        first.report(round, pull.arm, pull.chosen_by, measured(0.9))
+        pulls.append(pull)
+    first.close()
+    # As it was after two rounds: first line, start, and three lines a round.
+    lines = (tmp_path / "w.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "w.jsonl").write_text("".join(lines[: 2 + 2 * 3]), encoding="utf-8")
+    again = connect()
+    assert again.start().next_round == 6
+    for round in range(2, 6):
+        pull = again.select(round)
+        assert pull == pulls[round], "the round keeps its arm and number"
+        reported = again.report(round, pull.arm, pull.chosen_by, measured(0.5))
+        assert (reported.reward, reported.duplicate) == (pytest.approx(0.1), True), "the first report stands"
+    assert again.select(6) is not None
+    assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 6
+
+
 def test_rounds_of_the_tail_need_no_choice_and_have_no_reward(connect: Connect, run: str, stub: BanditStub) -> None:
     client = connect()
     client.start()
@@ -207,6 +233,28 @@ def test_another_spec_is_refused_with_the_field(connect: Connect) -> None:
     with pytest.raises(BanditRefused, match="seed") as caught:
         connect("b", spec=spec(seed=8)).start()
     assert caught.value.reason == "spec_mismatch"
+
+
+def test_who_may_not_join_is_told_before_anything_slow(connect: Connect, run: str, stub: BanditStub) -> None:
+    connect("early").wait_ready()
+    assert run not in {r.run for r in stub.ListRuns(pb.ListRunsRequest()).runs}, "asking creates nothing"
+    first = connect("a")
+    first.start()
+    connect("b").wait_ready()
+    assert [worker.worker for worker in stub.GetRun(pb.GetRunRequest(run=run)).run.workers] == ["a"], "nor joins"
+    with pytest.raises(BanditRefused, match="seed is 7, not 8"):
+        connect("c", spec=spec(seed=8)).wait_ready()
+    pull = first.select(0)
+    assert pull is not None
+    first.report(0, pull.arm, pull.chosen_by, measured(0.9))
+    first.finish()
+    first.close()
+    with pytest.raises(BanditRefused, match=f"run {run} has ended; choose another --run"):
+        connect("d").wait_ready()
+    connect("a").wait_ready()
+    stub.DeleteRun(pb.DeleteRunRequest(run=run, force=True))
+    with pytest.raises(BanditRefused, match="was deleted"):
+        connect("e").wait_ready()
 
 
 def test_a_bad_name_is_refused(connect: Connect) -> None:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.models.base import Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, Part
 
 
-class CoCaAdapter:
+class CoCaAdapter(Adapter):
     """Batches hold ``image`` [B, C, H, W], ``text`` [B, L] (0 pads) and ``paired`` [B] bool.
 
     The decoder reads text tokens 0 … L-2 and predicts tokens 1 … L-1, as in CoCa (Yu et al. 2022,
@@ -38,6 +38,10 @@ class CoCaAdapter:
             latent, tokens = model.text(batch["text"])
             return {"latent": latent, "tokens": tokens[:, : batch["text"].shape[1] - 1]}
         return {"logits": model.text_decoder(boundary["image"]["tokens"], boundary["text"]["tokens"])}
+
+    def checkpoint_activations(self, model: Any) -> None:
+        # open_clip's own is non-reentrant.
+        model.set_grad_checkpointing(True)
 
     def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
         if part == "image" or name == "latent":

@@ -16,7 +16,8 @@ sys.path[0] = str(Path.cwd())
 
 import torch  # noqa: E402
 
-from tests.worker.jobs.freezing import batch, coca, modules_of, moments  # noqa: E402
+from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
+from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.arms import layer_pairs, ownership  # noqa: E402
 from worker.engine import Engine, Ranks  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
@@ -37,13 +38,14 @@ class Job:
 
     def __init__(self, ranks: Ranks, stage: int, dtype: str, seed: int) -> None:
         adapter = CoCaAdapter()
-        teacher, student = (Parted(coca(s, torch.float32), adapter, {}) for s in (1, seed))
+        teacher, student = (Parted(coca(s), adapter, {}) for s in (1, seed))
         pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
         self.owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
         self.ranks = ranks
+        wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
         self.engine = Engine(
-            Student(student, Objective(adapter, pairs, LossWeights())),
-            self.owned,
+            wrapped,
+            wrapped.owned(self.owned),
             OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=4),
             {"zero_optimization": {"stage": stage}, "bf16": {"enabled": dtype == "bf16"}},
             micro_batch=4,
@@ -69,7 +71,7 @@ class Job:
 
     def end(self) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], dict[str, object]]:
         """All weights, on rank 0, and digests of this rank's moments, and the schedule."""
-        weights = modules_of(self.engine.state_dict(), self.owned)
+        weights = by_module(self.engine.state_dict(), self.owned)
         return weights, moments(self.engine), self.engine.schedule.state()
 
     def _plan(self, number: int):  # type: ignore[no-untyped-def]

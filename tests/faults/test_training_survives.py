@@ -1,0 +1,223 @@
+"""A real DeepSpeed job goes on, whatever happens to the bandit server, and no reward is lost or counted twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from google.protobuf import json_format
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, waits
+from tests.server_process import ServerProcess, eventually
+from worker.bandit_client import BanditClient
+from worker.deliver import deliver
+from worker.journal import Journal
+
+# Fallback rounds in each outage. If each of them waited for the patience, it would come to 5 s.
+ROUNDS = 10
+# Beside the patience: what costs milliseconds on an idle machine, on a busy one.
+SLACK = 2.0
+
+OWN_DATA = '''
+"""A user's data module, beside other modules of names that the worker's own folder has, too."""
+import json, multiprocessing, os, sys
+from pathlib import Path
+import data, metrics, models
+from worker.data import build as built_in
+
+class Witnessed:
+    """Rows that tell which process made them."""
+    def __init__(self, rows, folder):
+        self.rows, self.folder = rows, folder
+    def __len__(self):
+        return len(self.rows)
+    def __getitems__(self, indices):
+        told = Path(self.folder, f"{os.getpid()}.json")
+        if not told.exists():
+            draft = told.with_suffix(".tmp")
+            draft.write_text(json.dumps({
+                "theirs": [module.OWNER for module in (data, metrics, models)],
+                "loader": multiprocessing.parent_process() is not None,
+                "grpc": "grpc" in sys.modules,
+                "ppid": os.getppid(),
+            }))
+            draft.rename(told)
+        return self.rows.__getitems__(indices)
+
+def build(options):
+    module = built_in("digits", {})
+    module.train = Witnessed(module.train, options["witnesses"])
+    return module
+'''
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path / "store")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's project, which has modules of names that we have too."""
+    project = tmp_path / "project"
+    (project / "witnesses").mkdir(parents=True)
+    (project / "own.py").write_text(OWN_DATA, encoding="utf-8")
+    for name in ("data", "metrics", "models"):
+        (project / f"{name}.py").write_text("OWNER = 'the user'\n", encoding="utf-8")
+    return project
+
+
+@pytest.mark.timeout(900)
+def test_server_killed_frozen_and_emptied_under_two_ranks_with_loaders(
+    server: ServerProcess, own: Path, tmp_path: Path
+) -> None:
+    recipe = RECIPE.replace(
+        DATA,
+        f"data: {{name: 'own:build', options: {{witnesses: {own}/witnesses}}, batch_size: 4, workers: 2}}",
+    )
+    with job(tmp_path / "job", server.address, "--run", "r", recipe=recipe, ranks=2, cwd=own) as worker:
+        worker.plays("policy", 3)
+        assert_only_rank_0_talks_to_the_server(worker, server)
+        assert_loaders_are_no_forks_of_a_rank(worker, own / "witnesses")
+
+        outages = [killed(server, worker, seconds=5.0), frozen(server, worker), emptied(server, worker)]
+        assert_one_patience_each(worker, outages)
+
+        # A newer process of the same worker.
+        with successor(worker, server, tmp_path / "copy.jsonl"):
+            worker.ends(status=1)
+        assert "a newer process of worker" in worker.said
+        assert "Traceback" not in worker.said, worker.said[-4000:]
+    with successor(worker, server):
+        assert_only_rounds(worker)
+        assert_history_is_the_journals(server.reports(), worker)
+    assert server.run().restored
+
+
+@pytest.mark.timeout(600)
+def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
+    rounds, tail, first = 20, 4, 3
+    recipe = RECIPE.replace("rounds: 0", f"rounds: {rounds}").replace("tail: 0", f"tail: {tail / rounds}")
+    with job(tmp_path / "job", server.address, **gated(recipe, tmp_path, "job", first)) as worker:
+        worker.reports(first)
+        began = time.time()
+        server.kill()
+        worker.opens()
+        worker.ends()
+    assert_only_rounds(worker)
+    assert [record["chosen_by"] for record in worker.records()] == (
+        ["policy"] * (first + 1) + ["fallback"] * (rounds - tail - first - 1) + ["tail"] * tail
+    )
+    assert_one_patience_each(worker, [(began, time.time())])
+    assert worker.summary()["unsent_reports"] == rounds - first
+    assert (worker.output / "student.safetensors").exists()
+    assert f"{rounds - first} reports are not told to the bandit server" in worker.said
+    run = worker.lines("worker")[0]["run"]
+    server.start()
+    for untold in (rounds - first, 0):
+        assert f"{untold} of them were not told before" in deliver(worker.output, server.address)
+        assert_history_is_the_journals(server.reports(run), worker)
+    assert server.run(run).workers[0].info.recipe == "tiny"
+
+
+def killed(server: ServerProcess, worker: Job, seconds: float) -> tuple[float, float]:
+    """Kill the server for so long; (from, to) of the outage."""
+    began = time.time()
+    server.kill()
+    worker.plays("fallback", ROUNDS)
+    eventually(lambda: time.time() > began + seconds)
+    server.start()
+    worker.plays("policy", 2)
+    return began, time.time()
+
+
+def frozen(server: ServerProcess, worker: Job) -> tuple[float, float]:
+    began = time.time()
+    server.freeze()
+    worker.plays("fallback", ROUNDS)
+    server.thaw()
+    worker.plays("policy", 2)
+    return began, time.time()
+
+
+def emptied(server: ServerProcess, worker: Job) -> tuple[float, float]:
+    began = time.time()
+    server.lose_everything()
+    eventually(lambda: worker.lines("restored"), 120)
+    worker.plays("policy", 2)
+    return began, time.time()
+
+
+def assert_one_patience_each(worker: Job, outages: list[tuple[float, float]]) -> None:
+    """In no outage has the job waited longer than its patience; beside what it waits anyway, for a server that is
+    there."""
+    usual = [seconds for when, seconds in waits(worker) if not any(a <= when <= b for a, b in outages)]
+    typical = sorted(usual)[len(usual) // 2]
+    for began, ended in outages:
+        within = [seconds for when, seconds in waits(worker) if began <= when <= ended]
+        assert sum(max(0.0, seconds - typical) for seconds in within) < PATIENCE + SLACK, within
+
+
+def assert_only_rounds(worker: Job) -> None:
+    """No round was skipped or trained twice, and it is marked who chose."""
+    records = worker.records()
+    assert_steps(worker, len(records))
+    pulls = {line["round"]: line for line in worker.lines("report")}
+    assert [(r["arm"], r["chosen_by"]) for r in records] == [
+        (pulls[r["round"]]["arm"], pulls[r["round"]]["chosen_by"]) for r in records
+    ]
+
+
+def assert_only_rank_0_talks_to_the_server(worker: Job, server: ServerProcess) -> None:
+    port = int(server.address.rpartition(":")[2])
+    callers = [
+        process
+        for process in worker.tree()
+        if any(connection.raddr and connection.raddr.port == port for connection in process.net_connections())
+    ]
+    assert [process.environ()["RANK"] for process in callers] == ["0"]
+
+
+def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
+    """Both ranks have two loaders each; they come from fork servers, which are programs of their own."""
+    told = {int(path.stem): json.loads(path.read_text()) for path in witnesses.glob("*.json")}
+    assert all(witness["theirs"] == ["the user"] * 3 for witness in told.values())
+    loaders = {pid: witness for pid, witness in told.items() if witness["loader"]}
+    assert len(loaders) == 4
+    assert not any(witness["grpc"] for witness in loaders.values())
+    parents = {psutil.Process(witness["ppid"]) for witness in loaders.values()}
+    assert ["multiprocessing.forkserver" in " ".join(parent.cmdline()) for parent in parents] == [True, True]
+    ranks = {parent.ppid() for parent in parents}
+    assert {psutil.Process(rank).environ()["RANK"] for rank in ranks} == {"0", "1"}
+
+
+@contextmanager
+def successor(worker: Job, server: ServerProcess, journal: Path | None = None) -> Iterator[None]:
+    """A newer process of the worker that goes on from its journal, or from a copy of it, and tells what is untold."""
+    record = worker.output / "bandit-journal.jsonl"
+    if journal is not None:
+        shutil.copy(record, journal)
+    head = worker.lines("worker")[0]
+    client = BanditClient(
+        server.address,
+        run=head["run"],
+        worker=head["worker"],
+        spec=json_format.ParseDict(head["spec"], pb.RunSpec()),
+        journal=Journal(journal or record),
+        patience=30.0,
+    )
+    try:
+        client.start()
+        assert client.flush(60) == 0
+        yield
+    finally:
+        client.close()

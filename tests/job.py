@@ -1,0 +1,222 @@
+"""A DeepSpeed job of the real worker, on a recipe that takes tenths of a second a round; watched by its journal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.launch import ROOT, launch
+from tests.server_process import eventually
+
+PATIENCE = 0.5
+"""Seconds that a job waits, once, for a server that is away."""
+STEPS = 2
+"""Optimizer steps in a round."""
+BATCH = 4
+DATA = f"data: {{name: digits, batch_size: {BATCH}}}"
+
+RECIPE = f"""
+name: tiny
+teacher:
+  model: open_clip:{ROOT}/deploy/models/digits-coca/open_clip_config.json
+  checkpoint: {ROOT}/deploy/models/digits-coca/model.safetensors
+student:
+  keep: {{image: 1, text: 1, multimodal: 1}}
+{DATA}
+tail: 0
+rounds: 0
+steps_per_round: {STEPS}
+probe: {{batches: 1, batch_size: 4, evaluate_every: 1000, questions: 4}}
+"""
+
+GATED = '''
+"""The digits, of which a job gets no more than some rows until a file is there."""
+import threading
+from pathlib import Path
+from worker.data import build as built_in
+
+class Gated:
+    def __init__(self, rows, gate, before):
+        self.rows, self.gate, self.before = rows, Path(gate), before
+    def __len__(self):
+        return len(self.rows)
+    def __getitems__(self, indices):
+        while indices[0] >= self.before and not self.gate.exists():
+            threading.Event().wait(0.02)
+        return self.rows.__getitems__(indices)
+
+def build(options):
+    module = built_in("digits", {"seed": options["seed"]})
+    module.train = Gated(module.train, options["gate"], options["before"])
+    return module
+'''
+
+Line = dict[str, Any]
+
+
+def gated(recipe: str, project: Path, name: str, rounds: int) -> dict[str, Any]:
+    """The recipe and directory of a job that plays so many rounds and begins the next, which it ends only when its gate
+    opens; on one rank. Its data are its own, by its name."""
+    (project / "gated_digits.py").write_text(GATED, encoding="utf-8")
+    options = {"seed": len(name), "gate": str(project / name / "gate"), "before": rounds * STEPS * BATCH}
+    data = json.dumps({"name": "gated_digits:build", "batch_size": BATCH, "options": options})
+    return {"recipe": recipe.replace(DATA, f"data: {data}"), "cwd": project}
+
+
+class Job:
+    """``deepspeed worker/train.py`` in a run.
+
+    Args:
+        directory: Where its files go: recipe, output, log.
+        address: The bandit server's.
+        flags: Further flags.
+        recipe: Its recipe.
+        ranks: How many.
+        cwd: Where it is started.
+    """
+
+    def __init__(
+        self, directory: Path, address: str, *flags: str, recipe: str = RECIPE, ranks: int = 1, cwd: Path = ROOT
+    ) -> None:
+        directory.mkdir(parents=True)
+        self.output = directory / "out"
+        self._gate = directory / "gate"
+        self._log = directory / "log"
+        (directory / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        with self._log.open("w") as log:
+            self._process = launch(
+                str(ROOT / "worker" / "train.py"),
+                "--bandit-addr", address, "--bandit-patience", str(PATIENCE),
+                "--recipe", str(directory / "recipe.yaml"), "--output-dir", str(self.output), *flags,
+                ranks=ranks, directory=cwd, environment={"PYTHONPATH": str(ROOT)}, output=log,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(encoding="utf-8")
+
+    def lines(self, kind: str = "") -> list[Line]:
+        """The journal's whole lines so far, of one kind or all."""
+        journal = self.output / "bandit-journal.jsonl"
+        content = journal.read_text(encoding="utf-8") if journal.exists() else ""
+        entries = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith("\n")]
+        return [entry for entry in entries if kind in ("", entry["kind"])]
+
+    def chosen(self, chosen_by: str) -> int:
+        """How many rounds it has begun whose arm was chosen so."""
+        return sum(line["chosen_by"] == chosen_by for line in self.lines("pull"))
+
+    def plays(self, chosen_by: str, rounds: int, seconds: float = 240) -> None:
+        """Wait until it has begun so many more rounds with arms chosen so."""
+        first = self.chosen(chosen_by)
+
+        def done() -> bool:
+            assert self._process.poll() is None, f"the job has ended:\n{self.said[-4000:]}"
+            return self.chosen(chosen_by) >= first + rounds
+
+        eventually(done, seconds)
+
+    def reports(self, rounds: int, seconds: float = 240) -> None:
+        """Wait until the server has taken the reports of so many rounds."""
+
+        def done() -> bool:
+            assert self._process.poll() is None, f"the job has ended:\n{self.said[-4000:]}"
+            return len(self.lines("reply")) >= rounds
+
+        eventually(done, seconds)
+
+    def opens(self) -> None:
+        """Open its gate."""
+        self._gate.touch()
+
+    def tree(self) -> list[psutil.Process]:
+        """Its processes, the launcher first."""
+        launcher = psutil.Process(self._process.pid)
+        return [launcher, *launcher.children(recursive=True)]
+
+    def kill(self) -> None:
+        """Kill all of it at once, as a machine that fails would."""
+        processes = self.tree() if self._process.poll() is None else []
+        for process in processes:
+            process.suspend()
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, 10)
+        self._process.wait(10)
+
+    def ends(self, status: int = 0, seconds: float = 240) -> None:
+        """Wait for its end."""
+        assert self._process.wait(seconds) == status, self.said[-4000:]
+
+    def records(self) -> list[Line]:
+        """The lines of metrics.jsonl: a round each."""
+        return [json.loads(line) for line in (self.output / "metrics.jsonl").open(encoding="utf-8")]
+
+    def summary(self) -> Line:
+        """summary.json."""
+        summary: Line = json.loads((self.output / "summary.json").read_text(encoding="utf-8"))
+        return summary
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self._process.poll() is None:
+            self.kill()
+
+
+@contextmanager
+def job(directory: Path, address: str, *flags: str, **options: Any) -> Iterator[Job]:
+    """A job that is gone when the block is left."""
+    started = Job(directory, address, *flags, **options)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def waits(job: Job) -> list[tuple[float, float]]:
+    """(when, seconds) of what the job waited between two rounds: from a round's report, written before it is sent, to
+    the next choice, written when it is there."""
+    lines = [line for line in job.lines() if line["kind"] in ("pull", "report")]
+    return [
+        (after["time"], after["time"] - before["time"])
+        for before, after in itertools.pairwise(lines)
+        if (before["kind"], after["kind"]) == ("report", "pull")
+    ]
+
+
+def assert_steps(job: Job, rounds: int) -> None:
+    """It has played so many rounds, in order, with all their optimizer steps."""
+    records = job.records()
+    assert [record["round"] for record in records] == list(range(rounds))
+    assert [record["step"] for record in records] == [STEPS * (round + 1) for round in range(rounds)]
+
+
+def assert_history_is_the_journals(reports: list[pb.RewardReported], *jobs: Job) -> None:
+    """Every round that a job has reported counts once, with its arm and its numbers, and no other does."""
+    numbers = [report.pull.number for report in reports]
+    assert len(set(numbers)) == len(numbers), "two pulls have one number"
+    assert {report.pull.worker for report in reports} == {job.lines("worker")[0]["worker"] for job in jobs}
+    for one in jobs:
+        worker = one.lines("worker")[0]["worker"]
+        ours = [report for report in reports if report.pull.worker == worker]
+        told = {line["round"]: line for line in one.lines("report")}
+        assert len(ours) == len({report.pull.round for report in ours}), "a round counts twice"
+        assert {report.pull.round for report in ours} == set(told)
+        for report in ours:
+            line = told[report.pull.round]
+            assert report.pull.arm == line["arm"]
+            assert report.measurement.after == line["measurement"]["after"]
+            if report.pull.chosen_by == pb.CHOSEN_BY_TAIL:
+                assert not report.HasField("reward")
+            else:
+                before, after = line["measurement"]["before"], line["measurement"]["after"]
+                assert report.reward == pytest.approx((before - after) / before)

@@ -1,0 +1,72 @@
+"""Tell a bandit server what a worker could not: the reports of a job that ended while the server was away.
+
+    python -m worker.deliver runs/NAME --bandit-addr HOST:50051
+
+Needs no GPU and no launcher. A server that has lost the run, or never had it, gets all of the worker's part of it. A
+job that is interrupted and will be resumed tells them by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from worker.bandit_client import BanditClient
+from worker.errors import BanditUnreachable, JournalError, WorkerError
+from worker.journal import Journal
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status is 0 only if nothing is left to be told."""
+    parser = argparse.ArgumentParser(prog="python -m worker.deliver", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", type=Path, help="the worker's output directory")
+    parser.add_argument("--bandit-addr", metavar="HOST:PORT", required=True, help="the bandit server")
+    arguments = parser.parse_args(argv)
+    try:
+        print(deliver(arguments.directory, arguments.bandit_addr))
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def deliver(directory: Path, address: str) -> str:
+    """Tell all that is in the directory's journal and not told yet; returns a sentence.
+
+    Raises:
+        JournalError: There is no journal, or its job is still at work.
+        BanditError: The server cannot be reached, or will not have it.
+    """
+    path = directory / "bandit-journal.jsonl"
+    if not path.exists():
+        raise JournalError(f"{directory} holds no worker's output: there is no {path.name} in it")
+    with _locked(directory):
+        journal = Journal(path)
+        untold = len(journal.unsent())
+        run, worker, spec = journal.head
+        token = os.environ.get("OPTIMA_TOKEN")
+        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, token=token)
+        try:
+            client.start()
+            left = client.flush(timeout=3600)
+        finally:
+            client.close()
+    if left:
+        raise BanditUnreachable(f"{left} of {untold} reports are still not told: the bandit server went away")
+    return f"run {run} has all of worker {worker}'s reports; {untold} of them were not told before"
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """A job at work holds the lock on its worker's id; joining beside it would end it."""
+    with (directory / "worker-id").open("a") as identity:
+        try:
+            fcntl.flock(identity, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(f"the job in {directory} is still at work, and tells its reports by itself") from None
+        yield

@@ -1,0 +1,106 @@
+"""Linear maps between a student and a teacher of another width.
+
+Two kinds. A *hidden* projection takes a student layer's output to the width of the teacher's layer it is compared
+with. It is learned: it belongs to the layer's module, moves with that module's arm, and is left behind on export.
+
+A *boundary* projection takes the teacher's boundary tensor to the student's width: what the student's own module is
+matched with, and what the modules behind it read under ``train: forced``. It is fixed: the principal directions of
+the teacher's tensor. A learned one would have to belong to one arm and be read by another, so that training the one
+changed the other's loss; and in the joint tail, where the modules read each other directly, each would have learned
+its own idea of the space between them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worker.models.base import Boundary
+
+
+@dataclass(frozen=True)
+class HiddenWidths:
+    """Widths on both sides of one pair of layers that differ in them."""
+
+    module: str
+    student: int
+    teacher: int
+
+
+class Projections(nn.Module):
+    """All maps of one student; empty, and without cost, where every width is the teacher's.
+
+    Args:
+        hidden: Widths by the student layer's name, for the pairs that need a map.
+        boundary: For (module, boundary tensor), its map [student width, teacher width].
+    """
+
+    def __init__(self, hidden: Mapping[str, HiddenWidths], boundary: Mapping[tuple[str, str], Tensor]) -> None:
+        super().__init__()
+        self._module_of = {layer: widths.module for layer, widths in hidden.items()}
+        self.hidden = nn.ModuleDict(
+            {_key(layer): nn.Linear(widths.student, widths.teacher, bias=False) for layer, widths in hidden.items()}
+        )
+        self._boundary = {pair: f"boundary_{'_'.join(pair)}" for pair in boundary}
+        for pair, name in self._boundary.items():
+            self.register_buffer(name, boundary[pair].float())
+
+    def owned(self, module: str) -> list[str]:
+        """Names of this module's own parameters that move with a module of the student."""
+        return [f"hidden.{_key(layer)}.weight" for layer, owner in self._module_of.items() if owner == module]
+
+    def lift(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The student's hidden states, in the teacher's widths."""
+        if not self._module_of:
+            return hidden
+        return {
+            layer: self.hidden[_key(layer)](state) if layer in self._module_of else state
+            for layer, state in hidden.items()
+        }
+
+    def reduce(self, boundary: dict[str, Boundary]) -> dict[str, Boundary]:
+        """The teacher's boundary tensors, in the student's widths."""
+        if not self._boundary:
+            return boundary
+        return {
+            part: {name: self._reduced(part, name, tensor) for name, tensor in tensors.items()}
+            for part, tensors in boundary.items()
+        }
+
+    def _reduced(self, part: str, name: str, tensor: Tensor) -> Tensor:
+        if (part, name) not in self._boundary:
+            return tensor
+        # In fp32 whatever the model computes in: these are targets.
+        return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
+
+
+def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], width: int) -> Tensor:
+    """The map to ``width`` dimensions that keeps most of the tensors' energy.
+
+    Its rows are the leading eigenvectors of the second-moment matrix (Eckart and Young 1936); where the student is
+    wider than the teacher, those of the teacher's whole space and zeros.
+
+    Args:
+        tensors: Samples [B, …, teacher width].
+        masks: For each, which positions count: [B, …] bool, or None for all.
+        width: The student's.
+
+    Returns:
+        [width, teacher width], float64, on the CPU.
+    """
+    moment = torch.zeros((), dtype=torch.float64)
+    for tensor, mask in zip(tensors, masks, strict=True):
+        rows = (tensor.flatten(0, -2) if mask is None else tensor[mask]).double().cpu()
+        moment = moment + rows.T @ rows
+    vectors = torch.linalg.eigh(moment).eigenvectors.flip(1).T
+    # An eigenvector's sign is arbitrary: let its largest entry be positive.
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    vectors = vectors * largest.sign()
+    padding = torch.zeros(max(width - len(vectors), 0), vectors.shape[1], dtype=torch.float64)
+    return torch.cat([vectors[:width], padding])
+
+
+def _key(layer: str) -> str:
+    """A layer's name as a key that torch's ModuleDict accepts."""
+    return layer.replace(".", "/")

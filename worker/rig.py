@@ -1,0 +1,90 @@
+"""What trains on one rank, from the engine up, put together before any round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from worker import assemble
+from worker.assemble import Models
+from worker.batches import fixed_batch
+from worker.data import DataModule
+from worker.engine import Engine, Ranks
+from worker.objective import Objective
+from worker.plan import Planner
+from worker.projection import Projections, principal_map
+from worker.proof import Proof
+from worker.recipe import Recipe
+from worker.shapes import Widths, compare
+from worker.student import Student
+from worker.teacher import Teacher
+
+COMPARED_ROWS = 2
+"""Rows of the first look at both models, on the CPU."""
+MAP_BATCHES = 4
+"""Training batches from which the boundary projections are computed."""
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The parts, wired up."""
+
+    data: DataModule
+    objective: Objective
+    planner: Planner
+    engine: Engine
+    teacher: Teacher
+    proof: Proof
+
+
+def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
+    """Wrap the student and prepare the dry step. Collective.
+
+    Raises:
+        RecipeError: Teacher, student and data do not fit each other.
+    """
+    torch.manual_seed(recipe.seed)
+    data = assemble.data(recipe)
+    planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
+    widths = compare(models, fixed_batch(data, data.train, 0, COMPARED_ROWS), forced=recipe.train == "forced")
+    projections = _projections(models, widths, data, ranks, recipe.data.batch_size)
+    objective = Objective(models.adapter, models.pairs, recipe.loss)
+    student = Student(models.student, objective, projections)
+    engine = Engine(
+        student,
+        student.owned(models.ownership.owned),
+        recipe.optimizer,
+        recipe.deepspeed,
+        micro_batch=recipe.data.batch_size,
+        total_steps=0,
+    )
+    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
+    size = recipe.data.batch_size
+    batches = [
+        engine.to_device(fixed_batch(data, data.train, (index * ranks.world + ranks.rank) * size, size))
+        for index in range(engine.accumulation)
+    ]
+    proof = Proof(models, ranks, engine, student, teacher, planner, batches)
+    return Rig(data, objective, planner, engine, teacher, proof)
+
+
+def _projections(models: Models, widths: Widths, data: DataModule, ranks: Ranks, size: int) -> Projections:
+    """The maps that these widths need, the same on every rank."""
+    if not widths.boundary:
+        return Projections(widths.hidden, {})
+    parts = [part.name for part in models.adapter.parts]
+    batches = [fixed_batch(data, data.train, index * size, size) for index in range(MAP_BATCHES)]
+    models.teacher.model.eval()
+    with torch.no_grad():
+        seen = [models.teacher.run(parts, batch).boundary for batch in batches]
+    maps = {
+        (part, name): principal_map(
+            [boundary[part][name] for boundary in seen],
+            [models.adapter.mask(part, name, batch) for batch in batches],
+            width,
+        )
+        for (part, name), width in widths.boundary.items()
+    }
+    # Eigenvectors of near-equal eigenvalues may differ between machines.
+    return Projections(widths.hidden, ranks.broadcast(maps))

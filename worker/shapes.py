@@ -1,0 +1,144 @@
+"""Teacher and student seen once on a few rows, before anything is wrapped: does every hook fire, and what fits what?"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from worker.assemble import Models
+from worker.errors import RecipeError
+from worker.models.base import Batch
+from worker.parted import Outputs, Parted
+from worker.projection import HiddenWidths
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Where student and teacher differ in the last dimension.
+
+    Attributes:
+        hidden: For student layers, by name.
+        boundary: The student's width of (module, boundary tensor).
+    """
+
+    hidden: dict[str, HiddenWidths] = field(default_factory=dict)
+    boundary: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def compare(models: Models, batch: Batch, *, forced: bool) -> Widths:
+    """Run both models in full on a small batch and see what they put out.
+
+    Args:
+        models: As assembled, on the CPU; they are left as they are.
+        batch: A few rows.
+        forced: Whether the student's modules are to read the teacher's boundary tensors.
+
+    Raises:
+        RecipeError: A hook does not fire, or shapes differ in more than the last dimension; names every fault.
+    """
+    student, teacher = (_outputs(parted, batch, who) for parted, who in models.both)
+    faults: list[str] = []
+    widths = Widths()
+    for module, pairs in models.pairs.items():
+        for ours, theirs in pairs:
+            missing = [
+                _silent(models, module, parted, layer, batch, who)
+                for (parted, who), layer, seen in zip(models.both, (ours, theirs), (student, teacher), strict=True)
+                if layer not in seen.hidden
+            ]
+            faults += missing
+            if not missing:
+                here, there = student.hidden[ours].shape, teacher.hidden[theirs].shape
+                if here[:-1] != there[:-1]:
+                    faults.append(_misfit(models, module, f"layer {ours}", here, f"layer {theirs}", there))
+                elif here != there:
+                    widths.hidden[ours] = HiddenWidths(module, here[-1], there[-1])
+    for module, name in _boundaries(models, student, forced):
+        there_tensor = teacher.boundary[module].get(name)
+        if there_tensor is None:
+            faults.append(f"{_arms(models, module)}: the teacher's {module} puts out no boundary tensor {name!r}")
+            continue
+        here, there = student.boundary[module][name].shape, there_tensor.shape
+        same_width = (module, name) == models.adapter.logits
+        if here[:-1] != there[:-1] or (same_width and here != there):
+            faults.append(_misfit(models, module, name, here, name, there, "nothing" if same_width else None))
+        elif here != there:
+            widths.boundary[module, name] = here[-1]
+    if faults:
+        raise RecipeError("the student cannot be distilled as the recipe says:\n  " + "\n  ".join(faults))
+    return widths
+
+
+def _outputs(parted: Parted, batch: Batch, who: str) -> Outputs:
+    """What a model puts out, in eval mode and without gradient."""
+    training = parted.model.training
+    parted.model.eval()
+    try:
+        with torch.no_grad():
+            return parted.run([part.name for part in parted.adapter.parts], batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
+        raise RecipeError(f"the {who} cannot run the data's batches ({shapes}): {error}") from error
+    finally:
+        parted.model.train(training)
+
+
+def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:
+    """The boundary tensors that are compared or, under teacher forcing, read."""
+    parts = models.adapter.parts
+    read = {name for part in parts for name in part.inputs or ()} if forced else set()
+    for part in parts:
+        for name in student.boundary[part.name]:
+            if part.name in read or name in part.matched or (part.name, name) == models.adapter.logits:
+                yield part.name, name
+
+
+def _silent(models: Models, module: str, parted: Parted, layer: str, batch: Batch, who: str) -> str:
+    with _calls(parted.model) as called:
+        _outputs(parted, batch, who)
+    near = difflib.get_close_matches(layer, called, n=3, cutoff=0.3)
+    return (
+        f"{_arms(models, module)}: the hook on the {who}'s {layer} did not fire: the forward pass does not call that "
+        f"module; the nearest that it calls are {', '.join(near) or 'none'}"
+    )
+
+
+@contextmanager
+def _calls(model: nn.Module) -> Iterator[list[str]]:
+    """Names of the modules that are called within the block."""
+    called: list[str] = []
+
+    def note(name: str) -> object:
+        return lambda *_: called.append(name)
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _misfit(
+    models: Models,
+    module: str,
+    ours: str,
+    here: torch.Size,
+    theirs: str,
+    there: torch.Size,
+    may_differ: str | None = None,
+) -> str:
+    return (
+        f"{_arms(models, module)}: the student's {ours} of {module} puts out {list(here)} and the teacher's {theirs} "
+        f"{list(there)}; {may_differ or 'only the last dimension'} may differ"
+    )
+
+
+def _arms(models: Models, module: str) -> str:
+    arms = [arm for arm, members in models.arms.items() if module in members]
+    return f"arm {', '.join(arms)}" if arms else f"module {module}"
