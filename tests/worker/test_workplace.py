@@ -12,7 +12,7 @@ import pytest
 from tests.launch import ROOT
 from worker import recipe as recipes
 from worker.errors import WorkerError
-from worker.workplace import RECIPE_FILE, Workplace
+from worker.workplace import Workplace, kept_recipe
 
 RECIPE = recipes.read(recipes.BUILT_IN, {"rounds": 7, "policy": {"name": "round_robin"}})
 
@@ -33,7 +33,7 @@ def test_a_resumed_worker_is_the_same_worker_in_the_same_run_with_the_same_recip
     assert place.worker == (tmp_path / "out" / "worker-id").read_text().strip()
     assert re.fullmatch("[0-9a-f]{16}", place.worker)
     assert (place.run, place.joined, place.found) == ("r", True, None)
-    again = recipes.read(tmp_path / "out" / RECIPE_FILE, {})
+    again = kept_recipe(tmp_path / "out")
     assert again == RECIPE
     assert again.directory == recipes.BUILT_IN.parent, "relative paths still start at the recipe's own folder"
 
@@ -47,8 +47,9 @@ def test_a_directory_is_one_workers_and_one_processes(tmp_path: Path) -> None:
 
 
 def test_where_there_is_nothing_to_resume_a_sentence_says_so(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="holds no worker's output: there is nothing to resume"):
-        Workplace.again(tmp_path)
+    for look in (kept_recipe, Workplace.again):
+        with pytest.raises(WorkerError, match="holds no worker's output: there is nothing to resume"):
+            look(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(WorkerError, match=r"has ended, and its student is there; nothing is left to resume"):
         Workplace.again(tmp_path)
