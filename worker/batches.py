@@ -1,6 +1,11 @@
 """This rank's stream of training batches: endless, and a pure function of seed and position."""
 
+import atexit
+import multiprocessing
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -41,7 +46,34 @@ def training_batches(
         collate_fn=data.collate,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    if not workers:
+        return iter(loader)
+    with _deaf_children():
+        return iter(loader)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started within, and their children, hear neither SIGTERM nor Ctrl-C.
+
+    Both reach every process of a job, and this one must be able to finish its step and save. Signals that are blocked
+    here stay so in children.
+    """
+    # It unblocks both signals after it has started; so it must be there before.
+    resource_tracker.ensure_running()
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    # A loader ends with its iterator. Where an error has kept that alive, the interpreter would send SIGTERM, and wait.
+    atexit.register(_kill_children)
+
+
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def fixed_batch(data: DataModule, rows: Rows, first: int, size: int) -> Batch:

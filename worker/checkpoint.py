@@ -107,7 +107,9 @@ class Checkpoints:
                 f"now there are {self.ranks.world} (launch it with --num_accelerators {ranks})"
             )
         common = engine.load(self.directory / name / "engine")
-        return LoopState.of(common, tensor_file.read(self.directory / name / self._own_file))
+        state = LoopState.of(common, tensor_file.read(self.directory / name / self._own_file))
+        state.rows = [{term: value.to(self.ranks.device) for term, value in row.items()} for row in state.rows]
+        return state
 
     @property
     def _own_file(self) -> str:

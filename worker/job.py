@@ -33,7 +33,7 @@ from worker.proof_report import report
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
-from worker.workplace import RECIPE_FILE, Workplace
+from worker.workplace import Workplace, kept_recipe
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     leads = int(os.environ.get("RANK", "0")) == 0
     if arguments.resume:
-        recipe = recipes.read(arguments.resume / RECIPE_FILE, {})
+        recipe = kept_recipe(arguments.resume)
     else:
         recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
     models = assemble.models(recipe)

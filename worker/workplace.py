@@ -1,4 +1,4 @@
-"""A worker's output directory, and who the worker is: both outlive its processes. Used on rank 0 only."""
+"""A worker's output directory, and who the worker is: both outlive its processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Workplace:
-    """An output directory that this process works in, and no other.
+    """An output directory that this process works in, and no other. Rank 0 alone has one.
 
     Attributes:
         run: The run's name.
@@ -97,6 +97,17 @@ class Workplace:
         named = json.loads((directory / RUN_FILE).read_text(encoding="ascii"))
         worker = (directory / ID_FILE).read_text(encoding="ascii").strip()
         return cls(directory, named["run"], named["joined"], worker, Journal(directory / JOURNAL_FILE), found)
+
+
+def kept_recipe(directory: Path) -> Recipe:
+    """The recipe that the worker of a directory was started with; for every rank.
+
+    Raises:
+        WorkerError: There is none, because no worker was.
+    """
+    if not (directory / RECIPE_FILE).exists():
+        raise WorkerError(f"{directory} holds no worker's output: there is nothing to resume")
+    return recipes.read(directory / RECIPE_FILE, {})
 
 
 def _lock(directory: Path) -> None:

@@ -22,9 +22,9 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(
     stage: int, ranks: int, tmp_path: Path, address: str
 ) -> None:
     recipe, run = tmp_path / "recipe.yaml", f"rotten-{stage}"
-    batch_size = RECIPE["data"]["batch_size"]  # type: ignore[index]
+    batch_size = RECIPE["data"]["batch_size"]
     changes = {
-        "data": {"name": "rotten", "batch_size": batch_size,
+        "data": {"name": "tests.integration.rotten:rotten", "batch_size": batch_size,
                  "options": {"rows": STEPS * ranks * batch_size, "rounds": ROTTEN}},
         # Both read images, the second one as the teacher's tokens.
         "arms": {"eyes": ["image"], "reader": ["multimodal"]},
@@ -37,7 +37,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(
     }  # fmt: skip
     recipe.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
     output = deepspeed(
-        "tests/worker/jobs/rotten.py", "--bandit-addr", address, "--recipe", str(recipe), "--run", run,
+        "worker/train.py", "--bandit-addr", address, "--recipe", str(recipe), "--run", run,
         "--output-dir", str(tmp_path / "out"), ranks=ranks, status=1,
     )  # fmt: skip
     last = ROTTEN[-1]

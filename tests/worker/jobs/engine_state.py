@@ -1,12 +1,13 @@
 """Run by DeepSpeed's launcher: trains a small CoCa twice, once straight through and once with rounds that diverge and
 are taken back, and with a new engine that goes on from files in the middle of a round. Both must end alike.
 
-    deepspeed tests/worker/jobs/engine_state.py STAGE DIRECTORY
+    deepspeed tests/worker/jobs/engine_state.py DIRECTORY STAGE...
 
-Prints one JSON line per type from rank 0.
+Prints one JSON line per ZeRO stage and type from rank 0.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ class Job:
         return self._plan(number).trained
 
     def step(self, number: int, step: int, *, rotten: bool = False) -> float:
-        """One step of a round; returns its loss. A rotten step sees pixels and words that are not there."""
+        """One step of a round; returns its loss. A rotten step's targets are not numbers."""
         plan = self._plan(number)
         self.engine.activate(plan.trained)
         data = self.engine.to_device(batch(3 * number + step, self.ranks.rank))
@@ -129,18 +130,19 @@ def compare(where: str, one: tuple, other: tuple, faults: list[str]) -> None:  #
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("stage", type=int)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("stages", type=int, nargs="+")
     parser.add_argument("--local_rank", type=int)
     arguments = parser.parse_args()
     ranks = Ranks()
-    for dtype in ("fp32", "bf16"):
+    for stage, dtype in itertools.product(arguments.stages, ("fp32", "bf16")):
         faults: list[str] = []
-        expected = straight(ranks, arguments.stage, dtype)
-        compare("at the end", expected, broken(ranks, arguments.stage, dtype, arguments.directory, faults), faults)
+        expected = straight(ranks, stage, dtype)
+        directory = arguments.directory / f"{stage}-{dtype}"
+        compare("at the end", expected, broken(ranks, stage, dtype, directory, faults), faults)
         everyones = ranks.collect(faults)
         if ranks.rank == 0:
-            print("CASE " + json.dumps({"dtype": dtype, "faults": everyones}), flush=True)
+            print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "faults": everyones}), flush=True)
     ranks.close()
 
 

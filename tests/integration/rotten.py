@@ -1,20 +1,12 @@
-"""Run by DeepSpeed's launcher: worker/train.py with one more data module, whose images are not numbers in some rounds.
+"""A data module whose images are not numbers in some rounds: ``data: {name: tests.integration.rotten:rotten, …}``."""
 
-deepspeed tests/worker/jobs/rotten.py --recipe FILE …      # data: {name: rotten, options: {rows: …, rounds: […]}}
-"""
-
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path.cwd())
+from torch.utils.data import Dataset
 
-from torch.utils.data import Dataset  # noqa: E402
-
-from worker.data import DATA_MODULES, Batch, Rows, build  # noqa: E402
-from worker.data.digits import DigitsData  # noqa: E402
-from worker.train import main  # noqa: E402
+from worker.data import Batch, Rows, build
+from worker.data.digits import DigitsData
 
 
 class RottenRows(Dataset[Batch]):
@@ -38,13 +30,8 @@ class RottenRows(Dataset[Batch]):
 
 
 def rotten(options: Mapping[str, Any]) -> DigitsData:
+    """The digits; ``rows`` of them are a round, and ``rounds`` are the rotten ones."""
     data = build("digits")
     assert isinstance(data, DigitsData)
     data.train = RottenRows(data.train, options["rows"], options["rounds"])  # type: ignore[assignment]
     return data
-
-
-DATA_MODULES["rotten"] = rotten
-
-if __name__ == "__main__":
-    sys.exit(main())

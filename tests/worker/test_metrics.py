@@ -1,0 +1,56 @@
+"""metrics.jsonl has every round once, whatever happened to its writers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from worker.metrics import Record, RoundRecord
+
+
+def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
+    return RoundRecord(
+        round=round,
+        arm=arm,
+        chosen_by="policy",
+        before=1.0,
+        after=after,
+        reward=None,
+        train_loss=math.nan if after is None else 0.7,
+        train_terms={},
+        probe_terms={},
+        evaluation=None,
+        steps=2,
+        step=2 * round,
+        seconds=1.0,
+        probe_seconds=0.1,
+    )
+
+
+def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
+    first = Record(tmp_path)
+    for round, arm in enumerate(("image", "text", "image", "text")):
+        first.add(played(round, arm, None if round == 1 else 0.5))
+    first.close()
+    path = tmp_path / "metrics.jsonl"
+    # Killed in the middle of a line.
+    path.write_bytes(path.read_bytes() + b'{"round": 4, "ar')
+
+    second = Record(tmp_path, first=3)
+    second.add(played(3, "text"))
+    second.add(played(4, "text"))
+    second.summarise({"run": "r"})
+    second.close()
+    assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == {"run": "r", "pulls": {"image": 2, "text": 3}, "diverged_rounds": 1}
+
+
+def test_a_torn_line_of_the_next_round_is_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 0, "arm": "text", "after": 0.5}\n{"rou')
+    record = Record(tmp_path, first=1)
+    record.add(played(1, "text"))
+    record.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1]
