@@ -152,9 +152,7 @@ def _first_rank(
         yield client, place
     finally:
         client.close()
-        if place.journal.bare:
-            # Nothing came of it, so whoever mends the address or the recipe may use the directory again.
-            place.clear()
+        place.clear()
 
 
 def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,21 +52,33 @@ class Workplace:
         """A directory for a new worker; one that holds nothing but an id gives it that id.
 
         Raises:
-            WorkerError: It holds a worker's output.
+            WorkerError: It holds a worker's output, or cannot be written to.
         """
         if (directory / JOURNAL_FILE).exists():
             raise WorkerError(
                 f"{directory} already holds a worker's output; choose another --output-dir, or go on with that worker: "
                 f"--resume {directory}"
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        _lock(directory)
-        recipes.write(recipe, directory / RECIPE_FILE)
-        identity = directory / ID_FILE
-        if not identity.read_text(encoding="ascii").strip():
-            identity.write_text(secrets.token_hex(8) + "\n", encoding="ascii")
-        (directory / RUN_FILE).write_text(json.dumps({"run": run, "joined": joined}) + "\n", encoding="ascii")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _lock(directory)
+            recipes.write(recipe, directory / RECIPE_FILE)
+            identity = directory / ID_FILE
+            if not identity.read_text(encoding="ascii").strip():
+                identity.write_text(secrets.token_hex(8) + "\n", encoding="ascii")
+            (directory / RUN_FILE).write_text(json.dumps({"run": run, "joined": joined}) + "\n", encoding="ascii")
+        except OSError as error:
+            raise WorkerError(f"--output-dir {directory} cannot be written to: {error.strerror}") from error
         return cls._at(directory, None)
+
+    def clear(self) -> None:
+        """Take back a start that nothing came of: whoever mends its cause may use the directory again."""
+        if not self.journal.bare or self.checkpoints.exists():
+            return
+        for name in (JOURNAL_FILE, RECIPE_FILE, RUN_FILE, ID_FILE):
+            (self.directory / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.directory.rmdir()
 
     def keep(self, recipe: Recipe) -> None:
         """Keep the recipe, now that its numbers are chosen, for a process that resumes this one."""
