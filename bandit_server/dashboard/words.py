@@ -5,16 +5,17 @@ from __future__ import annotations
 from protos.optima.v1 import bandit_pb2 as pb
 
 POLICIES = {
-    "optima": "Thompson sampling in which recent rewards decide: arms that paid lately are played more",
+    "optima": "recent rewards decide: arms that paid lately are played more; how much counts as recent is learned",
     "sliding_window_ts": "Thompson sampling on the last pulls of the run only",
     "uniform": "every arm with the same probability",
     "round_robin": "the arms in turn",
     "joint": "always all modules at once (layerwise distillation)",
 }
 OPTIONS = {
-    "exploration": "times the standard deviation",
+    "exploration": "standard deviations for being unknown",
     "memory": "of the weight is left to evidence after each later reward",
     "retry": "pulls per arm, after which an arm is tried again",
+    "settle": "pulls per arm, after which one that is new or promising is",
     "window": "pulls of the run count",
 }
 TRAIN = {

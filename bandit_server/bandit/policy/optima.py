@@ -14,6 +14,8 @@ from bandit_server.bandit.units import Units
 
 # How much longer an arm waits after each of its rewards.
 GROWTH = 3.0
+# How many rewards have shown an arm's course; after them it waits twice as long.
+KNOWN = 20
 # In standard deviations: how far above what was believed a promising reward is; how far below 0 a harmful arm.
 PROMISING = 0.5
 HARMFUL = 2.0
@@ -35,7 +37,7 @@ class Optima:
     Arms that were never tried come before that, in random order, and then whichever has waited too long: what a module
     pays can rise while nobody looks, and no posterior of old rewards says so. An arm with n rewards waits
 
-        min(retry, settle · 3^(n−1))       pulls of the run per arm,
+        min(retry, settle · 3^(n−1))       pulls of the run per arm, and 2·retry from its twentieth reward on,
 
     but no longer than `settle` if its last reward was better than believed, by half a standard deviation, and half of
     that if it is believed to do harm, by two: these are the arms that may be about to pay.
@@ -46,7 +48,7 @@ class Optima:
         arms: How many there are.
         exploration: How many standard deviations an arm is given for being unknown; 0 to 100.
         memory: How fast the evidence for hypotheses and noise is forgotten, per reward; in (0, 1).
-        retry: Pulls of the run, per arm, after which any arm is tried again; 0 for never.
+        retry: Pulls of the run, per arm, after which an arm is tried again; 0 for never.
         settle: The same for an arm that is new or promising; 0 for no sooner than others.
 
     Raises:
@@ -61,8 +63,8 @@ class Optima:
         *,
         exploration: float = 1.0,
         memory: float = 0.98,
-        retry: float = 30.0,
-        settle: float = 4.0,
+        retry: float = 20.0,
+        settle: float = 3.0,
     ) -> None:
         self._exploration = number("exploration", exploration, 0, 100)
         self._bank = Bank(arms, share("memory", memory))
@@ -88,7 +90,8 @@ class Optima:
             self._bank.rescale(shrink)
         surprise, above = self._bank.learn(number, arm, value)
         if self._retry:
-            wait = min(self._retry, self._settle * GROWTH ** min(self._bank.count[arm] - 1, 99))
+            count = self._bank.count[arm]
+            wait = min(self._retry, self._settle * GROWTH ** (count - 1)) if count < KNOWN else 2 * self._retry
             if surprise > PROMISING:
                 wait = min(wait, self._settle)
             if above < -HARMFUL:
