@@ -266,7 +266,7 @@ def test_eight_workers_do_not_all_jump_on_one_arm() -> None:
 
 def test_pulls_in_flight_make_an_uncertain_arm_less_likely_to_be_chosen() -> None:
     policy = made("optima", 2)
-    for number, (arm, reward) in enumerate([(0, 0.5), (0, 0.6), (0, 0.4), (0, 0.5), (1, 0.4)]):
+    for number, (arm, reward) in enumerate([(0, 0.5), (0, 0.6), (0, 0.4), (0, 0.5), (1, 0.45)]):
         policy.pulled(number, arm)
         policy.rewarded(number, arm, "w", reward)
 

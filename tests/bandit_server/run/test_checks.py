@@ -150,7 +150,7 @@ def test_what_a_spec_leaves_out_is_set_to_what_that_means() -> None:
         (spec_with_options({"memory": 1.0}), "spec.policy: option memory is 1; expected a number between 0 and 1"),
         (
             spec_with_options({"widnow": 5.0}),
-            "spec.policy: policy optima has no option 'widnow'; its options are memory",
+            "spec.policy: policy optima has no option 'widnow'; its options are exploration, memory, retry, settle",
         ),
         (spec_with_options({"memory": math.nan}), "spec.policy.options['memory'] is nan; expected a finite number"),
         (raw(tail=-0.1), "spec.tail is -0.1; expected a share of the rounds, in [0, 1]"),
