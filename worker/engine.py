@@ -144,10 +144,7 @@ class Engine:
             dist_init_required=False,
         )
         if self._engine.zero_optimization_partition_weights():
-            # What the model holds outside of its towers (a logit scale) is read by the wrapper's own forward, and by
-            # joint plans only: ZeRO 3 would find out in the middle of a step, which then has another trace.
-            for parameter in student.model.parameters(recurse=False):
-                deepspeed.zero.register_external_parameter(student, parameter)
+            _tell_who_reads_what(student)
         self._files = self._engine.checkpoint_engine = _Files()
 
     @property
@@ -286,6 +283,20 @@ class Engine:
             if dist.get_rank() != 0:
                 return {}
             return {name: _plain(tensor) for name, tensor in named if name in persistent}
+
+
+def _tell_who_reads_what(student: Student) -> None:
+    """Name the parameters that another module than their own reads in its forward.
+
+    ZeRO 3 would find out in the middle of a first step; the second then needs more than its trace says, and fails.
+    """
+    # What the model holds outside of its towers (a logit scale) is read by the wrapper.
+    for parameter in student.model.parameters(recurse=False):
+        deepspeed.zero.register_external_parameter(student, parameter)
+    for module in student.modules():
+        if isinstance(module, torch.nn.MultiheadAttention):
+            for parameter in module.out_proj.parameters():
+                deepspeed.zero.register_external_parameter(module, parameter)
 
 
 def _plain(tensor: Tensor) -> Tensor:

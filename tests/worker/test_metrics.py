@@ -24,7 +24,8 @@ def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
         steps=2,
         step=2 * round,
         seconds=1.0,
-        probe_seconds=0.1,
+        probe_seconds=0.25,
+        evaluate_seconds=0.0,
     )
 
 
@@ -44,11 +45,23 @@ def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
     second.close()
     assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary == {"run": "r", "pulls": {"image": 2, "text": 3}, "diverged_rounds": 1}
+    assert summary.pop("pulls") == {"image": 2, "text": 3}
+    assert summary == {
+        "run": "r",
+        "diverged_rounds": 1,
+        "train_seconds": 5.0,
+        "probe_seconds": 1.25,
+        "evaluate_seconds": 0.0,
+        "probe_share": 0.25,
+    }
 
 
 def test_a_torn_line_of_the_next_round_is_taken_out(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"round": 0, "arm": "text", "after": 0.5}\n{"rou')
+    first = Record(tmp_path)
+    first.add(played(0, "text"))
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as lines_file:
+        lines_file.write('{"rou')
     record = Record(tmp_path, first=1)
     record.add(played(1, "text"))
     record.close()

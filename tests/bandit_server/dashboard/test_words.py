@@ -22,7 +22,7 @@ def test_every_setting_of_a_run_is_told() -> None:
         rounds=1200,
     )
     words = dict(options_in_words(spec))
-    assert words["Policy"].startswith("optima: Thompson sampling")
+    assert words["Policy"].startswith("optima: recent rewards decide")
     assert words["Options"] == "unheard: 0.98; window: 30 pulls of the run count"
     assert words["Reward"].startswith("absolute")
     assert words["Reward"].endswith("divided by the arm's relative cost in seconds")
