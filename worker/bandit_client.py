@@ -26,8 +26,6 @@ from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced,
 from worker.handover import Handover, Report
 from worker.journal import Journal, Pull
 
-__all__ = ["BanditClient", "Joined", "Pull", "Reported"]
-
 OPTIONS: list[tuple[str, int]] = [
     # A server that is back is found within this long.
     ("grpc.initial_reconnect_backoff_ms", 100),
