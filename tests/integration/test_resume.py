@@ -20,7 +20,7 @@ import yaml
 from tests.launch import ROOT, launch
 from tests.server_process import ServerProcess, eventually
 
-ROUNDS, STEPS = 8, 3
+ROUNDS, STEPS = 6, 3
 MODELS = ROOT / "deploy" / "models" / "digits-coca"
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -127,7 +127,7 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     straight, broken = jobs
     unbroken = straight.start()
     killed = broken.start()
-    where = [(2, random.randint(1, STEPS)), (4, random.randint(1, STEPS))]
+    where = [(1, random.randint(1, STEPS)), (3, random.randint(1, STEPS))]
     print("killed at", where[0], "asked to stop at", where[1])
 
     broken.reaches(killed, *where[0])
