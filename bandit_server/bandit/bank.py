@@ -112,7 +112,7 @@ class Bank:
                 blur = 1.0 + _OWN - _TIME * gap
                 spread = variance + blur
             error = reward - mean
-            surprise = float(error[likely]) / math.sqrt(float(spread[likely]) * self.noise(likely))
+            surprise = error.item(likely) / math.sqrt(spread.item(likely) * self.noise(likely))
             variance /= spread
             mean += variance * error
             if gap <= 0:
@@ -127,14 +127,14 @@ class Bank:
             self._weigh()
         self.count[arm] += 1
         self._last[arm] = max(number, self._last[arm])
-        return surprise, float(mean[likely]) / math.sqrt(float(variance[likely]) * self.noise(likely))
+        return surprise, mean.item(likely) / math.sqrt(variance.item(likely) * self.noise(likely))
 
     def _weigh(self) -> None:
         log = np.log(self._squares + self._floor)
         log *= self._steps
         log += self._logs
         self._likely = int(log.argmin())
-        log -= log[self._likely]
+        log -= log.item(self._likely)
         log *= -0.5
         self._weights = np.exp(log, out=log)
 
@@ -143,15 +143,15 @@ class Bank:
         """How probable each hypothesis is, [HYPOTHESES], summing to 1."""
         return np.asarray(self._weights / self._weights.sum())
 
-    def draw(self, shares: Floats) -> list[int]:
-        """Hypotheses drawn by their weights, one for each of these numbers, uniform in [0, 1)."""
+    def draw(self, share: float) -> int:
+        """A hypothesis drawn by its weight with a number that is uniform in [0, 1)."""
         reached = np.add.accumulate(self._weights)
-        return [min(at, HYPOTHESES - 1) for at in reached.searchsorted(shares * reached[-1], side="right").tolist()]
+        return min(int(reached.searchsorted(share * reached.item(-1), "right")), HYPOTHESES - 1)
 
     def noise(self, hypothesis: int) -> float:
         """σ² under a hypothesis; above 0. Before any arm has two rewards: the arms' spread."""
         if self._steps:
-            return (float(self._squares[hypothesis]) + self._floor) / self._steps
+            return (self._squares.item(hypothesis) + self._floor) / self._steps
         seen = self._mean[[count > 0 for count in self.count], 0]
         return (float(seen.var()) if len(seen) else 0.0) + self._floor
 

@@ -120,7 +120,8 @@ class Optima:
         if in_flight or count > 1:
             flying = np.bincount(np.asarray(in_flight, dtype=np.intp), minlength=len(self._pulled)).astype(float)
         chosen = []
-        for ahead, hypothesis in enumerate(self._bank.draw(rng.random(count))):
+        for ahead in range(count):
+            hypothesis = self._bank.draw(rng.random())
             mean, variance = self._bank.predict(self._now + ahead, hypothesis)
             if flying is not None:
                 variance /= 1 + flying * variance
