@@ -122,7 +122,7 @@ class Bank:
             self._squares *= self._memory
             self._squares += error
             self._logs *= self._memory
-            self._logs += np.log(spread)
+            self._logs += np.log(spread, out=spread)
             self._steps = self._steps * self._memory + 1.0
             self._weigh()
         self.count[arm] += 1
@@ -130,7 +130,8 @@ class Bank:
         return surprise, mean.item(likely) / math.sqrt(variance.item(likely) * self.noise(likely))
 
     def _weigh(self) -> None:
-        log = np.log(self._squares + self._floor)
+        log = self._squares + self._floor
+        np.log(log, out=log)
         log *= self._steps
         log += self._logs
         self._likely = int(log.argmin())
@@ -166,10 +167,17 @@ class Bank:
         mean, variance = self._mean[:, hypothesis], self._variance[:, hypothesis]
         if shared:
             change = np.exp(gap * shared)
-            mean, variance = mean * change, variance * (change * change)
+            mean = mean * change
+            change *= change
+            variance = variance * change
         else:
-            mean = mean.copy()
-        variance = variance + (gap * time + own)
+            mean, variance = mean.copy(), variance.copy()
+        if time:
+            gap *= time
+            gap += own
+            variance += gap
+        else:
+            variance += own
         self._fill(mean, variance)
         return mean, variance
 

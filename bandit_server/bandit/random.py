@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+_WORDS = np.dtype("<u8")
+
 
 class Randomness:
     """The random numbers of every choice of a run: Philox (Salmon et al., SC 2011), keyed by what names the choice.
@@ -25,6 +27,6 @@ class Randomness:
         named = f"{self.seed}/{round}/{worker}".encode()
         key = hashlib.blake2b(named, digest_size=16).digest()
         # Setting the key is several times faster than making a generator.
-        self._state["state"]["key"] = np.frombuffer(key, dtype="<u8")
+        self._state["state"]["key"] = np.frombuffer(key, _WORDS)
         self._philox.state = self._state
         return self._generator

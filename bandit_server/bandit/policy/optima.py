@@ -125,8 +125,10 @@ class Optima:
             mean, variance = self._bank.predict(self._now + ahead, hypothesis)
             if flying is not None:
                 variance /= 1 + flying * variance
-            variance *= self._bank.noise(hypothesis)
-            bound = np.maximum(mean, 0.0) + self._exploration * np.sqrt(variance)
+            # Both arrays are ours: a new one for each step would take longer than the step.
+            variance *= self._bank.noise(hypothesis) * self._exploration**2
+            bound = np.maximum(mean, 0.0, out=mean)
+            bound += np.sqrt(variance, out=variance)
             arm = int(bound.argmax()) if len(active) == len(bound) else max(active, key=bound.__getitem__)
             chosen.append(arm)
             if flying is not None:
