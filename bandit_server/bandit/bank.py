@@ -69,7 +69,7 @@ class Bank:
         self._mean = np.zeros((arms, HYPOTHESES))
         self._variance = np.ones((arms, HYPOTHESES))
         # Of each arm, the number of the pull that was rewarded last.
-        self._last = np.zeros(arms)
+        self._last = [0] * arms
         self._squares = np.zeros(HYPOTHESES)
         self._logs = np.zeros(HYPOTHESES)
         self._steps = 0.0
@@ -98,7 +98,7 @@ class Bank:
             self._floor = (_ROUNDING * self._largest) ** 2 or _LEAST
         likely, surprise = self._likely, 0.0
         mean, variance = self._mean[arm], self._variance[arm]
-        gap = number - int(self._last[arm])
+        gap = number - self._last[arm]
         if not self.count[arm]:
             mean[:] = reward
         else:
@@ -156,48 +156,39 @@ class Bank:
         seen = self._mean[[count > 0 for count in self.count], 0]
         return (float(seen.var()) if len(seen) else 0.0) + self._floor
 
-    def predict(self, now: int, hypothesis: int) -> tuple[Floats, Floats]:
+    def predict(self, now: int, hypothesis: int) -> tuple[list[float], list[float]]:
         """Mean of each arm's reward at pull `now`, and its variance in units of σ², both [arms].
 
         `now` is later than every pull rewarded so far. Arms without rewards are as the average of the others, and as
         uncertain as one reward leaves an arm.
         """
         own, time, shared = _NUMBERS[hypothesis]
-        gap = now - self._last
-        mean, variance = self._mean[:, hypothesis], self._variance[:, hypothesis]
-        if shared:
-            change = np.exp(gap * shared)
-            mean = mean * change
-            change *= change
-            variance = variance * change
-        else:
-            mean, variance = mean.copy(), variance.copy()
-        if time:
-            gap *= time
-            gap += own
-            variance += gap
-        else:
-            variance += own
-        self._fill(mean, variance)
-        return mean, variance
+        means, variances = self._mean[:, hypothesis].tolist(), self._variance[:, hypothesis].tolist()
+        for arm, last in enumerate(self._last):
+            gap = now - last
+            if shared:
+                change = math.exp(gap * shared)
+                means[arm] *= change
+                variances[arm] *= change * change
+            variances[arm] += gap * time + own
+        if 0 in self.count:
+            seen = [mean for mean, count in zip(means, self.count, strict=True) if count]
+            for arm, count in enumerate(self.count):
+                if not count:
+                    means[arm], variances[arm] = (sum(seen) / len(seen) if seen else 0.0), 1.0
+        return means, variances
 
     def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""
         weights = self.weights
         noise = np.array([self.noise(hypothesis) for hypothesis in range(HYPOTHESES)])
-        gap = (now - self._last)[:, None]
+        gap = (now - np.array(self._last))[:, None]
         change = np.exp(_LOG_SHARED * gap)
         means, variances = self._mean * change, self._variance * change * change + (_OWN + _TIME * gap)
-        self._fill(means, variances)
+        seen = np.array(self.count) > 0
+        means[~seen] = means[seen].mean(axis=0) if seen.any() else 0.0
+        variances[~seen] = 1.0
         mean = means @ weights
         variance = (variances * noise + (means - mean[:, None]) ** 2) @ weights
         count = np.minimum((1 / variances) @ weights, self.count)
         return mean, np.sqrt(variance), count
-
-    def _fill(self, mean: Floats, variance: Floats) -> None:
-        """See `predict`; by arm, [arms] or [arms, hypotheses]."""
-        if 0 in self.count:
-            unseen = [not count for count in self.count]
-            seen = [count > 0 for count in self.count]
-            mean[unseen] = mean[seen].mean(axis=0) if any(seen) else 0.0
-            variance[unseen] = 1.0

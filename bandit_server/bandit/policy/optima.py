@@ -9,7 +9,7 @@ import numpy as np
 
 from bandit_server.bandit.bank import Bank
 from bandit_server.bandit.policy.options import number, share
-from bandit_server.bandit.posterior import ArmPosterior, Floats, gaussian
+from bandit_server.bandit.posterior import ArmPosterior, gaussian
 from bandit_server.bandit.units import Units
 
 # How much longer an arm waits after each of its rewards.
@@ -116,23 +116,23 @@ class Optima:
         return arms
 
     def _best(self, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
-        flying: Floats | None = None
-        if in_flight or count > 1:
-            flying = np.bincount(np.asarray(in_flight, dtype=np.intp), minlength=len(self._pulled)).astype(float)
+        flying = [0] * len(self._pulled)
+        for arm in in_flight:
+            flying[arm] += 1
         chosen = []
         for ahead in range(count):
             hypothesis = self._bank.draw(rng.random())
-            mean, variance = self._bank.predict(self._now + ahead, hypothesis)
-            if flying is not None:
-                variance /= 1 + flying * variance
-            # Both arrays are ours: a new one for each step would take longer than the step.
-            variance *= self._bank.noise(hypothesis) * self._exploration**2
-            bound = np.maximum(mean, 0.0, out=mean)
-            bound += np.sqrt(variance, out=variance)
-            arm = int(bound.argmax()) if len(active) == len(bound) else max(active, key=bound.__getitem__)
-            chosen.append(arm)
-            if flying is not None:
-                flying[arm] += 1
+            means, variances = self._bank.predict(self._now + ahead, hypothesis)
+            noise = self._bank.noise(hypothesis) * self._exploration**2
+            # A few arms: plain numbers take half the time of arrays.
+            best, highest = -1, -math.inf
+            for arm in active:
+                variance = variances[arm]
+                bound = max(means[arm], 0.0) + math.sqrt(variance / (1 + flying[arm] * variance) * noise)
+                if bound > highest:
+                    best, highest = arm, bound
+            chosen.append(best)
+            flying[best] += 1
         return chosen
 
     def posterior(self) -> list[ArmPosterior]:
