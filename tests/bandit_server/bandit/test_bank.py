@@ -102,7 +102,7 @@ def test_an_average_over_hypotheses_is_their_mixture() -> None:
     bank = learned(rewarded(60, seed=2))
     mean, sd, count = bank.averaged(70)
     weights, noise = bank.weights, [bank.noise(at) for at in range(HYPOTHESES)]
-    told = [bank.predict(70, at) for at in range(HYPOTHESES)]
+    told = [np.array(bank.predict(70, at)) for at in range(HYPOTHESES)]
     expected = sum(w * m for w, (m, _) in zip(weights, told, strict=True))
     second = sum(w * (v * n + m**2) for w, n, (m, v) in zip(weights, noise, told, strict=True))
     assert mean == pytest.approx(expected)
