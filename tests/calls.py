@@ -84,7 +84,7 @@ def told(stub: BanditStub, run: str) -> pb.RunSummary:
 def history(stub: BanditStub, run: str) -> list[pb.Event]:
     """All events of the run."""
     events: list[pb.Event] = []
-    watching = stub.WatchRun(pb.WatchRunRequest(run=run), timeout=20)
+    watching = stub.WatchRun(pb.WatchRunRequest(run=run), timeout=20, wait_for_ready=True)
     for batch in watching:
         events.extend(batch.events)
         if batch.live:

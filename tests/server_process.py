@@ -17,6 +17,7 @@ import psutil
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
+from tests.calls import history
 from tests.launch import ROOT, free_port
 
 
@@ -115,14 +116,7 @@ class ServerProcess:
 def events_of(address: str, name: str) -> list[pb.Event]:
     """The history of a run on the server at the address."""
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        stream = BanditStub(channel).WatchRun(pb.WatchRunRequest(run=name), timeout=20, wait_for_ready=True)
-        events: list[pb.Event] = []
-        for batch in stream:
-            events.extend(batch.events)
-            if batch.live:
-                stream.cancel()
-                break
-    return events
+        return history(BanditStub(channel), name)
 
 
 def reports_of(address: str, name: str) -> list[pb.RewardReported]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import redis
 
+from tests.server_process import eventually
+
 
 class RedisServer:
     """A `redis-server` process with an append-only file, on a unix socket; to be killed, frozen and started again.
@@ -82,16 +84,8 @@ def redis_server(directory: Path) -> Iterator[str]:
         server.stop()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Return once the condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
-
-
 async def soon(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """As `eventually`, while the event loop goes on."""
+    """As `eventually` (server_process.py), while the event loop goes on."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.launch import free_port
+from tests.server_process import eventually
 from worker.bandit_client import BanditClient, Joined
 from worker.errors import BanditRefused, BanditUnreachable, Fenced
 from worker.journal import Journal
@@ -35,13 +35,6 @@ def spec(policy: str = "optima", seed: int = 7) -> pb.RunSpec:
 
 def measured(after: float) -> pb.Measurement:
     return pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=after, steps=1, seconds=0.1)
-
-
-def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.02)
 
 
 RUNS = itertools.count()

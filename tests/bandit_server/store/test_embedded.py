@@ -22,7 +22,8 @@ from bandit_server.store.base import Head
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
 from tests.launch import ROOT
-from tests.stores import answers, connected, eventually, process_id, send, soon, store_processes
+from tests.server_process import eventually
+from tests.stores import answers, connected, process_id, send, soon, store_processes
 
 
 @contextlib.asynccontextmanager
