@@ -57,39 +57,42 @@ def replica(url: str) -> Server:
 
 
 def test_a_run_goes_on_behind_the_balancer_when_a_replica_goes(tmp_path: Path) -> None:
-    with redis_server(tmp_path / "redis") as url, replica(url) as one, replica(url) as two:
-        with nginx(tmp_path, one.address, two.address) as address, connected(address) as stub:
-            player = Player(stub, "r")
-            watching = stub.WatchRun(pb.WatchRunRequest(run="r"), timeout=60)
-            assert next(watching).run.version == 2
-            player.play(range(10))
-            seen = 2
-            while seen < 22:
-                seen = next(watching).run.version
-            watching.cancel()
-            one.stop()
-            # What was in progress there is for its caller to try again; what comes goes to the one that is left.
-            player.play(range(10, 20))
-            rounds = [e.reward_reported.pull.round for e in history(stub, "r") if e.HasField("reward_reported")]
-            assert rounds == list(range(20))
-            two.stop()
-            with pytest.raises(grpc.RpcError) as caught:
-                told(stub, "r")
-            assert isinstance(caught.value, grpc.Call)
-            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, "the worker tries again"
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(redis_server(tmp_path / "redis"))
+        one, two = stack.enter_context(replica(url)), stack.enter_context(replica(url))
+        stub = stack.enter_context(connected(stack.enter_context(nginx(tmp_path, one.address, two.address))))
+        player = Player(stub, "r")
+        watching = stub.WatchRun(pb.WatchRunRequest(run="r"), timeout=60)
+        assert next(watching).run.version == 2
+        player.play(range(10))
+        seen = 2
+        while seen < 22:
+            seen = next(watching).run.version
+        watching.cancel()
+        one.stop()
+        # What was in progress there is for its caller to try again; what comes goes to the one that is left.
+        player.play(range(10, 20))
+        rounds = [e.reward_reported.pull.round for e in history(stub, "r") if e.HasField("reward_reported")]
+        assert rounds == list(range(20))
+        two.stop()
+        with pytest.raises(grpc.RpcError) as caught:
+            told(stub, "r")
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, "the worker tries again"
 
 
 def test_a_refusal_comes_through_the_balancer_whole(tmp_path: Path) -> None:
-    with redis_server(tmp_path / "redis") as url, replica(url) as one:
-        with nginx(tmp_path, one.address) as address, connected(address) as stub:
-            player = Player(stub, "r")
-            arm = player.select(0).pull.arm
-            player.report(0, arm, 0.75)
-            with pytest.raises(grpc.RpcError) as caught:
-                player.report(0, arm, 0.5)
-            assert isinstance(caught.value, grpc.Call)
-            assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
-            assert "optima-stored-report-bin" in dict(caught.value.trailing_metadata() or ())
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(replica(stack.enter_context(redis_server(tmp_path / "redis"))))
+        stub = stack.enter_context(connected(stack.enter_context(nginx(tmp_path, one.address))))
+        player = Player(stub, "r")
+        arm = player.select(0).pull.arm
+        player.report(0, arm, 0.75)
+        with pytest.raises(grpc.RpcError) as caught:
+            player.report(0, arm, 0.5)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+        assert "optima-stored-report-bin" in dict(caught.value.trailing_metadata() or ())
 
 
 class Compose(yaml.SafeLoader):
