@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from bandit_server import runs
 from bandit_server.bandit import memory
 from bandit_server.run import worker as run_worker
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import point, summary
 from bandit_server.store import keys
-from bandit_server.store.embedded import EmbeddedValkey
 from protos.optima.v1 import bandit_pb2 as pb
+from tests.bandit_server.conftest import Valkey
 from tests.bandit_server.model import FALLBACK, POLICY, TAIL, Expected, Model, nothing
 from tests.bandit_server.replica import Fate, FickleStore, Refused, Replica
 from tests.calls import ARMS, measured, spec
@@ -53,7 +52,7 @@ class Histories(RuleBasedStateMachine):
         self.model = Model(ARMS)
         self.fold = RunState(self.run)
         self.events: list[pb.Event] = []
-        self.replicas = [Replica(FickleStore(self.url, deadline=30)) for _ in range(2)]
+        self.replicas = [Replica(FickleStore(self.url, deadline=60)) for _ in range(2)]
         self.client = redis.Redis.from_url(self.url)
         # The processes of each worker, oldest first, and the last request of each.
         self.processes: dict[str, list[pb.Caller]] = {}
@@ -132,7 +131,7 @@ class Histories(RuleBasedStateMachine):
             assert not expected.stores
             if expected.pull is not None:
                 expected.duplicate = answer.duplicate
-            self.compare(asked, expected, answer)
+            self.compare(asked, expected, answer, at_once=True)
         if worker == other and not isinstance(answers[0], Refused) and not answers[0].finished:
             assert sorted(answer.duplicate for answer in answers) == [False, True]
         self.agree()
@@ -201,6 +200,7 @@ class Histories(RuleBasedStateMachine):
             else:
                 nothing(events)
         else:
+            assert (answer.status if isinstance(answer, Refused) else "OK") == expected.status, answer
             expected.commit(self.appended())
             self.compare(request, expected, answer)
             if fate != "answer lost" and not isinstance(answer, Refused):
@@ -221,18 +221,16 @@ class Histories(RuleBasedStateMachine):
                 return self.model.pause(request)
         return self.model.finish()
 
-    def compare(self, request: Any, expected: Expected, answer: Any) -> None:
+    def compare(self, request: Any, expected: Expected, answer: Any, at_once: bool = False) -> None:
         """The answer is what it must be; the model has taken the call in."""
         if isinstance(answer, Refused):
-            assert answer.status == expected.status, answer
             if expected.status == "ALREADY_EXISTS":
                 stored = pb.RewardReported.FromString(answer.metadata["optima-stored-report-bin"])  # type: ignore[arg-type]
                 assert expected.pull is not None
                 assert stored.measurement == expected.pull.measurement
             return
-        assert expected.status == "OK", f"{request} was answered"
         version = answer.run.version if hasattr(answer, "run") else answer.version
-        assert version == self.model.version, "an answer knows all that was stored before it"
+        assert at_once or version == self.model.version, "an answer knows all that was stored before it"
         match answer:
             case pb.CreateRunResponse():
                 assert answer.created == expected.created
@@ -292,27 +290,17 @@ def remembered(state: RunState) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An embedded Valkey, and the event loop in which it is looked after."""
-    directory: Path = tmp_path_factory.mktemp("histories")
-    with asyncio.Runner() as runner:
-        valkey = EmbeddedValkey(directory)
-        runner.run(valkey.start())
-        try:
-            Histories.runner, Histories.url = runner, valkey.url
-            yield
-        finally:
-            runner.run(valkey.stop())
-
-
-@pytest.mark.usefixtures("store")
-def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Histories.runner, Histories.url = valkey.runner, valkey.url
     monkeypatch.setattr(run_worker, "ROUNDS_AT_HAND", ROUNDS_AT_HAND)
+    # However busy the machine is: whether a call is in time is no part of this.
+    monkeypatch.setattr(runs, "DEADLINE", 60.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=50,
             derandomize=True,
             database=None,
