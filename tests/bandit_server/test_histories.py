@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from bandit_server import runs
 from bandit_server.bandit import memory
@@ -29,15 +30,17 @@ from tests.calls import ARMS, measured, spec
 ROUNDS_AT_HAND = 4
 RUNS = itertools.count()
 
-workers = st.sampled_from(["a", "b", "c"])
+WORKERS = ["a", "b", "c"]
+BACKS = [0, 0, 0, 0, 1, 2, 5, 7]
+FATES: list[Fate] = ["arrives", "arrives", "arrives", "answer lost", "store unanswered", "store unheard"]
+HOWS = ["told", "told", "told", "same arm", "another arm", "tail", "diverged", "joint", "not told", "numbers"]
+WHICH = ["open", "open", "next", "back"]
+
+workers = st.sampled_from(WORKERS)
 replicas = st.sampled_from([0, 1])
-backs = st.sampled_from([0, 0, 0, 0, 1, 2, 5, 7])
-fates: st.SearchStrategy[Fate] = st.sampled_from(
-    ["arrives", "arrives", "arrives", "answer lost", "store unanswered", "store unheard"]  # type: ignore[arg-type]
-)
-hows = st.sampled_from(
-    ["told", "told", "told", "same arm", "another arm", "tail", "diverged", "joint", "not told", "numbers"]
-)
+backs = st.sampled_from(BACKS)
+fates: st.SearchStrategy[Fate] = st.sampled_from(FATES)
+hows = st.sampled_from(HOWS)
 
 
 class Histories(RuleBasedStateMachine):
@@ -70,6 +73,12 @@ class Histories(RuleBasedStateMachine):
             self.runner.run(replica.store.close())
         self.client.close()
 
+    @initialize(replica=replicas, fate=fates)
+    def begin(self, replica: int, fate: Fate) -> None:
+        """Two workers, the first of which creates the run."""
+        self.start("a", replica, fate)
+        self.start("b", 1 - replica, "arrives")
+
     @rule(worker=workers, replica=replicas, fate=fates)
     def start(self, worker: str, replica: int, fate: Fate) -> None:
         """A new process of the worker."""
@@ -77,19 +86,30 @@ class Histories(RuleBasedStateMachine):
         self.processes.setdefault(worker, []).append(caller)
         self.call(replica, "CreateRun", pb.CreateRunRequest(caller=caller, spec=spec()), fate)
 
+    @rule(worker=workers, played=st.lists(st.tuples(replicas, replicas), min_size=1, max_size=3))
+    def play(self, worker: str, played: list[tuple[int, int]]) -> None:
+        """Rounds that nothing befalls; each call goes to whichever replica."""
+        if caller := self.newest(worker):
+            for selects, reports in played:
+                round = self.model.frontier(worker)
+                self.call(selects, "SelectArm", pb.SelectArmRequest(caller=caller, round=round), "arrives")
+                self.call(reports, "ReportReward", self.reported(caller, round, "told", 0), "arrives")
+
     @rule(worker=workers, replica=replicas, back=backs, fate=fates)
     def select(self, worker: str, replica: int, back: int, fate: Fate) -> None:
         if caller := self.newest(worker):
             round = max(0, self.model.frontier(worker) - back)
             self.call(replica, "SelectArm", pb.SelectArmRequest(caller=caller, round=round), fate)
 
-    @rule(worker=workers, replica=replicas, back=backs, fate=fates, how=hows, loss=st.integers(1, 60))
-    def report(self, worker: str, replica: int, back: int, fate: Fate, how: str, loss: int) -> None:
+    @rule(worker=workers, replica=replicas, which=st.sampled_from(WHICH), back=backs,
+          fate=fates, how=hows, loss=st.integers(1, 60))  # fmt: skip
+    def report(self, worker: str, replica: int, which: str, back: int, fate: Fate, how: str, loss: int) -> None:
+        """Of a round that is open, one that has not begun here as the worker chose itself, or any before."""
         if caller := self.newest(worker):
-            begun = self.model.frontier(worker) - 1
-            # A round that the worker chose itself may not have begun here.
-            round = max(0, begun - back + (how in ("another arm", "tail", "diverged") and loss % 2))
-            self.call(replica, "ReportReward", self.reported(caller, round, how, loss), fate)
+            next_round = self.model.frontier(worker)
+            open_rounds = [r for (who, r), pull in self.model.rounds.items() if who == worker and not pull.measurement]
+            round = {"open": max(open_rounds, default=next_round), "next": next_round}.get(which, next_round - 1 - back)
+            self.call(replica, "ReportReward", self.reported(caller, max(0, round), how, loss), fate)
 
     @rule(worker=workers, replica=replicas, fate=fates)
     def retry(self, worker: str, replica: int, fate: Fate) -> None:
@@ -145,7 +165,28 @@ class Histories(RuleBasedStateMachine):
     def pause(self, arm: str, paused: bool, replica: int, fate: Fate) -> None:
         self.call(replica, "UpdateArm", pb.UpdateArmRequest(run=self.run, arm=arm, paused=paused), fate)
 
-    @precondition(lambda self: len(self.events) > 40)
+    @rule(seed=st.integers(0, 2**32 - 1))
+    def turmoil(self, seed: int) -> None:
+        """Everything at random and equally likely, where hypothesis prefers what is simple."""
+        rng = random.Random(seed)
+        for _ in range(12):
+            worker, replica, fate, back = rng.choice(WORKERS), rng.randrange(2), rng.choice(FATES), rng.choice(BACKS)
+            match rng.randrange(10):
+                case 0 if rng.random() < 0.3:
+                    self.start(worker, replica, fate)
+                case 1:
+                    self.retry(worker, replica, fate)
+                case 2:
+                    self.old_process(worker, replica, rng.randint(1, 2), rng.random() < 0.5)
+                case 3:
+                    self.select_at_once(worker, rng.choice(WORKERS))
+                case 4 | 5 | 6:
+                    self.select(worker, replica, back, fate)
+                case _:
+                    how, loss = rng.choice(HOWS), rng.randint(1, 60)
+                    self.report(worker, replica, rng.choice(WHICH), back, fate, how, loss)
+
+    @precondition(lambda self: len(self.events) > 60)
     @rule(replica=replicas, fate=fates)
     def finish(self, replica: int, fate: Fate) -> None:
         self.call(replica, "FinishRun", pb.FinishRunRequest(run=self.run), fate)
@@ -300,8 +341,8 @@ def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=50,
+            max_examples=60,
+            stateful_step_count=40,
             derandomize=True,
             database=None,
             deadline=None,
