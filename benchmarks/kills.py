@@ -66,6 +66,7 @@ def measure(kills: int, workers: int, redis_url: str | None, seed: int) -> dict[
         victim = Victim(directory, redis_url)
         victim.start()
         observer = Observer(victim.address)
+        answers: list[float] = []
         recoveries: list[float] = []
         try:
             _until_it_listens(victim.address)
@@ -76,10 +77,18 @@ def measure(kills: int, workers: int, redis_url: str | None, seed: int) -> dict[
                     time.sleep(moments.uniform(0, LONGEST))
                     victim.kill()
                     victim.start()
-                    recoveries.append(observer.moves_on())
-                    print(f"kill {number + 1}: rewards are stored again {recoveries[-1]:.2f} s after the start")
+                    began = time.monotonic()
+                    observer.answers()
+                    answers.append(time.monotonic() - began)
+                    observer.moves_on()
+                    recoveries.append(time.monotonic() - began)
+                    print(
+                        f"kill {number + 1}: {answers[-1]:.2f} s after the start the server answers, "
+                        f"{recoveries[-1]:.2f} s after it rewards are stored again"
+                    )
                 told = load.pause()
-                return {"kills": kills, "recovery_seconds": recoveries, **count(told, observer.events())}
+                found = count(told, observer.events())
+                return {"kills": kills, "answer_seconds": answers, "recovery_seconds": recoveries, **found}
         finally:
             observer.close()
             victim.stop()

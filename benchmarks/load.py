@@ -97,6 +97,20 @@ class Observer:
         except grpc.RpcError:
             return None
 
+    def answers(self, seconds: float = 120.0) -> int:
+        """The run's version as soon as somebody says.
+
+        Raises:
+            TimeoutError: Nobody does in time.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            version = self.version()
+            if version is not None:
+                return version
+            time.sleep(0.01)
+        raise TimeoutError(f"nobody answered within {seconds:g} s")
+
     def moves_on(self, seconds: float = 120.0) -> float:
         """Seconds until the server has answered and then stored something new.
 
@@ -104,12 +118,13 @@ class Observer:
             TimeoutError: It has not in time.
         """
         began = time.monotonic()
-        first: int | None = None
+        # A store that has lost history has fewer than before.
+        fewest = self.answers(seconds)
         while time.monotonic() - began < seconds:
-            version = self.version()
-            if first is not None and version is not None and version > first:
+            version = self.answers(seconds)
+            if version > fewest:
                 return time.monotonic() - began
-            first = first if version is None else min(version, version if first is None else first)
+            fewest = min(fewest, version)
             time.sleep(0.01)
         raise TimeoutError(f"nothing new was stored within {seconds:g} s")
 

@@ -53,7 +53,7 @@ def test_a_server_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Pat
     told = tmp_path / "kills.json"
     print(benchmark("kills", "--kills", "5", "--json", str(told)))
     found = json.loads(told.read_text(encoding="utf-8"))
-    assert (found["kills"], len(found["recovery_seconds"])) == (5, 5)
+    assert (found["kills"], len(found["answer_seconds"]), len(found["recovery_seconds"])) == (5, 5, 5)
     assert found["reports"] > 0
     assert (found["lost"], found["doubled"], found["other"], found["numbers"]) == (0, 0, 0, 0)
 
