@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,8 +45,20 @@ def unavailable(observer: Observer) -> Callable[[], bool]:
     return lambda: observer.version() is None
 
 
-def recovered(observer: Observer, from_what: str) -> None:
-    print(f"{from_what}: rewards are stored again after {observer.moves_on():.2f} s")
+def played(server: ServerProcess, reports: int = 20) -> None:
+    """Return when the workers have told of so many more rounds."""
+    eventually(lambda: RUN in server.names(), seconds=60)
+    kept = server.run(RUN).reports
+    eventually(lambda: server.run(RUN).reports >= kept + reports, seconds=60)
+
+
+def recovered(observer: Observer, from_what: str, *cures: Callable[[], object]) -> None:
+    """Do what ends the trouble, and say how long it then takes."""
+    began = time.monotonic()
+    for cure in cures:
+        cure()
+    observer.moves_on()
+    print(f"{from_what}: rewards are stored again {time.monotonic() - began:.2f} s after its end")
 
 
 @pytest.mark.timeout(300)
@@ -71,43 +84,37 @@ def test_store_and_network_fail_and_nothing_is_lost_or_doubled(
     try:
         with Load(to_server.address, tmp_path, workers=3) as load:
             load.go()
-            observer.moves_on()
+            played(server)
 
             redis.kill()
             eventually(unavailable(observer))
-            redis.start()
-            recovered(observer, "the store was killed")
+            recovered(observer, "the store was killed", redis.start)
             assert_each_is_stored_once(load.pause(), observer)
 
             load.go()
             redis.freeze()
             eventually(unavailable(observer))
-            redis.thaw()
-            recovered(observer, "the store was frozen")
+            recovered(observer, "the store was frozen", redis.thaw)
             assert_each_is_stored_once(load.pause(), observer)
 
             load.go()
             to_store.part()
             eventually(unavailable(observer))
-            to_store.heal()
-            recovered(observer, "server and store were parted")
+            recovered(observer, "server and store were parted", to_store.heal)
             assert_each_is_stored_once(load.pause(), observer)
 
             load.go()
-            observer.moves_on()
+            played(server)
             to_server.part()
             # Each worker's patience is over, and it plays on without the server.
             eventually(lambda: not stored_meanwhile(observer), seconds=30)
-            to_server.heal()
-            recovered(observer, "workers and server were parted")
+            recovered(observer, "workers and server were parted", to_server.heal)
             assert_each_is_stored_once(load.pause(), observer)
 
             load.go()
             server.kill()
             redis.kill()
-            redis.start()
-            server.start()
-            recovered(observer, "server and store were killed together")
+            recovered(observer, "server and store were killed together", redis.start, server.start)
             assert_each_is_stored_once(load.pause(), observer)
             assert count({}, observer.events())["by_the_worker"] > 0, "they played on meanwhile"
     finally:
@@ -122,26 +129,23 @@ def test_a_store_that_loses_history_is_found_out_and_given_it_back(redis: RedisS
     try:
         with Load(server.address, tmp_path, workers=3) as load:
             load.go()
-            eventually(lambda: server.run(RUN).reports > 20, seconds=60)
+            played(server)
             assert not server.run(RUN).restored
             incarnations = {server.run(RUN).incarnation}
 
             with connected(redis.url) as client:
-                client.flushall()
-            recovered(observer, "the store was emptied")
+                recovered(observer, "the store was emptied", client.flushall)
             assert_each_is_stored_once(load.pause(), observer)
             incarnations.add(server.run(RUN).incarnation)
 
             backup = tmp_path / "backup"
             shutil.copytree(redis.directory, backup)
             load.go()
-            kept = server.run(RUN).reports
-            eventually(lambda: server.run(RUN).reports > kept + 20, seconds=60)
+            played(server)
             redis.kill()
             shutil.rmtree(redis.directory)
             shutil.copytree(backup, redis.directory)
-            redis.start()
-            recovered(observer, "the store was rolled back")
+            recovered(observer, "the store was rolled back", redis.start)
             assert_each_is_stored_once(load.pause(), observer)
             incarnations.add(server.run(RUN).incarnation)
             assert len(incarnations) == 3, "each loss is told to every worker"
@@ -163,8 +167,7 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
             other.go()
             for replica, left in ((replicas[0], observers[1]), (replicas[1], observers[0])):
                 left.moves_on()
-                replica.kill()
-                recovered(left, "one of two replicas was killed")
+                recovered(left, "one of two replicas was killed", replica.kill)
                 replica.start()
             told = {**load.pause(), **other.pause()}
             for observer in observers:
