@@ -20,7 +20,7 @@ from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
 from bandit_server.run.state import SCHEMA, RunState
 from bandit_server.run.worker import Round
-from bandit_server.store.base import ALIVE_SECONDS, Head, Store
+from bandit_server.store.base import ALIVE_SECONDS, Head, Page, Store, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb
 
 T = TypeVar("T")
@@ -127,7 +127,9 @@ class Runs:
                     raise refusal
                 assert decision is not None
                 if worker:
-                    await self.store.beat(name, worker)
+                    # A store that takes no writes now (its disk is full) still answers what it has.
+                    with contextlib.suppress(StoreUnavailable):
+                        await self.store.beat(name, worker)
                     self._saw(run, worker)
                 return decision.answer, run.state
 
@@ -196,10 +198,11 @@ class Runs:
         name = run.state.run
         if run.state.version == 0:
             await self.store.enlist(name, now)
+        events = [event.SerializeToString() for event in decision.events]
         standing = await self.store.append(
             name,
             run.head,
-            [event.SerializeToString() for event in decision.events],
+            events,
             incarnation=decision.incarnation,
             worker=worker,
         )
@@ -209,7 +212,7 @@ class Runs:
             return False
         for event in decision.events:
             run.state.apply(event)
-        run.head = Head(run.state.version, run.state.incarnation, False)
+        run.head = Head(run.state.version, run.state.incarnation, False, fingerprint(events[-1]))
         if worker:
             self._saw(run, worker)
         run.tell()
@@ -219,28 +222,28 @@ class Runs:
         """Fold what the store has and this replica has not."""
         name = run.state.run
         while True:
-            page = await self.store.read(name, run.state.version, PAGE)
+            known = run.state
+            page, follows = await following(self.store, name, known.version, run.head.last)
             if page.head.deleted:
                 raise self._deleted(name)
-            known = run.state
-            if known.version and page.head.incarnation != known.incarnation:
-                run.state = RunState(name)
-                continue
-            if page.head.version < known.version:
-                await self._store_fell_back(run, page.head)
+            if not follows:
+                if page.head.incarnation == known.incarnation:
+                    await self._store_fell_back(run, page.head)
+                run.state, run.head = RunState(name), Head(0, "", False)
                 continue
             for _, event in page.events:
                 known.apply(pb.Event.FromString(event))
-            run.head = page.head
             if page.events:
+                run.head = Head(known.version, known.incarnation, False, fingerprint(page.events[-1][1]))
                 run.tell()
             if known.version >= page.head.version:
+                run.head = page.head
                 return
 
     async def _store_fell_back(self, run: Run, head: Head) -> None:
-        """The store has less than this replica has seen of the same incarnation. Workers that saw no more than is
-        left would not notice, and those that did would, once new events have taken the lost versions, not notice
-        either: a new incarnation tells all of them."""
+        """The store has less than this replica has seen of the same incarnation, or, another replica having filled it
+        up, something else. Workers that saw no more than is left would not notice, and those that did would, once new
+        events have taken the lost versions, not notice either: a new incarnation tells all of them."""
         restored = pb.RunRestored(
             incarnation=secrets.token_hex(8),
             lost_incarnation=run.state.incarnation,
@@ -248,9 +251,8 @@ class Runs:
         )
         event = pb.Event(schema=SCHEMA, time=time.time(), run_restored=restored)
         name = run.state.run
-        # If it fails, another replica was faster; either way the state is folded anew.
+        # If it fails, another replica was faster.
         await self.store.append(name, head, [event.SerializeToString()], incarnation=restored.incarnation)
-        run.state = RunState(name)
 
     async def _recall(self, run: Run, needed: NeedsHistory) -> Round | None:
         recall = Recall(needed.worker, needed.round)
@@ -272,6 +274,17 @@ class Runs:
 
     def _saw(self, run: Run, worker: str) -> None:
         run.alive[worker] = time.monotonic() + ALIVE_SECONDS
+
+
+async def following(store: Store, run: str, version: int, last: str) -> tuple[Page, bool]:
+    """A page of events after a version, and whether they follow the event of that version with the fingerprint `last`:
+    if not, the store has lost history, and maybe got another since. The incarnation does not tell that: it changes
+    within a history, and only once somebody has noticed."""
+    if version == 0:
+        return await store.read(run, 0, PAGE), True
+    page = await store.read(run, version - 1, PAGE)
+    follows = bool(page.events) and fingerprint(page.events[0][1]) == last
+    return Page(page.head, page.events[1:]), follows
 
 
 @contextlib.asynccontextmanager

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from bandit_server.errors import RunDeleted, RunNotFound
 from bandit_server.run import summary
 from bandit_server.run.state import RunState
-from bandit_server.runs import PAGE, Runs
-from bandit_server.store.base import Page
+from bandit_server.runs import PAGE, Runs, following
+from bandit_server.store.base import Page, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb
 
 # What other replicas append is seen after this many seconds; what this one does, at once.
@@ -48,6 +48,8 @@ class _Watcher:
         self._runs = runs
         self._run = run
         self._state = RunState(run)
+        # The fingerprint of the last event in it.
+        self._last = ""
         # The last version that the watcher has.
         self._told = told
         self._started = False
@@ -72,11 +74,10 @@ class _Watcher:
             yield await self._tell([], [], live=True)
 
     async def _read(self) -> Page:
-        page = await self._runs.store.read(self._run, self._state.version, PAGE)
+        page, follows = await following(self._runs.store, self._run, self._state.version, self._last)
         if page.head.deleted:
             raise RunDeleted(f"run {self._run} was deleted")
-        changed = self._state.version and page.head.incarnation != self._state.incarnation
-        if changed or page.head.version < self._state.version:
+        if not follows:
             # History was lost. What stands now may first have to be given its new incarnation.
             await self._runs.state(self._run)
             self._state = RunState(self._run)
@@ -86,6 +87,8 @@ class _Watcher:
 
     async def _batch(self, page: Page, live: bool) -> pb.WatchRunResponse | None:
         events, points = [], []
+        if page.events:
+            self._last = fingerprint(page.events[-1][1])
         for version, stored in page.events:
             event = pb.Event.FromString(stored)
             self._state.apply(event)

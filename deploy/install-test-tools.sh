@@ -3,6 +3,7 @@
 #   redis-server   a second, independent store: every promise about the store is tested on it, too
 #   chromium       the browser in which the dashboard is tested
 #   g++            DeepSpeed compiles an operator of its own on its first use
+#   nginx          the load balancer of deploy/nginx.conf
 # Does nothing, quickly, where all of it is there.
 set -euo pipefail
 
@@ -12,10 +13,11 @@ packages=()
 have redis-server || packages+=(redis-server)
 have chromium || have chromium-browser || packages+=(chromium)
 have g++ || packages+=(g++)
+have nginx || packages+=(nginx-light)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 as_root=()
-by_hand="please install them by hand: redis-server, chromium and g++ must be on the PATH"
+by_hand="please install them by hand: redis-server, chromium, g++ and nginx must be on the PATH"
 if ! have apt-get; then
     echo "The tests need ${packages[*]}, and this system has no apt-get; $by_hand." >&2
     exit 1
@@ -28,7 +30,7 @@ if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo)
 fi
 
-# Redis is started by the tests alone: a policy of "never" (101) keeps the package from starting a service.
+# Redis and nginx are started by the tests alone: a policy of "never" (101) keeps packages from starting services.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null

@@ -93,6 +93,11 @@ class ServerProcess:
         with self.stub() as stub:
             return stub.GetRun(pb.GetRunRequest(run=name), timeout=10, wait_for_ready=True).run
 
+    def names(self) -> list[str]:
+        """The runs that there are."""
+        with self.stub() as stub:
+            return [run.run for run in stub.ListRuns(pb.ListRunsRequest(), timeout=10, wait_for_ready=True).runs]
+
     def reports(self, name: str = "r") -> list[pb.RewardReported]:
         """All reports of the run's history, in order."""
         return reports_of(self.address, name)

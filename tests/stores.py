@@ -24,11 +24,14 @@ class RedisServer:
 
     Args:
         directory: Where its data is; made if it is not there.
+        fsync: `everysec` or `always`: when an append reaches the disk itself.
+        options: Further ones, as in redis.conf.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, fsync: str = "always", **options: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self.directory = directory
+        self._options = {"appendfsync": fsync, **options}
         # A socket's path must be short, and a test's directory need not be.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self._socket = self._socket_directory / "redis.sock"
@@ -44,16 +47,38 @@ class RedisServer:
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
-            "dir": str(self._directory),
+            "dir": str(self.directory),
             "daemonize": "no",
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            **self._options,
         }
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
-        with (self._directory / "redis.log").open("ab") as log:
+        with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
         eventually(lambda: answers(self.url), seconds=30)
+
+    def own_all_slots(self) -> None:
+        """Make it a cluster of one node, if it was started in cluster mode."""
+        with connected(self.url) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self.wait()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks: connections stay, answers do not come."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def wait(self) -> None:
         """Return once it has ended."""

@@ -3,8 +3,8 @@
 A store keeps, for every run, a history: events with versions 1, 2, 3, … without gaps, each a sequence of bytes that
 the store does not look into; and the run's incarnation.
 
-- **Append is compare-and-append.** Events are added, all or none, only if the run's incarnation and version are those
-  the caller names and the run was not deleted. Otherwise nothing changes, and the caller is told what stands. Of two
+- **Append is compare-and-append.** Events are added, all or none, only if the run's incarnation, version and last event
+  are those the caller names and the run was not deleted. Otherwise nothing changes, and the caller is told so. Of two
   callers with the same version one succeeds, whichever process or machine they are on.
 - **Acknowledged means stored**: as durable as the store behind it is set to be.
 - **Reads are consistent**: one call sees incarnation, version and events of one moment.
@@ -18,8 +18,9 @@ method raises StoreUnavailable, and no other error of its own, within its deadli
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 # How long a worker counts as alive after a sign of life: workers beat every 3 s, so three beats may go missing.
@@ -30,11 +31,19 @@ Standing = Literal["stored", "deleted", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a run stands: version 0 and no incarnation when there is none."""
+    """Where a run stands: version 0 and no incarnation when there is none. `last`: the fingerprint of its last event,
+    empty where it does not matter: a store that has lost its end may have got other events of the same versions since.
+    """
 
     version: int
     incarnation: str
     deleted: bool
+    last: str = field(default="", compare=False)
+
+
+def fingerprint(event: bytes) -> str:
+    """Tells an event from every other one."""
+    return hashlib.sha1(event, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

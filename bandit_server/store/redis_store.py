@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
-from bandit_server.store.base import Head, Page, Pulse, Standing
+from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -65,6 +65,7 @@ class RedisStore:
         arguments: list[str | int | bytes] = [
             expected.version,
             expected.incarnation,
+            expected.last,
             incarnation,
             keys.PULSE_SECONDS,
             *events,
@@ -184,7 +185,8 @@ def _ask_head(pipe: Any, run: str) -> None:
 def _head(told: Sequence[Any]) -> Head:
     deleted, incarnation, last = told
     events = _events(last)
-    return Head(events[0][0] if events else 0, (incarnation or b"").decode(), bool(deleted))
+    version, event = events[0] if events else (0, b"")
+    return Head(version, (incarnation or b"").decode(), bool(deleted), fingerprint(event) if events else "")
 
 
 def _events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[int, bytes]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +21,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditServicer, BanditStub, add_BanditServicer_to_server
 from tests.faults.idle_worker import PATIENCE, Worker, assert_every_reward_counts_once
 from tests.launch import ROOT
+from tests.network import Network
 from tests.server_process import ServerProcess
 from worker.deliver import deliver
 from worker.errors import Fenced, JournalError, WorkerError
@@ -151,53 +150,13 @@ def test_a_newer_process_fences_the_older(server: ServerProcess, tmp_path: Path)
             assert_every_reward_counts_once(server, newer)
 
 
-class Proxy:
-    """Passes bytes between client and server until it is told to swallow them without a word."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._cut: set[socket.socket] = set()
-        self._open: set[socket.socket] = set()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """From now on the connections that there are carry nothing; new ones do."""
-        self._cut |= self._open
-
-    def close(self) -> None:
-        for connection in [self._listener, *self._open]:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near = self._listener.accept()[0]
-                far = socket.create_connection(self._target)
-                self._open |= {near, far}
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if source not in self._cut:
-                    sink.sendall(data)
-            if source not in self._cut:
-                sink.shutdown(socket.SHUT_WR)
-
-
 @pytest.mark.timeout(60)
 def test_connection_cut_without_a_word_is_given_up_for_a_new_one(server: ServerProcess, tmp_path: Path) -> None:
-    proxy = Proxy(server.address)
+    network = Network(server.address)
     try:
-        with Worker(proxy.address, tmp_path) as worker:
+        with Worker(network.address, tmp_path) as worker:
             worker.play(2)
-            proxy.cut()
+            network.cut()
             worker.seconds = 0.0
             worker.play(5)
             assert worker.seconds < PATIENCE + 0.4
@@ -205,7 +164,7 @@ def test_connection_cut_without_a_word_is_given_up_for_a_new_one(server: ServerP
             worker.play(2)
             assert_every_reward_counts_once(server, worker)
     finally:
-        proxy.close()
+        network.close()
 
 
 class Undecided(BanditServicer):

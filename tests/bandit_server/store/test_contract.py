@@ -13,7 +13,7 @@ import pytest
 
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
-from bandit_server.store.base import ALIVE_SECONDS, Head
+from bandit_server.store.base import ALIVE_SECONDS, Head, fingerprint
 from bandit_server.store.redis_store import RedisStore
 from tests.bandit_server.store.conftest import Place
 from tests.bandit_server.store.proxy import Proxy
@@ -50,6 +50,9 @@ def test_versions_have_no_gaps(at_store: AtStore) -> None:
         assert await store.append("r", Head(4, "one", False), [b"5", b"6"]) == "stored"
         page = await store.read("r", 0, 100)
         assert page.head == Head(6, "one", False)
+        assert page.head.last == fingerprint(b"6")
+        assert await store.append("r", page.head, [b"7"]) == "stored"
+        page = await store.read("r", 0, 6)
         assert page.events == [(version, b"%d" % version) for version in range(1, 7)]
 
     at_store(scenario)
@@ -65,8 +68,9 @@ def test_versions_have_no_gaps(at_store: AtStore) -> None:
         Head(3, "two", False),
         Head(3, "", False),
         Head(0, "one", False),
+        Head(3, "one", False, fingerprint(b"another")),
     ],
-    ids=["nothing", "stale", "gap", "far gap", "other incarnation", "no incarnation", "no version"],
+    ids=["nothing", "stale", "gap", "far gap", "other incarnation", "no incarnation", "no version", "other event"],
 )
 def test_another_head_changes_nothing(at_store: AtStore, expected: Head) -> None:
     async def scenario(place: Place) -> None:

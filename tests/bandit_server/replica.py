@@ -1,0 +1,81 @@
+"""Replicas without a wire: the server's own service on a real store, called as gRPC calls it, and what may go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import grpc
+from google.protobuf.message import Message
+
+from bandit_server.errors import StoreUnavailable
+from bandit_server.run.state import RunState
+from bandit_server.runs import Runs
+from bandit_server.service import Service
+from bandit_server.store.base import Head, Standing
+from bandit_server.store.redis_store import RedisStore
+
+# What becomes of a call: its answer arrives; it is lost on the way to the client; the store's answer to the append is
+# lost on its way to the server; the append itself is.
+Fate = Literal["arrives", "answer lost", "store unanswered", "store unheard"]
+
+
+class FickleStore(RedisStore):
+    """A store on a network that loses what it is told to lose. `fate`: what becomes of the next append."""
+
+    fate: Fate = "arrives"
+
+    async def append(
+        self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
+    ) -> Standing:
+        if self.fate == "store unheard":
+            raise StoreUnavailable("the append was lost on its way")
+        standing = await super().append(run, expected, events, incarnation=incarnation, worker=worker)
+        if self.fate == "store unanswered" and standing == "stored":
+            raise StoreUnavailable("the answer was lost on its way")
+        return standing
+
+
+class Refused(Exception):
+    """What a call that was aborted raises at its client."""
+
+    def __init__(self, status: str, message: str, metadata: dict[str, str | bytes]) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.metadata = metadata
+
+
+class Context:
+    """The end of the wire, as far as the service knows it."""
+
+    async def abort(self, code: grpc.StatusCode, details: str, metadata: Sequence[tuple[str, Any]] = ()) -> NoReturn:
+        raise Refused(code.name, details, dict(metadata))
+
+
+@dataclass
+class Replica:
+    """One replica. `restart` forgets all it knows, as a new process would."""
+
+    store: FickleStore
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._runs = Runs(self.store)
+        self._service = Service(self._runs)
+
+    async def call(self, method: str, request: Message, fate: Fate = "arrives") -> Any:
+        """The answer. Raises Refused."""
+        self.store.fate = fate
+        try:
+            return await getattr(self._service, method)(
+                type(request).FromString(request.SerializeToString()), Context()
+            )
+        finally:
+            self.store.fate = "arrives"
+
+    async def state(self, run: str) -> RunState:
+        """What it serves, to be looked at."""
+        return await self._runs.state(run)

@@ -1,0 +1,164 @@
+"""What a replica knows of a run is what the store has, also when the store is not what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from bandit_server import runs
+from bandit_server.run.state import RunState
+from bandit_server.run.summary import summary
+from bandit_server.store import keys
+from bandit_server.watch import watch
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.bandit_server.conftest import Valkey
+from tests.bandit_server.replica import FickleStore, Refused, Replica
+from tests.calls import measured, spec
+
+RUNS = itertools.count()
+
+
+class Site:
+    """Replicas on one store, and a run that workers play at them."""
+
+    def __init__(self, valkey: Valkey) -> None:
+        self.run = f"runs-{next(RUNS)}"
+        self.runner = valkey.runner
+        self.client = redis.Redis.from_url(valkey.url)
+        self.replicas = [Replica(FickleStore(valkey.url, deadline=60)) for _ in range(2)]
+        self.callers: dict[str, pb.Caller] = {}
+
+    def call(self, replica: int, method: str, request: Any) -> Any:
+        answer = self.runner.run(self.replicas[replica].call(method, request))
+        told = answer.run if hasattr(answer, "run") else answer
+        caller = self.callers[request.caller.worker]
+        caller.incarnation, caller.seen_version = told.incarnation, told.version
+        return answer
+
+    def join(self, replica: int, worker: str) -> None:
+        self.callers[worker] = pb.Caller(run=self.run, worker=worker, process="p")
+        self.call(replica, "CreateRun", pb.CreateRunRequest(caller=self.callers[worker], spec=spec()))
+
+    def play(self, replica: int, worker: str, played: range) -> list[pb.RewardReported]:
+        reports = []
+        for round in played:
+            caller = self.callers[worker]
+            arm = self.call(replica, "SelectArm", pb.SelectArmRequest(caller=caller, round=round)).pull.arm
+            request = pb.ReportRewardRequest(
+                caller=caller, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY,
+                measurement=measured(after=0.9 - round / 1000),
+            )  # fmt: skip
+            reports.append(self.call(replica, "ReportReward", request).report)
+        return reports
+
+    def give_back(self, replica: int, worker: str, reports: list[pb.RewardReported]) -> pb.RestoreRunResponse:
+        records = [pb.JournalRecord(pull=r.pull, numbered=True, measurement=r.measurement) for r in reports]
+        request = pb.RestoreRunRequest(caller=self.callers[worker], spec=spec(), records=records)
+        answer: pb.RestoreRunResponse = self.call(replica, "RestoreRun", request)
+        return answer
+
+    def events(self) -> list[pb.Event]:
+        found: Any = self.client.xrange(keys.events(self.run))
+        return [pb.Event.FromString(fields[b"e"]) for _, fields in found]
+
+    def roll_back(self, version: int) -> None:
+        """The store loses everything after a version."""
+        found: Any = self.client.xrange(keys.events(self.run), count=version)
+        pipe = self.client.pipeline()
+        pipe.delete(keys.events(self.run))
+        for name, fields in found:
+            pipe.xadd(keys.events(self.run), fields, id=name)
+        pipe.execute()
+
+    def assert_all_serve_the_fold(self) -> None:
+        fold = RunState(self.run)
+        for event in self.events():
+            fold.apply(event)
+        for replica in self.replicas:
+            assert summary(self.runner.run(replica.state(self.run))) == summary(fold)
+
+    def close(self) -> None:
+        self.client.close()
+        for replica in self.replicas:
+            self.runner.run(replica.store.close())
+
+
+@pytest.fixture
+def site(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    # However busy the machine is.
+    monkeypatch.setattr(runs, "DEADLINE", 60.0)
+    made = Site(valkey)
+    yield made
+    made.close()
+
+
+def reported(events: list[pb.Event]) -> list[tuple[str, int]]:
+    return [
+        (event.reward_reported.pull.worker, event.reward_reported.pull.round)
+        for event in events
+        if event.HasField("reward_reported")
+    ]
+
+
+@pytest.mark.parametrize("filled_up", [0, 3, 4, 9], ids=["not", "in part", "to the same version", "and beyond"])
+def test_a_loss_that_another_replica_has_filled_up_is_found_out_and_given_back(site: Site, filled_up: int) -> None:
+    """The second replica never saw what was lost, and no call failed: that the first one did must be enough."""
+    site.join(0, "a")
+    reports = site.play(0, "a", range(10))
+    site.roll_back(13)
+    site.join(1, "b")
+    others = site.play(1, "b", range(filled_up))
+    assert len(site.events()) == 14 + 2 * filled_up, "the second replica has noticed nothing"
+    with pytest.raises(Refused) as refused:
+        site.play(0, "a", range(10, 11))
+    assert refused.value.status == "DATA_LOSS"
+    site.assert_all_serve_the_fold()
+    with pytest.raises(Refused) as refused:
+        site.play(1, "b", range(filled_up, filled_up + 1))
+    assert refused.value.status == "DATA_LOSS"
+    assert site.give_back(0, "a", reports).restored == 5
+    site.give_back(1, "b", others)
+    reports += site.play(1, "a", range(10, 12))
+    others += site.play(0, "b", range(filled_up, filled_up + 2))
+    site.assert_all_serve_the_fold()
+    events = site.events()
+    assert sorted(reported(events)) == sorted(
+        [("a", round) for round in range(12)] + [("b", r) for r in range(len(others))]
+    )
+    numbers = [event.arm_pulled.pull.number for event in events if event.HasField("arm_pulled")]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a replica that starts, and by a watcher: the incarnation changes somewhere in the middle."""
+    site.join(0, "a")
+    reports = site.play(0, "a", range(10))
+    site.client.delete(keys.events(site.run), keys.head(site.run))
+    site.give_back(0, "a", reports)
+    site.roll_back(20)
+    with pytest.raises(Refused):
+        site.play(0, "a", range(10, 11))
+    site.give_back(0, "a", reports)
+    site.play(0, "a", range(10, 20))
+    events = site.events()
+    changes = [at for at, event in enumerate(events) if event.HasField("run_restored")]
+    assert 10 < changes[-1] < len(events) - 10
+    monkeypatch.setattr(runs, "PAGE", 10)
+    site.replicas[1].restart()
+    site.assert_all_serve_the_fold()
+
+    async def watched() -> list[pb.Event]:
+        seen: list[pb.Event] = []
+        async for batch in watch(runs.Runs(site.replicas[1].store), site.run, 0, ""):
+            assert batch.from_version == len(seen)
+            seen += batch.events
+            if batch.live:
+                break
+        return seen
+
+    assert site.runner.run(asyncio.wait_for(watched(), 60)) == events
