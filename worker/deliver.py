@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from worker.access import Access
 from worker.bandit_client import BanditClient
 from worker.errors import BanditUnreachable, JournalError, WorkerError
 from worker.journal import Journal
@@ -49,8 +49,8 @@ def deliver(directory: Path, address: str) -> str:
         journal = Journal(path)
         untold = len(journal.unsent())
         run, worker, spec = journal.head
-        token = os.environ.get("OPTIMA_TOKEN")
-        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, token=token)
+        access = Access.from_environment()
+        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, access=access)
         try:
             client.start()
             left = client.flush(timeout=3600)
