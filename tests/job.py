@@ -126,11 +126,11 @@ class Job:
         eventually(done, seconds)
 
     def reports(self, rounds: int, seconds: float = 240) -> None:
-        """Wait until the server has taken the reports of so many rounds."""
+        """Wait until the server has taken the reports of so many rounds, and the next one is begun."""
 
         def done() -> bool:
             assert self._process.poll() is None, f"the job has ended:\n{self.said[-4000:]}"
-            return len(self.lines("reply")) >= rounds
+            return len(self.lines("reply")) >= rounds and len(self.lines("pull")) > rounds
 
         eventually(done, seconds)
 

@@ -27,8 +27,6 @@ from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced,
 from worker.handover import Handover, Report
 from worker.journal import Journal, Pull
 
-__all__ = ["BanditClient", "Joined", "Pull", "Reported"]
-
 OPTIONS: list[tuple[str, int]] = [
     # A server that is back is found within this long.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -107,8 +105,8 @@ class BanditClient:
         address: Where the server listens, ``host:port``.
         run: The run's name; it is created if it does not exist.
         worker: This worker's id.
-        spec: What the run is; the server refuses another one under the same name. With 0 steps in a round its
-            length is open: it is the run's, if there is one, or what `settle` says.
+        spec: What the run is; the server refuses another one under the same name. With 0 steps in a round their
+            length is open: `settle` closes it.
         journal: This worker's journal.
         info: What the worker tells of itself; `start` may give it instead.
         patience: Seconds to wait, once per outage, for a server that is away.
@@ -177,40 +175,36 @@ class BanditClient:
 
     @property
     def spec(self) -> pb.RunSpec:
-        """The run's spec as far as it is known: a field left open is the run's once `wait_ready` has seen one."""
+        """The run's spec as far as it is known: a length left open is the run's once `wait_ready` has seen one."""
         return self._spec
 
-    def settle(self, spec: pb.RunSpec) -> pb.RunSpec:
-        """Fill in what the spec left open; returns what counts. Before `start`, and only for an open spec.
+    def settle(self, spec: pb.RunSpec) -> int:
+        """Close an open spec, before `start`. Returns the steps of the run's rounds: where they are not the spec's,
+        nothing is settled, and the spec that has them is to be brought instead.
 
         Of several workers that choose at the same time, the first to come here decides.
 
         Raises:
-            BanditRefused: The run was deleted, or the token is wrong.
+            BanditRefused: The run has another spec or was deleted, or the token is wrong.
         """
-        self._spec = spec
         wire = _Wire(self._address, self._access, self._deadline)
         try:
-            request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=spec)
-            wire.create_run(request)
+            wire.create_run(pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=spec))
         except BanditRefused as error:
             if error.reason != "spec_mismatch":
                 raise
-            self._adopt(wire.get_run(pb.GetRunRequest(run=self.run)).run.spec)
+            theirs = wire.get_run(pb.GetRunRequest(run=self.run)).run.spec.steps_per_round
+            if theirs == spec.steps_per_round:
+                raise
+            return theirs
         except BanditUnreachable:
             # For `start` to wait for.
             pass
         finally:
             wire.close()
-        self._journal.begin(self.run, self.worker, self._spec)
-        return self._spec
-
-    def _adopt(self, theirs: pb.RunSpec) -> None:
-        """Take the run's own length of rounds."""
-        ours = pb.RunSpec()
-        ours.CopyFrom(self._spec)
-        ours.steps_per_round, ours.rounds = theirs.steps_per_round, theirs.rounds
-        self._spec = ours
+        self._spec = spec
+        self._journal.begin(self.run, self.worker, spec)
+        return spec.steps_per_round
 
     def start(self, info: pb.WorkerInfo | None = None) -> Joined:
         """Join the run, creating it if need be, and start the background thread.
@@ -321,7 +315,11 @@ class BanditClient:
         with contextlib.suppress(BanditUnreachable, RunLost):
             theirs = wire.get_run(pb.GetRunRequest(run=self.run)).run.spec
             if not self._spec.steps_per_round:
-                self._adopt(theirs)
+                # How many rounds there are may follow from their length; `settle` compares them.
+                ours = pb.RunSpec()
+                ours.CopyFrom(self._spec)
+                ours.steps_per_round, ours.rounds = theirs.steps_per_round, theirs.rounds
+                self._spec = ours
             # It is there: naming no worker, this compares the spec and changes nothing.
             request = pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=self._spec)
             if wire.create_run(request).run.state == pb.RUN_STATE_FINISHED and self._journal.next_round == 0:

@@ -9,16 +9,15 @@ job that is interrupted and will be resumed tells them by itself.
 from __future__ import annotations
 
 import argparse
-import fcntl
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from worker.access import Access
 from worker.bandit_client import BanditClient
 from worker.errors import BanditUnreachable, JournalError, WorkerError
-from worker.journal import Journal
+from worker.journal import JOURNAL_FILE, Journal
+from worker.lock import lock
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,13 +38,16 @@ def deliver(directory: Path, address: str) -> str:
     """Tell all that is in the directory's journal and not told yet; returns a sentence.
 
     Raises:
-        JournalError: There is no journal, or its job is still at work.
+        JournalError: There is no journal.
+        WorkerError: Its job is still at work.
         BanditError: The server cannot be reached, or will not have it.
     """
-    path = directory / "bandit-journal.jsonl"
+    path = directory / JOURNAL_FILE
     if not path.exists():
         raise JournalError(f"{directory} holds no worker's output: there is no {path.name} in it")
-    with _locked(directory):
+    # Joining beside a job at work would end it.
+    handle = lock(directory, f"the job in {directory} is still at work, and tells its reports by itself")
+    try:
         journal = Journal(path)
         untold = len(journal.unsent())
         run, worker, spec = journal.head
@@ -56,17 +58,13 @@ def deliver(directory: Path, address: str) -> str:
             left = client.flush(timeout=3600)
         finally:
             client.close()
+    finally:
+        if handle is not None:
+            os.close(handle)
     if left:
         raise BanditUnreachable(f"{left} of {untold} reports are still not told: the bandit server went away")
     return f"run {run} has all of worker {worker}'s reports; {untold} of them were not told before"
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """A job at work holds the lock on its worker's id; joining beside it would end it."""
-    with (directory / "worker-id").open("a") as identity:
-        try:
-            fcntl.flock(identity, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JournalError(f"the job in {directory} is still at work, and tells its reports by itself") from None
-        yield
+if __name__ == "__main__":
+    sys.exit(main())

@@ -110,7 +110,6 @@ class Engine:
         recipe: Optimizer and schedule.
         config: DeepSpeed's configuration, without batch sizes and optimizer.
         micro_batch: Rows per rank and forward pass.
-        total_steps: Optimizer steps of the whole job; 0 when there is no end.
     """
 
     def __init__(
@@ -121,7 +120,6 @@ class Engine:
         config: Mapping[str, Any],
         *,
         micro_batch: int,
-        total_steps: int,
     ) -> None:
         groups = optim.parameter_groups(student, owned, recipe.weight_decay)
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
@@ -130,7 +128,7 @@ class Engine:
         in_groups = {id(p) for members in self._parameters.values() for p in members}
         for parameter in student.parameters():
             parameter.requires_grad_(id(parameter) in in_groups)
-        self.schedule = Schedule(recipe, total_steps)
+        self.schedule = Schedule(recipe)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student,
             optimizer=optim.build(groups, recipe),

@@ -85,11 +85,12 @@ def _distil(
 ) -> None:
     """Train from where the job stands to its end, and export the student."""
     rig = assemble_rig(recipe, models, ranks)
+    proven = recipe.open
     if recipe.open:
         recipe = _paced(recipe, models, ranks, rig, bandit)
         if place is not None:
             place.keep(recipe)
-    trainer = _trainer(recipe, models, ranks, rig, started, place)
+    trainer = _trainer(recipe, models, ranks, rig, started, place, proven=proven)
     state = trainer.state
     if state.start is None:
         state.teacher_metrics = trainer.probe.teacher_metrics()
@@ -158,20 +159,26 @@ def _first_rank(
 
 def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
     """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
-    is one."""
+    is one. Proves every arm on the way."""
     times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
-    chosen = None
-    if bandit is not None:
-        steps = recipe.steps_per_round or bandit.spec.steps_per_round
-        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
-        if not recipe.steps_per_round:
-            settled = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms)).steps_per_round
-            chosen = pace.choose(recipe.model_copy(update={"steps_per_round": settled}), times, ranks.world)
+    chosen = None if bandit is None else _settled(recipe, models, ranks, times, bandit)
     return recipe.fixed(**asdict(ranks.broadcast(chosen)))
 
 
+def _settled(recipe: Recipe, models: Models, ranks: Ranks, times: pace.Times, bandit: BanditClient) -> pace.Pace:
+    """What to choose, with the length of the run's rounds; another worker may have decided on that meanwhile."""
+    steps = recipe.steps_per_round or bandit.spec.steps_per_round
+    while True:
+        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
+        steps = chosen.steps_per_round
+        if not recipe.steps_per_round:
+            steps = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms))
+        if steps == chosen.steps_per_round:
+            return chosen
+
+
 def _trainer(
-    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None
+    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None, *, proven: bool
 ) -> Trainer:
     """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
     engine = rig.engine
@@ -179,7 +186,7 @@ def _trainer(
     found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
     checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
     state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
-    if not found:
+    if not (found or proven):
         rig.proof.arms(repeats=0)
     probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     batches = training_batches(

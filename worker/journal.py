@@ -26,6 +26,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker.errors import JournalError
 from worker.json_lines import JsonLines
 
+JOURNAL_FILE = "bandit-journal.jsonl"
 SCHEMA = 1
 
 
@@ -164,11 +165,6 @@ class Journal:
         """The pull of a round that this worker has begun before, in this process or an earlier one."""
         known = self._rounds.get(round)
         return known.pull if known else None
-
-    def arm_of(self, round: int) -> str | None:
-        """The arm of a round that this worker has begun before."""
-        pull = self.pull_of(round)
-        return pull.arm if pull else None
 
     @property
     def next_round(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from worker.errors import RecipeError
 from worker.losses import LAYER_LOSSES, logit_kl
 from worker.models.base import Adapter, Batch
 from worker.parted import Outputs
@@ -30,7 +31,7 @@ class LossWeights(BaseModel):
     temperature: float = Field(default=2.0, gt=0)
     """Temperature of that softening."""
     layers: float = Field(default=1.0, ge=0)
-    """Weight of each module's layer term."""
+    """Weight of each module's layer term; a term of weight 0 is not computed."""
     layer_loss: str = Field(default="mse", pattern="^(mse|cosine)$")
     """How hidden states are compared: ``mse`` (normalised by the teacher's energy) or ``cosine``."""
 
@@ -54,8 +55,14 @@ class Objective:
     def terms(
         self, plan: Plan, model: nn.Module, student: Outputs, teacher: Outputs, batch: Batch
     ) -> dict[str, Tensor]:
-        """Every term of the plan, unweighted, each a scalar; this is where an arm's mask is applied."""
-        terms = {f"layers/{module}": self._layers(module, student, teacher, batch) for module in plan.layers}
+        """Every term of the plan that has a weight, unweighted, each a scalar; this is where an arm's mask is applied.
+
+        Raises:
+            RecipeError: None has, though the plan trains something.
+        """
+        terms = {}
+        if self._weights.layers:
+            terms = {f"layers/{module}": self._layers(module, student, teacher, batch) for module in plan.layers}
         if plan.logits and self._weights.logits:
             part, name = self._adapter.logits
             terms["logits/kl"] = logit_kl(
@@ -70,6 +77,10 @@ class Objective:
             boundary = {part: student.boundary[part]} if plan.forced else student.boundary
             computed = self._adapter.task_terms(model, batch, boundary)
             terms.update({f"task/{n}": term for n, term in computed.items() if self._weights.task.get(n)})
+        if plan.trained and not terms:
+            raise RecipeError(
+                f"nothing would train {', '.join(plan.trained)}: no loss of its own has a weight under `loss`"
+            )
         return terms
 
     def weight(self, term: str) -> float:
@@ -81,6 +92,8 @@ class Objective:
 
     def weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of terms, a scalar."""
+        if not terms:
+            return torch.zeros(())
         return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
 
     def _layers(self, module: str, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -110,10 +110,11 @@ class Schedule:
 
     Args:
         recipe: Peak rate and shape.
-        total_steps: Steps of the whole job, over which the rate decays; 0 when there is no end (no decay).
+        total_steps: Steps of the whole job, over which the rate decays; 0 when there is no end (no decay), or when it
+            is not chosen yet.
     """
 
-    def __init__(self, recipe: OptimizerRecipe, total_steps: int) -> None:
+    def __init__(self, recipe: OptimizerRecipe, total_steps: int = 0) -> None:
         self._recipe = recipe
         self.total_steps = total_steps
         self.step = 0

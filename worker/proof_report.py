@@ -31,9 +31,10 @@ def _arm(models: Models, proven: Proven, joint: float) -> Iterator[str]:
     width = max((len(layer.student) for layer in proven.layers), default=0)
     for layer in proven.layers:
         lifted = "" if layer.student_shape == layer.teacher_shape else ", projected"
+        size = f"at most {layer.gradient:.1e}" if layer.gradient else "but is 0: nothing differs from the teacher"
         yield (
             f"    {layer.student:{width}}  {list(layer.student_shape)} <- {layer.teacher} {list(layer.teacher_shape)}"
-            f"{lifted}; gradient reaches {layer.reached} of {layer.parameters} tensors, at most {layer.gradient:.1e}"
+            f"{lifted}; gradient reaches {layer.reached} of {layer.parameters} tensors, {size}"
         )
     yield f"  cost of a step {proven.seconds:.4f} s, {proven.seconds / joint:.0%} of joint"
 
@@ -49,7 +50,5 @@ def _rest(models: Models) -> Iterator[str]:
         if module not in in_arms:
             yield f"{module} is in no arm: only joint rounds train it"
     count = sum(int(getattr(parameters[name], "ds_numel", parameters[name].numel())) for name in owned.unowned)
-    yield (
-        f"belong to no module and stay as they are: {len(owned.unowned)} tensors, {count:,} parameters"
-        + (f" ({', '.join(owned.unowned)})" if owned.unowned else "")
-    )
+    names = f": {', '.join(owned.unowned)}" if owned.unowned else ""
+    yield f"{count:,} parameters in {len(owned.unowned)} tensors belong to no module and stay as they are{names}"

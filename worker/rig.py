@@ -57,7 +57,6 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         recipe.optimizer,
         recipe.deepspeed,
         micro_batch=recipe.data.batch_size,
-        total_steps=0,
     )
     teacher = Teacher(models.teacher, ranks.device, engine.dtype)
     size = recipe.data.batch_size

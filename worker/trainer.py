@@ -12,11 +12,12 @@ import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.arms import JOINT
-from worker.bandit_client import BanditClient, Pull
+from worker.bandit_client import BanditClient
 from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.engine import Engine, Ranks
 from worker.errors import Diverged, Interrupted
+from worker.journal import Pull
 from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
 from worker.plan import Plan, Planner

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +12,12 @@ from worker import checkpoint
 from worker import recipe as recipes
 from worker.checkpoint import Mark
 from worker.errors import WorkerError
-from worker.journal import Journal
+from worker.journal import JOURNAL_FILE, Journal
+from worker.lock import ID_FILE, lock
 from worker.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 """The recipe with the command line's changes in it, as a resumed job reads it."""
-JOURNAL_FILE = "bandit-journal.jsonl"
-ID_FILE = "worker-id"
 RUN_FILE = "run.json"
 
 
@@ -124,13 +121,5 @@ def kept_recipe(directory: Path) -> Recipe:
 
 
 def _lock(directory: Path) -> None:
-    """Keep every other process out of the directory until this one ends, however it ends."""
-    # Never closed: that would unlock it. Children do not inherit it.
-    handle = os.open(directory / ID_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise WorkerError(f"another process is at work in {directory}; end it first") from None
-    except OSError:
-        # Some network file systems know no locks; the server's fencing is what is left.
-        os.close(handle)
+    # The handle is never closed: that would unlock it.
+    lock(directory, f"another process is at work in {directory}; end it first")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +18,9 @@ from google.protobuf import json_format
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, waits
+from tests.launch import ROOT
 from tests.server_process import ServerProcess, eventually
 from worker.bandit_client import BanditClient
-from worker.deliver import deliver
 from worker.journal import Journal
 
 # Fallback rounds in each outage. If each of them waited for the patience, it would come to 5 s.
@@ -123,8 +126,14 @@ def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
     assert f"{rounds - first} reports are not told to the bandit server" in worker.said
     run = worker.lines("worker")[0]["run"]
     server.start()
+    # The command that the job has named.
+    command = re.search(r"`python (-m worker\.deliver [^`]*)`", worker.said)
+    assert command
     for untold in (rounds - first, 0):
-        assert f"{untold} of them were not told before" in deliver(worker.output, server.address)
+        told = subprocess.run(
+            [sys.executable, *command[1].split()], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert f"{untold} of them were not told before" in told.stdout
         assert_history_is_the_journals(server.events(run), worker)
     assert server.run(run).workers[0].info.recipe == "tiny"
 

@@ -25,7 +25,7 @@ from tests.faults.idle_worker import PATIENCE, Worker, assert_every_reward_count
 from tests.launch import ROOT
 from tests.server_process import ServerProcess
 from worker.deliver import deliver
-from worker.errors import Fenced, JournalError
+from worker.errors import Fenced, JournalError, WorkerError
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Pat
     (tmp_path / "bandit-journal.jsonl").touch()
     with (tmp_path / "worker-id").open("w") as identity:
         fcntl.flock(identity, fcntl.LOCK_EX)
-        with pytest.raises(JournalError, match="still at work"):
+        with pytest.raises(WorkerError, match="still at work"):
             deliver(tmp_path, server.address)
     with pytest.raises(JournalError, match="is empty"):
         deliver(tmp_path, server.address)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import yaml
 from tests.launch import ROOT, launch
 from tests.server_process import ServerProcess, eventually
 
-ROUNDS, STEPS = 8, 3
+ROUNDS, STEPS = 6, 3
 MODELS = ROOT / "deploy" / "models" / "digits-coca"
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -48,7 +49,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 class Job:
     """One worker's processes, one after the other."""
 
-    def __init__(self, name: str, tmp_path: Path, server: ServerProcess, ranks: int) -> None:
+    def __init__(self, name: str, tmp_path: Path, server: ServerProcess, ranks: int, stage: int) -> None:
         self.name, self.directory = name, tmp_path / name
         self._address, self.ranks = server.address, ranks
         self._groups: list[int] = []
@@ -58,7 +59,8 @@ class Job:
         recipe = tmp_path / "recipe.yaml"
         # With two ranks also with loader processes, which get every signal that the ranks get.
         data = RECIPE["data"] | {"workers": ranks - 1}
-        recipe.write_text(yaml.safe_dump(RECIPE | {"data": data}), encoding="utf-8")
+        zero = {"zero_optimization": {"stage": stage}}
+        recipe.write_text(yaml.safe_dump(RECIPE | {"data": data, "deepspeed": zero}), encoding="utf-8")
         self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
 
     def start(self) -> subprocess.Popen[str]:
@@ -98,7 +100,7 @@ def ended(process: subprocess.Popen[str], status: int) -> str:
 def damage(checkpoints: Path) -> None:
     """Spoil the newest three, in three ways; a killed writer leaves a draft beside them."""
     newest = sorted(checkpoints.glob("round-*"), reverse=True)
-    os.truncate(newest[0] / "engine" / "mp_rank_00_model_states.pt", 1000)
+    os.truncate(next((newest[0] / "engine").glob("*model_states.pt")), 1000)
     with (newest[1] / "rank-00000.pt").open("r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"?")
@@ -111,10 +113,10 @@ def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
     return next(p for p in psutil.Process(process.pid).children() if "deepspeed.launcher.launch" in p.cmdline())
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank", "2 ranks, ZeRO 3"])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess) -> Iterator[tuple[Job, Job]]:
-    """Two jobs of so many ranks, alike but for the names of their runs."""
-    straight, broken = (Job(name, tmp_path, server, request.param) for name in ("straight", "broken"))
+    """Two jobs of so many ranks and that ZeRO stage, alike but for the names of their runs."""
+    straight, broken = (Job(name, tmp_path, server, *request.param) for name in ("straight", "broken"))
     yield straight, broken
     for job in (straight, broken):
         job.kill()
@@ -125,7 +127,7 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     straight, broken = jobs
     unbroken = straight.start()
     killed = broken.start()
-    where = [(2, random.randint(1, STEPS)), (4, random.randint(1, STEPS))]
+    where = [(1, random.randint(1, STEPS)), (3, random.randint(1, STEPS))]
     print("killed at", where[0], "asked to stop at", where[1])
 
     broken.reaches(killed, *where[0])
@@ -147,10 +149,13 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     for reason in ("has 1000 bytes instead of", "rank-00000.pt is damaged", "complete.json is missing"):
         assert reason in output
     assert f"--resume {broken.directory} " in output
-    assert f"stopped by {'SIGINT' if by_hand else 'SIGTERM'} in round " in output
+    stopped = re.search(r"stopped by (\w+) in round (\d+)(?:, after (\d+) of its)?", output)
+    assert stopped, output
+    assert stopped[1] == ("SIGINT" if by_hand else "SIGTERM")
 
     output = ended(broken.start(), 0)
-    assert "goes on with round " in output
+    step = f", step {stopped[3]}" if stopped[3] else ""
+    assert f"goes on with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
     ended(unbroken, 0)
     student = "student.safetensors"
     assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()

@@ -257,6 +257,31 @@ def test_who_may_not_join_is_told_before_anything_slow(connect: Connect, run: st
         connect("e").wait_ready()
 
 
+def test_of_workers_that_leave_the_length_of_rounds_open_the_first_decides(connect: Connect) -> None:
+    def of(steps: int, **fields: int) -> pb.RunSpec:
+        chosen = spec(**fields)
+        chosen.steps_per_round, chosen.rounds = steps, 100
+        return chosen
+
+    first, second = (connect(name, spec=of(0)) for name in "ab")
+    for client in (first, second):
+        client.wait_ready()
+        assert client.spec.steps_per_round == 0
+    assert first.settle(of(20)) == 20
+    assert second.settle(of(50)) == 20, "both have measured, and one comes later"
+    assert second.settle(of(20)) == 20
+    assert [client.start().created for client in (first, second)] == [False, False]
+    late = connect("c", spec=of(0))
+    late.wait_ready()
+    assert late.spec.steps_per_round == 20
+    shorter = of(20)
+    shorter.rounds = 50
+    with pytest.raises(BanditRefused, match="rounds is 100, not 50"):
+        late.settle(shorter)
+    with pytest.raises(BanditRefused, match="seed is 7, not 8"):
+        connect("d", spec=of(0, seed=8)).wait_ready()
+
+
 def test_a_bad_name_is_refused(connect: Connect) -> None:
     with pytest.raises(BanditRefused) as caught:
         connect(run="no spaces").start()

@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.launch import free_port
 from tests.worker.jobs.engine_state import Job
 from worker import randomness
 from worker.checkpoint import Checkpoints, newest
@@ -32,16 +30,9 @@ PULL = Pull("image", 7, pb.CHOSEN_BY_POLICY)
 
 
 @pytest.fixture(scope="module")
-def job() -> Iterator[Job]:
+def job(ranks: Ranks) -> Job:
     """A real engine, in this process alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_PORT", free_port())):
-            patch.setenv(name, str(value))
-        patch.setenv("MASTER_ADDR", "127.0.0.1")
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        ranks = Ranks()
-        yield Job(ranks, stage=0, dtype="fp32", seed=2)
-        ranks.close()
+    return Job(ranks, stage=0, dtype="fp32", seed=2)
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ class Job:
             OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=4),
             {"zero_optimization": {"stage": stage}, "bf16": {"enabled": dtype == "bf16"}},
             micro_batch=4,
-            total_steps=12,
         )
+        self.engine.schedule.total_steps = 12
         self.teacher = Teacher(teacher, ranks.device, self.engine.dtype)
         self.planner = Planner(adapter.parts, "multimodal", "forced")
 

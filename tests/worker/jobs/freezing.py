@@ -121,7 +121,6 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
             "gradient_accumulation_steps": ACCUMULATION,
         },
         micro_batch=4,
-        total_steps=0,
     )
     teacher = Teacher(made.teacher, ranks.device, engine.dtype)
     planner = Planner(made.adapter.parts, "multimodal", mode)

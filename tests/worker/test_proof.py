@@ -1,0 +1,109 @@
+"""The dry step finds what would train nothing, and tells what it saw of every arm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from tests.worker.jobs.tiny_coca import batch, coca
+from worker.arms import layer_pairs, ownership
+from worker.assemble import Models
+from worker.engine import Engine, Ranks
+from worker.errors import RecipeError
+from worker.models.coca import CoCaAdapter
+from worker.objective import LossWeights, Objective
+from worker.optimizer import OptimizerRecipe
+from worker.parted import Outputs, Parted
+from worker.plan import Planner
+from worker.projection import Projections
+from worker.proof import Proof
+from worker.proof_report import report
+from worker.shapes import compare
+from worker.student import Student
+from worker.teacher import Teacher
+
+ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
+
+
+def proof(ranks: Ranks, student: nn.Module, weights: LossWeights | None = None) -> Proof:
+    """For a student of a teacher with three layers, 32 wide."""
+    adapter = CoCaAdapter()
+    theirs, ours = Parted(coca(1, layers=3), adapter, {}), Parted(student, adapter, {})
+    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
+    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
+    widths = compare(models, batch(0), forced=True)
+    maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
+    wrapped = Student(ours, Objective(adapter, pairs, weights or LossWeights()), Projections(widths.hidden, maps))
+    engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
+    teacher = Teacher(theirs, ranks.device, engine.dtype)
+    return Proof(models, ranks, engine, wrapped, teacher, Planner(adapter.parts, "multimodal", "forced"), [batch(0)])
+
+
+def test_a_report_tells_of_every_arm_what_it_trains_and_computes(ranks: Ranks) -> None:
+    dry = proof(ranks, coca(2, width=16))
+    proven = dry.arms(repeats=1)
+    told = report(dry.models, proven)
+    arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", told, re.MULTILINE))
+    assert list(arms) == ["eyes", "words", "sight", "joint"]
+    image = sum(parameter.numel() for parameter in dry.models.student.model.visual.parameters())
+    # What a hidden state of 16 is lifted to 32 with is the arm's, but no parameter of the student.
+    exactly = [replace(one, layers=tuple(replace(layer, gradient=0.0) for layer in one.layers)) for one in proven]
+    assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, exactly)
+    for line in (
+        "trains         image, on the teacher's boundary tensors",
+        "computes       student: image; teacher: image",
+        f"owns           {image:,} parameters in ",
+        "hooks          all 2 pairs of layers fired",
+        "visual.transformer.resblocks.0  [4, 5, 16] <- visual.transformer.resblocks.0 [4, 5, 32], projected; "
+        "gradient reaches 12 of 12 tensors, at most ",
+        "visual.transformer.resblocks.1  [4, 5, 16] <- visual.transformer.resblocks.2 [4, 5, 32], projected; ",
+        "cost of a step ",
+    ):
+        assert line in arms["eyes"]
+    assert "computes       student: image, multimodal; teacher: image, text, multimodal" in arms["sight"]
+    assert "trains         image, text, multimodal, on the student's own inputs" in arms["joint"]
+    assert "100% of joint" in arms["joint"]
+    assert told.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
+
+
+def reentrant(student: nn.Module) -> None:
+    block = student.text.transformer.resblocks[0]
+    plain = block.forward
+    block.forward = lambda x, **_: checkpoint(plain, x.detach(), use_reentrant=True)
+
+
+def cut_off(student: nn.Module) -> None:
+    student.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out: out.detach())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (reentrant, r"arm words: no gradient reaches .*resblocks\.0: its output was computed without a graph\. "
+                        r"Reentrant activation checkpointing does that"),
+        (cut_off, r"arm eyes: no gradient reaches the student's layer visual\.transformer\.resblocks\.0: "),
+    ],
+)  # fmt: skip
+def test_an_arm_that_would_not_train_what_it_says_is_refused(
+    ranks: Ranks, harm: Callable[[nn.Module], None], message: str
+) -> None:
+    student = coca(2)
+    harm(student)
+    with pytest.raises(RecipeError, match=message):
+        proof(ranks, student).arms(repeats=0)
+
+
+def test_an_arm_whose_losses_have_no_weight_is_refused(ranks: Ranks) -> None:
+    dry = proof(ranks, coca(2), LossWeights(layers=0.0))
+    with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
+        dry.arms(repeats=0)
+    # The student without any loss still answers, for the task metric.
+    mute = proof(ranks, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
+    assert mute.engine.measure(batch(0), Outputs({}, {}), mute.planner.task())[1] is not None
