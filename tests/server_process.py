@@ -37,7 +37,7 @@ class ServerProcess:
         self.data = data
         self.address = f"127.0.0.1:{free_port()}"
         self._redis_url = redis_url
-        self._flags = [*flags, *(["--token-file", str(token_file)] if token_file else [])]
+        self.flags = [*flags, *(["--token-file", str(token_file)] if token_file else [])]
         self.dashboard_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -48,7 +48,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", port, "--data-dir", str(self.data)]
         command += ["--redis-url", self._redis_url] if self._redis_url else []
         self._process = subprocess.Popen(
-            [*command, *self._flags, "--dashboard-port", str(self.dashboard_port)],
+            [*command, *self.flags, "--dashboard-port", str(self.dashboard_port)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=(self.data.parent / "server.log").open("ab"),

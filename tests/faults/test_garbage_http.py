@@ -18,7 +18,7 @@ from tests.calls import Player, told
 from tests.server_process import ServerProcess, eventually
 
 TOKEN = "a-token-of-the-tests"
-REQUESTS = 2000
+REQUESTS = 1000
 GROWTH_BYTES = 24 * 2**20
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
