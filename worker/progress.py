@@ -1,5 +1,6 @@
 """What a person sees of the job: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 from typing import Any
 
@@ -19,7 +20,8 @@ class Progress:
     def __init__(self, rounds: int, first: int) -> None:
         self._rounds = rounds
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
+        # A pseudo-terminal without a size has no room for a bar.
+        if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             self._bar = tqdm(total=rounds or None, initial=first, unit="round", dynamic_ncols=True)
 
     def show(self, record: RoundRecord) -> None:

@@ -83,6 +83,8 @@ def cut_off(student: nn.Module) -> None:
     student.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out: out.detach())
 
 
+# What reentrant checkpointing itself has to say of it.
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
