@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from prometheus_client import Counter
 
 from bandit_server.errors import Invalid
 from bandit_server.logs import REQUEST
@@ -81,11 +82,18 @@ class _Call:
 
     def __init__(self, metrics: Metrics, method: str, kind: str) -> None:
         labels = (kind, NAME, method)
+        self._labels = labels
+        self._handled: dict[grpc.StatusCode, Counter] = {}
         self.method = method
         self.metrics = metrics
         self.started = metrics.started.labels(*labels)
         self.handling = metrics.handling.labels(*labels)
-        self.handled = {code: metrics.handled.labels(*labels, code.name) for code in grpc.StatusCode}
+
+    def ended(self, code: grpc.StatusCode) -> None:
+        """Count a call; a status that never was has no number."""
+        if code not in self._handled:
+            self._handled[code] = self.metrics.handled.labels(*self._labels, code.name)
+        self._handled[code].inc()
 
     def observed(self, context: Context) -> _Observed:
         return _Observed(self, context)
@@ -132,7 +140,7 @@ class _Observed:
         code = self._code(error)
         call = self._call
         call.handling.observe(seconds)
-        call.handled[code].inc()
+        call.ended(code)
         reason = ""
         if code is not grpc.StatusCode.OK:
             reason = str(dict(self._context.trailing_metadata() or ()).get("optima-reason", ""))

@@ -117,8 +117,8 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, ser
         assert told(stub, "r").version <= before.version + 1
 
 
-def test_a_call_that_arrives_after_its_deadline_is_told_so_and_not_begun(alone: ServerProcess) -> None:
-    with connected(alone.address) as stub:
+def test_a_call_that_arrives_after_its_deadline_is_told_so_and_not_begun(server: ServerProcess) -> None:
+    with connected(server.address) as stub:
         player = Player(stub, "late")
 
         def late(round: int) -> bool:
