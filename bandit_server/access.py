@@ -31,11 +31,13 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         shown = shown.encode() if isinstance(shown, str) else shown
         if handler_call_details.method.startswith(OPEN) or hmac.compare_digest(shown, self._expected):
             return await continuation(handler_call_details)
-        return grpc.unary_unary_rpc_method_handler(_refuse if shown else _ask)
+        return REFUSED if shown else ASKED
 
 
 async def _ask(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    await _abort(context, "this server wants a token: set OPTIMA_TOKEN to the one it was started with")
+    await _abort(
+        context, "this server wants a token: set OPTIMA_TOKEN (or OPTIMA_TOKEN_FILE) to the one it was started with"
+    )
 
 
 async def _refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -45,3 +47,7 @@ async def _refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], message: str) -> None:
     reason = (("optima-reason", Unauthenticated.reason),)
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, message, reason)
+
+
+ASKED: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_ask)
+REFUSED: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_refuse)

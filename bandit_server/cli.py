@@ -1,4 +1,4 @@
-"""The command line: optima serve | dashboard | runs | demo | simulate."""
+"""The command line: optima serve | dashboard | runs | doctor | demo | simulate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("bandit_server.commands.serve", "serve"),
     "dashboard": ("bandit_server.commands.dashboard", "dashboard"),
     "runs": ("bandit_server.commands.runs", "runs"),
+    "doctor": ("bandit_server.commands.doctor", "doctor"),
     "demo": ("bandit_server.demo", "demo_command"),
     "simulate": ("bandit_server.commands.simulate", "simulate"),
 }

@@ -62,13 +62,14 @@ class Run:
 
 
 class Runs:
-    """All runs. To be used in the store's event loop.
+    """All runs. To be used in the store's event loop. `appended` is told how many events this replica has stored.
 
     Every method raises StoreUnavailable if the store does not answer in time, and RunDeleted for a deleted run.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, appended: Callable[[int], None] = lambda _: None) -> None:
         self.store = store
+        self._appended = appended
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
     async def state(self, name: str) -> RunState:
@@ -215,6 +216,7 @@ class Runs:
         run.head = Head(run.state.version, run.state.incarnation, False, fingerprint(events[-1]))
         if worker:
             self._saw(run, worker)
+        self._appended(len(decision.events))
         run.tell()
         return True
 

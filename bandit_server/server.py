@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -21,24 +19,27 @@ from typing import Self
 
 import grpc
 import grpc.aio
-import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bandit_server.access import TokenInterceptor
 from bandit_server.config import Settings
 from bandit_server.dashboard.app import create_app
+from bandit_server.dashboard.scrape import create_metrics_app
+from bandit_server.edge import NAME, Edge
 from bandit_server.errors import StartError, StoreUnavailable
+from bandit_server.listening import listen, own_socket, reachable, web
+from bandit_server.metrics import Metrics
 from bandit_server.runs import Runs
 from bandit_server.service import Service
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
-from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 
-NAME = pb.DESCRIPTOR.services_by_name["Bandit"].full_name
+# Whose health can be asked: the server's as a whole, and the service's.
+SERVICES = ("", NAME)
 # A journal's records come 2,000 in a call; and a request that is too long should be told so in a sentence.
 LARGEST_MESSAGE = 32 * 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
@@ -46,12 +47,13 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", 2 * LARGEST_MESSAGE),
     # With it a second server on the same port would start, and be given every other call.
     ("grpc.so_reuseport", 0),
-    # A worker that vanished without a word is noticed; one that pings every 10 s between calls is welcome.
+    # A worker that vanished without a word is noticed; one that pings every 10 s, also without calls, is welcome, and
+    # one that floods is told so and cut off.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.max_ping_strikes", 2),
 ]
 # Seconds for the store to answer at the start, and for calls in progress to end.
 PATIENCE = 10.0
@@ -66,6 +68,7 @@ class Server:
         settings: As given.
         port: Where gRPC is served, once started.
         dashboard_port: Where the dashboard is, once started; None without one.
+        metrics_port: Where /metrics has a port of its own; None where it has none.
 
     Raises:
         StartError: The settings are unsafe.
@@ -76,6 +79,7 @@ class Server:
         self.settings = settings
         self.port = 0
         self.dashboard_port: int | None = None
+        self.metrics_port: int | None = None
         self._started: Future[None] = Future()
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,14 +88,15 @@ class Server:
     @property
     def address(self) -> str:
         """host:port for callers on this machine."""
-        return f"{_reachable(self.settings.host)}:{self.port}"
+        return f"{reachable(self.settings.host)}:{self.port}"
 
     @property
     def dashboard_url(self) -> str | None:
         """The dashboard for browsers on this machine."""
         if self.dashboard_port is None:
             return None
-        return f"http://{_reachable(self.settings.dashboard_host)}:{self.dashboard_port}"
+        scheme = "https" if self.settings.tls else "http"
+        return f"{scheme}://{reachable(self.settings.dashboard_host)}:{self.dashboard_port}"
 
     def start(self) -> Self:
         """Start, and return once calls are answered.
@@ -141,57 +146,55 @@ class Server:
                 listener = listen("--dashboard-port", settings.dashboard_host, settings.dashboard_port)
                 stack.callback(listener.close)
                 self.dashboard_port = listener.getsockname()[1]
-            interceptors = [TokenInterceptor(settings.token)] if settings.token else []
+            scraped = None
+            if settings.metrics_port is not None:
+                scraped = listen("--metrics-port", settings.metrics_host, settings.metrics_port)
+                stack.callback(scraped.close)
+                self.metrics_port = scraped.getsockname()[1]
+            metrics = Metrics()
+            interceptors: list[grpc.aio.ServerInterceptor] = [Edge(metrics)]
+            interceptors += [TokenInterceptor(settings.token)] if settings.token else []
             server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
-            self.port = _bind(server, settings.host, settings.port)
+            self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
-            store = await stack.enter_async_context(_store(settings))
-            rpc.add_BanditServicer_to_server(Service(Runs(store)), server)
+            store = await stack.enter_async_context(_store(settings, metrics))
+            rpc.add_BanditServicer_to_server(Service(Runs(store, metrics.events.inc)), server)
             healthy = health.aio.HealthServicer()
+            for service in SERVICES:
+                await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
             health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
             reflection.enable_server_reflection([NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            # The dashboard beside it needs no certificate, whatever name is in it, and no client's either.
+            inside = stack.enter_context(own_socket(server)) if listener is not None else None
             await server.start()
-            await stack.enter_async_context(_beside(_watch_store(store, healthy)))
+            await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
             if listener is not None:
-                await stack.enter_async_context(_dashboard(self.address, settings.token, listener))
+                app = create_app(self.address, settings.token, target=inside, metrics=metrics.registry)
+                await stack.enter_async_context(web(app, listener, settings.tls))
+            if scraped is not None:
+                app = create_metrics_app(metrics.registry, settings.token)
+                await stack.enter_async_context(web(app, scraped, settings.tls))
             self._started.set_result(None)
             await self._stopping.wait()
             await healthy.enter_graceful_shutdown()
             await server.stop(GRACE)
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+    host, port = settings.host, settings.port
     # gRPC does not say why it cannot have a port, and logs that it cannot; so it is asked only if we could.
     listen("--port", host, port).close()
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        if settings.tls is not None:
+            return server.add_secure_port(at, settings.tls.credentials())
         return server.add_insecure_port(at)
     except RuntimeError as error:
         raise StartError(f"{at} cannot be listened on; choose another with --port") from error
 
 
-def listen(flag: str, host: str, port: int) -> socket.socket:
-    """A listening socket; what says otherwise names the flag.
-
-    Raises:
-        StartError: The port is taken, not ours, or the host is not this machine's.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        # A resolver's error has a number of its own, and says it in words.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise StartError(f"{host}:{port} cannot be listened on ({reason}); choose another with {flag}") from error
-
-
-def _reachable(host: str) -> str:
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-    return everywhere.get(host, f"[{host}]" if ":" in host else host)
-
-
 @contextlib.asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[RedisStore]:
+async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[RedisStore]:
     """The store, answering."""
     async with contextlib.AsyncExitStack() as stack:
         url = settings.redis_url
@@ -200,7 +203,7 @@ async def _store(settings: Settings) -> AsyncIterator[RedisStore]:
             stack.push_async_callback(embedded.stop)
             await embedded.start()
             url = embedded.url
-        store = RedisStore(url)
+        store = RedisStore(url, called=metrics.store_called)
         stack.push_async_callback(store.close)
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -214,7 +217,7 @@ async def _store(settings: Settings) -> AsyncIterator[RedisStore]:
         yield store
 
 
-async def _watch_store(store: RedisStore, healthy: health.aio.HealthServicer) -> None:
+async def _watch_store(store: RedisStore, healthy: health.aio.HealthServicer, metrics: Metrics) -> None:
     """Keep saying whether calls can be answered: without its store the server is up, but of no use."""
     status: int | None = None
     while True:
@@ -226,23 +229,13 @@ async def _watch_store(store: RedisStore, healthy: health.aio.HealthServicer) ->
             if status != found:
                 log.warning("%s", error)
         if found != status:
+            if status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                log.warning("the store answers again")
             status = found
-            for service in ("", NAME):
+            metrics.store_up.set(status == health_pb2.HealthCheckResponse.SERVING)
+            for service in SERVICES:
                 await healthy.set(service, status)
         await asyncio.sleep(HEALTH_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def _dashboard(address: str, token: str | None, listener: socket.socket) -> AsyncIterator[None]:
-    # An open page holds its event stream for as long as it is looked at.
-    config = uvicorn.Config(create_app(address, token), log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @contextlib.asynccontextmanager

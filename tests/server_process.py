@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import grpc
 import psutil
@@ -27,13 +28,18 @@ class ServerProcess:
     Args:
         data: Where the embedded store keeps its file.
         redis_url: The store, if it is to be another one.
+        token_file: The token it is to ask for.
+        flags: Further flags of `optima serve`.
     """
 
-    def __init__(self, data: Path, redis_url: str | None = None) -> None:
+    def __init__(
+        self, data: Path, redis_url: str | None = None, token_file: Path | None = None, flags: Sequence[str] = ()
+    ) -> None:
         self.data = data
         self.address = f"127.0.0.1:{free_port()}"
         self._redis_url = redis_url
-        self._dashboard = free_port()
+        self.flags = [*flags, *(["--token-file", str(token_file)] if token_file else [])]
+        self.dashboard_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -43,13 +49,19 @@ class ServerProcess:
         command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", port, "--data-dir", str(self.data)]
         command += ["--redis-url", self._redis_url] if self._redis_url else []
         self._process = subprocess.Popen(
-            [*command, "--dashboard-port", str(self._dashboard)],
+            [*command, *self.flags, "--dashboard-port", str(self.dashboard_port)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=(self.data.parent / "server.log").open("ab"),
         )
         with self.stub() as stub:
             eventually(lambda: answers(stub), seconds=60)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """Kill it as the kernel would, its store with it."""
@@ -132,8 +144,9 @@ def reports_of(address: str, name: str) -> list[pb.RewardReported]:
 def answers(stub: BanditStub) -> bool:
     try:
         stub.ListRuns(pb.ListRunsRequest(page_size=1), timeout=1)
-    except grpc.RpcError:
-        return False
+    except grpc.RpcError as error:
+        # One that asks who calls is there.
+        return cast(grpc.Call, error).code() == grpc.StatusCode.UNAUTHENTICATED
     return True
 
 

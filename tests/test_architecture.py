@@ -25,10 +25,18 @@ MAY_IMPORT = {
 # The rest of the server, each allowed what stands above it and protos; beside each other they are not.
 UPWARDS = [
     ["bandit_server.errors"],
+    ["bandit_server.tls", "bandit_server.logs", "bandit_server.metrics"],
     ["bandit_server.bandit"],
     ["bandit_server.store.base"],
     ["bandit_server.run"],
-    ["bandit_server.checks", "bandit_server.access", "bandit_server.config", "bandit_server.store"],
+    [
+        "bandit_server.checks",
+        "bandit_server.access",
+        "bandit_server.config",
+        "bandit_server.edge",
+        "bandit_server.listening",
+        "bandit_server.store",
+    ],
     ["bandit_server.runs"],
     ["bandit_server.listing", "bandit_server.watch"],
     ["bandit_server.service"],

@@ -21,6 +21,7 @@ import grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
+from worker.access import Access
 from worker.courier import Courier
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 from worker.handover import Handover, Report
@@ -109,13 +110,12 @@ class BanditClient:
         journal: This worker's journal.
         info: What the worker tells of itself; `start` may give it instead.
         patience: Seconds to wait, once per outage, for a server that is away.
-        token: The server's bearer token, if it wants one.
+        access: What the server is shown, and whom the client trusts; nothing, and anybody, by default.
         allow_offline: Start although the server cannot be reached.
         deadline: Seconds a single call may take.
 
     Raises:
         JournalError: The journal belongs to another run, worker or spec.
-        BanditRefused: The token cannot be sent.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class BanditClient:
         journal: Journal,
         info: pb.WorkerInfo | None = None,
         patience: float = 10.0,
-        token: str | None = None,
+        access: Access | None = None,
         allow_offline: bool = False,
         deadline: float = 5.0,
     ) -> None:
@@ -140,14 +140,12 @@ class BanditClient:
         self._info = info or pb.WorkerInfo()
         self._patience = patience
         self._patience_at_start = patience
-        self._token = token
+        self._access = access or Access()
         self._allow_offline = allow_offline
         self._deadline = deadline
         self._wire: _Wire | None = None
         self._handover: Handover | None = None
         self._courier: Courier | None = None
-        if token and not (token.isascii() and token.isprintable()):
-            raise BanditRefused("the token holds characters other than printable ASCII, which no header can carry")
         if spec.steps_per_round:
             journal.begin(run, worker, spec)
 
@@ -163,7 +161,7 @@ class BanditClient:
                 token is wrong.
         """
         seconds = self._patience if timeout is None else timeout
-        wire = _Wire(self._address, self._token, self._deadline)
+        wire = _Wire(self._address, self._access, self._deadline)
         try:
             if wire.is_ready(seconds):
                 self._check_run(wire)
@@ -189,7 +187,7 @@ class BanditClient:
         Raises:
             BanditRefused: The run has another spec or was deleted, or the token is wrong.
         """
-        wire = _Wire(self._address, self._token, self._deadline)
+        wire = _Wire(self._address, self._access, self._deadline)
         try:
             wire.create_run(pb.CreateRunRequest(caller=pb.Caller(run=self.run), spec=spec))
         except BanditRefused as error:
@@ -220,7 +218,7 @@ class BanditClient:
         assert self._courier is None, "a client is started once"
         unsent = [Report(round, pull.arm, pull.chosen_by, m) for round, pull, m in self._journal.unsent()]
         self._handover = Handover(self._patience, unsent)
-        self._wire = _Wire(self._address, self._token, self._deadline)
+        self._wire = _Wire(self._address, self._access, self._deadline)
         self._courier = Courier(
             self._wire,
             self._handover,
@@ -343,11 +341,15 @@ class BanditClient:
 class _Wire:
     """The channel and its calls, with errors as this package's own."""
 
-    def __init__(self, address: str, token: str | None, deadline: float) -> None:
+    def __init__(self, address: str, access: Access, deadline: float) -> None:
         self._address = address
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
         self._deadline = deadline
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        if access.tls:
+            credentials = grpc.ssl_channel_credentials(access.authorities, access.key, access.certificate)
+            self._channel = grpc.secure_channel(address, credentials, options=OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub = BanditStub(self._channel)
 
     def is_ready(self, seconds: float) -> bool:

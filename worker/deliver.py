@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from worker.access import Access
 from worker.bandit_client import BanditClient
 from worker.errors import BanditUnreachable, JournalError, WorkerError
 from worker.journal import JOURNAL_FILE, Journal
@@ -50,8 +51,8 @@ def deliver(directory: Path, address: str) -> str:
         journal = Journal(path)
         untold = len(journal.unsent())
         run, worker, spec = journal.head
-        token = os.environ.get("OPTIMA_TOKEN")
-        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, token=token)
+        access = Access.from_environment()
+        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, access=access)
         try:
             client.start()
             left = client.flush(timeout=3600)

@@ -56,7 +56,7 @@ class BanditUnreachable(BanditError):
 
 
 class BanditRefused(BanditError):
-    """The server answers, and says no.
+    """The server answers, and says no; or what it is to be shown, a token or a certificate, is none.
 
     Args:
         message: The sentence to show.

@@ -17,6 +17,7 @@ from pathlib import Path
 from protos.optima.v1 import bandit_pb2 as pb
 from worker import assemble, pace, randomness
 from worker import recipe as recipes
+from worker.access import Access
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import training_batches
@@ -145,7 +146,7 @@ def _first_rank(
         spec=recipe.spec(models.arms),
         journal=place.journal,
         patience=arguments.bandit_patience,
-        token=os.environ.get("OPTIMA_TOKEN"),
+        access=Access.from_environment(),
         allow_offline=arguments.allow_offline,
     )
     try:

@@ -7,27 +7,39 @@ from pathlib import Path
 import click
 import uvicorn
 
-from bandit_server.config import check_dashboard, token
+from bandit_server.commands.calling import FILE, Target, calls_a_server
+from bandit_server.commands.logging import logs
+from bandit_server.config import check_shown
 from bandit_server.dashboard.app import create_app
 from bandit_server.errors import StartError
-from bandit_server.server import listen
+from bandit_server.listening import listen, reachable, web_config
+from bandit_server.tls import server_tls
 
 
 @click.command()
-@click.option("--server", "address", default="127.0.0.1:50051", show_default=True, help="The bandit server.")
+@calls_a_server
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the dashboard.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Its port.")
-@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE",
-              help="The bandit server's token (or OPTIMA_TOKEN).")  # fmt: skip
-@click.option("--insecure", is_flag=True, help="Show everything to other machines, too.")
-def dashboard(address: str, host: str, port: int, token_file: Path | None, insecure: bool) -> None:
-    """Run a dashboard of its own, beside any bandit server."""
+@click.option("--tls-cert", type=FILE, metavar="FILE", help="Serve it over TLS: its certificate.")
+@click.option("--tls-key", type=FILE, metavar="FILE", help="The certificate's private key.")
+@click.option("--insecure", is_flag=True, help="Show everything to other machines although nobody must log in.")
+@logs
+def dashboard(
+    target: Target, host: str, port: int, tls_cert: Path | None, tls_key: Path | None, insecure: bool
+) -> None:
+    """Run a dashboard of its own, beside any bandit server.
+
+    Where the server asks for a token, browsers log in with the same.
+    """
     try:
-        check_dashboard("--host", host, insecure)
-        shown = token(token_file)
+        check_shown("--host", host, target.token, insecure)
+        tls = server_tls(tls_cert, tls_key)
+        if tls is not None:
+            tls.check()
+        app = create_app(target.address, target.token, credentials=target.credentials())
         listener = listen("--port", host, port)
     except StartError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"dashboard: http://{host}:{listener.getsockname()[1]}")
-    config = uvicorn.Config(create_app(address, shown), log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    scheme = "https" if tls else "http"
+    click.echo(f"dashboard: {scheme}://{reachable(host)}:{listener.getsockname()[1]}")
+    uvicorn.Server(web_config(app, tls)).run(sockets=[listener])

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO, cast
+from collections.abc import Sequence
+from typing import IO
 
 import click
-import grpc
 from google.protobuf import json_format
 
-from bandit_server.config import token
-from bandit_server.errors import StartError
+from bandit_server.commands.calling import Target, calls_a_server
 from protos.optima.v1 import bandit_pb2 as pb
-from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
 DEADLINE = 10.0
-OPTIONS = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
-
-
-Metadata = tuple[tuple[str, str | bytes], ...]
-
-
-class _Client:
-    """The server, as these commands call it."""
-
-    def __init__(self, address: str, token_file: Path | None) -> None:
-        self.address = address
-        self._token_file = token_file
-
-    @contextlib.contextmanager
-    def calling(self) -> Iterator[tuple[BanditStub, Metadata]]:
-        """A stub and its metadata; what the server refuses, or that there is none, ends the command."""
-        try:
-            shown = token(self._token_file)
-        except StartError as error:
-            raise click.ClickException(str(error)) from error
-        metadata: Metadata = (("authorization", f"Bearer {shown}"),) if shown else ()
-        try:
-            with grpc.insecure_channel(self.address, options=OPTIONS) as channel:
-                yield BanditStub(channel), metadata
-        except grpc.RpcError as error:
-            call = cast(grpc.Call, error)
-            if call.code() == grpc.StatusCode.UNAVAILABLE and "optima-reason" not in dict(
-                call.trailing_metadata() or ()
-            ):
-                raise click.ClickException(f"no bandit server answers at {self.address}") from error
-            raise click.ClickException(str(call.details())) from error
 
 
 @click.group()
-@click.option("--server", "address", default="127.0.0.1:50051", show_default=True, envvar="OPTIMA_SERVER",
-              help="The bandit server.")  # fmt: skip
-@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Its token (or OPTIMA_TOKEN).")
+@calls_a_server
 @click.pass_context
-def runs(context: click.Context, address: str, token_file: Path | None) -> None:
+def runs(context: click.Context, target: Target) -> None:
     """Look at runs, take them out, end them, delete them."""
-    context.obj = _Client(address, token_file)
+    context.obj = target
 
 
 @runs.command("list")
 @click.pass_obj
-def list_runs(client: _Client) -> None:
+def list_runs(client: Target) -> None:
     """All runs, newest first."""
     rows: list[tuple[str, ...]] = [("RUN", "STATE", "POLICY", "REPORTS", "LOSS", "WORKERS", "CREATED")]
     with client.calling() as (stub, metadata):
@@ -81,7 +43,7 @@ def list_runs(client: _Client) -> None:
 @runs.command()
 @click.argument("run")
 @click.pass_obj
-def show(client: _Client, run: str) -> None:
+def show(client: Target, run: str) -> None:
     """One run: its arms and workers."""
     with client.calling() as (stub, metadata):
         told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
@@ -123,7 +85,7 @@ def show(client: _Client, run: str) -> None:
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True, atomic=True), default="-",
               help="Where to (default: standard output).")  # fmt: skip
 @click.pass_obj
-def export(client: _Client, run: str, output: IO[str]) -> None:
+def export(client: Target, run: str, output: IO[str]) -> None:
     """A run's whole history as JSON, an event a line (schema: Event in protos/optima/v1/bandit.proto)."""
     with client.calling() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
@@ -137,7 +99,7 @@ def export(client: _Client, run: str, output: IO[str]) -> None:
 @runs.command()
 @click.argument("run")
 @click.pass_obj
-def finish(client: _Client, run: str) -> None:
+def finish(client: Target, run: str) -> None:
     """End a run: its workers write their students and exit when they next ask for an arm."""
     with client.calling() as (stub, metadata):
         stub.FinishRun(pb.FinishRunRequest(run=run, actor="optima runs finish"), timeout=DEADLINE, metadata=metadata)
@@ -149,7 +111,7 @@ def finish(client: _Client, run: str) -> None:
 @click.option("--force", is_flag=True, help="Although workers are alive; they go on without a server.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def delete(client: _Client, run: str, force: bool, yes: bool) -> None:
+def delete(client: Target, run: str, force: bool, yes: bool) -> None:
     """Delete a run's history; its name is refused for 30 days."""
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete run {run} and its history for good?", abort=True)

@@ -6,12 +6,19 @@ import logging
 import signal
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
+from bandit_server.commands.calling import FILE
+from bandit_server.commands.logging import logs
 from bandit_server.config import DATA_DIR, FSYNC, Settings, token
 from bandit_server.errors import StartError
 from bandit_server.server import Server
+from bandit_server.tls import server_tls
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -21,29 +28,52 @@ from bandit_server.server import Server
 @click.option("--dashboard-port", default=8080, show_default=True, type=click.IntRange(0, 65535),
               help="Port of the dashboard.")  # fmt: skip
 @click.option("--no-dashboard", is_flag=True, help="Serve gRPC alone.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of /metrics' own port.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535),
+              help="Serve /metrics on a port of its own, too; it is on the dashboard's anyway.")  # fmt: skip
 @click.option("--redis-url", envvar="OPTIMA_REDIS_URL", metavar="URL",
               help="The store, redis://host:6379 (or OPTIMA_REDIS_URL); without it, one of our own.")  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), default=DATA_DIR, show_default=True,
+@click.option("--data-dir", type=FILE, default=DATA_DIR, show_default=True,
               help="Where our own store keeps its file.")  # fmt: skip
 @click.option("--fsync", type=click.Choice(FSYNC), default=FSYNC[0], show_default=True,
               help="When our own store writes to the disk itself.")  # fmt: skip
-@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE",
-              help="The token that callers must show (or OPTIMA_TOKEN).")  # fmt: skip
-@click.option("--insecure", is_flag=True, help="Serve other machines without asking for a token.")
+@click.option("--token-file", type=FILE, metavar="FILE",
+              help="What callers and browsers must show (or OPTIMA_TOKEN_FILE, or OPTIMA_TOKEN).")  # fmt: skip
+@click.option("--tls-cert", type=FILE, metavar="FILE", help="Serve over TLS: the server's certificate, with its chain.")
+@click.option("--tls-key", type=FILE, metavar="FILE", help="The certificate's private key.")
+@click.option("--tls-client-ca", type=FILE, metavar="FILE",
+              help="Let only those call whose certificate is signed by one of these (mTLS).")  # fmt: skip
+@click.option("--insecure", is_flag=True, help="Serve other machines without asking who they are.")
+@logs
+@click.pass_context
 def serve(
+    context: click.Context,
     host: str,
     port: int,
     dashboard_host: str,
     dashboard_port: int,
     no_dashboard: bool,
+    metrics_host: str,
+    metrics_port: int | None,
     redis_url: str | None,
     data_dir: Path,
     fsync: str,
     token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
     insecure: bool,
 ) -> None:
     """Run the bandit server and its dashboard until Ctrl-C."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if (
+        redis_url
+        and urlsplit(redis_url).password
+        and context.get_parameter_source("redis_url") is ParameterSource.COMMANDLINE
+    ):
+        raise click.ClickException(
+            "--redis-url holds a password, which every user of this machine can read in its list of processes: "
+            "give the URL as OPTIMA_REDIS_URL in the environment"
+        )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -56,6 +86,9 @@ def serve(
             data_dir=data_dir,
             fsync=fsync,
             token=token(token_file),
+            tls=server_tls(tls_cert, tls_key, tls_client_ca),
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             insecure=insecure,
         )
         server = Server(settings)
@@ -76,8 +109,12 @@ def _greet(server: Server) -> None:
     settings = server.settings
     store = "the store of --redis-url" if settings.redis_url else f"a store of its own in {settings.data_dir}"
     click.echo(f"bandit server: {server.address} with {store}")
+    if settings.in_clear:
+        log.warning("what other machines send and are sent, the token with it, travels in clear: use --tls-cert")
     if server.dashboard_url:
         click.echo(f"dashboard:     {server.dashboard_url}")
+    if server.metrics_port is not None:
+        click.echo(f"metrics:       port {server.metrics_port}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

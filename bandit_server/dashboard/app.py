@@ -15,15 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import grpc.aio
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from bandit_server.dashboard.feeds import Hub
 from bandit_server.dashboard.headers import SecurityHeaders
+from bandit_server.dashboard.login import Sessions, add_login
+from bandit_server.dashboard.scrape import add_metrics
 from bandit_server.dashboard.stream import Feed
 from bandit_server.dashboard.upstream import Upstream
 
@@ -34,15 +38,29 @@ PATIENCE = 5.0
 Name = Annotated[str, InPath(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The run's name.")]
 
 
-def create_app(server_address: str, token: str | None = None) -> FastAPI:
-    """The dashboard of the bandit server at `server_address` (host:port). `token`: shown to that server alone.
+def create_app(
+    server_address: str,
+    token: str | None = None,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    target: str | None = None,
+    metrics: CollectorRegistry | None = None,
+) -> FastAPI:
+    """The dashboard of the bandit server at `server_address` (host:port).
 
     Nothing is called before the application starts, and it starts and stays up without the server.
+
+    Args:
+        server_address: As it is shown.
+        token: Shown to that server; browsers must log in with it, too. None: everybody may look.
+        credentials: For a server with TLS.
+        target: Where gRPC finds the server, if that is not its address.
+        metrics: Served at /metrics.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.hub = Hub(Upstream(server_address, token))
+        app.state.hub = Hub(Upstream(server_address, token, credentials, target))
         yield
         await app.state.hub.close()
 
@@ -54,7 +72,10 @@ def create_app(server_address: str, token: str | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    add_login(app, Sessions(token) if token else None)
     app.add_middleware(SecurityHeaders)
+    if metrics is not None:
+        add_metrics(app, metrics)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/", include_in_schema=False)

@@ -15,7 +15,7 @@ POLICY = "; ".join(
         "connect-src 'self'",
         "font-src 'none'",
         "base-uri 'none'",
-        "form-action 'none'",
+        "form-action 'self'",
         "frame-ancestors 'none'",
     ]
 )

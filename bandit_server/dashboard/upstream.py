@@ -31,9 +31,19 @@ class Upstream:
     Every call raises grpc.aio.AioRpcError when the server refuses, is away, or is late.
     """
 
-    def __init__(self, address: str, token: str | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None,
+        credentials: grpc.ChannelCredentials | None = None,
+        target: str | None = None,
+    ) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        where = target or address
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(where, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(where, credentials, options=OPTIONS)
         self._stub = rpc.BanditStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -28,12 +29,15 @@ class RedisStore:
     Args:
         url: redis://, rediss:// or unix://, as redis-py understands it.
         deadline: Seconds a call may take.
+        called: Told after every call how long it took, and whether it was answered.
 
     Raises:
         StartError: The URL makes no sense.
     """
 
-    def __init__(self, url: str, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self, url: str, deadline: float = DEADLINE, called: Callable[[float, bool], None] = lambda *_: None
+    ) -> None:
         try:
             pool = BlockingConnectionPool.from_url(
                 url,
@@ -54,6 +58,7 @@ class RedisStore:
         self._pool = pool
         self._append = self._redis.register_script(APPEND)
         self._deadline = deadline
+        self._called = called
 
     async def append(
         self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
@@ -167,13 +172,18 @@ class RedisStore:
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         """Within the deadline, or StoreUnavailable."""
+        began = time.perf_counter()
+        answered = False
         try:
             async with asyncio.timeout(self._deadline):
                 yield
+            answered = True
         except TimeoutError as error:
             raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"the store cannot be used: {str(error).rstrip('.')}; try again") from error
+        finally:
+            self._called(time.perf_counter() - began, answered)
 
 
 def _ask_head(pipe: Any, run: str) -> None:

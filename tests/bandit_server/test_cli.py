@@ -89,7 +89,8 @@ def test_a_run_is_deleted(address: str, run: str) -> None:
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    assert optima("runs", "--server", nobody, "list", status=1) == f"Error: no bandit server answers at {nobody}\n"
+    sentence = f"Error: no bandit server answers at {nobody}; `optima doctor` finds out why\n"
+    assert optima("runs", "--server", nobody, "list", status=1) == sentence
 
 
 def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> None:

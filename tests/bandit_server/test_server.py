@@ -73,10 +73,13 @@ def test_a_store_url_that_makes_no_sense_is_told(tmp_path: Path) -> None:
 def test_other_machines_are_served_only_with_a_token_or_if_told_so(tmp_path: Path, host: str) -> None:
     with pytest.raises(StartError, match="OPTIMA_TOKEN, or say --insecure"):
         Server(settings(tmp_path, host=host))
+    for flag in ("dashboard", "metrics"):
+        shown = {f"{flag}_host": host, f"{flag}_port": 0}
+        with pytest.raises(StartError, match=f"--{flag}-host {host} would show every run"):
+            Server(settings(tmp_path, **shown))
+        Server(settings(tmp_path, **shown, token="secret"))
     Server(settings(tmp_path, host=host, token="secret"))
     Server(settings(tmp_path, host=host, insecure=True))
-    with pytest.raises(StartError, match=f"--dashboard-host {host} would show every run"):
-        Server(settings(tmp_path, dashboard_host=host, dashboard_port=0, token="secret"))
 
 
 def test_without_the_token_only_health_is_told(tmp_path: Path) -> None:
@@ -103,6 +106,9 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     path.write_text("secret\n", encoding="utf-8")
     assert config.token(path, {}) == "secret"
     assert config.token(None, {"OPTIMA_TOKEN": "other"}) == "other"
+    assert config.token(None, {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(path)}) == "secret"
+    with pytest.raises(StartError, match="OPTIMA_TOKEN_FILE /nowhere cannot be read"):
+        config.token(None, {"OPTIMA_TOKEN_FILE": "/nowhere"})
     assert config.token(None, {"OPTIMA_TOKEN": ""}) is None
     path.write_text("\n", encoding="utf-8")
     for made, words in ((path, "is empty"), (tmp_path / "none", "cannot be read")):

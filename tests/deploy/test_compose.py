@@ -63,7 +63,7 @@ def test_a_service_starts_only_after_the_healthy_one_it_calls() -> None:
 
 def test_ports_are_published_on_loopback_unless_bind_says_otherwise() -> None:
     assert SERVICES["bandit-server"]["ports"] == ["${OPTIMA_BIND:-127.0.0.1}:${OPTIMA_PORT:-50051}:50051"]
-    # It asks nobody who they are.
+    # Browsers would send it the token in clear.
     assert SERVICES["dashboard"]["ports"] == ["127.0.0.1:${OPTIMA_DASHBOARD_PORT:-8080}:8080"]
     assert "ports" not in SERVICES["redis"]
     assert "ports" not in SERVICES["worker"]

@@ -352,8 +352,3 @@ def test_what_was_trained_offline_is_told_when_there_is_a_server(connect: Connec
 
 def test_wait_ready_finds_a_server(connect: Connect) -> None:
     connect().wait_ready()
-
-
-def test_a_token_that_no_header_can_carry_is_refused(connect: Connect) -> None:
-    with pytest.raises(BanditRefused, match="printable"):
-        connect(token="a\nb")

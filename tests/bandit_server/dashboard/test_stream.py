@@ -90,7 +90,7 @@ def test_what_viewers_have_left_behind_is_found_again_by_the_next() -> None:
 def test_the_token_goes_to_the_server_and_to_nobody_else() -> None:
     with serving(History()) as server, dashboard(server.address, token="a-secret-token") as url:
         for path in ("/", "/healthz", "/api/runs", "/api/runs/demo", "/api/openapi.json"):
-            answer = httpx.get(url + path, timeout=20)
+            answer = httpx.get(url + path, headers={"authorization": "Bearer a-secret-token"}, timeout=20)
             assert answer.status_code == 200
             assert "a-secret-token" not in answer.text + str(answer.headers)
         assert server.authorizations == {"Bearer a-secret-token"}

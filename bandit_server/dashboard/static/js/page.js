@@ -27,6 +27,7 @@ export function follow(url, onData, onStatus = () => {}) {
     source.addEventListener("error", () => {
       tell({ state: "stale", since: seen === null ? null : seen + skew, reason: "the dashboard does not answer" });
       if (source.readyState === EventSource.CLOSED) {
+        checkLogin();
         setTimeout(open, pause);
         pause = Math.min(2 * pause, LONGEST_PAUSE);
       }
@@ -34,6 +35,18 @@ export function follow(url, onData, onStatus = () => {}) {
   };
   open();
 }
+
+// Whoever is not logged in any more, or never was, is shown the form; whoever is can log out.
+async function checkLogin() {
+  try {
+    const answer = await fetch("/api/session");
+    if (answer.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+    else if (answer.ok) document.getElementById("logout").hidden = !(await answer.json()).login;
+  } catch {
+    // The dashboard is away; the event stream says so.
+  }
+}
+checkLogin();
 
 function tell(status) {
   const link = document.getElementById("link");

@@ -1,0 +1,112 @@
+"""Who may look at a dashboard whose server asks for a token."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from bandit_server.dashboard import login
+from tests.bandit_server.dashboard.serving import dashboard
+from tests.launch import free_port
+
+TOKEN = "a secret + token/of=theirs"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    # Who is let in does not depend on a server being there.
+    with dashboard(f"127.0.0.1:{free_port()}", TOKEN) as served:
+        yield served
+
+
+@pytest.fixture
+def browser(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=20) as opened:
+        yield opened
+
+
+def test_without_the_token_pages_lead_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
+    for path in ("/", "/runs/a.b-c"):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
+    for method, path in [("GET", f"/{name}") for name in ("api/runs", "api/runs/r", "events/runs", "events/runs/r",
+                         "api/openapi.json", "api/session", "metrics", "nowhere")] + [("POST", "/")]:  # fmt: skip
+        answer = browser.request(method, path)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
+        assert answer.json()["detail"].startswith("log in at /login")
+    assert browser.get("/healthz").status_code == 200
+    assert browser.get("/static/css/dashboard.css").status_code == 200
+
+
+def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
+    form = browser.get("/login", params={"next": "/runs/r"})
+    assert form.status_code == 200
+    assert 'name="next" value="/runs/r"' in form.text
+    assert "<script>" not in form.text
+    entered = browser.post("/login", data={"token": f" {TOKEN}\n", "next": "/runs/r"})
+    assert (entered.status_code, entered.headers["location"]) == (303, "/runs/r")
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert "Secure" not in cookie, "a browser would not send it back over plain HTTP"
+    assert TOKEN not in cookie
+    assert browser.get("/").status_code == 200
+    assert browser.get("/api/session").json() == {"login": True}
+    left = browser.post("/logout")
+    assert (left.status_code, left.headers["location"]) == (303, "/login")
+    assert browser.get("/").status_code == 303
+
+
+def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
+    for shown, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
+        headers = {"authorization": f"Bearer {shown}".encode()}
+        assert browser.get("/api/session", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("page", ["//elsewhere.example", "https://elsewhere.example", "/runs/../x", '"><script>', ""])
+def test_a_login_leads_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
+    assert 'name="next" value="/"' in browser.get("/login", params={"next": page}).text
+    assert browser.post("/login", data={"token": TOKEN, "next": page}).headers["location"] == "/"
+
+
+def test_a_wrong_token_is_refused_and_not_repeated(browser: httpx.Client) -> None:
+    answer = browser.post("/login", data={"token": "<b>guess</b>"})
+    assert answer.status_code == 401
+    assert "not the bandit server's token" in answer.text
+    assert "guess" not in answer.text
+    assert "set-cookie" not in answer.headers
+    for body in (b"\xff\xfe", b"a" * 10_000, b"&".join([b"a=b"] * 100), b""):
+        assert browser.post("/login", content=body).status_code in (400, 401)
+
+
+def test_a_cookie_is_refused_when_it_is_old_or_another_s(
+    browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions, others = login.Sessions(TOKEN), login.Sessions("another token")
+    good = sessions.begin()
+    until, _, seal = good.partition(".")
+    monkeypatch.setattr(login, "SESSION_SECONDS", -1)
+    bad = [sessions.begin(), others.begin(), f"{int(until) + 1}.{seal}", seal, ".", "inf." + seal, "ü.ü", good + "0"]
+    assert sessions.holds(good)
+    assert [cookie for cookie in bad if sessions.holds(cookie)] == []
+    assert browser.get("/api/session", headers={"cookie": f"optima-session={good}"}).status_code == 200
+    assert browser.get("/api/session", headers={"cookie": f"optima-session={bad[0]}"}).status_code == 401
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    assert login.Sessions(TOKEN).is_token(TOKEN)
+    assert not login.Sessions(TOKEN).is_token("x")
+    assert len(compared) == 2
+
+
+def test_without_a_token_everybody_may_look() -> None:
+    with dashboard(f"127.0.0.1:{free_port()}") as url:
+        assert httpx.get(url, timeout=20).status_code == 200
+        assert httpx.get(f"{url}/api/session", timeout=20).json() == {"login": False}
+        assert httpx.get(f"{url}/login", timeout=20).status_code == 404
