@@ -18,7 +18,8 @@ from bandit_server.server import Server
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.calls import Player, connected, history, told
 from tests.launch import ROOT, free_port
-from tests.stores import eventually, redis_server
+from tests.server_process import eventually
+from tests.stores import redis_server
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
 UPSTREAM = "server bandit-server:50051 "

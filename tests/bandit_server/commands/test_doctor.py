@@ -18,7 +18,8 @@ from bandit_server.store.examine import clock
 from bandit_server.tls import ServerTls
 from tests.bandit_server.certificates import Authority
 from tests.launch import ROOT, free_port
-from tests.stores import RedisServer, connected, eventually, process_id
+from tests.server_process import eventually
+from tests.stores import RedisServer, connected, process_id
 
 TOKEN = "a-token-of-the-tests"
 
