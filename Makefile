@@ -36,7 +36,8 @@ check: install
 
 # Side by side, as far as there are cores; a file's tests stay together, the long ones go first (tests/conftest.py).
 test: install system check
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \

@@ -104,20 +104,25 @@ def _group(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byte
     # The demo's model is small. With a thread on every core training is a third faster on an idle machine, and ten
     # times slower on one that does anything else: every thread waits for the one that lost its core.
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PATH": _path()}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
-    try:
+    with contextlib.ExitStack() as ended:
+        with _uninterrupted():
+            process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
+            ended.callback(_end, process)
         yield process
-    finally:
-        # A second Ctrl-C must not leave half of the group behind.
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        signal.signal(signal.SIGINT, previous)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group."""
+    # A second Ctrl-C must not leave half of it behind.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    signal.signal(signal.SIGINT, previous)
 
 
 def _conclude(output_dir: Path) -> None:
@@ -168,6 +173,22 @@ def _free(preferred: int) -> int:
 def _path() -> str:
     """The search path with this environment's own programs first: DeepSpeed looks for ninja on it."""
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What would interrupt the block does so at its end: between a process's birth and Popen's return nobody would know
+    whom to end."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, lambda number, _: held.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

@@ -32,6 +32,7 @@ def worker_of(address: str, run: str) -> Iterator[Driver]:
         yield Driver(channel, run)
 
 
+@pytest.mark.alone
 def test_a_report_is_visible_within_a_second_without_a_reload(process: ServerProcess, open_page: Opener) -> None:
     with dashboard(process.address) as url, worker_of(process.address, "demo") as worker:
         page = open_page(f"{url}/runs/demo")

@@ -111,6 +111,7 @@ def test_the_chosen_theme_stays(open_page: Opener) -> None:
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
 
 
+@pytest.mark.alone
 def test_ten_thousand_rounds_stay_smooth_while_more_arrive(open_page: Opener) -> None:
     history = played(10_000, tuple(f"arm.{index}" for index in range(8)))
     over = threading.Event()
