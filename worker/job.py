@@ -196,6 +196,8 @@ def _trainer(
         world=ranks.world,
         start=state.position,
         workers=recipe.data.workers,
+        cursors=state.cursors,
+        prefetch=recipe.data.prefetch,
     )
     if found:
         # Last: building all this has drawn random numbers.

@@ -75,13 +75,15 @@ class DataRecipe(_Section):
     """Training and held-out data."""
 
     name: str
-    """Which data module: ``digits``, or ``package.module:factory`` for your own (see worker/data/base.py)."""
+    """Which data module: ``digits``, ``webdataset``, or ``package.module:factory`` (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Its own options."""
     batch_size: int = Field(default=64, ge=2)
     """Rows per rank and forward pass."""
     workers: int = Field(default=0, ge=0)
     """Loader processes per rank; 0 loads in the training process."""
+    prefetch: int = Field(default=2, ge=1)
+    """Batches that each loader process keeps ready."""
 
 
 class PolicyRecipe(_Section):

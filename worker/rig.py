@@ -8,7 +8,7 @@ import torch
 
 from worker import assemble
 from worker.assemble import Models
-from worker.batches import fixed_batch
+from worker.batches import first_batches
 from worker.data import DataModule
 from worker.engine import Engine, Ranks
 from worker.objective import Objective
@@ -45,9 +45,9 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         RecipeError: Teacher, student and data do not fit each other.
     """
     torch.manual_seed(recipe.seed)
-    data = assemble.data(recipe)
+    data = assemble.data(recipe, models)
     planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    widths = compare(models, fixed_batch(data, data.train, 0, COMPARED_ROWS), forced=recipe.train == "forced")
+    widths = compare(models, first_batches(data, count=1, size=COMPARED_ROWS)[0], forced=recipe.train == "forced")
     projections = _projections(models, widths, data, ranks, recipe.data.batch_size)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
     student = Student(models.student, objective, projections)
@@ -59,11 +59,9 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         micro_batch=recipe.data.batch_size,
     )
     teacher = Teacher(models.teacher, ranks.device, engine.dtype)
-    size = recipe.data.batch_size
-    batches = [
-        engine.to_device(fixed_batch(data, data.train, (index * ranks.world + ranks.rank) * size, size))
-        for index in range(engine.accumulation)
-    ]
+    size, count = recipe.data.batch_size, engine.accumulation
+    early = first_batches(data, count=count, size=size, rank=ranks.rank, world=ranks.world)
+    batches = [engine.to_device(batch) for batch in early]
     proof = Proof(models, ranks, engine, student, teacher, planner, batches)
     return Rig(data, objective, planner, engine, teacher, proof)
 
@@ -73,7 +71,7 @@ def _projections(models: Models, widths: Widths, data: DataModule, ranks: Ranks,
     if not widths.boundary:
         return Projections(widths.hidden, {})
     parts = [part.name for part in models.adapter.parts]
-    batches = [fixed_batch(data, data.train, index * size, size) for index in range(MAP_BATCHES)]
+    batches = first_batches(data, count=MAP_BATCHES, size=size)
     models.teacher.model.eval()
     with torch.no_grad():
         seen = [models.teacher.run(parts, batch).boundary for batch in batches]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +12,8 @@ import torch
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.arms import JOINT
 from worker.bandit_client import BanditClient
+from worker.batches import TrainingBatches
 from worker.checkpoint import Checkpoints
-from worker.data.base import Batch
 from worker.engine import Engine, Ranks
 from worker.errors import Diverged, Interrupted
 from worker.journal import Pull
@@ -71,7 +70,7 @@ class Trainer:
     probe: Probe
     checkpoints: Checkpoints
     state: LoopState
-    batches: Iterator[Batch]
+    batches: TrainingBatches
     began: float
     rank0: Rank0 | None = None
     _stop: StopSignal = field(default_factory=StopSignal, init=False)
@@ -132,6 +131,7 @@ class Trainer:
             return
         self.state.terms = dict(self.probe.terms)
         self.state.elapsed = time.monotonic() - self.began
+        self.state.cursors = dict(self.batches.cursors)
         self.checkpoints.save(self.engine, self.state)
         if wish != SAVE:
             steps = f", after {self.state.step} of its {self.recipe.steps_per_round} steps" if self.state.step else ""
