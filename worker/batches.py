@@ -87,7 +87,9 @@ class TrainingBatches(Iterator[Batch]):
             return batch
         if isinstance(taken, str):
             raise DataError(taken)
-        batch, lane, self.cursors[lane] = taken
+        batch, lane, cursor = taken
+        # Pinning makes a list of a tuple.
+        self.cursors[lane] = tuple(cursor)
         return batch
 
 

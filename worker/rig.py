@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,6 +13,7 @@ from worker.batches import first_batches
 from worker.data import DataModule
 from worker.engine import Engine, Ranks
 from worker.objective import Objective
+from worker.partitioned import partitioned
 from worker.plan import Planner
 from worker.projection import Projections, principal_map
 from worker.proof import Proof
@@ -22,6 +24,7 @@ from worker.teacher import Teacher
 
 COMPARED_ROWS = 2
 """Rows of the first look at both models, on the CPU."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAP_BATCHES = 4
 """Training batches from which the boundary projections are computed."""
 
@@ -58,7 +61,14 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         recipe.deepspeed,
         micro_batch=recipe.data.batch_size,
     )
-    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
+    placement = recipe.teacher.placement
+    teacher = Teacher(
+        models.teacher,
+        ranks.device,
+        engine.dtype,
+        computes=DTYPES[recipe.teacher.dtype] if recipe.teacher.dtype else None,
+        placement=None if placement == "replicate" else partial(partitioned, offload=placement == "cpu"),
+    )
     size, count = recipe.data.batch_size, engine.accumulation
     early = first_batches(data, count=count, size=size, rank=ranks.rank, world=ranks.world)
     batches = [engine.to_device(batch) for batch in early]

@@ -26,6 +26,7 @@ from worker.recipe import Recipe
 from worker.round_start import RoundStart
 from worker.stop_signal import StopSignal
 from worker.teacher import Teacher
+from worker.tracking import Tracker
 
 SAVE = 1
 """What a rank wishes between two steps: 0 for nothing, this, or the number of the signal that asks it to stop."""
@@ -38,6 +39,7 @@ class Rank0:
     bandit: BanditClient
     record: Record
     progress: Progress
+    trackers: tuple[Tracker, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,4 +234,6 @@ class Trainer:
             evaluate_seconds=evaluate_seconds,
         )
         self.rank0.record.add(record)
+        for tracker in self.rank0.trackers:
+            tracker.tell(record)
         self.rank0.progress.show(record)
