@@ -18,6 +18,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Tracker(threading.Thread):
     def run(self) -> None:
         try:
             monitor = self._make()
-            for record in (*self._history, *iter(self._rounds.get, None)):
+            for record in chain(self._history, iter(self._rounds.get, None)):
                 monitor.write_events(list(events(record)))
             if self._finish is not None:
                 self._finish()

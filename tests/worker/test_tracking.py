@@ -74,7 +74,11 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_tracker_has_every_round_once_also_after_a_resume(output: Path, ranks: Ranks) -> None:
+def test_every_tracker_has_every_round_once_also_after_a_resume(
+    output: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Importing wandb alone takes half a minute on a machine that is busy enough.
+    monkeypatch.setattr(tracking, "PATIENCE", 200)
     recipe = TrackingRecipe.model_validate({"tensorboard": True, "csv": True, "wandb": {"project": "p"}})
     for first, rounds, wanted in ((0, (ROUND, EVALUATED), recipe), (1, (EVALUATED,), TrackingRecipe(csv=True))):
         # The second process plays the last round again.
