@@ -21,6 +21,8 @@ from tests.launch import ROOT, launch
 from tests.server_process import ServerProcess, eventually
 from tests.worker.data.pictures import write, write_collages
 
+pytestmark = pytest.mark.deepspeed
+
 ROUNDS, STEPS = 6, 3
 MODELS = ROOT / "deploy" / "models" / "digits-coca"
 RECIPE: dict[str, Any] = {
