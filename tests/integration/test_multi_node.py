@@ -15,6 +15,8 @@ import yaml
 from tests.launch import ROOT, free_port, launch
 from tests.server_process import ServerProcess
 
+pytestmark = pytest.mark.deepspeed
+
 RECIPE = {
     "name": "nodes",
     "teacher": {

@@ -6,6 +6,8 @@ import pytest
 
 from tests.launch import deepspeed
 
+pytestmark = pytest.mark.deepspeed
+
 
 @pytest.mark.timeout(600)
 def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() -> None:
@@ -18,7 +20,7 @@ def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() ->
                 "placement": placement,
                 "dtype": dtype,
                 "differ by": 0.0,
-                "same losses": True,
+                "finite": True,
                 "held": 0.5,
                 "output dtypes": ["torch.float32"],
                 "in the student": [],
@@ -26,5 +28,5 @@ def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() ->
             }
         ]
         * 2
-        for placement, dtype in (("zero3", "float32"), ("zero3", "bfloat16"), ("cpu", "float32"))
+        for placement, dtype in (("zero3", "float32"), ("cpu", "bfloat16"))
     ]

@@ -5,7 +5,6 @@
 Prints one JSON line per placement and type from rank 0.
 """
 
-import itertools
 import json
 import sys
 from functools import partial
@@ -31,7 +30,7 @@ from worker.teacher import Teacher  # noqa: E402
 WIDTH = 128
 """Wide enough that most parameters are no small ones."""
 # In another order than they feed each other in, and back: what is gathered next is not what was gathered last time.
-PLAYED = (None, ["image"], ["multimodal"], ["text"], None, ["image", "text"])
+PLAYED = (None, ["image"], ["multimodal"], None, ["text"])
 
 
 def student(stage: int) -> tuple[Engine, Student]:
@@ -71,32 +70,29 @@ def main() -> None:
     ranks = Ranks()
     planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
     plans = [planner.joint() if modules is None else planner.arm(modules) for modules in PLAYED]
-    for stage, (placement, dtype) in zip(
-        (3, 0, 3), (("zero3", torch.float32), ("zero3", torch.bfloat16), ("cpu", torch.float32)), strict=True
-    ):
+    for stage, placement, dtype in ((3, "zero3", torch.float32), (0, "cpu", torch.bfloat16)):
         whole, parted = (
             Teacher(Parted(coca(1, width=WIDTH), CoCaAdapter(), {}), ranks.device, torch.float32, computes=dtype,
                     placement=place)
             for place in (None, partial(partitioned, offload=placement == "cpu"))
         )  # fmt: skip
-        (engine, wrapped), (other, _) = student(stage), student(stage)
+        engine, wrapped = student(stage)
         differ, losses = [], []
         for index, plan in enumerate(plans):
             data = batch(index, ranks.rank)
-            theirs, ours = whole.run(plan.teacher, data), parted.run(plan.teacher, data)
-            differ.append(furthest(theirs, ours))
+            answer = parted.run(plan.teacher, data)
+            differ.append(furthest(whole.run(plan.teacher, data), answer))
             engine.activate(plan.trained)
-            other.activate(plan.trained)
-            losses.append([float(engine.step([(data, t)], plan)[0]) for engine, t in ((engine, ours), (other, theirs))])
+            losses.append(engine.step([(data, answer)], plan)[0])
         total = sum(p.numel() * p.element_size() for p in whole.parted.model.parameters())
         found = {
             "placement": placement,
             "dtype": str(dtype).removeprefix("torch."),
             "differ by": max(differ),
-            "same losses": all(a == b for a, b in losses),
+            "finite": bool(torch.stack(losses).isfinite().all()),
             "held": round(held(parted) / total, 3),
-            "output dtypes": sorted({str(t.dtype) for t in itertools.chain(ours.hidden.values())}),
-            "in the student": [n for n in wrapped.state_dict() if "teacher" in n],
+            "output dtypes": sorted({str(tensor.dtype) for tensor in answer.hidden.values()}),
+            "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
             "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),
         }
         everyones = ranks.collect(found)
