@@ -15,6 +15,7 @@ from worker.errors import RecipeError
 from worker.models.base import Adapter
 from worker.models.coca import CoCaAdapter
 from worker.models.cut import cut
+from worker.models.open_clip_files import read_preprocess
 from worker.models.open_clip_inputs import OpenClipInputs
 from worker.models.open_clip_loader import Loaded, load
 from worker.parted import Parted
@@ -93,7 +94,8 @@ def data(recipe: Recipe, models: Models) -> DataModule:
         RecipeError: Unknown name or options.
     """
     try:
-        context = Context(recipe.directory, OpenClipInputs(models.student_config))
+        preprocess = read_preprocess(recipe.teacher.model.partition(":")[2], recipe.directory)
+        context = Context(recipe.directory, OpenClipInputs(models.student_config, preprocess))
         return data_modules.build(recipe.data.name, recipe.data.options, context)
     except ValueError as error:
         raise RecipeError(f"data: {error}") from None

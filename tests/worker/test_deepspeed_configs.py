@@ -12,6 +12,7 @@ from tests.launch import ROOT
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker import recipe as recipes
 from worker.arms import layer_pairs, ownership
+from worker.data.webdataset import WebDatasetOptions
 from worker.engine import Engine, Ranks
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
@@ -47,10 +48,16 @@ def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, 
     plan = Planner(adapter.parts, "multimodal", "forced").arm(["image"])
     engine.activate(plan.trained)
     data = engine.to_device(batch(0))
-    losses = [float(engine.step([(data, told.run(plan.teacher, data))], plan)[0]) for _ in range(6)]
+    losses = [float(engine.step([(data, told.run(plan.teacher, data))], plan)[0]) for _ in range(4)]
     assert losses[-1] < losses[0]
     stage = int(path.stem[-1])
     assert engine._engine.zero_optimization_stage() == stage
+
+
+def test_the_recipe_for_gpus_reads_its_configuration() -> None:
+    recipe = recipes.read(ROOT / "deploy" / "recipes" / "coca-shards.yaml", {})
+    assert recipe.deepspeed["zero_optimization"]["stage"] == 1
+    assert WebDatasetOptions(**recipe.data.options).augment
 
 
 @pytest.mark.parametrize(
