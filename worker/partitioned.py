@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 # As in worker/engine.py.
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
-from torch import Tensor, nn
+from torch import nn
 
-from worker.models.base import Batch, Boundary
+from worker.models.base import Batch
 from worker.parted import Outputs, Parted
 
 Run = Callable[[Sequence[str], Batch], Outputs]
@@ -35,10 +36,9 @@ class _Called(nn.Module):
         self.model = parted.model
         self._parted = parted
 
-    def forward(self, parts: Sequence[str], batch: Batch) -> tuple[dict[str, Boundary], dict[str, Tensor]]:
-        outputs = self._parted.run(parts, batch)
+    def forward(self, parts: Sequence[str], batch: Batch) -> tuple[Any, ...]:
         # Plain containers: DeepSpeed looks for tensors in them.
-        return outputs.boundary, outputs.hidden
+        return tuple(vars(self._parted.run(parts, batch)).values())
 
 
 def partitioned(parted: Parted, device: torch.device, *, offload: bool) -> Run:

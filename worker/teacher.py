@@ -1,6 +1,7 @@
 """The frozen teacher: runs the parts a plan needs, without gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Teacher:
             return self._run(parts, batch)
         outputs = self._run(parts, _in(self._computes, batch))
         boundary = {part: _in(self._dtype, tensors) for part, tensors in outputs.boundary.items()}
-        return Outputs(boundary, _in(self._dtype, outputs.hidden))
+        return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden))
 
     @property
     def parts(self) -> tuple[str, ...]:
