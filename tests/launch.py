@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,15 +29,20 @@ def launch(
     script: str,
     *arguments: str,
     ranks: int = 1,
+    flags: Sequence[str] = (),
     environment: dict[str, str] | None = None,
     directory: Path = ROOT,
     output: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """Start ``deepspeed SCRIPT ARGUMENTS`` in a directory, as the leader of a process group of its own."""
+    """Start ``deepspeed SCRIPT ARGUMENTS`` in a directory, as the leader of a process group of its own.
+
+    Args:
+        flags: The launcher's own, instead of those for so many ranks here.
+    """
     bin_directory = Path(sys.executable).parent
+    here = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
     return subprocess.Popen(
-        [str(bin_directory / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port()),
-         script, *arguments],
+        [str(bin_directory / "deepspeed"), *(flags or here), script, *arguments],
         cwd=directory,
         env={
             **os.environ,
@@ -48,7 +54,7 @@ def launch(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def deepspeed(script: str, *arguments: str, ranks: int = 1, timeout: float = 240, status: int = 0) -> str:

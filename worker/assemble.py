@@ -10,11 +10,13 @@ from torch import nn
 
 from worker import data as data_modules
 from worker.arms import Ownership, check_arms, check_trainable, layer_pairs, ownership
-from worker.data import DataModule
+from worker.data import Context, DataModule
 from worker.errors import RecipeError
 from worker.models.base import Adapter
 from worker.models.coca import CoCaAdapter
 from worker.models.cut import cut
+from worker.models.open_clip_files import read_preprocess
+from worker.models.open_clip_inputs import OpenClipInputs
 from worker.models.open_clip_loader import Loaded, load
 from worker.parted import Parted
 from worker.recipe import Recipe
@@ -85,14 +87,16 @@ def _student(recipe: Recipe, teacher: Loaded) -> tuple[nn.Module, dict[str, Any]
     return student.model, student.config
 
 
-def data(recipe: Recipe) -> DataModule:
+def data(recipe: Recipe, models: Models) -> DataModule:
     """The recipe's data module.
 
     Raises:
         RecipeError: Unknown name or options.
     """
     try:
-        return data_modules.build(recipe.data.name, recipe.data.options)
+        preprocess = read_preprocess(recipe.teacher.model.partition(":")[2], recipe.directory)
+        context = Context(recipe.directory, OpenClipInputs(models.student_config, preprocess))
+        return data_modules.build(recipe.data.name, recipe.data.options, context)
     except ValueError as error:
         raise RecipeError(f"data: {error}") from None
 

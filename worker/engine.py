@@ -1,4 +1,4 @@
-"""DeepSpeed: processes, the wrapped student, optimizer steps. The only file that imports it."""
+"""DeepSpeed: processes, the wrapped student, optimizer steps."""
 
 from __future__ import annotations
 
@@ -162,11 +162,10 @@ class Engine:
         return torch.bfloat16 if self._engine.bfloat16_enabled() else torch.float32
 
     def to_device(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch on the engine's device, floating tensors in its type."""
-        return {
-            name: tensor.to(self._engine.device, self.dtype if tensor.is_floating_point() else None, non_blocking=True)
-            for name, tensor in batch.items()
-        }
+        """The batch on the engine's device, floating tensors in its type; a pinned one is copied without waiting."""
+        # First the copy, then the type: together they would be converted on the host, into memory that is not pinned.
+        there = {name: tensor.to(self._engine.device, non_blocking=True) for name, tensor in batch.items()}
+        return {name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in there.items()}
 
     def activate(self, modules: Sequence[str]) -> None:
         """Let these modules move in the steps to come and keep all others as they are, moments included.

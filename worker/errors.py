@@ -2,6 +2,7 @@
 
 WorkerError
 ├── RecipeError            the recipe or the command line names something wrong
+├── DataError              what the data should be read from cannot be read
 ├── Diverged               the loss is not finite, in too many rounds in a row
 ├── Interrupted            a signal asked the job to stop; a checkpoint is written
 ├── CheckpointError        a checkpoint cannot be written, or this job cannot go on with it
@@ -20,6 +21,10 @@ class WorkerError(Exception):
 
 class RecipeError(WorkerError):
     """The recipe or the command line names something wrong."""
+
+
+class DataError(WorkerError):
+    """What the data should be read from cannot be read."""
 
 
 class Diverged(WorkerError):

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble, pace, randomness
+from worker import assemble, pace, randomness, tracking
 from worker import recipe as recipes
 from worker.access import Access
 from worker.assemble import Models
@@ -98,9 +98,14 @@ def _distil(
     if bandit is not None and place is not None:
         bandit.start(_info(recipe, ranks, state.teacher_metrics, state.start))
         record = Record(place.directory, state.round)
-        trainer.rank0 = Rank0(bandit, record, Progress(recipe.rounds, state.round))
+        trackers = tracking.start(recipe.tracking, place.directory, bandit.run)
+        trainer.rank0 = Rank0(bandit, record, Progress(recipe.rounds, state.round), trackers)
         _greet(trainer.rank0, models, bandit.run, state, resumed=arguments.resume is not None)
-    trainer.run()
+    try:
+        trainer.run()
+    finally:
+        for tracker in trainer.rank0.trackers if trainer.rank0 else ():
+            tracker.close()
     end = trainer.probe.evaluate()
     weights = trainer.engine.state_dict()
     if trainer.rank0 is not None and bandit is not None and place is not None:
@@ -196,6 +201,8 @@ def _trainer(
         world=ranks.world,
         start=state.position,
         workers=recipe.data.workers,
+        cursors=state.cursors,
+        prefetch=recipe.data.prefetch,
     )
     if found:
         # Last: building all this has drawn random numbers.

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from worker.data.base import Cursor
 from worker.journal import Pull
 from worker.probe import Evaluation, Terms
 
-OWN = ("rows", "random", "round_start")
+OWN = ("rows", "cursors", "random", "round_start")
 """What every rank has of its own; the rest is the same on all."""
 
 
@@ -30,6 +31,7 @@ class LoopState:
         teacher_metrics: The teacher's task metrics, measured once.
         start: The student as it was before round 0.
         rows: This rank's loss and terms by name, scalars, of every step of the open round.
+        cursors: Where this rank's lanes of streamed training data go on; filled when it is saved.
         random: This rank's random number generators; filled when it is saved.
         round_start: What `RoundStart.state` gives for the open round.
     """
@@ -45,6 +47,7 @@ class LoopState:
     teacher_metrics: dict[str, float] = field(default_factory=dict)
     start: Evaluation | None = None
     rows: list[dict[str, Tensor]] = field(default_factory=list)
+    cursors: dict[int, Cursor] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=dict)
     round_start: dict[str, Any] | None = None
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from worker.probe import Evaluation
 
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -63,7 +65,7 @@ class Record:
         self.pulls: Counter[str] = Counter()
         self.diverged = 0
         self.seconds = dict.fromkeys(("train_seconds", "probe_seconds", "evaluate_seconds"), 0.0)
-        path = directory / "metrics.jsonl"
+        path = directory / METRICS_FILE
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
             # Lines are in order; one that a kill has torn is of a round that is played again.

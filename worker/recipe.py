@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -34,6 +35,11 @@ class TeacherRecipe(_Section):
     """``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
     checkpoint: str | None = None
     """safetensors file with its weights, relative to the recipe."""
+    dtype: Literal["fp32", "bf16"] | None = None
+    """What it computes in; by default what the student computes in."""
+    placement: Literal["replicate", "zero3", "cpu"] = "replicate"
+    """Where its weights lie: whole on every rank's device; a share on each rank's device, gathered module by module; or
+    a share in each rank's host memory, copied and gathered module by module. See worker/partitioned.py."""
 
 
 class StudentRecipe(_Section):
@@ -75,13 +81,15 @@ class DataRecipe(_Section):
     """Training and held-out data."""
 
     name: str
-    """Which data module: ``digits``, or ``package.module:factory`` for your own (see worker/data/base.py)."""
+    """Which data module: ``digits``, ``webdataset``, or ``package.module:factory`` (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Its own options."""
     batch_size: int = Field(default=64, ge=2)
     """Rows per rank and forward pass."""
     workers: int = Field(default=0, ge=0)
     """Loader processes per rank; 0 loads in the training process."""
+    prefetch: int = Field(default=2, ge=1)
+    """Batches that each loader process keeps ready."""
 
 
 class PolicyRecipe(_Section):
@@ -115,6 +123,42 @@ class CheckpointRecipe(_Section):
     """The newest so many are kept."""
 
 
+class WandbRecipe(_Section):
+    """Weights & Biases."""
+
+    project: str = "optima"
+    """The project that the job shows up in."""
+    group: str | None = None
+    """The group within it."""
+    team: str | None = None
+    """Whose it is, where it is not your own."""
+    online: bool = False
+    """Whether it is sent while the job runs; by default ``wandb sync`` sends it afterwards."""
+
+
+class TrackingRecipe(_Section):
+    """Where the job's curves go, beside metrics.jsonl; see worker/tracking.py."""
+
+    tensorboard: bool = False
+    """Into ``tracking/tensorboard`` of the output directory."""
+    csv: bool = False
+    """Into ``tracking/csv`` of the output directory, a file for each curve."""
+    wandb: WandbRecipe | None = None
+    """Into ``tracking/wandb`` of the output directory, or to its server."""
+
+    def configuration(self, directory: Path, run: str) -> dict[str, dict[str, Any]]:
+        """What DeepSpeed's monitors are to be told, by tracker."""
+        files = {"output_path": str(directory)}
+        wanted: dict[str, dict[str, Any]] = {}
+        if self.tensorboard:
+            wanted["tensorboard"] = files | {"job_name": "tensorboard"}
+        if self.csv:
+            wanted["csv"] = files | {"job_name": "csv"}
+        if self.wandb is not None:
+            wanted["wandb"] = self.wandb.model_dump(exclude={"online"})
+        return wanted
+
+
 class Recipe(_Section):
     """One distillation problem."""
 
@@ -146,10 +190,11 @@ class Recipe(_Section):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     probe: ProbeRecipe = ProbeRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
     max_diverged: int = Field(default=3, ge=1)
     """The job stops after so many rounds in a row whose loss was not finite."""
     deepspeed: dict[str, Any] = {}
-    """DeepSpeed's own configuration, without batch sizes and optimizer."""
+    """DeepSpeed's own configuration, without batch sizes and optimizer; or the path of a JSON file that holds one."""
     directory: Path = Field(default=Path(), exclude=True)
     """Where relative paths start: the recipe's own folder."""
 
@@ -229,8 +274,11 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
         raise RecipeError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
+    directory = path.resolve().parent
+    if isinstance(content.get("deepspeed"), str):
+        content["deepspeed"] = _json(directory / content["deepspeed"])
     try:
-        return Recipe.model_validate({"directory": path.resolve().parent, **content, **overrides})
+        return Recipe.model_validate({"directory": directory, **content, **overrides})
     except ValidationError as error:
         faults = "".join(f"\n  {_fault(one)}" for one in error.errors())
         raise RecipeError(f"the recipe {path} has {error.error_count()} fault(s):{faults}") from None
@@ -242,6 +290,16 @@ def write(recipe: Recipe, path: Path) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     draft.replace(path)
+
+
+def _json(path: Path) -> Any:
+    """What the file that `deepspeed` names holds. Raises RecipeError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"deepspeed: the file {path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    except ValueError as error:
+        raise RecipeError(f"deepspeed: the file {path} is not JSON: {error}") from None
 
 
 def _fault(error: Any) -> str:

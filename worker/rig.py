@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from worker import assemble
 from worker.assemble import Models
-from worker.batches import fixed_batch
+from worker.batches import first_batches
 from worker.data import DataModule
 from worker.engine import Engine, Ranks
 from worker.objective import Objective
+from worker.partitioned import partitioned
 from worker.plan import Planner
 from worker.projection import Projections, principal_map
 from worker.proof import Proof
@@ -22,6 +24,7 @@ from worker.teacher import Teacher
 
 COMPARED_ROWS = 2
 """Rows of the first look at both models, on the CPU."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAP_BATCHES = 4
 """Training batches from which the boundary projections are computed."""
 
@@ -45,9 +48,9 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         RecipeError: Teacher, student and data do not fit each other.
     """
     torch.manual_seed(recipe.seed)
-    data = assemble.data(recipe)
+    data = assemble.data(recipe, models)
     planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    widths = compare(models, fixed_batch(data, data.train, 0, COMPARED_ROWS), forced=recipe.train == "forced")
+    widths = compare(models, first_batches(data, count=1, size=COMPARED_ROWS)[0], forced=recipe.train == "forced")
     projections = _projections(models, widths, data, ranks, recipe.data.batch_size)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
     student = Student(models.student, objective, projections)
@@ -58,12 +61,17 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
         recipe.deepspeed,
         micro_batch=recipe.data.batch_size,
     )
-    teacher = Teacher(models.teacher, ranks.device, engine.dtype)
-    size = recipe.data.batch_size
-    batches = [
-        engine.to_device(fixed_batch(data, data.train, (index * ranks.world + ranks.rank) * size, size))
-        for index in range(engine.accumulation)
-    ]
+    placement = recipe.teacher.placement
+    teacher = Teacher(
+        models.teacher,
+        ranks.device,
+        engine.dtype,
+        computes=DTYPES[recipe.teacher.dtype] if recipe.teacher.dtype else None,
+        placement=None if placement == "replicate" else partial(partitioned, offload=placement == "cpu"),
+    )
+    size, count = recipe.data.batch_size, engine.accumulation
+    early = first_batches(data, count=count, size=size, rank=ranks.rank, world=ranks.world)
+    batches = [engine.to_device(batch) for batch in early]
     proof = Proof(models, ranks, engine, student, teacher, planner, batches)
     return Rig(data, objective, planner, engine, teacher, proof)
 
@@ -73,7 +81,7 @@ def _projections(models: Models, widths: Widths, data: DataModule, ranks: Ranks,
     if not widths.boundary:
         return Projections(widths.hidden, {})
     parts = [part.name for part in models.adapter.parts]
-    batches = [fixed_batch(data, data.train, index * size, size) for index in range(MAP_BATCHES)]
+    batches = first_batches(data, count=MAP_BATCHES, size=size)
     models.teacher.model.eval()
     with torch.no_grad():
         seen = [models.teacher.run(parts, batch).boundary for batch in batches]

@@ -1,31 +1,64 @@
 """The frozen teacher: runs the parts a plan needs, without gradient."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from worker.models.base import Batch
 from worker.parted import Outputs, Parted
+
+Run = Callable[[Sequence[str], Batch], Outputs]
+Placement = Callable[[Parted, torch.device], Run]
+"""Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/partitioned.py."""
 
 
 class Teacher:
     """A model that only answers. Never a child of the student, so no optimizer or checkpoint ever sees it.
 
     Args:
-        parted: The teacher, taken apart; moved to the device and frozen here.
+        parted: The teacher, taken apart; moved to its place and frozen here.
         device: Where it computes.
-        dtype: What it computes in.
+        dtype: What the student computes in: the type of the outputs.
+        computes: What it computes in; by default the same.
+        placement: Where its weights lie; by default whole on the device of every rank.
     """
 
-    def __init__(self, parted: Parted, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        parted: Parted,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        computes: torch.dtype | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         self.parted = parted
-        parted.model.to(device, dtype).eval().requires_grad_(False)
+        self._dtype, self._computes = dtype, computes or dtype
+        parted.model.to(dtype=self._computes).eval().requires_grad_(False)
+        self._run = (placement or _whole)(parted, device)
 
     # no_grad, not inference_mode: tensors made under the latter cannot be a student's inputs or targets.
     @torch.no_grad()
     def run(self, parts: tuple[str, ...], batch: Batch) -> Outputs:
         """Outputs of the given parts; every part's inputs must be among them."""
-        return self.parted.run(parts, batch)
+        if self._computes == self._dtype:
+            return self._run(parts, batch)
+        outputs = self._run(parts, _in(self._computes, batch))
+        boundary = {part: _in(self._dtype, tensors) for part, tensors in outputs.boundary.items()}
+        return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden))
 
     @property
     def parts(self) -> tuple[str, ...]:
         """All parts, in order."""
         return tuple(part.name for part in self.parted.adapter.parts)
+
+
+def _whole(parted: Parted, device: torch.device) -> Run:
+    parted.model.to(device)
+    return parted.run
+
+
+def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

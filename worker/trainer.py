@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +12,8 @@ import torch
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.arms import JOINT
 from worker.bandit_client import BanditClient
+from worker.batches import TrainingBatches
 from worker.checkpoint import Checkpoints
-from worker.data.base import Batch
 from worker.engine import Engine, Ranks
 from worker.errors import Diverged, Interrupted
 from worker.journal import Pull
@@ -27,6 +26,7 @@ from worker.recipe import Recipe
 from worker.round_start import RoundStart
 from worker.stop_signal import StopSignal
 from worker.teacher import Teacher
+from worker.tracking import Tracker
 
 SAVE = 1
 """What a rank wishes between two steps: 0 for nothing, this, or the number of the signal that asks it to stop."""
@@ -39,6 +39,7 @@ class Rank0:
     bandit: BanditClient
     record: Record
     progress: Progress
+    trackers: tuple[Tracker, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Trainer:
     probe: Probe
     checkpoints: Checkpoints
     state: LoopState
-    batches: Iterator[Batch]
+    batches: TrainingBatches
     began: float
     rank0: Rank0 | None = None
     _stop: StopSignal = field(default_factory=StopSignal, init=False)
@@ -132,6 +133,7 @@ class Trainer:
             return
         self.state.terms = dict(self.probe.terms)
         self.state.elapsed = time.monotonic() - self.began
+        self.state.cursors = dict(self.batches.cursors)
         self.checkpoints.save(self.engine, self.state)
         if wish != SAVE:
             steps = f", after {self.state.step} of its {self.recipe.steps_per_round} steps" if self.state.step else ""
@@ -232,4 +234,6 @@ class Trainer:
             evaluate_seconds=evaluate_seconds,
         )
         self.rank0.record.add(record)
+        for tracker in self.rank0.trackers:
+            tracker.tell(record)
         self.rank0.progress.show(record)

@@ -9,7 +9,7 @@ import random
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 
 from tests.launch import ROOT, launch
 from tests.server_process import ServerProcess, eventually
+from tests.worker.data.pictures import write, write_collages
 
 pytestmark = pytest.mark.deepspeed
 
@@ -41,6 +42,31 @@ RECIPE: dict[str, Any] = {
 }
 
 
+def _streamed(directory: Path) -> dict[str, Any]:
+    """Shards, with a faulty sample, that every rank's loader process streams; a teacher of which each rank holds its
+    share; a tracker. Loader processes get every signal that the ranks get."""
+    if not (directory / "shards").exists():
+        write_collages(directory / "shards", 3, 40)
+        write_collages(directory / "held-out", 1, 64, first=1000)
+        write(directory / "shards" / "003.tar", [{"__key__": "faulty", "txt": "top left"}])
+    options = {
+        "train": "shards/{000..003}.tar",
+        "held_out": "held-out/000.tar",
+        "tokenizer": "tests.worker.data.pictures:tokenize",
+        "shuffle": 30,
+        "augment": True,
+    }
+    return {
+        "data": {"name": "webdataset", "batch_size": 8, "workers": 1, "prefetch": 3, "options": options},
+        "teacher": RECIPE["teacher"] | {"placement": "zero3"},
+        "tracking": {"csv": True},
+    }
+
+
+VARIED: dict[int, Callable[[Path], dict[str, Any]]] = {1: lambda _: {}, 2: _streamed}
+"""What the recipe says else, by the number of ranks."""
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process = ServerProcess(tmp_path / "store")
@@ -59,10 +85,8 @@ class Job:
         # The server's choices depend on the worker's id: the two jobs compared have the same one, in runs of their own.
         (self.directory / "worker-id").write_text("0123456789abcdef\n", encoding="ascii")
         recipe = tmp_path / "recipe.yaml"
-        # With two ranks also with loader processes, which get every signal that the ranks get.
-        data = RECIPE["data"] | {"workers": ranks - 1}
-        zero = {"zero_optimization": {"stage": stage}}
-        recipe.write_text(yaml.safe_dump(RECIPE | {"data": data, "deepspeed": zero}), encoding="utf-8")
+        varied = VARIED[ranks](tmp_path) | {"deepspeed": {"zero_optimization": {"stage": stage}}}
+        recipe.write_text(yaml.safe_dump(RECIPE | varied), encoding="utf-8")
         self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
 
     def start(self) -> subprocess.Popen[str]:
@@ -115,7 +139,7 @@ def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
     return next(p for p in psutil.Process(process.pid).children() if "deepspeed.launcher.launch" in p.cmdline())
 
 
-@pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank", "2 ranks, ZeRO 3"])
+@pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank, digits", "2 ranks, ZeRO 3, shards"])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess) -> Iterator[tuple[Job, Job]]:
     """Two jobs of so many ranks and that ZeRO stage, alike but for the names of their runs."""
     straight, broken = (Job(name, tmp_path, server, *request.param) for name in ("straight", "broken"))
@@ -163,6 +187,10 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()
     assert [record["round"] for record in straight.records()] == list(range(ROUNDS))
     assert broken.records() == straight.records()
+    curves = [{p.name: p.read_text() for p in job.directory.glob("tracking/csv/*.csv")} for job in (straight, broken)]
+    assert curves[0].keys() == curves[1].keys()
+    assert all(one == curves[1][name] for name, one in curves[0].items() if not name.startswith("seconds"))
+    assert bool(curves[0]) == (straight.ranks == 2)
     assert len(broken.checkpoints()) == 8
     for job in (straight, broken):
         reports = [(r.pull.round, r.pull.number, r.pull.arm) for r in server.reports(job.name)]

@@ -1,44 +1,46 @@
 """Data modules by name, or by where a user's own is: ``package.module:factory``."""
 
 import difflib
-import importlib
+import inspect
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from worker.data.base import Batch, DataModule, DataModuleFactory, Rows
+from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Rows, Stream
 from worker.data.digits import build_digits
+from worker.data.imported import imported
+from worker.data.shuffled import Shuffled
+from worker.data.webdataset import build_webdataset
 
-__all__ = ["DATA_MODULES", "Batch", "DataModule", "DataModuleFactory", "Rows", "build"]
+__all__ = [
+    "DATA_MODULES",
+    "Batch",
+    "Context",
+    "DataModule",
+    "DataModuleFactory",
+    "Inputs",
+    "Rows",
+    "Shuffled",
+    "Stream",
+    "build",
+]
 
-DATA_MODULES: dict[str, DataModuleFactory] = {"digits": build_digits}
+DATA_MODULES: dict[str, DataModuleFactory] = {"digits": build_digits, "webdataset": build_webdataset}
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> DataModule:
+def build(name: str, options: Mapping[str, Any] | None = None, context: Context | None = None) -> DataModule:
     """The data module of that name, or by that factory, with the given options.
+
+    Args:
+        name: A built-in one's, or ``package.module:factory``.
+        options: Its own.
+        context: For a factory that takes two arguments.
 
     Raises:
         ValueError: Unknown name or option, or a value out of range; the sentence says which.
     """
-    factory = _imported(name) if ":" in name else DATA_MODULES.get(name)
+    factory = imported(name) if ":" in name else DATA_MODULES.get(name)
     if factory is None:
         near = difflib.get_close_matches(name, DATA_MODULES, n=3, cutoff=0.4) or sorted(DATA_MODULES)
         raise ValueError(f"there is no data module {name!r}; did you mean {', '.join(near)}?")
-    return factory(options or {})
-
-
-def _imported(name: str) -> DataModuleFactory:
-    """A user's own factory, found as Python finds any module: in the current directory first."""
-    path, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*path.split("."), attribute)):
-        raise ValueError(f"{name!r} does not name a factory; expected package.module:factory")
-    try:
-        module = importlib.import_module(path)
-    except ImportError as error:
-        raise ValueError(f"{name!r} cannot be imported in {Path.cwd()}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the module {path} ({module.__file__}) has no function {attribute!r}{meant}")
-    return cast(DataModuleFactory, factory)
+    given = (options or {}, context)
+    return factory(*given[: len(inspect.signature(factory).parameters)])

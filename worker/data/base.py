@@ -1,15 +1,20 @@
 """What the worker asks of its data: three datasets, how rows become a batch, and how logits are judged.
 
-Items depend on nothing but the seed and their index, so a position in the data is one integer and resuming is
-exact. Datasets answer ``__getitem__(i)`` and, in one go, ``__getitems__([i, j, …])``.
+Training data is map-style (`Rows`) or a stream (`Stream`). Items of the first depend on nothing but the seed and
+their index, so a position in the data is one integer; every item of the second comes with a cursor that says what
+follows it. Either way resuming is exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+Cursor = tuple[int, ...]
+"""Where a lane of a stream goes on."""
 
 
 class Rows(Protocol):
@@ -30,6 +35,25 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """An iterable dataset, read in lanes: one for each loader process of each rank, or one for each rank.
+
+    It is copied to the loader processes, so it can be pickled.
+    """
+
+    def items(self, lane: int, lanes: int, cursor: Cursor | None) -> Iterator[tuple[Batch, Cursor]]:
+        """One lane's items, without end, each with the cursor from which the items after it follow.
+
+        What follows depends on the arguments alone: a lane that goes on from a cursor gives what it would have given.
+        Together the lanes give every item of an epoch once.
+
+        Raises:
+            DataError: What should be read cannot be.
+        """
+        ...
+
+
 class DataModule(Protocol):
     """Data for one distillation problem.
 
@@ -45,8 +69,9 @@ class DataModule(Protocol):
     """
 
     @property
-    def train(self) -> Rows:
-        """Training items; its length is nominal and large, each index another item."""
+    def train(self) -> Rows | Stream:
+        """Training items. The length of rows is nominal and large, each index another item: `Shuffled` makes such
+        rows of any map-style dataset."""
         ...
 
     @property
@@ -84,5 +109,48 @@ class DataModule(Protocol):
         ...
 
 
-DataModuleFactory = Callable[[Mapping[str, Any]], DataModule]
-"""Builds a data module from a recipe's options. Raises ValueError, in one sentence, on a wrong option."""
+class Inputs(Protocol):
+    """How a family of models takes pictures and texts: its own preprocessing and its own tokenizer."""
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up a text."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text, start, end and padding included."""
+        ...
+
+    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+        """What makes a PIL image [C, H, W] float32; augmented, by torch's global random numbers. Can be pickled."""
+        ...
+
+    def words(self) -> Callable[[list[str]], Tensor]:
+        """What makes N texts [N, context_length] int64. Can be pickled.
+
+        Raises:
+            ValueError: The family has none that fits this model.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the rest of a recipe means for its data.
+
+    Attributes:
+        directory: Where relative paths start.
+        inputs: How its models take pictures and texts.
+    """
+
+    directory: Path
+    inputs: Inputs
+
+
+DataModuleFactory = Callable[..., DataModule]
+"""``factory(options)`` or ``factory(options, context)`` builds a data module from a recipe's options, by name, and its
+`Context`. Raises ValueError, in one sentence, on a wrong option."""

@@ -29,7 +29,28 @@ def unit(words: Words) -> npt.NDArray[np.float64]:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def shuffled(seed: int, epoch: int, size: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which of ``size`` things stands at each position of an epoch's order, without making the order.
+
+    A Feistel network over the next power of four (Black and Rogaway 2002, doi:10.1007/3-540-45760-7_9, "cycle
+    walking"): whatever falls outside goes through again until it falls inside, so it is a permutation.
+    """
+    half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    keys = draws(seed, np.array([epoch], dtype=np.int64), _ROUNDS)[0]
+    found = positions.astype(np.uint64)
+    outside = np.ones(found.shape, dtype=np.bool_)
+    while outside.any():
+        left, right = found[outside] >> half, found[outside] & low
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & low)
+        found[outside] = (left << half) | right
+        outside = found >= size
+    return found.astype(np.int64)
+
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6
 
 
 def _mix(z: Words) -> Words:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from worker.data.base import Batch
 from worker.data.digits_rows import TRAIN_DIGITS, Collages, sources
 from worker.data.digits_text import CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
+from worker.data.options import checked
 
 HELD_OUT_SEED = 7
 """The held-out items are the same for every seed, so that figures can be compared."""
@@ -79,16 +80,11 @@ class DigitsData:
 
 def build_digits(options: Mapping[str, Any]) -> DigitsData:
     """The digits data with the given options. Raises ValueError naming every wrong option."""
-    try:
-        checked = DigitsOptions(**options)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        known = ", ".join(DigitsOptions.model_fields)
-        raise ValueError(f"wrong options for the digits data: {faults}; the options are {known}") from None
-    unknown = sorted(set(checked.mix) - set(KINDS))
-    if unknown or min(checked.mix.values(), default=0) < 0 or sum(checked.mix.values()) <= 0:
+    found = checked(DigitsOptions, options, "digits")
+    unknown = sorted(set(found.mix) - set(KINDS))
+    if unknown or min(found.mix.values(), default=0) < 0 or sum(found.mix.values()) <= 0:
         raise ValueError(
             f"wrong mix for the digits data: expected shares >= 0, not all 0, of {', '.join(KINDS)}; "
-            f"got {dict(checked.mix)}"
+            f"got {dict(found.mix)}"
         )
-    return DigitsData(checked)
+    return DigitsData(found)

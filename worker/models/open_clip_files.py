@@ -50,6 +50,14 @@ def read_config(source: str, base_dir: Path) -> Config:
     return copy.deepcopy(dict(config))
 
 
+def read_preprocess(source: str, base_dir: Path) -> Config:
+    """The ``preprocess_cfg`` that a model's own file has beside its ``model_cfg``; by default open_clip's holds."""
+    path = base_dir / source
+    path = path / CONFIG_FILE if path.is_dir() else path
+    layout = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(layout.get("preprocess_cfg") or {})
+
+
 def weights_beside(source: str, base_dir: Path) -> Path | None:
     """The file of weights in a model's directory, or None if ``source`` is no directory or has none.
 

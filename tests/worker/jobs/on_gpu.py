@@ -1,0 +1,86 @@
+"""Run by DeepSpeed's launcher where there is a GPU: what training on it is made of.
+
+    deepspeed tests/worker/jobs/on_gpu.py
+
+Prints one JSON line.
+"""
+
+import json
+import sys
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+sys.path[0] = str(Path.cwd())
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+
+from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
+from worker.arms import layer_pairs, ownership  # noqa: E402
+from worker.batches import training_batches  # noqa: E402
+from worker.data import build  # noqa: E402
+from worker.engine import Engine, Ranks  # noqa: E402
+from worker.models.coca import CoCaAdapter  # noqa: E402
+from worker.objective import LossWeights, Objective  # noqa: E402
+from worker.optimizer import OptimizerRecipe  # noqa: E402
+from worker.parted import Parted  # noqa: E402
+from worker.partitioned import partitioned  # noqa: E402
+from worker.plan import Planner  # noqa: E402
+from worker.student import Student  # noqa: E402
+from worker.teacher import Teacher  # noqa: E402
+
+
+def main() -> None:
+    ranks = Ranks()
+    adapter = CoCaAdapter()
+    student, *teachers = (Parted(coca(seed, width=64), adapter, {}) for seed in (2, 1, 1, 1))
+    pairs = {p.name: layer_pairs(student.layers[p.name], teachers[0].layers[p.name]) for p in adapter.parts}
+    owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
+    wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
+    engine = Engine(
+        wrapped,
+        wrapped.owned(owned),
+        OptimizerRecipe(warmup_steps=0),
+        {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}},
+        micro_batch=4,
+    )
+    engine.schedule.total_steps = 10
+    places = (None, *(partial(partitioned, offload=offload) for offload in (False, True)))
+    replicas = [Teacher(t, ranks.device, engine.dtype, placement=p) for t, p in zip(teachers, places, strict=True)]
+    planner = Planner(adapter.parts, "multimodal", "forced")
+
+    pinned = next(training_batches(build("digits"), batch_size=4, rank=0, world=1, start=0, workers=1))
+    losses = []
+    for index, plan in enumerate(islice([planner.joint(), planner.arm(["image"]), planner.joint()], 3)):
+        data = engine.to_device(batch(index, ranks.rank))
+        answers = [replica.run(plan.teacher, data) for replica in replicas]
+        alike = [
+            all(torch.allclose(answer.hidden[name], answers[0].hidden[name], atol=2e-2) for name in answers[0].hidden)
+            for answer in answers
+        ]
+        engine.activate(plan.trained)
+        # Nothing but fused attention: where a kernel does not serve, this raises.
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            losses.append(float(engine.step([(data, answers[0])], plan)[0]))
+    flash = sdpa_kernel(SDPBackend.FLASH_ATTENTION)
+    with torch.no_grad(), flash:
+        # The image tower has no mask, so it gets flash attention itself.
+        student.model.visual.train()(data["image"])
+    found = {
+        "backend": dist.get_backend(),
+        "device": ranks.device.type,
+        "dtype": str(engine.dtype),
+        "pinned": all(tensor.is_pinned() for tensor in pinned.values()),
+        "teachers alike": alike,
+        "on the host": [p.ds_tensor.device.type for p in teachers[2].model.parameters()][:1],
+        "finite": all(map(torch.isfinite, map(torch.tensor, losses))),
+    }
+    if ranks.rank == 0:
+        print("GPU " + json.dumps(found), flush=True)
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Run by DeepSpeed's launcher: a teacher of which every rank holds a share answers as a whole one does.
+
+    deepspeed tests/worker/jobs/teacher_placement.py
+
+Prints one JSON line per placement and type from rank 0.
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path[0] = str(Path.cwd())
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
+from worker.arms import layer_pairs, ownership  # noqa: E402
+from worker.engine import Engine, Ranks  # noqa: E402
+from worker.models.coca import CoCaAdapter  # noqa: E402
+from worker.objective import LossWeights, Objective  # noqa: E402
+from worker.optimizer import OptimizerRecipe  # noqa: E402
+from worker.parted import Outputs, Parted  # noqa: E402
+from worker.partitioned import partitioned  # noqa: E402
+from worker.plan import Planner  # noqa: E402
+from worker.student import Student  # noqa: E402
+from worker.teacher import Teacher  # noqa: E402
+
+WIDTH = 128
+"""Wide enough that most parameters are no small ones."""
+# In another order than they feed each other in, and back: what is gathered next is not what was gathered last time.
+PLAYED = (None, ["image"], ["multimodal"], None, ["text"])
+
+
+def student(stage: int) -> tuple[Engine, Student]:
+    adapter = CoCaAdapter()
+    ours, theirs = (Parted(coca(seed, width=WIDTH), adapter, {}) for seed in (2, 1))
+    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
+    owned = dict(ownership(ours.model, {part.name: part.path for part in adapter.parts}).owned)
+    wrapped = Student(ours, Objective(adapter, pairs, LossWeights()))
+    config = {"zero_optimization": {"stage": stage}}
+    engine = Engine(wrapped, wrapped.owned(owned), OptimizerRecipe(warmup_steps=0), config, micro_batch=4)
+    engine.schedule.total_steps = 10
+    return engine, wrapped
+
+
+def furthest(one: Outputs, other: Outputs) -> float:
+    """The largest difference of all."""
+    here, there = tensors(one), tensors(other)
+    assert here.keys() == there.keys()
+    return max(float((here[name] - there[name]).abs().max()) for name in here)
+
+
+def tensors(outputs: Outputs) -> dict[str, Tensor]:
+    flat = {f"{part}/{name}": t for part, named in outputs.boundary.items() for name, t in named.items()}
+    return flat | outputs.hidden
+
+
+def held(teacher: Teacher) -> int:
+    """Bytes of parameters that this rank holds between two calls."""
+    # Of a parameter that is let go of there is the share, and an empty tensor in its own place.
+    kept = [t for p in teacher.parted.model.parameters() for t in (p.ds_tensor, p)]
+    return sum(t.numel() * t.element_size() for t in kept)
+
+
+def main() -> None:
+    # Hooks switch torch's fused attention off, ZeRO's too: it would round differently.
+    torch.backends.mha.set_fastpath_enabled(False)
+    ranks = Ranks()
+    planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
+    plans = [planner.joint() if modules is None else planner.arm(modules) for modules in PLAYED]
+    for stage, placement, dtype in ((3, "zero3", torch.float32), (0, "cpu", torch.bfloat16)):
+        whole, parted = (
+            Teacher(Parted(coca(1, width=WIDTH), CoCaAdapter(), {}), ranks.device, torch.float32, computes=dtype,
+                    placement=place)
+            for place in (None, partial(partitioned, offload=placement == "cpu"))
+        )  # fmt: skip
+        engine, wrapped = student(stage)
+        differ, losses = [], []
+        for index, plan in enumerate(plans):
+            data = batch(index, ranks.rank)
+            answer = parted.run(plan.teacher, data)
+            differ.append(furthest(whole.run(plan.teacher, data), answer))
+            engine.activate(plan.trained)
+            losses.append(engine.step([(data, answer)], plan)[0])
+        total = sum(p.numel() * p.element_size() for p in whole.parted.model.parameters())
+        found = {
+            "placement": placement,
+            "dtype": str(dtype).removeprefix("torch."),
+            "differ by": max(differ),
+            "finite": bool(torch.stack(losses).isfinite().all()),
+            "held": round(held(parted) / total, 3),
+            "output dtypes": sorted({str(tensor.dtype) for tensor in answer.hidden.values()}),
+            "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
+            "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),
+        }
+        everyones = ranks.collect(found)
+        if ranks.rank == 0:
+            print("CASE " + json.dumps(everyones), flush=True)
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main()

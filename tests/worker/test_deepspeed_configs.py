@@ -1,0 +1,75 @@
+"""The DeepSpeed configurations that come with OPTIMA: a recipe names one, and the student trains under it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.launch import ROOT
+from tests.worker.jobs.tiny_coca import batch, coca
+from worker import recipe as recipes
+from worker.arms import layer_pairs, ownership
+from worker.data.webdataset import WebDatasetOptions
+from worker.engine import Engine, Ranks
+from worker.errors import RecipeError
+from worker.models.coca import CoCaAdapter
+from worker.objective import LossWeights, Objective
+from worker.optimizer import OptimizerRecipe
+from worker.parted import Parted
+from worker.plan import Planner
+from worker.recipe import Recipe
+from worker.student import Student
+from worker.teacher import Teacher
+
+CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))
+
+
+def _recipe(directory: Path, deepspeed: object) -> Recipe:
+    content = {"teacher": {"model": "open_clip:x"}, "student": {"keep": {}}, "data": {"name": "digits"}}
+    (directory / "recipe.yaml").write_text(yaml.safe_dump(content | {"deepspeed": deepspeed}), encoding="utf-8")
+    return recipes.read(directory / "recipe.yaml", {})
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=[path.stem for path in CONFIGURATIONS])
+def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+    config = _recipe(tmp_path, str(path)).deepspeed
+    adapter = CoCaAdapter()
+    student, teacher = (Parted(coca(seed), adapter, {}) for seed in (2, 1))
+    pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
+    owned = ownership(student.model, {part.name: part.path for part in adapter.parts}).owned
+    wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
+    engine = Engine(wrapped, wrapped.owned(owned), OptimizerRecipe(lr=1e-2, warmup_steps=0), config, micro_batch=4)
+    engine.schedule.total_steps = 100
+    assert engine.dtype == torch.bfloat16
+    told = Teacher(teacher, ranks.device, engine.dtype)
+    plan = Planner(adapter.parts, "multimodal", "forced").arm(["image"])
+    engine.activate(plan.trained)
+    data = engine.to_device(batch(0))
+    losses = [float(engine.step([(data, told.run(plan.teacher, data))], plan)[0]) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    stage = int(path.stem[-1])
+    assert engine._engine.zero_optimization_stage() == stage
+
+
+def test_the_recipe_for_gpus_reads_its_configuration() -> None:
+    recipe = recipes.read(ROOT / "deploy" / "recipes" / "coca-shards.yaml", {})
+    assert recipe.deepspeed["zero_optimization"]["stage"] == 1
+    assert WebDatasetOptions(**recipe.data.options).augment
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, r"deepspeed: the file .*own.json cannot be read: No such file"),
+        ("{", r"deepspeed: the file .*own.json is not JSON"),
+        ('{"optimizer": {}}', r"deepspeed: optimizer is set by the recipe's own fields"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "own.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RecipeError, match=said):
+        _recipe(tmp_path, "own.json")

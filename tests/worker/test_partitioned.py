@@ -1,0 +1,32 @@
+"""A teacher of which every rank holds its share."""
+
+import json
+
+import pytest
+
+from tests.launch import deepspeed
+
+pytestmark = pytest.mark.deepspeed
+
+
+@pytest.mark.timeout(600)
+def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() -> None:
+    """Bit for bit, whichever parts are asked for one after the other; also beside a student under ZeRO 3."""
+    output = deepspeed("tests/worker/jobs/teacher_placement.py", ranks=2, timeout=560)
+    cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]
+    assert cases == [
+        [
+            {
+                "placement": placement,
+                "dtype": dtype,
+                "differ by": 0.0,
+                "finite": True,
+                "held": 0.5,
+                "output dtypes": ["torch.float32"],
+                "in the student": [],
+                "trained": ["image", "multimodal", "text"],
+            }
+        ]
+        * 2
+        for placement, dtype in (("zero3", "float32"), ("cpu", "bfloat16"))
+    ]

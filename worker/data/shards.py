@@ -1,0 +1,69 @@
+"""WebDataset's tar shards: which ones a pattern names, and the samples in one."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
+from webdataset.tariterators import tarfile_samples  # type: ignore[import-untyped]
+
+from worker.errors import DataError
+
+NAMED = 3
+"""Missing shards that a sentence names."""
+
+
+def expand(field: str, patterns: str | Sequence[str], directory: Path) -> list[str]:
+    """The shards that patterns name: ``shards/{000..009}.tar``, several of them in a list or joined by ``::``.
+
+    Args:
+        field: What the recipe calls them.
+        patterns: Paths, or what ``webdataset`` can open: ``https://…``, ``pipe:aws s3 cp s3://… -``.
+        directory: Where relative paths start.
+
+    Raises:
+        ValueError: They name no shard, one twice, or one that is not there.
+    """
+    joined = "::".join([patterns] if isinstance(patterns, str) else patterns)
+    try:
+        named = [url for url in expand_urls(joined) if url]
+    except ValueError as error:
+        raise ValueError(f"{field} is no pattern of shards: {error} in {joined!r}") from error
+    if not named:
+        raise ValueError(f"{field} names no shard; expected a pattern such as shards/{{000..009}}.tar")
+    shards = [str(directory / url) if _local(url) else url for url in named]
+    shard, times = Counter(shards).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{field} names the shard {shard} twice")
+    missing = [shard for shard in shards if _local(shard) and not Path(shard).is_file()]
+    if missing:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise ValueError(
+            f"{field} names {len(shards)} shards, and {len(missing)} of them cannot be found: "
+            f"{', '.join(missing[:NAMED])}{more}"
+        )
+    return shards
+
+
+def samples(shard: str) -> Iterator[dict[str, Any]]:
+    """A shard's samples, in its order: the bytes of each file by its extension, and ``__key__``.
+
+    Raises:
+        DataError: The shard cannot be opened, or is no whole tar file.
+    """
+    try:
+        yield from tarfile_samples([{"url": shard}])
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        # Its arguments are webdataset's, beside the reason.
+        reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
+        raise DataError(f"the shard {shard} cannot be read: {reason}") from error
+
+
+def _local(url: str) -> bool:
+    # A single letter is a drive's.
+    return len(urlparse(url).scheme) < 2

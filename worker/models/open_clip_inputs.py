@@ -1,0 +1,60 @@
+"""How open_clip's models take pictures and texts: its own preprocessing and its own tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OpenClipInputs:
+    """The `Inputs` of one model.
+
+    Attributes:
+        config: Its ``model_cfg``.
+        preprocess: What differs from open_clip's default ``preprocess_cfg``, such as mean and std.
+    """
+
+    config: Mapping[str, Any]
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self._text.get("pad_id", 0))
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._text.get("vocab_size", 49408))
+
+    @property
+    def context_length(self) -> int:
+        return int(self._text.get("context_length", 77))
+
+    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+        size = self.config["vision_cfg"].get("image_size", 224)
+        wanted = merge_preprocess_dict(PreprocessCfg(), {"size": size, **self.preprocess})
+        transform: Callable[[Any], Tensor] = image_transform_v2(PreprocessCfg(**wanted), is_train=augmented)
+        return transform
+
+    def words(self) -> Callable[[list[str]], Tensor]:
+        name, options = self._text.get("hf_tokenizer_name"), dict(self._text.get("tokenizer_kwargs") or {})
+        if name:
+            mode = self._text.get("tokenizer_mode")
+            return HFTokenizer(name, context_length=self.context_length, tokenizer_mode=mode, **options)  # type: ignore[no-any-return]
+        tokenizer = SimpleTokenizer(context_length=self.context_length, **options)
+        if tokenizer.vocab_size > self.vocab_size:
+            raise ValueError(
+                f"open_clip's tokenizer has {tokenizer.vocab_size} tokens, and the model only {self.vocab_size}: name "
+                "the one that it was trained with as options.tokenizer, package.module:function"
+            )
+        return tokenizer  # type: ignore[no-any-return]
+
+    @property
+    def _text(self) -> Mapping[str, Any]:
+        text: Mapping[str, Any] = self.config["text_cfg"]
+        return text

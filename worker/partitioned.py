@@ -1,0 +1,83 @@
+"""A frozen model of which every rank holds its share: ZeRO 3 without an optimizer.
+
+A module's parameters are gathered when it is called, the next ones' while it computes, and let go of after it: between
+two calls a rank holds its share and no more. What is called next DeepSpeed foresees from the call before; where that
+was of other parts, as in the first steps of a round, it gathers everything when it is needed.
+
+With ``offload`` the shares lie in (pinned) host memory: a rank copies its share to the device and the ranks gather it
+there, so N ranks of a node move each weight through the bus once and not N times. That, and not running the model on
+the CPU, is what ``placement: cpu`` means: the arithmetic of a large teacher takes a CPU far longer than the copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# As in worker/engine.py.
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+import deepspeed
+import torch
+from deepspeed.utils import set_z3_leaf_modules
+from torch import nn
+
+from worker.models.base import Batch
+from worker.parted import Outputs, Parted
+
+Run = Callable[[Sequence[str], Batch], Outputs]
+
+
+class _Called(nn.Module):
+    """Runs a model's parts within one call, which is what ZeRO 3 watches."""
+
+    def __init__(self, parted: Parted) -> None:
+        super().__init__()
+        self.model = parted.model
+        self._parted = parted
+
+    def forward(self, parts: Sequence[str], batch: Batch) -> tuple[Any, ...]:
+        # Plain containers: DeepSpeed looks for tensors in them.
+        return tuple(vars(self._parted.run(parts, batch)).values())
+
+
+def partitioned(parted: Parted, device: torch.device, *, offload: bool) -> Run:
+    """Part a model's parameters among all ranks; collective, as is every call of what is returned.
+
+    Args:
+        parted: A frozen model on the CPU, whole and the same on every rank, in the type that it computes in.
+        device: Where it computes.
+        offload: Whether the shares lie in host memory.
+    """
+    dtype = next(parted.model.parameters()).dtype
+    zero: dict[str, object] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    if offload:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device.type != "cpu"}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "steps_per_print": 10**9,
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+    }
+    # One parameter after the other: the device never holds the whole model.
+    deepspeed.zero.Init(module=parted.model, config_dict_or_path=config, dtype=dtype)
+    for buffer in parted.model.buffers():
+        buffer.data = buffer.data.to(device)
+    if any(isinstance(module, nn.MultiheadAttention) for module in parted.model.modules()):
+        # It reads its child's parameters itself, so they are gathered with its own.
+        set_z3_leaf_modules(parted.model, [nn.MultiheadAttention])
+    called = _Called(parted)
+    for parameter in parted.model.parameters(recurse=False):
+        deepspeed.zero.register_external_parameter(called, parameter)
+    engine, _, _, _ = deepspeed.initialize(model=called, config=config, dist_init_required=False)
+    engine.eval()
+
+    def run(parts: Sequence[str], batch: Batch) -> Outputs:
+        if not parts:
+            return Outputs({}, {})
+        outputs = Outputs(*engine(parts, batch))
+        # What was gathered ahead for parts that were not run this time would stay.
+        engine.empty_partition_cache()
+        return outputs
+
+    return run
