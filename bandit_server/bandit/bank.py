@@ -26,6 +26,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -144,10 +145,11 @@ class Bank:
         """How probable each hypothesis is, [HYPOTHESES], summing to 1."""
         return np.asarray(self._weights / self._weights.sum())
 
-    def draw(self, share: float) -> int:
-        """A hypothesis drawn by its weight with a number that is uniform in [0, 1)."""
+    def draw(self, shares: Floats) -> list[int]:
+        """Hypotheses drawn by their weights, each with a number that is uniform in [0, 1)."""
         reached = np.add.accumulate(self._weights)
-        return min(int(reached.searchsorted(share * reached.item(-1), "right")), HYPOTHESES - 1)
+        drawn = reached.searchsorted(shares * reached.item(-1), "right").tolist()
+        return [min(hypothesis, HYPOTHESES - 1) for hypothesis in drawn]
 
     def noise(self, hypothesis: int) -> float:
         """σ² under a hypothesis; above 0. Before any arm has two rewards: the arms' spread."""
@@ -177,6 +179,29 @@ class Bank:
                 if not count:
                     means[arm], variances[arm] = (sum(seen) / len(seen) if seen else 0.0), 1.0
         return means, variances
+
+    def foresee(
+        self, now: int, hypotheses: Sequence[int]
+    ) -> Iterable[tuple[Sequence[float], Sequence[float], float]]:
+        """`predict` and `noise` for pull `now` and those after it, each under a hypothesis of its own."""
+        if len(hypotheses) == 1:
+            return [(*self.predict(now, hypotheses[0]), self.noise(hypotheses[0]))]
+        at = np.array(hypotheses)
+        gaps = np.arange(now, now + len(at), dtype=float)[:, None] - np.array(self._last, dtype=float)
+        change = np.exp(_LOG_SHARED[at][:, None] * gaps)
+        means = self._mean[:, at].T * change
+        change *= change
+        variances = self._variance[:, at].T * change
+        gaps *= _TIME[at][:, None]
+        variances += gaps
+        variances += _OWN[at][:, None]
+        if 0 in self.count:
+            seen = np.array(self.count) > 0
+            means[:, ~seen] = means[:, seen].mean(axis=1, keepdims=True) if seen.any() else 0.0
+            variances[:, ~seen] = 1.0
+        squares = self._squares[at] + self._floor
+        noises = (squares / self._steps).tolist() if self._steps else [self.noise(0)] * len(at)
+        return zip(means.tolist(), variances.tolist(), noises, strict=True)
 
     def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""

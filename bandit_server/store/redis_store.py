@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
+from bandit_server.store.batches import Argument, Batches
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -43,8 +44,9 @@ class RedisStore:
                 url,
                 max_connections=CONNECTIONS,
                 timeout=deadline,
-                socket_timeout=deadline,
                 socket_connect_timeout=deadline,
+                # Every call ends within our own deadline; redis-py would make a task for every message to time it.
+                socket_timeout=None,
                 # Over version 3, redis-py does not notice that a connection it has at hand was closed meanwhile.
                 protocol=2,
                 # Nothing is sent twice, or an append whose answer was lost would be called "changed".
@@ -56,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._append = self._redis.register_script(APPEND)
+        self._appends = Batches(self._redis, APPEND, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -67,7 +69,7 @@ class RedisStore:
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
-        arguments: list[str | int | bytes] = [
+        arguments: list[Argument] = [
             expected.version,
             expected.incarnation,
             expected.last,
@@ -76,7 +78,7 @@ class RedisStore:
             *events,
         ]
         async with self._answering():
-            answer: bytes = await self._append(keys=places, args=arguments)
+            answer: bytes = await self._appends.call(places, arguments)
         return cast(Standing, answer.decode())
 
     async def read(self, run: str, after: int, limit: int) -> Page:
@@ -166,6 +168,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """See base.py."""
+        await self._appends.close()
         await self._redis.aclose()
         await self._pool.aclose()
 

@@ -120,15 +120,16 @@ class Optima:
         for arm in in_flight:
             flying[arm] += 1
         chosen = []
-        for ahead in range(count):
-            hypothesis = self._bank.draw(rng.random())
-            means, variances = self._bank.predict(self._now + ahead, hypothesis)
-            noise = self._bank.noise(hypothesis) * self._exploration**2
+        hypotheses = self._bank.draw(rng.random(count))
+        for means, variances, noise in self._bank.foresee(self._now, hypotheses):
+            noise *= self._exploration**2
             # A few arms: plain numbers take half the time of arrays.
             best, highest = -1, -math.inf
             for arm in active:
-                variance = variances[arm]
-                bound = max(means[arm], 0.0) + math.sqrt(variance / (1 + flying[arm] * variance) * noise)
+                mean, variance = means[arm], variances[arm]
+                bound = math.sqrt(variance / (1 + flying[arm] * variance) * noise)
+                if mean > 0.0:
+                    bound += mean
                 if bound > highest:
                     best, highest = arm, bound
             chosen.append(best)
