@@ -12,8 +12,8 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
@@ -79,7 +79,7 @@ class Runs:
             RunNotFound: No such run.
         """
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             await self._sync(run)
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
@@ -95,7 +95,7 @@ class Runs:
             ServerError: What the command refuses.
         """
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             fresh = False
             recalled: Recalled | None = None
             while True:
@@ -138,7 +138,7 @@ class Runs:
         """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
         Empty for a run that is not there."""
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             await self._sync(run)
             events: list[pb.Event] = []
             while len(events) < run.state.version:
@@ -289,10 +289,15 @@ async def following(store: Store, run: str, version: int, last: str) -> tuple[Pa
     return Page(page.head, page.events[1:]), follows
 
 
-@contextlib.asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(DEADLINE):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error
+class _InTime:
+    """A block that ends in time, or in StoreUnavailable."""
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(DEADLINE)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
-from bandit_server.store.batches import Argument, Batches
+from bandit_server.store.batches import Batches
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -58,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._appends = Batches(self._redis, APPEND, deadline)
+        self._appends = Batches(pool, APPEND, self._redis.register_script(APPEND).sha, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -69,16 +69,17 @@ class RedisStore:
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
-        arguments: list[Argument] = [
-            expected.version,
-            expected.incarnation,
-            expected.last,
-            incarnation,
-            keys.PULSE_SECONDS,
-            *events,
-        ]
-        async with self._answering():
-            answer: bytes = await self._appends.call(places, arguments)
+        with self._counted():
+            answer: bytes = await self._appends.call(
+                len(places),
+                *places,
+                expected.version,
+                expected.incarnation,
+                expected.last,
+                incarnation,
+                keys.PULSE_SECONDS,
+                *events,
+            )
         return cast(Standing, answer.decode())
 
     async def read(self, run: str, after: int, limit: int) -> Page:
@@ -175,11 +176,17 @@ class RedisStore:
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         """Within the deadline, or StoreUnavailable."""
+        with self._counted():
+            async with asyncio.timeout(self._deadline):
+                yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A call to the store; what goes wrong with it is StoreUnavailable."""
         began = time.perf_counter()
         answered = False
         try:
-            async with asyncio.timeout(self._deadline):
-                yield
+            yield
             answered = True
         except TimeoutError as error:
             raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error

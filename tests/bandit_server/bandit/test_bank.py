@@ -123,12 +123,13 @@ def test_an_arm_that_was_not_seen_lately_is_less_certain() -> None:
 @pytest.mark.parametrize("rewards", [[], [(0, 0, 1.0)], rewarded(5, seed=2), rewarded(90, seed=2)], ids=len)
 def test_what_is_foreseen_is_what_is_predicted_then(rewards: list[tuple[int, int, float]]) -> None:
     bank = learned(rewards)
-    hypotheses = [*range(HYPOTHESES), 0, 0]
-    for ahead, (mean, variance, noise) in enumerate(bank.foresee(95, hypotheses)):
-        predicted = bank.predict(95 + ahead, hypotheses[ahead])
-        assert mean == pytest.approx(predicted[0])
-        assert variance == pytest.approx(predicted[1])
-        assert noise == pytest.approx(bank.noise(hypotheses[ahead]))
+    hypotheses = np.array([*range(HYPOTHESES), 0, 0])
+    means, variances, noises = bank.foresee(95, hypotheses)
+    for ahead, hypothesis in enumerate(hypotheses.tolist()):
+        mean, variance = bank.predict(95 + ahead, hypothesis)
+        assert means[ahead] == pytest.approx(mean)
+        assert variances[ahead] == pytest.approx(variance)
+        assert noises[ahead] == pytest.approx(bank.noise(hypothesis))
 
 
 def test_an_arm_never_seen_is_like_the_others_and_as_uncertain_as_one_reward_leaves_it() -> None:
