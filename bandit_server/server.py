@@ -157,7 +157,8 @@ class Server:
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
-            edge.serve(Service(Runs(store, metrics.events.inc)), server)
+            runs = Runs(store, metrics.events.inc)
+            edge.serve(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:
                 await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -167,6 +168,7 @@ class Server:
             inside = stack.enter_context(own_socket(server)) if listener is not None else None
             await server.start()
             await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
+            await stack.enter_async_context(_beside(runs.tend()))
             if listener is not None:
                 app = create_app(self.address, settings.token, target=inside, metrics=metrics.registry)
                 await stack.enter_async_context(web(app, listener, settings.tls))

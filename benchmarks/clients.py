@@ -81,8 +81,14 @@ class Client:
         self._round(seat)
 
     def join(self, seat: Seat) -> None:
-        """Create the run, or join it."""
-        told = self.stub.CreateRun(pb.CreateRunRequest(caller=seat.caller, spec=SPEC)).run
+        """Create the run, or join it; a long history may take a server that is new to it several calls."""
+        while True:
+            try:
+                told = self.stub.CreateRun(pb.CreateRunRequest(caller=seat.caller, spec=SPEC)).run
+                break
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
         seat.caller.incarnation, seat.caller.seen_version = told.incarnation, told.version
         seat.joined = True
 

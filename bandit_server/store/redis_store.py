@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -134,9 +134,27 @@ class RedisStore:
         async with self._answering():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(keys.tombstone(run), "1", ex=keys.TOMBSTONE_SECONDS)
-                pipe.delete(keys.events(run), keys.head(run))
+                pipe.delete(keys.events(run), keys.head(run), keys.snapshot(run))
                 await pipe.execute()
             await self._redis.zrem(keys.RUNS, run)
+
+    async def keep(self, run: str, snapshot: Mapping[str, bytes]) -> None:
+        """See base.py."""
+        key = keys.snapshot(run)
+        async with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(key, mapping=cast(Any, snapshot))
+            pipe.expire(key, keys.SNAPSHOT_SECONDS)
+            await pipe.execute()
+
+    async def kept(self, runs: Sequence[str], fields: Sequence[str]) -> list[dict[str, bytes]]:
+        """See base.py."""
+        if not runs:
+            return []
+        async with self._answering(), self._redis.pipeline(transaction=False) as pipe:
+            for run in runs:
+                pipe.hmget(keys.snapshot(run), list(fields))
+            found = await pipe.execute()
+        return [{name: part for name, part in zip(fields, parts, strict=True) if part is not None} for parts in found]
 
     async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:
         """See base.py."""
