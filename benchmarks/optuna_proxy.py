@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalRedisBackend
 def main() -> None:
     """Serve until killed."""
     storage = optuna.storages.JournalStorage(JournalRedisBackend(sys.argv[1]))
-    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]), thread_pool_size=64)
+    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
 
 
 if __name__ == "__main__":
