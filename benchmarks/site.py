@@ -126,6 +126,10 @@ class Site:
         words = ["benchmarks.optuna_proxy", f"{self.redis_url}?db=2", str(port)]
         return self._start([*self._python, *words], f"127.0.0.1:{port}")
 
+    def python(self, *words: str) -> Process:
+        """A module of ours, with its arguments."""
+        return self._start([*self._python, *words])
+
     def play(self, window: Window, clients: int) -> list[float]:
         """What the clients' calls took, seconds each; the window's runs are dealt out to their processes."""
         busy = self.clients[: min(clients, len(self.clients))]
