@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from bandit_server.edge import Edge
 from bandit_server.errors import Unauthenticated
 
 # A load balancer asks for health without a token.
@@ -18,7 +19,8 @@ OPEN = "/grpc.health.v1.Health/"
 class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Refuses every call without `authorization: Bearer <token>`, those for the server's health excepted."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, edge: Edge) -> None:
+        self._edge = edge
         self._expected = f"Bearer {token}".encode()
 
     async def intercept_service(
@@ -31,7 +33,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         shown = shown.encode() if isinstance(shown, str) else shown
         if handler_call_details.method.startswith(OPEN) or hmac.compare_digest(shown, self._expected):
             return await continuation(handler_call_details)
-        return REFUSED if shown else ASKED
+        # Counted, too.
+        return self._edge.around(handler_call_details.method, REFUSED if shown else ASKED)
 
 
 async def _ask(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:

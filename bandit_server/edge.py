@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -17,6 +17,7 @@ from bandit_server.errors import Invalid
 from bandit_server.logs import REQUEST
 from bandit_server.metrics import Metrics, own_version
 from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1 import bandit_pb2_grpc as rpc
 
 log = logging.getLogger("bandit_server.calls")
 
@@ -31,28 +32,29 @@ if TYPE_CHECKING:
     # Generic for the type checker only.
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
-class Edge(grpc.aio.ServerInterceptor):
-    """Outermost of the interceptors, so that calls which another one refuses are counted, too."""
+class Edge:
+    """Stands around the handlers themselves: an interceptor costs every call a task's worth of time."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._wrapped: dict[tuple[str, Any], Handler] = {}
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """See grpc.aio.ServerInterceptor."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        # The service's own methods only: a label must not have any value that a stranger sends.
-        if handler is None or method not in _METHODS:
+    def serve(self, servicer: rpc.BanditServicer, server: grpc.aio.Server) -> None:
+        """Add the service to a server, everything around it."""
+        rpc.add_BanditServicer_to_server(servicer, cast(grpc.aio.Server, _Handlers(self, server)))
+
+    def around(self, path: str, handler: Handler) -> Handler:
+        """A method's handler, or another one in its place, with everything around it; `path` as gRPC has it.
+
+        Other services' handlers are returned as they are: a label must not have any value that a stranger sends.
+        """
+        if path not in _METHODS:
             return handler
-        key = (method, handler)
+        key = (path, handler)
         if key not in self._wrapped:
-            self._wrapped[key] = self._wrap(method.rpartition("/")[2], handler)
+            self._wrapped[key] = self._wrap(path.rpartition("/")[2], handler)
         return self._wrapped[key]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
@@ -75,6 +77,23 @@ class Edge(grpc.aio.ServerInterceptor):
         if inspect.isasyncgenfunction(behaviour):
             return grpc.unary_stream_rpc_method_handler(stream, response_serializer=write)
         return grpc.unary_unary_rpc_method_handler(answer, response_serializer=write)
+
+
+class _Handlers:
+    """Takes the place of a server to which a service is added."""
+
+    def __init__(self, edge: Edge, server: grpc.aio.Server) -> None:
+        self._edge = edge
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _: object) -> None:
+        """The same once more."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """See grpc.aio.Server."""
+        around = {name: self._edge.around(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, around),))
+        self._server.add_registered_method_handlers(service, around)
 
 
 class _Call:

@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from bandit_server import checks
+from bandit_server import checks, snapshots
 from bandit_server.errors import Invalid, RunDeleted, RunNotFound
 from bandit_server.run import summary
 from bandit_server.runs import Runs
@@ -14,7 +14,7 @@ from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb
 
 LARGEST_PAGE = 500
-# Summaries kept, so that a list that is looked at often costs no fold; of a run that has moved on another is made.
+# Summaries kept, so that a list that is looked at often is not read anew; one of a run that has moved on is another.
 SUMMARIES_KEPT = 10_000
 
 
@@ -23,7 +23,8 @@ class Listing:
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
-        self._kept: OrderedDict[str, tuple[Head, pb.RunSummary]] = OrderedDict()
+        # By run: version, incarnation and fingerprint of the last event, and the summary as bytes, which are smaller.
+        self._kept: OrderedDict[str, tuple[int, str, str, bytes]] = OrderedDict()
 
     async def page(self, size: int, token: str) -> pb.ListRunsResponse:
         """At most `size` runs (0: the most there may be) after those of the page whose token this is."""
@@ -40,24 +41,36 @@ class Listing:
         return page
 
     async def _summaries(self, names: Sequence[str]) -> list[pb.RunSummary]:
-        told = []
-        for name, head in zip(names, await self._runs.store.heads(names), strict=True):
-            # Listed before its first event, or until after its deletion, a name may have no run.
-            if head.version == 0 or head.deleted:
-                continue
-            kept = self._kept.get(name)
-            if kept is None or kept[0] != head:
+        # Listed before its first event, or until after its deletion, a name may have no run.
+        heads = {
+            name: head
+            for name, head in zip(names, await self._runs.store.heads(names), strict=True)
+            if head.version and not head.deleted
+        }
+        unknown = [name for name, head in heads.items() if not self._knows(name, head)]
+        fields = [snapshots.OF, snapshots.SUMMARY]
+        kept = dict(zip(unknown, await self._runs.store.kept(unknown, fields), strict=True))
+        for name in unknown:
+            head = heads[name]
+            line = snapshots.told(name, kept[name], head)
+            if line is None:
                 try:
-                    state = await self._runs.state(name)
+                    state = self._runs.at_hand(name, head) or await self._runs.state(name)
                 except (RunNotFound, RunDeleted):
+                    del heads[name]
                     continue
-                kept = Head(state.version, state.incarnation, False), summary.summary(state)
-                self._kept[name] = kept
+                line = summary.summary(state)
+            self._kept[name] = (line.version, line.incarnation, head.last if line.version == head.version else "",
+                                line.SerializeToString())  # fmt: skip
+        for name in heads:
             self._kept.move_to_end(name)
-            told.append(kept[1])
+        told = [pb.RunSummary.FromString(self._kept[name][-1]) for name in heads]
         while len(self._kept) > SUMMARIES_KEPT:
             self._kept.popitem(last=False)
         return told
+
+    def _knows(self, name: str, head: Head) -> bool:
+        return self._kept.get(name, ())[:-1] == (head.version, head.incarnation, head.last)
 
 
 def _position(token: str) -> tuple[float, str] | None:

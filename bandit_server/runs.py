@@ -12,9 +12,10 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+from bandit_server import snapshots
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
@@ -32,8 +33,18 @@ PAGE = 1000
 DEADLINE = 3.5
 # Seconds for which what the store said of other workers' signs of life is good enough.
 ALIVE_CHECK_SECONDS = 1.0
-# Runs whose state is kept; the one longest unused goes first and is folded again when it is asked for.
-RUNS_AT_HAND = 256
+# Runs whose state is at hand; the one longest unused goes first, and comes back when it is asked for.
+RUNS_AT_HAND = 2048
+# How long a run stays at hand that nobody asks for.
+IDLE_SECONDS = 30.0
+# A snapshot is taken of a run that has moved on so far since the last one, or has moved on and then rested so long.
+SNAPSHOT_EVENTS = 1000
+RESTED_SECONDS = 2.0
+# How often runs are looked after, and how much of that time snapshots may take.
+TEND_SECONDS = 1.0
+TEND_SHARE = 0.05
+# Events folded at a time while other calls wait.
+FOLDED_AT_ONCE = 100
 
 
 class Run:
@@ -54,9 +65,13 @@ class Run:
         # Until when, by the monotonic clock, each worker counts as alive, and when the store was asked last.
         self.alive: dict[str, float] = {}
         self.alive_asked = -ALIVE_CHECK_SECONDS
+        # The version of the last snapshot; when the run last moved on and was last asked for, by the monotonic clock.
+        self.kept = 0
+        self.moved = self.used = time.monotonic()
 
     def tell(self) -> None:
         """Wake everyone who waits for something new."""
+        self.moved = time.monotonic()
         self.appended.set()
         self.appended = asyncio.Event()
 
@@ -72,6 +87,13 @@ class Runs:
         self._appended = appended
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
+    def at_hand(self, name: str, head: Head) -> RunState | None:
+        """The run, if it is at hand as the store has said that it stands."""
+        run = self._runs.get(name)
+        if run is None or run.lock.locked() or (run.state.version, run.head.last) != (head.version, head.last):
+            return None
+        return run.state if run.state.incarnation == head.incarnation else None
+
     async def state(self, name: str) -> RunState:
         """The run as the store has it at this moment. Not to be kept: it goes on changing.
 
@@ -79,7 +101,7 @@ class Runs:
             RunNotFound: No such run.
         """
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             await self._sync(run)
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
@@ -95,7 +117,7 @@ class Runs:
             ServerError: What the command refuses.
         """
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             fresh = False
             recalled: Recalled | None = None
             while True:
@@ -138,7 +160,7 @@ class Runs:
         """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
         Empty for a run that is not there."""
         run = self._run(name)
-        async with _in_time(), run.lock:
+        async with _InTime(), run.lock:
             await self._sync(run)
             events: list[pb.Event] = []
             while len(events) < run.state.version:
@@ -180,6 +202,40 @@ class Runs:
             async with asyncio.timeout(seconds):
                 await self._run(name).appended.wait()
 
+    async def tend(self) -> None:
+        """Look after the runs, for ever: take snapshots, and let go of runs that nobody asks for."""
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                await self._keep_some()
+            now = time.monotonic()
+            for name, run in list(self._runs.items()):
+                if now - run.used > IDLE_SECONDS and not run.lock.locked():
+                    del self._runs[name]
+
+    async def keep(self, name: str) -> None:
+        """Take a snapshot of a run as it is at hand, if it is and has any events."""
+        run = self._runs.get(name)
+        # One that somebody is busy with may be in the middle of something.
+        if run is None or run.lock.locked() or not run.state.version:
+            return
+        run.kept = run.state.version
+        await self.store.keep(name, snapshots.take(run.state, run.head.last))
+
+    async def _keep_some(self) -> None:
+        now = time.monotonic()
+        due = [
+            (run.kept - run.state.version, run.state.run)
+            for run in self._runs.values()
+            if run.state.version - run.kept >= SNAPSHOT_EVENTS
+            or (run.state.version > run.kept and now - run.moved > RESTED_SECONDS)
+        ]
+        began = time.process_time()
+        for _, name in sorted(due):
+            await self.keep(name)
+            if time.process_time() - began > TEND_SECONDS * TEND_SHARE:
+                return
+
     def _run(self, name: str) -> Run:
         run = self._runs.get(name)
         if run is None:
@@ -189,6 +245,7 @@ class Runs:
                 if not self._runs[other].lock.locked():
                     del self._runs[other]
         self._runs.move_to_end(name)
+        run.used = time.monotonic()
         return run
 
     async def _append(self, run: Run, decision: Decision[object], worker: str) -> bool:
@@ -223,6 +280,8 @@ class Runs:
     async def _sync(self, run: Run) -> None:
         """Fold what the store has and this replica has not."""
         name = run.state.run
+        if run.state.version == 0:
+            await self._recover(run)
         while True:
             known = run.state
             page, follows = await following(self.store, name, known.version, run.head.last)
@@ -231,16 +290,32 @@ class Runs:
             if not follows:
                 if page.head.incarnation == known.incarnation:
                     await self._store_fell_back(run, page.head)
-                run.state, run.head = RunState(name), Head(0, "", False)
+                run.state, run.head, run.kept = RunState(name), Head(0, "", False), 0
                 continue
-            for _, event in page.events:
-                known.apply(pb.Event.FromString(event))
+            for at in range(0, len(page.events), FOLDED_AT_ONCE):
+                some = page.events[at : at + FOLDED_AT_ONCE]
+                for _, event in some:
+                    known.apply(pb.Event.FromString(event))
+                run.head = Head(known.version, known.incarnation, False, fingerprint(some[-1][1]))
+                if len(page.events) > FOLDED_AT_ONCE:
+                    await asyncio.sleep(0)
             if page.events:
-                run.head = Head(known.version, known.incarnation, False, fingerprint(page.events[-1][1]))
                 run.tell()
             if known.version >= page.head.version:
                 run.head = page.head
                 return
+
+    async def _recover(self, run: Run) -> None:
+        """Begin with the run's snapshot, if it has one whose last event is in the history."""
+        name = run.state.run
+        kept = await self.store.kept([name], [snapshots.OF, snapshots.STATE])
+        found = snapshots.restored(name, kept[0])
+        if found is None:
+            return
+        state, head = found
+        page = await self.store.read(name, head.version - 1, 1)
+        if page.events and (page.events[0][0], fingerprint(page.events[0][1])) == (head.version, head.last):
+            run.state, run.head, run.kept = state, head, head.version
 
     async def _store_fell_back(self, run: Run, head: Head) -> None:
         """The store has less than this replica has seen of the same incarnation, or, another replica having filled it
@@ -289,10 +364,15 @@ async def following(store: Store, run: str, version: int, last: str) -> tuple[Pa
     return Page(page.head, page.events[1:]), follows
 
 
-@contextlib.asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(DEADLINE):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error
+class _InTime:
+    """A block that ends in time, or in StoreUnavailable."""
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(DEADLINE)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error

@@ -34,7 +34,6 @@ from bandit_server.runs import Runs
 from bandit_server.service import Service
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
-from protos.optima.v1 import bandit_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +151,14 @@ class Server:
                 stack.callback(scraped.close)
                 self.metrics_port = scraped.getsockname()[1]
             metrics = Metrics()
-            interceptors: list[grpc.aio.ServerInterceptor] = [Edge(metrics)]
-            interceptors += [TokenInterceptor(settings.token)] if settings.token else []
+            edge = Edge(metrics)
+            interceptors = [TokenInterceptor(settings.token, edge)] if settings.token else []
             server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
-            rpc.add_BanditServicer_to_server(Service(Runs(store, metrics.events.inc)), server)
+            runs = Runs(store, metrics.events.inc)
+            edge.serve(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:
                 await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -168,6 +168,7 @@ class Server:
             inside = stack.enter_context(own_socket(server)) if listener is not None else None
             await server.start()
             await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
+            await stack.enter_async_context(_beside(runs.tend()))
             if listener is not None:
                 app = create_app(self.address, settings.token, target=inside, metrics=metrics.registry)
                 await stack.enter_async_context(web(app, listener, settings.tls))

@@ -31,12 +31,12 @@ UPWARDS = [
     ["bandit_server.run"],
     [
         "bandit_server.checks",
-        "bandit_server.access",
         "bandit_server.config",
         "bandit_server.edge",
         "bandit_server.listening",
         "bandit_server.store",
     ],
+    ["bandit_server.access", "bandit_server.snapshots"],
     ["bandit_server.runs"],
     ["bandit_server.listing", "bandit_server.watch"],
     ["bandit_server.service"],

@@ -28,8 +28,11 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from bandit_server.bandit.posterior import Floats
+
+Ints = npt.NDArray[np.intp]
 
 OWN = (0.0, 0.003, 0.03, 0.3)
 TIME = (0.0, 0.001, 0.01, 0.1)
@@ -144,10 +147,12 @@ class Bank:
         """How probable each hypothesis is, [HYPOTHESES], summing to 1."""
         return np.asarray(self._weights / self._weights.sum())
 
-    def draw(self, share: float) -> int:
-        """A hypothesis drawn by its weight with a number that is uniform in [0, 1)."""
+    def draw(self, shares: Floats) -> Ints:
+        """Hypotheses drawn by their weights, each with a number that is uniform in [0, 1)."""
         reached = np.add.accumulate(self._weights)
-        return min(int(reached.searchsorted(share * reached.item(-1), "right")), HYPOTHESES - 1)
+        drawn: Ints = reached.searchsorted(shares * reached.item(-1), "right")
+        np.minimum(drawn, HYPOTHESES - 1, out=drawn)
+        return drawn
 
     def noise(self, hypothesis: int) -> float:
         """σ² under a hypothesis; above 0. Before any arm has two rewards: the arms' spread."""
@@ -177,6 +182,28 @@ class Bank:
                 if not count:
                     means[arm], variances[arm] = (sum(seen) / len(seen) if seen else 0.0), 1.0
         return means, variances
+
+    def foresee(self, now: int, hypotheses: Ints) -> tuple[Floats, Floats, Floats]:
+        """`predict` and `noise` for pull `now` and those after it, each under a hypothesis of its own.
+
+        Returns:
+            Means and variances, both [hypotheses, arms], and σ², [hypotheses].
+        """
+        gaps = np.arange(now, now + len(hypotheses), dtype=float)[:, None] - self._last
+        change = np.exp(_LOG_SHARED[hypotheses][:, None] * gaps)
+        means = self._mean.T[hypotheses] * change
+        change *= change
+        variances = self._variance.T[hypotheses] * change
+        gaps *= _TIME[hypotheses][:, None]
+        variances += gaps
+        variances += _OWN[hypotheses][:, None]
+        if 0 in self.count:
+            seen = np.array(self.count) > 0
+            means[:, ~seen] = means[:, seen].mean(axis=1, keepdims=True) if seen.any() else 0.0
+            variances[:, ~seen] = 1.0
+        if not self._steps:
+            return means, variances, np.full(len(hypotheses), self.noise(0))
+        return means, variances, (self._squares[hypotheses] + self._floor) / self._steps
 
     def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""

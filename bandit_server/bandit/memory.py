@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import deque
 from typing import Any
@@ -21,7 +22,9 @@ def dump(value: Any) -> Any:
         case np.generic():
             return dump(value.item())
         case np.ndarray():
-            return {"array": dump(value.tolist()), "dtype": str(value.dtype)}
+            # As their bytes: exact, and ten times as fast as numbers in words.
+            told = base64.b64encode(value.astype(value.dtype.newbyteorder("<")).tobytes()).decode()
+            return {"array": told, "dtype": value.dtype.newbyteorder("<").str, "shape": list(value.shape)}
         case list():
             return [dump(item) for item in value]
         case tuple():
@@ -44,8 +47,9 @@ def load(into: Any, dumped: Any) -> Any:
     match dumped:
         case {"float": str(name)}:
             return float(name)
-        case {"array": list(items), "dtype": str(dtype)}:
-            return np.array(load(None, items), dtype=dtype)
+        case {"array": str(told), "dtype": str(dtype), "shape": list(shape)}:
+            given = np.frombuffer(base64.b64decode(told, validate=True), dtype=dtype).reshape(shape)
+            return given.astype(given.dtype.newbyteorder("="))
         case {"tuple": list(items)}:
             return tuple(load(None, item) for item in items)
         case {"deque": list(items), "maxlen": maxlen}:

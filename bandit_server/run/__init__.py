@@ -8,5 +8,5 @@ it missed and asks again.
     worker.py     a worker's last rounds           lifecycle.py  create, join, finish, pause
     settled.py    which rounds have a report       restore.py    history given back from a journal
     callers.py    who may call                     recall.py     rounds too old to be at hand
-    summary.py    what the server tells of it
+    summary.py    what the server tells of it      snapshot.py   the state as bytes
 """

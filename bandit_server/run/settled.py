@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 # A worker reports its rounds in order, so there is one range, and one more for every round it could not report.
 MOST_RANGES = 64
@@ -12,9 +13,15 @@ class Settled:
     """A set of rounds, as ranges in order. With more than MOST_RANGES of them the oldest gap is given up: it counts
     as settled, which `first_open` alone depends on."""
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        pairs = list(ranges)
+        self._starts = [start for start, _ in pairs]
+        self._stops = [stop for _, stop in pairs]
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """What is in it, from each start up to, without, its stop."""
+        return list(zip(self._starts, self._stops, strict=True))
 
     def add(self, round: int) -> None:
         """The round has a report."""

@@ -9,6 +9,7 @@ What it holds grows with arms and workers, never with the length of the history.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass
 
@@ -123,23 +124,29 @@ class RunState:
         """Indices of the arms that are not paused."""
         return [self.index[name] for name, totals in self.arms.items() if not totals.paused]
 
-    def _created(self, created: pb.RunCreated, time: float) -> None:
-        self.spec = created.spec
-        self.incarnation = created.incarnation
-        self.created = time
-        self.policy = build_policy(created.spec)
-        names = playable(created.spec)
+    def begin(self, spec: pb.RunSpec) -> None:
+        """Be a run of this spec that knows nothing yet. For snapshots; else events say so."""
+        self.spec = spec
+        self.policy = build_policy(spec)
+        names = playable(spec)
         self.arms = {name: ArmTotals() for name in names}
         self.index = {name: at for at, name in enumerate(names)}
         self.history = History(len(names))
-        self.randomness = Randomness(created.spec.seed)
+        self.randomness = Randomness(spec.seed)
         self.costs = Costs()
 
+    def _created(self, created: pb.RunCreated, time: float) -> None:
+        self.incarnation = created.incarnation
+        self.created = time
+        self.begin(created.spec)
+
     def _pulled(self, pulled: pb.ArmPulled) -> None:
-        pull = pulled.pull
+        # A copy, and names that all rounds share: what is kept of the event must not keep all of it.
+        pull = pb.Pull()
+        pull.CopyFrom(pulled.pull)
         self._begin(pull)
         self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
-        self._keep(pull, Round(pull, tuple(pulled.fallback_arms)))
+        self._keep(pull, Round(pull, tuple(map(sys.intern, pulled.fallback_arms))))
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement

@@ -10,6 +10,7 @@ the store does not look into; and the run's incarnation.
 - **Reads are consistent**: one call sees incarnation, version and events of one moment.
 - **An unknown outcome is an error.** When the store does not answer in time, StoreUnavailable is raised, and the
   append may or may not have happened. Every command of a run is idempotent, so its caller tries again.
+- **Snapshots** are a cache: they may be missing, older than the history, or of another one.
 - **Signs of life** are not history: kept for a while, lost without harm.
 
 Every method may be called from any task of the event loop that opened the store, at the same time as any other. Every
@@ -19,7 +20,7 @@ method raises StoreUnavailable, and no other error of its own, within its deadli
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -108,6 +109,14 @@ class Store(Protocol):
 
     async def delete(self, run: str) -> None:
         """Remove the run's history and leave a tombstone. Idempotent."""
+        ...
+
+    async def keep(self, run: str, snapshot: Mapping[str, bytes]) -> None:
+        """Keep a snapshot's fields in place of the last one's."""
+        ...
+
+    async def kept(self, runs: Sequence[str], fields: Sequence[str]) -> list[dict[str, bytes]]:
+        """Of each run's snapshot these fields, those that are there."""
         ...
 
     async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:

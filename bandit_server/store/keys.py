@@ -12,6 +12,8 @@ RUNS = "optima:runs"
 
 # How long a deleted run's name stays refused: as long as a forgotten worker may live that would create it again.
 TOMBSTONE_SECONDS = 30 * 24 * 3600
+# How long a snapshot is kept of a run that nobody calls: as a cache, it may go at any time.
+SNAPSHOT_SECONDS = 30 * 24 * 3600
 # How long a worker's last sign of life is kept to be shown.
 PULSE_SECONDS = 3600
 
@@ -26,6 +28,13 @@ def head(run: str) -> str:
     """String: the run's incarnation, which the first event and every RunRestored set. Written with them in one
     script, so that an append can check it without reading events. Until the run is deleted."""
     return f"optima:{{{run}}}:incarnation"
+
+
+def snapshot(run: str) -> str:
+    """Hash: what the history folds to up to some version, and which code says so (bandit_server/snapshots.py). A cache
+    that any replica writes, and none relies on. For SNAPSHOT_SECONDS after it was written, or until the run is
+    deleted."""
+    return f"optima:{{{run}}}:snapshot"
 
 
 def tombstone(run: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
+from bandit_server.store.batches import Batches
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -43,8 +44,9 @@ class RedisStore:
                 url,
                 max_connections=CONNECTIONS,
                 timeout=deadline,
-                socket_timeout=deadline,
                 socket_connect_timeout=deadline,
+                # Every call ends within our own deadline; redis-py would make a task for every message to time it.
+                socket_timeout=None,
                 # Over version 3, redis-py does not notice that a connection it has at hand was closed meanwhile.
                 protocol=2,
                 # Nothing is sent twice, or an append whose answer was lost would be called "changed".
@@ -56,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._append = self._redis.register_script(APPEND)
+        self._appends = Batches(pool, APPEND, self._redis.register_script(APPEND).sha, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -67,16 +69,17 @@ class RedisStore:
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
-        arguments: list[str | int | bytes] = [
-            expected.version,
-            expected.incarnation,
-            expected.last,
-            incarnation,
-            keys.PULSE_SECONDS,
-            *events,
-        ]
-        async with self._answering():
-            answer: bytes = await self._append(keys=places, args=arguments)
+        with self._counted():
+            answer: bytes = await self._appends.call(
+                len(places),
+                *places,
+                expected.version,
+                expected.incarnation,
+                expected.last,
+                incarnation,
+                keys.PULSE_SECONDS,
+                *events,
+            )
         return cast(Standing, answer.decode())
 
     async def read(self, run: str, after: int, limit: int) -> Page:
@@ -131,9 +134,27 @@ class RedisStore:
         async with self._answering():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(keys.tombstone(run), "1", ex=keys.TOMBSTONE_SECONDS)
-                pipe.delete(keys.events(run), keys.head(run))
+                pipe.delete(keys.events(run), keys.head(run), keys.snapshot(run))
                 await pipe.execute()
             await self._redis.zrem(keys.RUNS, run)
+
+    async def keep(self, run: str, snapshot: Mapping[str, bytes]) -> None:
+        """See base.py."""
+        key = keys.snapshot(run)
+        async with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(key, mapping=cast(Any, snapshot))
+            pipe.expire(key, keys.SNAPSHOT_SECONDS)
+            await pipe.execute()
+
+    async def kept(self, runs: Sequence[str], fields: Sequence[str]) -> list[dict[str, bytes]]:
+        """See base.py."""
+        if not runs:
+            return []
+        async with self._answering(), self._redis.pipeline(transaction=False) as pipe:
+            for run in runs:
+                pipe.hmget(keys.snapshot(run), list(fields))
+            found = await pipe.execute()
+        return [{name: part for name, part in zip(fields, parts, strict=True) if part is not None} for parts in found]
 
     async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:
         """See base.py."""
@@ -166,17 +187,24 @@ class RedisStore:
 
     async def close(self) -> None:
         """See base.py."""
+        await self._appends.close()
         await self._redis.aclose()
         await self._pool.aclose()
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         """Within the deadline, or StoreUnavailable."""
+        with self._counted():
+            async with asyncio.timeout(self._deadline):
+                yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A call to the store; what goes wrong with it is StoreUnavailable."""
         began = time.perf_counter()
         answered = False
         try:
-            async with asyncio.timeout(self._deadline):
-                yield
+            yield
             answered = True
         except TimeoutError as error:
             raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error

@@ -76,6 +76,10 @@ class Replica:
         finally:
             self.store.fate = "arrives"
 
+    async def keep(self, run: str) -> None:
+        """Take a snapshot of the run, as a server does now and then."""
+        await self._runs.keep(run)
+
     async def state(self, run: str) -> RunState:
         """What it serves, to be looked at."""
         return await self._runs.state(run)

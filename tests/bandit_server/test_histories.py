@@ -163,6 +163,13 @@ class Histories(RuleBasedStateMachine):
         self.replicas[replica].restart()
         self.agree()
 
+    @rule(replica=replicas)
+    def keep(self, replica: int) -> None:
+        """A snapshot, from which whoever starts anew goes on."""
+        self.runner.run(self.replicas[replica].keep(self.run))
+        self.replicas[1 - replica].restart()
+        self.agree()
+
     @rule(arm=st.sampled_from(ARMS), paused=st.booleans(), replica=replicas, fate=fates)
     def pause(self, arm: str, paused: bool, replica: int, fate: Fate) -> None:
         self.call(replica, "UpdateArm", pb.UpdateArmRequest(run=self.run, arm=arm, paused=paused), fate)
@@ -181,6 +188,8 @@ class Histories(RuleBasedStateMachine):
                     self.retry(worker, replica, fate)
                 case 2:
                     self.old_process(worker, replica, rng.randint(1, 2), rng.random() < 0.5)
+                case 3 if rng.random() < 0.5:
+                    self.keep(replica)
                 case 3:
                     self.select_at_once(worker, rng.choice(WORKERS))
                 case 4 | 5 | 6:

@@ -150,6 +150,7 @@ class Losses(RuleBasedStateMachine):
                 case 0:
                     self.lose(rng.randint(1, 20))
                 case 1:
+                    self.keep(rng.randrange(2))
                     self.restart(rng.randrange(2))
                 case _:
                     self.play(rng.randrange(3), rng.randrange(2), rng.choice(FATES), rng.randint(1, 90), 1)
@@ -171,6 +172,11 @@ class Losses(RuleBasedStateMachine):
         if kept:
             pipe.set(head, incarnation)
         pipe.execute()
+
+    @rule(replica=st.sampled_from([0, 1]))
+    def keep(self, replica: int) -> None:
+        """A snapshot, which what the store loses later does not touch."""
+        self.runner.run(self.replicas[replica].keep(self.run))
 
     @rule(replica=st.sampled_from([0, 1]))
     def restart(self, replica: int) -> None:

@@ -94,7 +94,7 @@ def test_the_hypothesis_that_made_the_rewards_wins() -> None:
 def test_hypotheses_are_drawn_by_their_weights() -> None:
     bank = learned(rewarded(60, seed=6))
     expected = bank.weights
-    drawn = [bank.draw((at + 0.5) / 20_000) for at in range(20_000)]
+    drawn = bank.draw((np.arange(20_000) + 0.5) / 20_000)
     assert np.bincount(drawn, minlength=HYPOTHESES) / 20_000 == pytest.approx(expected, abs=1e-4)
 
 
@@ -118,6 +118,18 @@ def test_an_arm_that_was_not_seen_lately_is_less_certain() -> None:
     _, sd, count = bank.averaged(200)
     assert sd[0] > sd[1]
     assert count[0] < count[1]
+
+
+@pytest.mark.parametrize("rewards", [[], [(0, 0, 1.0)], rewarded(5, seed=2), rewarded(90, seed=2)], ids=len)
+def test_what_is_foreseen_is_what_is_predicted_then(rewards: list[tuple[int, int, float]]) -> None:
+    bank = learned(rewards)
+    hypotheses = np.array([*range(HYPOTHESES), 0, 0])
+    means, variances, noises = bank.foresee(95, hypotheses)
+    for ahead, hypothesis in enumerate(hypotheses.tolist()):
+        mean, variance = bank.predict(95 + ahead, hypothesis)
+        assert means[ahead] == pytest.approx(mean)
+        assert variances[ahead] == pytest.approx(variance)
+        assert noises[ahead] == pytest.approx(bank.noise(hypothesis))
 
 
 def test_an_arm_never_seen_is_like_the_others_and_as_uncertain_as_one_reward_leaves_it() -> None:

@@ -15,8 +15,8 @@ from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import ALIVE_SECONDS, Head, fingerprint
 from bandit_server.store.redis_store import RedisStore
-from tests.bandit_server.store.conftest import Place
-from tests.bandit_server.store.proxy import Proxy
+from tests.contract.conftest import Place
+from tests.contract.proxy import Proxy
 from tests.stores import connected, soon
 
 NONE = Head(0, "", False)

@@ -1,0 +1,107 @@
+"""A server that starts among many long runs which it has never seen, and what they cost it while they are idle."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bandit_server.runs import IDLE_SECONDS
+from benchmarks import histories
+from benchmarks.players import SPEC
+from benchmarks.site import Process, Site, channel, ready
+from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
+
+RUNS = 1000
+EVENTS = 1000
+DATABASE = 1
+# Seconds for a server to have kept what it keeps of a run, and after an idle time to have let go of it.
+SLACK = 5.0
+
+
+@dataclass
+class ColdStart:
+    """What was seen of the server; it goes on running.
+
+    Attributes:
+        told: For JSON.
+        before: Bytes it held before it knew of any run.
+        since: When its runs began to be idle, by the monotonic clock.
+    """
+
+    server: Process
+    told: dict[str, float]
+    before: int
+    since: float
+
+
+def cold_start(site: Site, asked: int) -> ColdStart:
+    """Many copies of a run that a server has played, in a database of their own, and a new server there, which is then
+    asked for so many of them."""
+    first = site.ours()
+    ready(first)
+    histories.write(site.redis, "template", (EVENTS - 2) // 2, "w")
+    with channel(first.address) as to:
+        stub = BanditStub(to)
+        # Whoever asks makes it known to the server, which keeps a snapshot of it then.
+        stub.GetRun(pb.GetRunRequest(run="template"))
+        deadline = time.monotonic() + SLACK
+        while not site.redis.exists("optima:{template}:snapshot") and time.monotonic() < deadline:
+            time.sleep(0.02)
+    first.stop()
+    names = histories.multiply(site.redis, "template", RUNS, DATABASE)
+    began = time.perf_counter()
+    server = site.ours(DATABASE)
+    ready(server)
+    up = time.perf_counter()
+    before = server.resident
+    with channel(server.address) as to:
+        stub = BanditStub(to)
+        select_seconds = _first_select(stub, names[RUNS // 2])
+        start = time.perf_counter()
+        listed = _list(stub)
+        list_seconds = time.perf_counter() - start
+        assert len(listed) == RUNS
+        assert all(run.version >= EVENTS for run in listed)
+        start = time.perf_counter()
+        for name in names[:asked]:
+            stub.GetRun(pb.GetRunRequest(run=name))
+        load_seconds = (time.perf_counter() - start) / asked
+    told = {
+        "start_seconds": up - began,
+        "select_seconds": select_seconds,
+        "list_seconds": list_seconds,
+        "load_run_seconds": load_seconds,
+        "busy_kb_per_run": (server.resident - before) / asked / 1000,
+        "asked": float(asked),
+    }
+    return ColdStart(server, told, before, time.monotonic())
+
+
+def idle_memory(cold: ColdStart) -> dict[str, float]:
+    """What the runs that it had at hand in a cold start cost the server when it has let go of them."""
+    while time.monotonic() < cold.since + IDLE_SECONDS + SLACK:
+        time.sleep(0.1)
+    return {"kb_per_idle_run": (cold.server.resident - cold.before) / cold.told["asked"] / 1000}
+
+
+def _first_select(stub: BanditStub, run: str) -> float:
+    """A worker's first call and its first choice."""
+    start = time.perf_counter()
+    caller = pb.Caller(run=run, worker="new", process="p")
+    told = stub.CreateRun(pb.CreateRunRequest(caller=caller, spec=SPEC)).run
+    caller.incarnation, caller.seen_version = told.incarnation, told.version
+    stub.SelectArm(pb.SelectArmRequest(caller=caller, round=0))
+    return time.perf_counter() - start
+
+
+def _list(stub: BanditStub) -> list[Any]:
+    runs: list[Any] = []
+    token = ""
+    while True:
+        page = stub.ListRuns(pb.ListRunsRequest(page_token=token))
+        runs += page.runs
+        token = page.next_page_token
+        if not token:
+            return runs

@@ -1,0 +1,64 @@
+"""Histories made in advance, so that a benchmark need not wait for them to be played."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from bandit_server.store import keys
+from benchmarks.players import SPEC
+from protos.optima.v1 import bandit_pb2 as pb
+
+FALLBACK_ARMS = [SPEC.arms[at % 3].name for at in range(64)]
+TOLD_AT_ONCE = 1000
+
+
+def write(store: redis.Redis, run: str, rounds: int, worker: str) -> None:
+    """A run that one worker (process `p`) has played for so many rounds: two events each, and two at its beginning."""
+    now = time.time()
+    started = pb.WorkerStarted(worker=worker, process="p", info=pb.WorkerInfo(ranks=1, device="cpu"))
+    pipe = store.pipeline(transaction=False)
+    pipe.zadd(keys.RUNS, {run: now})
+    pipe.set(keys.head(run), "made")
+    events = [
+        pb.Event(schema=1, time=now, run_created=pb.RunCreated(spec=SPEC, incarnation="made")),
+        pb.Event(schema=1, time=now, worker_started=started),
+    ]
+    version = 0
+    for round in range(rounds + 1):
+        for event in events:
+            version += 1
+            pipe.xadd(keys.events(run), {"e": event.SerializeToString()}, id=f"{version}-0")
+        if version % TOLD_AT_ONCE < 2:
+            pipe.execute()
+        events = _round(round, worker, now)
+    pipe.execute()
+
+
+def multiply(store: redis.Redis, run: str, count: int, db: int) -> list[str]:
+    """So many copies of a run with all that is kept of it, in another database; their names."""
+    names = [f"{run}-{number}" for number in range(count)]
+    found = [key.decode() for key in store.scan_iter(match=f"optima:{{{run}}}:*", count=1000)]
+    pipe = store.pipeline(transaction=False)
+    for at, name in enumerate(names):
+        for key in found:
+            pipe.execute_command("COPY", key, key.replace(f"{{{run}}}", f"{{{name}}}"), "DB", db)
+        if at % 100 == 99:
+            pipe.execute()
+    pipe.execute_command("SELECT", db)
+    pipe.zadd(keys.RUNS, {name: time.time() for name in names})
+    pipe.execute_command("SELECT", 0)
+    pipe.execute()
+    return names
+
+
+def _round(round: int, worker: str, now: float) -> list[pb.Event]:
+    arm = FALLBACK_ARMS[round % 64]
+    pull = pb.Pull(number=round, worker=worker, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY)
+    reward = {"image": 0.03, "text": 0.02, "decoder": 0.01}[arm] / (1 + round % 1000 / 100)
+    measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=1 - reward, steps=10, seconds=1.0,
+                              terms={"image": 1 - reward, "text": 0.5, "decoder": 0.3, "task": 0.2})  # fmt: skip
+    report = pb.RewardReported(pull=pull, measurement=measured, reward=1.0 - measured.after)
+    pulled = pb.ArmPulled(pull=pull, fallback_arms=FALLBACK_ARMS)
+    return [pb.Event(schema=1, time=now, arm_pulled=pulled), pb.Event(schema=1, time=now, reward_reported=report)]
