@@ -14,7 +14,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ROWS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LogRow:
     """One event. What does not apply to its kind is absent (None or empty).
 

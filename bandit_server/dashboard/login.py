@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import time
+from html import escape
 from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs, quote
@@ -141,7 +142,7 @@ async def _fields(request: Request) -> dict[str, str] | None:
 
 
 def _form(page: str, message: str = "", status: int = 200) -> HTMLResponse:
-    text = Template(PAGE.read_text(encoding="utf-8")).substitute(next=_page(page), message=message)
+    text = Template(PAGE.read_text(encoding="utf-8")).substitute(next=escape(_page(page)), message=message)
     return HTMLResponse(text, status, {"cache-control": "no-store"})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bandit_server.dashboard.eventlog import EventLog
 from bandit_server.dashboard.rows import run_detail
-from bandit_server.dashboard.series import Series, finite
+from bandit_server.dashboard.series import Series, Shares, finite, number
 from bandit_server.dashboard.tally import Tally
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -65,7 +65,9 @@ class RunView:
         self._arms = 0
         self.worker_ids: list[str] = []
         self.pulls: dict[int, PullRow] = {}
-        self.series: dict[tuple[str, str, int], Series] = {}
+        self._shares = Shares()
+        # By chart, name and index of what is drawn; those of arms share their points.
+        self.series: dict[tuple[str, str, int], Series] = {("share", "", 0): self._shares}
         self.log = EventLog()
         self._tally = Tally()
         self._highest = -1
@@ -86,8 +88,9 @@ class RunView:
         self.run, self.received = batch.run, received
         self.incarnation = batch.run.incarnation
         if not self.arm_names:
-            self.arm_names = [arm.name for arm in batch.run.spec.arms]
-            self._arms = len(self.arm_names)
+            self._arms = len(batch.run.spec.arms)
+            for arm in batch.run.spec.arms:
+                self._arm(arm.name)
         points = list(batch.posterior)
         at = 0
         for event in batch.events:
@@ -139,12 +142,17 @@ class RunView:
         if point.version <= self._posterior_version or self._highest < 0:
             return
         self._posterior_version = point.version
-        if len(point.mean) not in (0, self._arms) or len(point.sd) != len(point.mean):
-            raise ValueError(f"expected a posterior of {self._arms} arms, got {len(point.mean)} means")
-        for arm, (mean, sd) in enumerate(zip(point.mean, point.sd, strict=True)):
-            self._add("posterior", self.arm_names[arm], arm, self._highest, mean, sd)
-        for arm, chance in enumerate(point.p_best[: self._arms]):
-            self._add("best", self.arm_names[arm], arm, self._highest, chance)
+        arms = self._arms
+        if len(point.mean) not in (0, arms) or len(point.sd) != len(point.mean):
+            raise ValueError(f"expected a posterior of {arms} arms, got {len(point.mean)} means")
+        told = [("posterior", [*point.mean, *point.sd], len(point.mean)), ("best", point.p_best, len(point.p_best))]
+        for chart, values, width in told:
+            if width != arms:
+                continue
+            if (chart, "", 0) not in self.series:
+                lines = [(name, at, range(at, len(values), arms)) for at, name in enumerate(self.arm_names[:arms])]
+                self.series[chart, "", 0] = Series(chart, lines, len(values))
+            self.series[chart, "", 0].add(self.version, self._highest, self._tally.seconds, values)
 
     def _pull(self, pull: pb.Pull, marks: int, begin: float | None = None) -> PullRow:
         arm, now = self._arm(pull.arm), self._tally.seconds
@@ -153,9 +161,7 @@ class RunView:
         )
         self._highest = max(self._highest, row.number)
         if row.number not in self.pulls:
-            self._tally.pulled(arm)
-            for index, name in enumerate(self.arm_names):
-                self._add("share", name, index, self._highest, self._tally.share(index))
+            self._shares.add(self.version, row.number, now, (arm,))
         self.pulls[row.number] = row
         self._touch(row.number)
         return row
@@ -167,35 +173,38 @@ class RunView:
     def _add(self, chart: str, name: str, index: int, x: int, *values: float | None) -> None:
         key = (chart, name, index)
         if key not in self.series:
-            self.series[key] = Series(chart, name, index, len(values))
-        self.series[key].add(self.version, x, self._tally.seconds, *values)
+            self.series[key] = Series(chart, [(name, index, range(len(values)))], len(values))
+        self.series[key].add(self.version, x, self._tally.seconds, [number(value) for value in values])
 
     def _worker(self, worker: str) -> int:
         return _index(self.worker_ids, worker)
 
     def _arm(self, arm: str) -> int:
-        return _index(self.arm_names, arm)
+        at = _index(self.arm_names, arm)
+        if at == len(self._shares.lines):
+            self._shares.lines.append((arm, at, (at,)))
+        return at
 
     def snapshot(self, limit: int, part: Part = "all") -> dict[str, Any]:
         """The whole run with at most `limit` columns of pulls, and lines of about as many points as all fit."""
-        lines = self._lines(part)
-        points = max(FEWEST, 3 * limit // max(1, len(lines)))
-        series = [line.thinned(points) for line in lines]
+        shown = self._lines(part)
+        points = max(FEWEST, 3 * limit // max(1, sum(len(series.lines) for series in shown)))
+        lines = [line for series in shown for line in series.thinned(points)]
         cells, log = (self._cells(limit), self.log.page()) if part == "all" else ([], [])
-        return {**self._head(), "reset": True, "cells": cells, "series": series, "log": log}
+        return {**self._head(), "reset": True, "cells": cells, "series": lines, "log": log}
 
     def since(self, version: int, part: Part = "all") -> dict[str, Any]:
         """What came after a version: changed pulls, new points, and the standing of everything else."""
-        series = [new for line in self._lines(part) if (new := line.since(version)) is not None]
+        lines = [line for series in self._lines(part) for line in series.since(version)]
         cells, log = [], []
         if part == "all":
             start = bisect_right(self._changed_at, version)
             cells = [_cell(self.pulls[number]) for number in dict.fromkeys(self._changed[start:])]
             log = self.log.page(after=version)
-        return {**self._head(), "reset": False, "cells": cells, "series": series, "log": log}
+        return {**self._head(), "reset": False, "cells": cells, "series": lines, "log": log}
 
     def _lines(self, part: Part) -> list[Series]:
-        return [line for line in self.series.values() if part == "all" or line.chart in COMPARED]
+        return [series for series in self.series.values() if series and (part == "all" or series.chart in COMPARED)]
 
     def _head(self) -> dict[str, Any]:
         assert self.run is not None, "a view is shown only after its first batch"
