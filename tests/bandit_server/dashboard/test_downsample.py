@@ -1,7 +1,7 @@
 """Fewer points must never mean that something extraordinary is not shown."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -22,6 +22,7 @@ TABLES = arrays(
 )
 
 
+@settings(deadline=None)
 @given(TABLES, st.integers(2, 120))
 def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Column, limit: int) -> None:
     kept = keep_extremes(list(table), limit)
@@ -33,6 +34,7 @@ def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Column, limit: 
             assert (np.nanmin(shown), np.nanmax(shown)) == (np.nanmin(column), np.nanmax(column))
 
 
+@settings(deadline=None)
 @given(TABLES, st.integers(2, 120))
 def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: Column, limit: int) -> None:
     rows = table.shape[1]
@@ -46,6 +48,7 @@ def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: Column, l
         assert kept[-1] == rows - 1
 
 
+@settings(deadline=None)
 @given(st.integers(200, 3000), st.integers(0, 10**6), st.integers(30, 200))
 def test_no_stretch_of_a_line_loses_its_peak_or_its_trough(rows: int, seed: int, limit: int) -> None:
     """What a chart with as many columns of pixels as there are buckets would show stays as it was."""
@@ -85,6 +88,7 @@ def test_what_is_no_number_is_a_gap() -> None:
     assert series.thinned(100)[0]["y"] == [[None, None]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
 def test_numbers_are_told_with_seven_digits_and_gaps_as_gaps(values: list[float | None]) -> None:
     series = one_line()

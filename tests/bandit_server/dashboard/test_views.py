@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit_server.dashboard.views import DIVERGED, FALLBACK, FEWEST, OPEN, SUPERSEDED, TAIL, RunView
@@ -81,6 +81,7 @@ def test_the_posterior_stands_at_the_highest_pull_it_had_seen() -> None:
     assert line(view_of(history).snapshot(1000), "best", index=2)["y"] == [[pytest.approx(1 / 3)] * 2]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 10**6))
 def test_however_history_is_cut_into_batches_the_view_is_the_same(sizes: list[int], seed: int) -> None:
     history = History()
@@ -95,6 +96,7 @@ def test_however_history_is_cut_into_batches_the_view_is_the_same(sizes: list[in
     assert cut.snapshot(1000) == view_of(history).snapshot(1000)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 60))
 def test_a_snapshot_and_its_news_say_what_a_later_snapshot_says(early: int) -> None:
     history = History()

@@ -25,7 +25,11 @@ export function number(value, digits, signed = false) {
 export function tickDecimals(ticks, scale = 1) {
   const known = ticks.filter((tick) => tick !== null);
   const step = Math.abs(known.length > 1 ? known[1] - known[0] : (known[0] ?? 1)) * scale;
-  return step === 0 ? 0 : Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
+  for (let digits = 0; digits < 8; digits += 1) {
+    const shown = step * 10 ** digits;
+    if (Math.abs(shown - Math.round(shown)) < 1e-6 * Math.max(1, shown)) return digits;
+  }
+  return 8;
 }
 
 export const count = (value) => number(value, 0);
