@@ -70,6 +70,9 @@ def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", poli
             believe(history.points[-1], played_of, chance)
         number += 1
     history.select(number, names[0], "w0")
+    if policy != "optima":
+        # It believes nothing.
+        history.points.clear()
     history.workers += [
         pb.WorkerStatus(
             worker=f"w{worker}", info=told, alive=worker != 1, heartbeat_age=2.0 if worker != 1 else 400.0,

