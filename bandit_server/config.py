@@ -27,6 +27,7 @@ class Settings:
         token: What callers and browsers must show; without one, everybody may call and look.
         tls: The certificate of gRPC, dashboard and metrics; without one, everything travels in clear.
         metrics_host, metrics_port: Where /metrics has a port of its own; it is on the dashboard's in any case.
+        anyone_may_look: The dashboard shows runs without a login; changing them still needs the token.
         insecure: Serve other machines although nobody is asked who they are.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     tls: ServerTls | None = None
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
+    anyone_may_look: bool = False
     insecure: bool = False
 
     def check(self) -> None:

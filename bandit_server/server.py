@@ -170,7 +170,13 @@ class Server:
             await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
             await stack.enter_async_context(_beside(runs.tend()))
             if listener is not None:
-                app = create_app(self.address, settings.token, target=inside, metrics=metrics.registry)
+                app = create_app(
+                    self.address,
+                    settings.token,
+                    target=inside,
+                    metrics=metrics.registry,
+                    anyone_may_look=settings.anyone_may_look,
+                )
                 await stack.enter_async_context(web(app, listener, settings.tls))
             if scraped is not None:
                 app = create_metrics_app(metrics.registry, settings.token)

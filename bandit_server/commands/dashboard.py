@@ -22,10 +22,17 @@ from bandit_server.tls import server_tls
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Its port.")
 @click.option("--tls-cert", type=FILE, metavar="FILE", help="Serve it over TLS: its certificate.")
 @click.option("--tls-key", type=FILE, metavar="FILE", help="The certificate's private key.")
+@click.option("--anyone-may-look", is_flag=True, help="Show runs without a login; changing them still needs the token.")
 @click.option("--insecure", is_flag=True, help="Show everything to other machines although nobody must log in.")
 @logs
 def dashboard(
-    target: Target, host: str, port: int, tls_cert: Path | None, tls_key: Path | None, insecure: bool
+    target: Target,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    anyone_may_look: bool,
+    insecure: bool,
 ) -> None:
     """Run a dashboard of its own, beside any bandit server.
 
@@ -36,7 +43,9 @@ def dashboard(
         tls = server_tls(tls_cert, tls_key)
         if tls is not None:
             tls.check()
-        app = create_app(target.address, target.token, credentials=target.credentials())
+        app = create_app(
+            target.address, target.token, credentials=target.credentials(), anyone_may_look=anyone_may_look
+        )
         listener = listen("--port", host, port)
     except StartError as error:
         raise click.ClickException(str(error)) from error

@@ -1,16 +1,17 @@
-"""optima runs list | show | export | finish | delete"""
+"""optima runs list | show | watch | export | finish | delete"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, cast
 
 import click
-from google.protobuf import json_format
 
 from bandit_server.commands.calling import Target, calls_a_server
+from bandit_server.commands.watching import watch_run
+from bandit_server.dashboard import export as tables
 from protos.optima.v1 import bandit_pb2 as pb
 
 DEADLINE = 10.0
@@ -20,7 +21,7 @@ DEADLINE = 10.0
 @calls_a_server
 @click.pass_context
 def runs(context: click.Context, target: Target) -> None:
-    """Look at runs, take them out, end them, delete them."""
+    """Look at runs, watch one, take them out, end them, delete them."""
     context.obj = target
 
 
@@ -82,18 +83,39 @@ def show(client: Target, run: str) -> None:
 
 @runs.command()
 @click.argument("run")
+@click.option("--once", is_flag=True, help="Show it once, as it is now.")
+@click.pass_obj
+def watch(client: Target, run: str, once: bool) -> None:
+    """One run, live: what the dashboard's page says of it, for a terminal. Ctrl-C ends it."""
+    watch_run(client, run, once)
+
+
+@runs.command("export")
+@click.argument("run")
+@click.option("--table", type=click.Choice(["events", *tables.COLUMNS]), default="events", show_default=True,
+              help="What of it: everything as it was recorded, or a table.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True,
+              help="How a table is written.")  # fmt: skip
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True, atomic=True), default="-",
               help="Where to (default: standard output).")  # fmt: skip
 @click.pass_obj
-def export(client: Target, run: str, output: IO[str]) -> None:
-    """A run's whole history as JSON, an event a line (schema: Event in protos/optima/v1/bandit.proto)."""
+def export_run(client: Target, run: str, table: str, form: tables.Format, output: IO[str]) -> None:
+    """A run's whole history: its events as JSON, one a line (schema: Event in protos/optima/v1/bandit.proto), or a
+    table of its pulls, of its posterior, or of every loss, term and metric that was measured."""
+    if table == "events" and form == "csv":
+        raise click.UsageError("events have no columns: say --table pulls, posterior or losses for CSV")
+    history = tables.History()
     with client.calling() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
-            for event in batch.events:
-                fields = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
-                output.write(fields + "\n")
+            if table == "events":
+                output.writelines(map(tables.event_line, batch.events))
+            else:
+                history.add(batch)
             if batch.live:
                 break
+    if table != "events":
+        chosen = cast(tables.Table, table)
+        output.writelines(tables.written(chosen, form, history.rows(chosen)))
 
 
 @runs.command()

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 @click.option("--tls-key", type=FILE, metavar="FILE", help="The certificate's private key.")
 @click.option("--tls-client-ca", type=FILE, metavar="FILE",
               help="Let only those call whose certificate is signed by one of these (mTLS).")  # fmt: skip
+@click.option("--anyone-may-look", is_flag=True,
+              help="Show runs in the dashboard without a login; changing them still needs the token.")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Serve other machines without asking who they are.")
 @logs
 @click.pass_context
@@ -62,6 +64,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
+    anyone_may_look: bool,
     insecure: bool,
 ) -> None:
     """Run the bandit server and its dashboard until Ctrl-C."""
@@ -89,6 +92,7 @@ def serve(
             tls=server_tls(tls_cert, tls_key, tls_client_ca),
             metrics_host=metrics_host,
             metrics_port=metrics_port,
+            anyone_may_look=anyone_may_look,
             insecure=insecure,
         )
         server = Server(settings)

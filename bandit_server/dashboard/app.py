@@ -10,32 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import grpc.aio
-from fastapi import FastAPI, HTTPException, Request
-from fastapi import Path as InPath
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
+from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
+from bandit_server.dashboard import shapes
+from bandit_server.dashboard.actions import router as actions
+from bandit_server.dashboard.api import PATTERN, Name, answers, hub
+from bandit_server.dashboard.api import router as api
 from bandit_server.dashboard.feeds import Hub
 from bandit_server.dashboard.headers import SecurityHeaders
 from bandit_server.dashboard.login import Sessions, add_login
 from bandit_server.dashboard.scrape import add_metrics
-from bandit_server.dashboard.stream import Feed
+from bandit_server.dashboard.stream import Feed, merged
 from bandit_server.dashboard.upstream import Upstream
+from bandit_server.dashboard.views import Part
 
 STATIC = Path(__file__).parent / "static"
-# Seconds a JSON request waits for a server that has not been heard yet.
-PATIENCE = 5.0
-
-Name = Annotated[str, InPath(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The run's name.")]
 
 
 def create_app(
@@ -45,6 +46,7 @@ def create_app(
     credentials: grpc.ChannelCredentials | None = None,
     target: str | None = None,
     metrics: CollectorRegistry | None = None,
+    anyone_may_look: bool = False,
 ) -> FastAPI:
     """The dashboard of the bandit server at `server_address` (host:port).
 
@@ -52,10 +54,11 @@ def create_app(
 
     Args:
         server_address: As it is shown.
-        token: Shown to that server; browsers must log in with it, too. None: everybody may look.
+        token: Shown to that server; browsers must log in with it, too. None: everybody may look and act.
         credentials: For a server with TLS.
         target: Where gRPC finds the server, if that is not its address.
         metrics: Served at /metrics.
+        anyone_may_look: Although there is a token, runs are shown without it; it is needed to change them.
     """
 
     @contextlib.asynccontextmanager
@@ -72,7 +75,8 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
-    add_login(app, Sessions(token) if token else None)
+    app.state.guarded = token is not None
+    add_login(app, Sessions(token) if token else None, anyone_may_look)
     app.add_middleware(SecurityHeaders)
     if metrics is not None:
         add_metrics(app, metrics)
@@ -82,33 +86,37 @@ def create_app(
     async def runs_page() -> FileResponse:
         return FileResponse(STATIC / "runs.html")
 
+    @app.get("/compare", include_in_schema=False)
+    async def compare_page() -> FileResponse:
+        return FileResponse(STATIC / "compare.html")
+
     @app.get("/runs/{run}", include_in_schema=False)
     async def run_page(run: Name) -> FileResponse:
         return FileResponse(STATIC / "run.html")
 
-    @app.get("/api/runs")
-    async def runs(request: Request) -> dict[str, Any]:
-        """All runs, newest first: what the first page shows."""
-        return await _now(_hub(request).runs())
-
-    @app.get("/api/runs/{run}", responses={404: {"description": "No such run."}})
-    async def run(request: Request, run: Name) -> dict[str, Any]:
-        """One run, thinned to about 2,000 points a line; extremes and gaps are kept."""
-        return await _now(_hub(request).run(run))
+    app.include_router(api)
+    app.include_router(actions)
 
     @app.get("/events/runs", include_in_schema=False)
     async def runs_events(request: Request) -> EventStream:
-        return _events(_hub(request).runs)
+        return _events(hub(request).runs)
 
     @app.get("/events/runs/{run}", include_in_schema=False)
     async def run_events(request: Request, run: Name) -> EventStream:
-        return _events(lambda: _hub(request).run(run))
+        return _events(lambda: hub(request).run(run))
 
-    @app.get("/healthz")
+    @app.get("/events/compare", include_in_schema=False)
+    async def compare_events(
+        request: Request,
+        run: Annotated[list[Annotated[str, StringConstraints(pattern=PATTERN)]], Query(min_length=1, max_length=8)],
+    ) -> EventStream:
+        return EventStream(merged([_watched(partial(hub(request).run, name), "lines") for name in dict.fromkeys(run)]))
+
+    @app.get("/healthz", response_model=None, responses=answers(shapes.Health))
     async def healthz(request: Request) -> dict[str, Any]:
         """200 while this process serves, whatever the bandit server does; `bandit_server` says what that is."""
         try:
-            await _hub(request).upstream.ping()
+            await hub(request).upstream.ping()
         except grpc.aio.AioRpcError as error:
             return {"status": "ok", "bandit_server": "away", "reason": error.code().name}
         return {"status": "ok", "bandit_server": "reachable"}
@@ -116,29 +124,13 @@ def create_app(
     return app
 
 
-def _hub(request: Request) -> Hub:
-    hub: Hub = request.app.state.hub
-    return hub
-
-
-async def _now(feed: Feed) -> dict[str, Any]:
-    """What a feed shows at this moment. 404: no such run. 503: nothing is known, as the server is away."""
-    feed.join()
-    try:
-        await feed.wait_ready(PATIENCE)
-        if not feed.ready:
-            missing = feed.status.state == "missing"
-            raise HTTPException(404 if missing else 503, feed.status.reason or "the bandit server does not answer")
-        payload, _, _ = feed.render(None)
-        return {"status": asdict(feed.status), **(payload or {})}
-    finally:
-        feed.leave()
-
-
 class EventStream(StreamingResponse):
     """Server-sent events, ended in good order when the process goes down and cancels them."""
 
     media_type = "text/event-stream"
+
+    def __init__(self, messages: AsyncIterator[str]) -> None:
+        super().__init__(messages, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -148,16 +140,16 @@ class EventStream(StreamingResponse):
 
 
 def _events(find: Callable[[], Feed]) -> EventStream:
-    """A feed as server-sent events; it counts a viewer for as long as the browser is connected."""
+    """A feed as server-sent events."""
+    return EventStream(_watched(find))
 
-    async def watched() -> AsyncIterator[str]:
-        feed = find()
-        feed.join()
-        try:
-            async for message in feed.messages():
-                yield message
-        finally:
-            feed.leave()
 
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return EventStream(watched(), headers=headers)
+async def _watched(find: Callable[[], Feed], part: Part = "all") -> AsyncGenerator[str]:
+    """What one browser is sent of a feed; it counts as a viewer for as long as it is connected."""
+    feed = find()
+    feed.join()
+    try:
+        async for message in feed.messages(part):
+            yield message
+    finally:
+        feed.leave()

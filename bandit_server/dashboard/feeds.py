@@ -12,7 +12,7 @@ import grpc.aio
 from bandit_server.dashboard.rows import Row, run_row
 from bandit_server.dashboard.stream import AWAY, LIMIT, Cursor, Feed
 from bandit_server.dashboard.upstream import Upstream
-from bandit_server.dashboard.views import RunView
+from bandit_server.dashboard.views import Part, RunView
 
 # Seconds between two looks at the list of runs; a slow list is looked at less often, see `RunsFeed.follow`.
 LIST_PAUSE = 0.4
@@ -53,7 +53,7 @@ class RunsFeed(Feed):
             return True
         return False
 
-    def render(self, cursor: Cursor | None) -> tuple[dict[str, Any] | None, Cursor, int]:
+    def render(self, cursor: Cursor | None, part: Part = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
         since = cursor[1] if cursor else 0
         where = (0, self._generation, 0)
         if cursor == where:
@@ -74,10 +74,9 @@ class RunFeed(Feed):
     """One run: a single WatchRun for all browsers."""
 
     def __init__(self, upstream: Upstream, run: str) -> None:
-        super().__init__()
+        super().__init__(run)
         self._upstream = upstream
-        self._name = run
-        self._view = RunView()
+        self.view = RunView()
         self._caught_up = False
         self._from_start = False
         self._batches = 0
@@ -98,9 +97,9 @@ class RunFeed(Feed):
             raise
 
     async def _watch(self) -> None:
-        view = self._view
+        view = self.view
         version, incarnation = (0, "") if self._from_start else (view.version, view.incarnation)
-        watch = self._upstream.watch(self._name, version, incarnation)
+        watch = self._upstream.watch(self.name, version, incarnation)
         async with contextlib.aclosing(watch) as batches:
             async for batch in batches:
                 if batch is not None:
@@ -111,15 +110,15 @@ class RunFeed(Feed):
                     self._from_start = False
                 self.heard(changed=batch is not None and self._caught_up)
 
-    def render(self, cursor: Cursor | None) -> tuple[dict[str, Any] | None, Cursor, int]:
-        view = self._view
+    def render(self, cursor: Cursor | None, part: Part = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
+        view = self.view
         where = (view.epoch, view.version, self._batches)
         if cursor == where:
             return None, where, 0
         if cursor is None or cursor[0] != view.epoch or view.version - cursor[1] > LIMIT:
-            payload, size = view.snapshot(LIMIT), 0
+            payload, size = view.snapshot(LIMIT, part), 0
         else:
-            payload, size = view.since(cursor[1]), view.version - cursor[1]
+            payload, size = view.since(cursor[1], part), view.version - cursor[1]
         return {"now": time.time(), **payload}, where, size
 
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import time
+from html import escape
 from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs, quote
@@ -22,7 +23,9 @@ LONGEST_FORM = 4096
 # Shown to everybody: that the process serves, the form, and what it is drawn with.
 OPEN = frozenset({"/healthz", "/login", "/logout"})
 # Where a login may lead: to our pages, and nowhere else.
-PAGES = re.compile(r"/(runs/[A-Za-z0-9._-]{1,64})?")
+PAGES = re.compile(r"/(compare|runs/[A-Za-z0-9._-]{1,64})?")
+# What an address may carry to a page: its view, and the runs that are compared.
+VIEW = re.compile(r"[A-Za-z0-9._~%&=+-]{0,2000}")
 
 
 class Sessions:
@@ -53,19 +56,27 @@ class Sessions:
 
 
 class Gate:
-    """ASGI middleware: lets nobody in who has shown no token."""
+    """ASGI middleware: lets nobody in who has shown no token, or, where anyone may look, nobody who wants more."""
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+    def __init__(self, app: ASGIApp, sessions: Sessions, anyone_may_look: bool = False) -> None:
         self.app = app
         self._sessions = sessions
+        self._anyone_may_look = anyone_may_look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _open(scope["path"]) or self._knows(HTTPConnection(scope)):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        known = self._knows(HTTPConnection(scope))
+        scope.setdefault("state", {})["known"] = known
+        looks = scope["method"] in ("GET", "HEAD")
+        if known or _open(scope["path"]) or (looks and self._anyone_may_look and scope["path"] != "/metrics"):
             await self.app(scope, receive, send)
             return
         response: Response
-        if scope["method"] in ("GET", "HEAD") and PAGES.fullmatch(scope["path"]):
-            response = RedirectResponse(f"/login?next={quote(scope['path'], safe='')}", 303)
+        if looks and PAGES.fullmatch(scope["path"]):
+            view = scope["query_string"].decode("latin-1")
+            response = RedirectResponse(f"/login?next={quote(scope['path'] + (view and '?' + view), safe='')}", 303)
         else:
             sentence = "log in at /login with the bandit server's token, or send it as `Authorization: Bearer TOKEN`"
             response = JSONResponse({"detail": sentence}, 401, {"www-authenticate": "Bearer"})
@@ -78,17 +89,17 @@ class Gate:
         return self._sessions.holds(connection.cookies.get(_cookie(connection), ""))
 
 
-def add_login(app: FastAPI, sessions: Sessions | None) -> None:
-    """The form, its end, and the gate. Without sessions, everybody may look."""
+def add_login(app: FastAPI, sessions: Sessions | None, anyone_may_look: bool = False) -> None:
+    """The form, its end, and the gate. Without sessions, everybody may look and act."""
 
     @app.get("/api/session", include_in_schema=False)
-    async def session() -> dict[str, bool]:
-        # Whoever gets this answer is logged in, if that is needed.
-        return {"login": sessions is not None}
+    async def session(request: Request) -> dict[str, bool]:
+        # `login`: there is such a thing here; `acts`: whoever asks may change runs.
+        return {"login": sessions is not None, "acts": sessions is None or request.state.known}
 
     if sessions is None:
         return
-    app.add_middleware(Gate, sessions=sessions)
+    app.add_middleware(Gate, sessions=sessions, anyone_may_look=anyone_may_look)
 
     @app.get("/login", include_in_schema=False)
     async def form(request: Request) -> HTMLResponse:
@@ -131,7 +142,7 @@ async def _fields(request: Request) -> dict[str, str] | None:
 
 
 def _form(page: str, message: str = "", status: int = 200) -> HTMLResponse:
-    text = Template(PAGE.read_text(encoding="utf-8")).substitute(next=_page(page), message=message)
+    text = Template(PAGE.read_text(encoding="utf-8")).substitute(next=escape(_page(page)), message=message)
     return HTMLResponse(text, status, {"cache-control": "no-store"})
 
 
@@ -140,7 +151,8 @@ def _open(path: str) -> bool:
 
 
 def _page(asked: str) -> str:
-    return asked if PAGES.fullmatch(asked) else "/"
+    path, _, view = asked.partition("?")
+    return asked if PAGES.fullmatch(path) and VIEW.fullmatch(view) else "/"
 
 
 def _encrypted(connection: HTTPConnection) -> bool:

@@ -1,66 +1,127 @@
-"""One line of a chart: points by pull number, in the order in which the server told them. Pure."""
+"""Lines of a chart that share their points: by pull number, in the order in which the server told them. Pure."""
 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bandit_server.dashboard.downsample import keep_extremes
 
+Numbers = NDArray[np.float64]
 
-@dataclass(slots=True)
+
 class Series:
-    """Points (x, value of every column), each with the run's version that brought it.
+    """Points (x, t, values), each with the run's version that brought it.
 
-    x is a pull number. A None is a gap: a round that was played and has no such number, because it diverged.
+    x is a pull number and t the seconds of training in the run until then, all workers' together. A gap, in here NaN
+    and outside None, is a round that was played and has no such number, because it diverged.
+
+    Args:
+        chart: Which chart the lines are for.
+        lines: (name, index, columns) of each line: which of a point's values are its.
+        width: How many values a point has.
     """
 
-    chart: str
-    name: str
-    index: int
-    columns: list[list[float | None]]
-    xs: list[int] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
+    def __init__(self, chart: str, lines: Sequence[tuple[str, int, Sequence[int]]], width: int) -> None:
+        self.chart = chart
+        self.lines = list(lines)
+        self._width = width
+        self._xs = array("q")
+        self._times = array("d")
+        self._versions = array("q")
+        self._values = array("d")
 
-    def add(self, version: int, x: int, *values: float | None) -> None:
+    def add(self, version: int, x: int, t: float, values: Sequence[float]) -> None:
         """Append a point; one with the x of the last point takes its place."""
-        if self.xs and self.xs[-1] == x:
-            self.versions[-1] = version
-            for column, value in zip(self.columns, values, strict=True):
-                column[-1] = finite(value)
+        if self._xs and self._xs[-1] == x:
+            self._versions[-1], self._times[-1] = version, t
+            self._values[-self._width :] = array("d", values)
             return
-        self.xs.append(x)
-        self.versions.append(version)
-        for column, value in zip(self.columns, values, strict=True):
-            column.append(finite(value))
+        self._xs.append(x)
+        self._times.append(t)
+        self._versions.append(version)
+        self._values.extend(values)
 
-    def since(self, version: int) -> dict[str, Any] | None:
-        """The points that came after a version, or nothing."""
-        start = bisect_right(self.versions, version)
-        if start == len(self.xs):
-            return None
-        return self._row(list(range(start, len(self.xs))))
+    def __len__(self) -> int:
+        return len(self._xs)
 
-    def thinned(self, limit: int) -> dict[str, Any]:
-        """All of it in about `limit` points, ordered by x."""
-        order = range(len(self.xs))
-        if any(after < before for before, after in zip(self.xs, self.xs[1:], strict=False)):
-            order_by_x = sorted(order, key=self.xs.__getitem__)
-        else:
-            order_by_x = list(order)
-        kept = keep_extremes([[column[at] for at in order_by_x] for column in self.columns], limit)
-        return self._row([order_by_x[at] for at in kept])
+    def since(self, version: int) -> list[dict[str, Any]]:
+        """The points that came after a version, if there are any."""
+        start = bisect_right(self._versions, version)
+        if start == len(self._xs):
+            return []
+        xs, times, table = np.array(self._xs[start:]), np.array(self._times[start:]), self._table(start)
+        return [self._line(line, xs, times, table[:, list(line[2])].T) for line in self.lines]
 
-    def _row(self, rows: list[int]) -> dict[str, Any]:
+    def thinned(self, limit: int) -> list[dict[str, Any]]:
+        """All of it, each line in about `limit` points, ordered by x."""
+        xs, times, table = np.array(self._xs), np.array(self._times), self._table(0)
+        order = np.argsort(xs, kind="stable")
+        told = []
+        for line in self.lines:
+            columns = table[order][:, list(line[2])].T
+            kept = keep_extremes(list(columns), limit)
+            told.append(self._line(line, xs[order][kept], times[order][kept], columns[:, kept]))
+        return told
+
+    def _table(self, start: int) -> Numbers:
+        """Values [points from `start`, width]."""
+        return np.array(self._values[start * self._width :]).reshape(-1, self._width)
+
+    def _line(
+        self, line: tuple[str, int, Sequence[int]], xs: Numbers, times: Numbers, columns: Numbers
+    ) -> dict[str, Any]:
         return {
             "chart": self.chart,
-            "name": self.name,
-            "index": self.index,
-            "x": [self.xs[at] for at in rows],
-            "y": [[column[at] for at in rows] for column in self.columns],
+            "name": line[0],
+            "index": line[1],
+            "x": xs.tolist(),
+            "t": times.round(3).tolist(),
+            "y": [_shown(column) for column in columns],
         }
+
+
+class Shares(Series):
+    """Each arm's share of the last pulls. A point's value is the index of the arm that was pulled."""
+
+    # Pulls that count as recent.
+    RECENT = 20
+
+    def __init__(self) -> None:
+        super().__init__("share", [], 1)
+
+    def _table(self, start: int) -> Numbers:
+        before = max(0, start - self.RECENT + 1)
+        arms = np.array(self._values[before:], dtype=np.int64)
+        pulled = np.zeros((len(arms) + 1, len(self.lines)))
+        pulled[np.arange(1, len(arms) + 1), arms] = 1
+        until = pulled.cumsum(axis=0)
+        ends = np.arange(start - before + 1, len(arms) + 1)
+        begins = np.maximum(ends - self.RECENT, 0)
+        shares: Numbers = (until[ends] - until[begins]) / (ends - begins)[:, None]
+        return shares
+
+
+def _shown(values: Numbers) -> list[float | None]:
+    """With the seven digits that nobody can tell from more on a screen; what is no number as None."""
+    known = np.isfinite(values)
+    sizes = np.abs(np.where(known & (values != 0), values, 1.0))
+    places = 6 - np.floor(np.log10(sizes))
+    # Powers of ten beyond these are no floats any more: such numbers stay as they are.
+    scale = 10.0 ** np.clip(places, -300, 300)
+    rounded = np.where(known & (np.abs(places) < 300), np.round(np.where(known, values, 0.0) * scale) / scale, values)
+    return [value if good else None for value, good in zip(rounded.tolist(), known.tolist(), strict=True)]
+
+
+def number(value: float | None) -> float:
+    """The value, NaN where there is no number to draw."""
+    return value if value is not None and math.isfinite(value) else math.nan
 
 
 def finite(value: float | None) -> float | None:

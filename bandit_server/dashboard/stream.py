@@ -7,17 +7,20 @@ a slow one costs nothing and a fast one never waits for it. Browsers in step sha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import grpc
 import grpc.aio
+
+from bandit_server.dashboard.views import Part
 
 LOG = logging.getLogger(__name__)
 
@@ -50,11 +53,12 @@ class Status:
 class Feed(ABC):
     """What is known of one thing, followed upstream for as long as someone looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.status = Status("connecting")
         self._heard: float | None = None
         self._changed = asyncio.Event()
-        self._rendered: dict[Cursor | None, tuple[str, Cursor, int]] = {}
+        self._rendered: dict[tuple[Cursor | None, Part], tuple[str, Cursor, int]] = {}
         self._task: asyncio.Task[None] | None = None
         self._viewers = 0
         self._stopping: asyncio.TimerHandle | None = None
@@ -69,7 +73,7 @@ class Feed(ABC):
         """Whether there is anything to show."""
 
     @abstractmethod
-    def render(self, cursor: Cursor | None) -> tuple[dict[str, Any] | None, Cursor, int]:
+    def render(self, cursor: Cursor | None, part: Part = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
         """What is new since the cursor (None for all, or for nothing new), where that leads, and its size in rows."""
 
     def heard(self, changed: bool = True) -> None:
@@ -148,7 +152,7 @@ class Feed(ABC):
         while not self.ready and self.status.state in ("connecting", "live") and time.monotonic() < deadline:
             await _wait(self._changed, deadline - time.monotonic())
 
-    async def messages(self) -> AsyncIterator[str]:
+    async def messages(self, part: Part = "all") -> AsyncGenerator[str]:
         """Server-sent events for one browser: `status` whenever it changes, `data` first whole, then what is new.
 
         After more than LIMIT rows of news the whole is sent again, thinned, so that the browser's share stays
@@ -161,9 +165,9 @@ class Feed(ABC):
             changed = self._changed
             if status != self.status:
                 status = self.status
-                yield event("status", {**asdict(status), "now": time.time()})
+                yield event("status", {"run": self.name, **asdict(status), "now": time.time()})
             if self.ready:
-                text, cursor, size = self._cached(cursor if rows <= LIMIT else None)
+                text, cursor, size = self._cached(cursor if rows <= LIMIT else None, part)
                 rows = rows + size if rows <= LIMIT else 0
                 if text:
                     yield text
@@ -171,11 +175,31 @@ class Feed(ABC):
             if not await _wait(changed, KEEPALIVE):
                 yield ": still here\n\n"
 
-    def _cached(self, cursor: Cursor | None) -> tuple[str, Cursor, int]:
-        if cursor not in self._rendered:
-            payload, where, size = self.render(cursor)
-            self._rendered[cursor] = ("" if payload is None else event("data", payload), where, size)
-        return self._rendered[cursor]
+    def _cached(self, cursor: Cursor | None, part: Part) -> tuple[str, Cursor, int]:
+        key = (cursor, part)
+        if key not in self._rendered:
+            payload, where, size = self.render(cursor, part)
+            self._rendered[key] = ("" if payload is None else event("data", payload), where, size)
+        return self._rendered[key]
+
+
+async def merged(streams: Sequence[AsyncGenerator[str]]) -> AsyncIterator[str]:
+    """The messages of several feeds as they come. Each waits until its last message has been taken."""
+    ready: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
+
+    async def hand_on(stream: AsyncGenerator[str]) -> None:
+        async with contextlib.aclosing(stream):
+            async for message in stream:
+                await ready.put(message)
+
+    tasks = [asyncio.create_task(hand_on(stream)) for stream in streams]
+    try:
+        while True:
+            yield await ready.get()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def event(name: str, payload: dict[str, Any]) -> str:

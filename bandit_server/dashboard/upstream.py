@@ -1,4 +1,4 @@
-"""The bandit server, as this dashboard calls it: two read-only calls, each with a deadline or a sign of life."""
+"""The bandit server, as this dashboard calls it; every call has a deadline or a sign of life."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ class Upstream:
             token = page.next_page_token
             if not token:
                 return runs
+
+    async def update_arm(self, run: str, arm: str, paused: bool, actor: str) -> pb.RunSummary:
+        """Pause an arm, or resume it."""
+        request = pb.UpdateArmRequest(run=run, arm=arm, paused=paused, actor=actor)
+        return (await self._stub.UpdateArm(request, timeout=2 * DEADLINE, metadata=self._metadata)).run
+
+    async def finish_run(self, run: str, actor: str) -> pb.RunSummary:
+        """End a run."""
+        request = pb.FinishRunRequest(run=run, actor=actor)
+        return (await self._stub.FinishRun(request, timeout=2 * DEADLINE, metadata=self._metadata)).run
+
+    async def delete_run(self, run: str, force: bool) -> None:
+        """Delete a run's history; `force`: although workers are alive."""
+        request = pb.DeleteRunRequest(run=run, force=force)
+        await self._stub.DeleteRun(request, timeout=2 * DEADLINE, metadata=self._metadata)
+
+    async def history(self, run: str) -> AsyncGenerator[pb.WatchRunResponse]:
+        """The run's whole history as it stands now."""
+        async with contextlib.aclosing(self.watch(run, 0, "")) as batches:
+            async for batch in batches:
+                if batch is not None:
+                    yield batch
+                    if batch.live:
+                        return
 
     async def watch(self, run: str, version: int, incarnation: str) -> AsyncGenerator[pb.WatchRunResponse | None]:
         """The run's history after a version, as it grows; None for each time the server only proved to be there.

@@ -1,36 +1,50 @@
 """One run as the dashboard sees it: the fold of what WatchRun sends. No clock, no socket, no browser.
 
-Everything is drawn over pull numbers, the one count that all workers of a run share. A browser that comes late
-gets `snapshot`, thinned to what a chart can show; then it gets `since`, exactly what is new.
+Everything is drawn over pull numbers, the one count that all workers of a run share, or over the seconds that they
+have trained. A browser that comes late gets `snapshot`, thinned to what a chart can show; then it gets `since`,
+exactly what is new.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from bandit_server.dashboard.eventlog import EventLog
 from bandit_server.dashboard.rows import run_detail
-from bandit_server.dashboard.series import Series
+from bandit_server.dashboard.series import Series, Shares, finite, number
+from bandit_server.dashboard.tally import Tally
 from protos.optima.v1 import bandit_pb2 as pb
 
 # How a pull stands, as bits: several can be true of one.
 OPEN, FALLBACK, TAIL, DIVERGED, SUPERSEDED = 1, 2, 4, 8, 16
 CHOSEN = {pb.CHOSEN_BY_FALLBACK: FALLBACK, pb.CHOSEN_BY_TAIL: TAIL}
 
-# Half the width of a 90 % interval of the normal distribution, in standard deviations.
-BAND_90 = 1.6448536269514722
+# The name of the line that a user judges by.
+TOTAL = "total distillation loss"
+
+Cell = list[Any]
+
+# What a page wants of a run: all of it, or the lines that are laid beside those of other runs.
+Part = Literal["all", "lines"]
+COMPARED = frozenset({"total", "bandit", "term", "metric"})
+# Points that a line is thinned to at least, however many lines there are.
+FEWEST = 500
 
 
 @dataclass(slots=True)
 class PullRow:
-    """One pull: who, which arm (an index into `RunView.arm_names`), and how it stands."""
+    """One pull: who, which arm (an index into `RunView.arm_names`), how it stands, and from when to when it was
+    trained, in seconds of training of the run (while it is open, both when it was chosen)."""
 
     number: int
     worker: int
     round: int
     arm: int
     marks: int
+    begin: float
+    end: float
 
 
 class RunView:
@@ -51,7 +65,11 @@ class RunView:
         self._arms = 0
         self.worker_ids: list[str] = []
         self.pulls: dict[int, PullRow] = {}
-        self.series: dict[tuple[str, str, int], Series] = {}
+        self._shares = Shares()
+        # By chart, name and index of what is drawn; those of arms share their points.
+        self.series: dict[tuple[str, str, int], Series] = {("share", "", 0): self._shares}
+        self.log = EventLog()
+        self._tally = Tally()
         self._highest = -1
         self._changed_at: list[int] = []
         self._changed: list[int] = []
@@ -70,8 +88,9 @@ class RunView:
         self.run, self.received = batch.run, received
         self.incarnation = batch.run.incarnation
         if not self.arm_names:
-            self.arm_names = [arm.name for arm in batch.run.spec.arms]
-            self._arms = len(self.arm_names)
+            self._arms = len(batch.run.spec.arms)
+            for arm in batch.run.spec.arms:
+                self._arm(arm.name)
         points = list(batch.posterior)
         at = 0
         for event in batch.events:
@@ -82,45 +101,68 @@ class RunView:
                 at += 1
 
     def _event(self, event: pb.Event) -> None:
+        self.log.add(self.version, event)
         kind = event.WhichOneof("kind")
         if kind == "worker_started":
-            self._worker(event.worker_started.worker)
+            self._started(event.worker_started)
         elif kind == "arm_pulled":
             self._pull(event.arm_pulled.pull, OPEN)
         elif kind == "reward_reported":
             self._report(event.reward_reported)
 
+    def _started(self, started: pb.WorkerStarted) -> None:
+        worker, info = self._worker(started.worker), started.info
+        if info.HasField("total_loss") and ("total", TOTAL, worker) not in self.series:
+            # Its student before its first round.
+            self._add("total", TOTAL, worker, self._highest, info.total_loss)
+
     def _report(self, report: pb.RewardReported) -> None:
-        diverged = report.measurement.outcome == pb.OUTCOME_DIVERGED
+        measured = report.measurement
+        diverged = measured.outcome == pb.OUTCOME_DIVERGED
+        decrement = 0.0 if diverged else measured.before - measured.after
+        begin = self._tally.seconds
+        arm = self._arm(report.pull.arm)
+        bought, spent = self._tally.trained(arm, finite(decrement) or 0.0, finite(measured.seconds) or 0.0)
         marks = CHOSEN.get(report.pull.chosen_by, 0) | (DIVERGED if diverged else 0)
-        row = self._pull(report.pull, marks)
+        row = self._pull(report.pull, marks, begin)
         if report.HasField("superseded") and (old := self.pulls.get(report.superseded)) is not None:
             old.marks = SUPERSEDED
             self._touch(old.number)
-        measured = report.measurement
+        self._add("spent", report.pull.arm, arm, self._highest, bought, spent)
         losses = (None, None) if diverged else (measured.before, measured.after)
         self._add("bandit", "bandit loss", row.worker, row.number, *losses)
         if diverged or measured.HasField("total_loss"):
-            total = None if diverged else measured.total_loss
-            self._add("total", "total distillation loss", row.worker, row.number, total)
-        for name, value in measured.metrics.items():
-            self._add("metric", name, row.worker, row.number, value)
+            self._add("total", TOTAL, row.worker, row.number, None if diverged else measured.total_loss)
+        for chart, values in (("term", measured.terms), ("metric", measured.metrics)):
+            for name, value in values.items():
+                self._add(chart, name, row.worker, row.number, value)
 
     def _posterior(self, point: pb.PosteriorPoint) -> None:
         """What was believed after the highest pull so far; of several beliefs the last stands, as it chose next."""
         if point.version <= self._posterior_version or self._highest < 0:
             return
         self._posterior_version = point.version
-        if len(point.mean) not in (0, self._arms) or len(point.sd) != len(point.mean):
-            raise ValueError(f"expected a posterior of {self._arms} arms, got {len(point.mean)} means")
-        for arm, (mean, sd) in enumerate(zip(point.mean, point.sd, strict=True)):
-            low, high = mean - BAND_90 * sd, mean + BAND_90 * sd
-            self._add("posterior", self.arm_names[arm], arm, self._highest, mean, low, high)
+        arms = self._arms
+        if len(point.mean) not in (0, arms) or len(point.sd) != len(point.mean):
+            raise ValueError(f"expected a posterior of {arms} arms, got {len(point.mean)} means")
+        told = [("posterior", [*point.mean, *point.sd], len(point.mean)), ("best", point.p_best, len(point.p_best))]
+        for chart, values, width in told:
+            if width != arms:
+                continue
+            if (chart, "", 0) not in self.series:
+                lines = [(name, at, range(at, len(values), arms)) for at, name in enumerate(self.arm_names[:arms])]
+                self.series[chart, "", 0] = Series(chart, lines, len(values))
+            self.series[chart, "", 0].add(self.version, self._highest, self._tally.seconds, values)
 
-    def _pull(self, pull: pb.Pull, marks: int) -> PullRow:
-        row = PullRow(pull.number, self._worker(pull.worker), pull.round, self._arm(pull.arm), marks)
-        self.pulls[row.number] = row
+    def _pull(self, pull: pb.Pull, marks: int, begin: float | None = None) -> PullRow:
+        arm, now = self._arm(pull.arm), self._tally.seconds
+        row = PullRow(
+            pull.number, self._worker(pull.worker), pull.round, arm, marks, now if begin is None else begin, now
+        )
         self._highest = max(self._highest, row.number)
+        if row.number not in self.pulls:
+            self._shares.add(self.version, row.number, now, (arm,))
+        self.pulls[row.number] = row
         self._touch(row.number)
         return row
 
@@ -131,27 +173,38 @@ class RunView:
     def _add(self, chart: str, name: str, index: int, x: int, *values: float | None) -> None:
         key = (chart, name, index)
         if key not in self.series:
-            self.series[key] = Series(chart, name, index, [[] for _ in values])
-        self.series[key].add(self.version, x, *values)
+            self.series[key] = Series(chart, [(name, index, range(len(values)))], len(values))
+        self.series[key].add(self.version, x, self._tally.seconds, [number(value) for value in values])
 
     def _worker(self, worker: str) -> int:
         return _index(self.worker_ids, worker)
 
     def _arm(self, arm: str) -> int:
-        return _index(self.arm_names, arm)
+        at = _index(self.arm_names, arm)
+        if at == len(self._shares.lines):
+            self._shares.lines.append((arm, at, (at,)))
+        return at
 
-    def snapshot(self, limit: int) -> dict[str, Any]:
-        """The whole run with at most `limit` columns of pulls and about 3 · `limit` points in all its lines."""
-        points = max(250, 3 * limit // max(1, len(self.series)))
-        series = [line.thinned(points) for line in self.series.values()]
-        return {**self._head(), "reset": True, "cells": self._cells(limit), "series": series}
+    def snapshot(self, limit: int, part: Part = "all") -> dict[str, Any]:
+        """The whole run with at most `limit` columns of pulls, and lines of about as many points as all fit."""
+        shown = self._lines(part)
+        points = max(FEWEST, 3 * limit // max(1, sum(len(series.lines) for series in shown)))
+        lines = [line for series in shown for line in series.thinned(points)]
+        cells, log = (self._cells(limit), self.log.page()) if part == "all" else ([], [])
+        return {**self._head(), "reset": True, "cells": cells, "series": lines, "log": log}
 
-    def since(self, version: int) -> dict[str, Any]:
+    def since(self, version: int, part: Part = "all") -> dict[str, Any]:
         """What came after a version: changed pulls, new points, and the standing of everything else."""
-        start = bisect_right(self._changed_at, version)
-        cells = [_cell(self.pulls[number]) for number in dict.fromkeys(self._changed[start:])]
-        series = [new for line in self.series.values() if (new := line.since(version)) is not None]
-        return {**self._head(), "reset": False, "cells": cells, "series": series}
+        lines = [line for series in self._lines(part) for line in series.since(version)]
+        cells, log = [], []
+        if part == "all":
+            start = bisect_right(self._changed_at, version)
+            cells = [_cell(self.pulls[number]) for number in dict.fromkeys(self._changed[start:])]
+            log = self.log.page(after=version)
+        return {**self._head(), "reset": False, "cells": cells, "series": lines, "log": log}
+
+    def _lines(self, part: Part) -> list[Series]:
+        return [series for series in self.series.values() if series and (part == "all" or series.chart in COMPARED)]
 
     def _head(self) -> dict[str, Any]:
         assert self.run is not None, "a view is shown only after its first batch"
@@ -161,14 +214,15 @@ class RunView:
             "arm_names": self.arm_names,
             "worker_ids": self.worker_ids,
             "highest": self._highest,
+            "seconds": round(self._tally.seconds, 3),
         }
 
-    def _cells(self, limit: int) -> list[list[int]]:
-        """[first pull, last pull, worker, arm, marks, how many] for the raster; open pulls stay single."""
+    def _cells(self, limit: int) -> list[Cell]:
+        """[first pull, last pull, worker, arm, marks, how many, begin, end] for the raster; open pulls stay single."""
         width = -(-(self._highest + 1) // limit)
         if width <= 1:
             return [_cell(row) for row in self.pulls.values()]
-        bins: dict[tuple[int, int, int, int], list[int]] = {}
+        bins: dict[tuple[int, int, int, int], Cell] = {}
         single = []
         for row in self.pulls.values():
             if row.marks & OPEN:
@@ -177,11 +231,13 @@ class RunView:
             cell = bins.setdefault((row.number // width, row.worker, row.arm, row.marks), _cell(row, count=0))
             cell[0], cell[1] = min(cell[0], row.number), max(cell[1], row.number)
             cell[5] += 1
+            cell[6], cell[7] = min(cell[6], row.begin), max(cell[7], row.end)
         return [*bins.values(), *single]
 
 
-def _cell(row: PullRow, count: int = 1) -> list[int]:
-    return [row.number, row.number, row.worker, row.arm, row.marks, count]
+def _cell(row: PullRow, count: int = 1) -> Cell:
+    begin, end = round(row.begin, 3), round(row.end, 3)
+    return [row.number, row.number, row.worker, row.arm, row.marks, count, begin, end]
 
 
 def _index(names: list[str], name: str) -> int:

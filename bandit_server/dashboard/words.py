@@ -35,7 +35,9 @@ def options_in_words(spec: pb.RunSpec) -> list[tuple[str, str]]:
     if spec.cost_aware:
         reward += ", divided by the arm's relative cost in seconds"
     rounds = f"{spec.rounds:,} for each worker" if spec.rounds else "without a planned end"
-    tail = f"the last {100 * spec.tail:g} % of each worker's rounds train all modules jointly" if spec.tail else "none"
+    tail = (
+        f"the last {100 * spec.tail:.3g} % of each worker's rounds train all modules jointly" if spec.tail else "none"
+    )
     return [
         ("Policy", f"{spec.policy.name}: {_policy(spec.policy.name)}"),
         ("Options", options or "all at their defaults"),

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.driver import Driver
 from tests.bandit_server.dashboard.serving import dashboard
-from tests.browser.conftest import Opener, keep
+from tests.browser.conftest import Opener, barriers, keep
 from tests.server_process import ServerProcess
 
 
@@ -82,7 +82,7 @@ def test_a_killed_server_leaves_a_stale_page_that_goes_live_again(process: Serve
             process.kill()
             banner = page.locator("#banner")
             expect(banner).to_be_visible()
-            expect(banner).to_contain_text("Stale since ")
+            expect(banner).to_contain_text("Server unreachable, showing data from ")
             expect(banner).to_contain_text("the bandit server does not answer")
             expect(page.locator("#arms tbody tr")).to_have_count(3)
             keep(page, "stale-light")
@@ -102,6 +102,48 @@ def test_a_dashboard_that_dies_is_told_by_the_page_itself(process: ServerProcess
             page = open_page(f"{url}/runs/demo")
             expect(page.locator("#link")).to_have_text("live")
         expect(page.locator("#banner")).to_contain_text("the dashboard does not answer")
+
+
+def test_an_operator_pauses_an_arm_ends_a_run_and_deletes_it(process: ServerProcess, open_page: Opener) -> None:
+    with dashboard(process.address) as url, worker_of(process.address, "demo") as worker:
+        worker.play(3)
+        page = open_page(f"{url}/runs/demo", refused=(409,))
+        page.get_by_role("button", name="Pause arm image").click()
+        expect(page.locator("#arms tbody tr").first).to_contain_text("paused")
+        expect(page.locator("#told")).to_have_text("Arm image is paused: it is chosen no more.")
+        expect(page.locator("#events tbody tr").first).to_contain_text("arm paused")
+        expect(page.locator("#events tbody tr").first).to_contain_text("by dashboard, 127.0.0.1")
+        assert {worker.select().arm for _ in range(3)} <= {"text", "multimodal"}
+        page.get_by_role("button", name="Pause arm text").click()
+        expect(page.get_by_role("button", name="Resume arm text")).to_be_visible()
+        page.get_by_role("button", name="Pause arm multimodal").click()
+        expect(page.locator("#told")).to_contain_text("multimodal")
+        expect(page.locator("#told")).to_have_class("told bad")
+        page.get_by_role("button", name="Resume arm image").click()
+        expect(page.get_by_role("button", name="Pause arm image")).to_be_visible()
+
+        page.get_by_role("button", name="Finish…").click()
+        assert barriers(page) == []
+        page.keyboard.press("Escape")
+        expect(page.locator("#state")).to_have_text("active")
+        page.get_by_role("button", name="Finish…").click()
+        page.get_by_role("button", name="Finish the run").click()
+        expect(page.locator("#state")).to_have_text("finished")
+        expect(page.get_by_role("button", name="Finish…")).to_be_hidden()
+
+        page.get_by_role("button", name="Delete…").click()
+        confirm = page.get_by_role("button", name="Delete the run")
+        expect(confirm).to_be_disabled()
+        page.get_by_label("Type demo to confirm").fill("dem")
+        expect(confirm).to_be_disabled()
+        page.get_by_label("Type demo to confirm").fill("demo")
+        keep(page, "delete-light")
+        confirm.click()
+        expect(page.get_by_role("dialog")).to_contain_text("workers that are alive")
+        page.get_by_label("although workers are alive").check()
+        confirm.click()
+        expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
+        assert process.names() == []
 
 
 def test_what_a_worker_says_of_itself_is_shown_as_text(process: ServerProcess, open_page: Opener) -> None:

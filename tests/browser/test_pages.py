@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.history import History
-from tests.bandit_server.dashboard.scripted import serving
+from tests.bandit_server.dashboard.scripted import ScriptedServer, serving
 from tests.bandit_server.dashboard.serving import dashboard
-from tests.browser.conftest import Opener, keep
+from tests.browser.conftest import Opener, barriers, keep
+from tests.browser.looks import gallery, played
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>alert(1)</script>'
+DARK = "rgb(18, 21, 24)"
 # Milliseconds between two frames, of 120: all of them, and at the worst.
 FRAMES = """
 () => new Promise((done) => {
@@ -30,174 +33,301 @@ FRAMES = """
   requestAnimationFrame(next);
 })
 """
+# Milliseconds from the start of the page to its first rows, and from the arrival of 500 runs to the last of them.
+FILLED = """
+() => new Promise((done) => {
+  let first = 0;
+  const look = () => {
+    const there = document.querySelectorAll("#runs tbody tr").length;
+    if (there && !first) first = performance.now();
+    if (there >= 500) done([first, performance.now() - arrived]);
+    else requestAnimationFrame(look);
+  };
+  look();
+})
+"""
+ARRIVED = """
+window.EventSource = class extends EventSource {
+  constructor(url) {
+    super(url);
+    this.addEventListener("data", () => { window.arrived ??= performance.now(); });
+  }
+};
+"""
 
 
-def played(rounds: int, arms: tuple[str, ...] = ("image", "text", "multimodal"), workers: int = 1) -> History:
-    """A run with everything that can happen to a pull in it."""
-    chance = random.Random(1)
-    history = History(arms=arms, began=time.time() - 3 * rounds - 60)
-    number = 0
-    while number < rounds:
-        worker, arm = f"w{number % workers}", arms[chance.randrange(len(arms))]
-        total = 1 + 3 / (1 + number / 20) if number % 5 == 0 else None
-        if number > 0.8 * rounds:
-            history.report(number, "joint", worker=worker, chosen_by=pb.CHOSEN_BY_TAIL, total_loss=total)
-        elif number % 29 == 28:
-            history.select(number, arms[0], worker)
-            history.report(number + 1, arms[-1], worker=worker, chosen_by=pb.CHOSEN_BY_FALLBACK, superseded=number)
-            number += 1
-        else:
-            history.select(number, arm, worker)
-            before = 2 / (1 + number / 20)
-            history.report(number, arm, before, 0.97 * before, worker, diverged=number % 37 == 36, total_loss=total)
-        number += 1
-    history.select(number, arms[0], "w0")
+def hostile() -> History:
+    """A run whose every name would be markup, if anybody let it."""
+    history = History(arms=(HOSTILE, "javascript:alert(1)"), run="hostile")
+    history.report(0, HOSTILE, worker=HOSTILE, total_loss=1.0)
+    measured = history.events[-1].reward_reported.measurement
+    measured.metrics[HOSTILE] = measured.terms[HOSTILE] = 0.5
+    told = pb.WorkerInfo(device=HOSTILE, recipe=HOSTILE, versions={HOSTILE: HOSTILE}, teacher_metrics={HOSTILE: 0.9})
+    history.workers.append(pb.WorkerStatus(worker=HOSTILE, info=told, alive=True))
+    history.add(arm_updated=pb.ArmUpdated(arm=HOSTILE, paused=True, actor=HOSTILE))
+    history.spec.policy.name = HOSTILE
     return history
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with serving(*gallery(), hostile(), History(run=HOSTILE)) as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="module")
+def url(server: ScriptedServer) -> Iterator[str]:
+    with dashboard(server.address) as served:
+        yield served
 
 
 def no_sideways_scrolling(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-def test_hostile_names_are_shown_as_the_text_they_are(open_page: Opener) -> None:
-    history = History(arms=(HOSTILE, "javascript:alert(1)"))
-    history.report(0, HOSTILE, worker=HOSTILE, total_loss=1.0)
-    history.events[-1].reward_reported.measurement.metrics[HOSTILE] = 0.5
-    told = pb.WorkerInfo(device=HOSTILE, recipe=HOSTILE, versions={HOSTILE: HOSTILE}, teacher_metrics={HOSTILE: 0.9})
-    history.workers.append(pb.WorkerStatus(worker=HOSTILE, info=told, alive=True))
-    history.spec.policy.name = HOSTILE
-    other = History(run=HOSTILE)
-    with serving(history, other) as server, dashboard(server.address) as url:
-        runs = open_page(url)
-        expect(runs.get_by_role("link", name=HOSTILE)).to_be_visible()
-        run = open_page(f"{url}/runs/demo")
-        expect(run.locator("#arms tbody th").first).to_contain_text(HOSTILE)
-        expect(run.locator("#workers tbody")).to_contain_text(HOSTILE)
-        expect(run.locator("#settings")).to_contain_text(HOSTILE)
-        expect(run.locator("#figures")).to_contain_text(HOSTILE)
-        run.locator("#posterior summary").click()
-        expect(run.locator("#posterior table")).to_contain_text(HOSTILE)
-        keep(run, "hostile")
-        for page in (runs, run):
-            assert page.title().endswith("· OPTIMA")
-            assert page.locator("main img").count() == 0
-            assert page.locator("body script").count() == 0
+def drawn(page: Page) -> None:
+    """Wait until the page of a run shows its data."""
+    expect(page.locator("#arms tbody tr").first).to_be_visible(timeout=15_000)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("arms", "rounds"), [(3, 0), (3, 5), (3, 120), (8, 600)])
-def test_a_run_is_drawn_in_both_themes(open_page: Opener, theme: str, arms: int, rounds: int) -> None:
-    names = ("image", "text", "multimodal", "arm.4", "arm.5", "arm.6", "arm.7", "arm.8")[:arms]
-    with serving(played(rounds, names)) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo", color_scheme=theme)
-        expect(page.locator("#arms tbody tr")).to_have_count(arms)
-        expect(page.locator("#raster canvas")).to_be_visible()
-        expect(page.locator("#posterior canvas")).to_have_count(1 if rounds else 0)
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
+def drag(page: Page, chart: Locator, start: int, end: int) -> None:
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + start, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end, box["y"] + 60, steps=4)
+    page.mouse.up()
+
+
+def test_hostile_names_are_shown_as_the_text_they_are(open_page: Opener, url: str) -> None:
+    runs = open_page(url)
+    expect(runs.get_by_role("link", name=HOSTILE)).to_be_visible()
+    run = open_page(f"{url}/runs/hostile")
+    for place in ("#arms tbody", "#workers tbody", "#settings", "#figures", "#events tbody", "#terms", "#share"):
+        expect(run.locator(place)).to_contain_text(HOSTILE)
+    run.locator("#posterior summary").click()
+    expect(run.locator("#posterior table")).to_contain_text(HOSTILE)
+    keep(run, "hostile")
+    compared = open_page(f"{url}/compare?run=hostile&run=five")
+    expect(compared.locator("#differences tbody")).to_contain_text(HOSTILE)
+    expect(compared.locator("#loss-choice")).to_contain_text(HOSTILE)
+    for page in (runs, run, compared):
+        assert page.title().endswith("· OPTIMA")
+        assert page.locator("main img").count() == 0
+        assert page.locator("body script").count() == 0
+
+
+@pytest.mark.parametrize("run", ["none", "five", "turns", "eight"])
+def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) -> None:
+    page = open_page(f"{url}/runs/{run}", color_scheme="light")
+    drawn(page)
+    expect(page.locator("#raster canvas")).to_be_visible()
+    learns = run in ("five", "eight")
+    expect(page.locator("#posterior canvas")).to_have_count(1 if learns else 0)
+    expect(page.locator("#best-panel")).to_be_visible(visible=run != "turns")
+    begun = ("share", "losses", "metrics")
+    for name in (*begun, "terms", "bought", "spent"):
+        expect(page.locator(f"#{name} canvas")).to_have_count(1 if run != "none" or name in begun else 0)
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
         assert dark == (theme == "dark")
-        keep(page, f"run-{arms}-arms-{rounds}-rounds-{theme}")
+        keep(page, f"run-{run}-{theme}")
 
 
-def test_the_chosen_theme_stays(open_page: Opener) -> None:
-    with serving(History()) as server, dashboard(server.address) as url:
-        page = open_page(url, color_scheme="light")
-        button = page.get_by_role("button", name="Theme")
-        expect(button).to_have_text("Theme: auto")
-        button.click()
-        button.click()
-        expect(button).to_have_text("Theme: dark")
-        page.get_by_role("link", name="demo").click()
-        expect(page.get_by_role("button", name="Theme")).to_have_text("Theme: dark")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
+@pytest.mark.parametrize("width", [390, 2560])
+def test_pages_fit_screens_from_phone_to_wide(open_page: Opener, url: str, width: int) -> None:
+    options = {"viewport": {"width": width, "height": 900}, "color_scheme": "dark" if width == 390 else "light"}
+    for path, name in (("/", "runs"), ("/runs/crowd", "run"), ("/compare?run=crowd&run=turns", "compare")):
+        page = open_page(url + path, **options)
+        expect(page.locator("tbody tr").first).to_be_visible(timeout=15_000)
+        assert no_sideways_scrolling(page)
+        keep(page, f"{name}-{width}px")
+
+
+@pytest.mark.parametrize("path", ["/", "/runs/crowd", "/compare?run=eight&run=turns"])
+def test_nobody_is_kept_out(open_page: Opener, url: str, path: str) -> None:
+    page = open_page(url + path, color_scheme="light")
+    expect(page.locator("tbody tr").first).to_be_visible(timeout=15_000)
+    found = barriers(page)
+    page.emulate_media(color_scheme="dark")
+    assert found + barriers(page) == []
+
+
+def test_the_chosen_theme_stays(open_page: Opener, url: str) -> None:
+    page = open_page(url, color_scheme="light")
+    button = page.get_by_role("button", name="Theme")
+    expect(button).to_have_text("Theme: auto")
+    button.click()
+    button.click()
+    expect(button).to_have_text("Theme: dark")
+    page.get_by_role("link", name="five").click()
+    expect(page.get_by_role("button", name="Theme")).to_have_text("Theme: dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
 
 
 @pytest.mark.alone
-def test_ten_thousand_rounds_stay_smooth_while_more_arrive(open_page: Opener) -> None:
-    history = played(10_000, tuple(f"arm.{index}" for index in range(8)))
+def test_ten_thousand_rounds_stay_smooth_while_more_arrive(open_page: Opener, server: ScriptedServer, url: str) -> None:
+    history = server.histories["long"]
     over = threading.Event()
 
     def go_on() -> None:
         number = 20_000
         while not over.wait(0.05):
-            history.report(number, "arm.1", total_loss=1.0)
+            history.report(number, "text", total_loss=1.0)
             number += 1
 
-    with serving(history) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo")
-        expect(page.locator("#raster canvas")).to_be_visible()
-        worker = threading.Thread(target=go_on)
-        worker.start()
-        mean, worst = page.evaluate(FRAMES)
-        over.set()
-        worker.join()
-        keep(page, "run-8-arms-10000-rounds-light")
+    page = open_page(f"{url}/runs/long")
+    drawn(page)
+    expect(page.locator("#raster canvas")).to_be_visible()
+    worker = threading.Thread(target=go_on)
+    worker.start()
+    mean, worst = page.evaluate(FRAMES)
+    over.set()
+    worker.join()
+    keep(page, "run-long-light")
     assert mean < 50, f"a frame took {mean:.0f} ms on average, {worst:.0f} ms at the worst"
     assert worst < 1000
 
 
-def test_a_drag_zooms_every_chart_and_a_button_shows_all_again(open_page: Opener) -> None:
-    with serving(played(120)) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo")
-        box = page.locator("#posterior .u-over").bounding_box()
-        assert box is not None
-        reset = page.get_by_role("button", name="Show all pulls")
-        expect(reset).to_be_hidden()
-        page.mouse.move(box["x"] + 100, box["y"] + 50)
-        expect(page.locator("#raster .readout")).to_contain_text("pull")
-        page.mouse.down()
-        page.mouse.move(box["x"] + 200, box["y"] + 60, steps=5)
-        page.mouse.up()
-        expect(reset).to_be_visible()
-        keep(page, "run-zoomed-light")
-        reset.click()
-        expect(reset).to_be_hidden()
+@pytest.mark.alone
+def test_five_hundred_runs_are_there_within_a_second_and_can_be_found_and_sorted(open_page: Opener) -> None:
+    many = []
+    for index in range(500):
+        history = History(run=f"run-{index:03}", began=time.time() - index)
+        history.spec.policy.name = "round_robin" if index % 5 else "optima"
+        many.append(history)
+    many[7].report(0, "text", total_loss=0.25)
+    with serving(*many) as server, dashboard(server.address) as url:
+        page = open_page(f"{url}/?q=no-such-thing")
+        expect(page.locator("#nothing")).to_be_visible()
+        page.add_init_script(ARRIVED)
+        page.goto(url)
+        first, rendered = page.evaluate(FILLED)
+        rows = page.locator("#runs tbody tr")
+        expect(rows).to_have_count(500)
+        page.get_by_label("Find").fill("OPTIMA run-1")
+        expect(rows).to_have_count(20)
+        expect(page.locator("#counted")).to_have_text("20 of 500 runs")
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(rows.first).to_contain_text("run-100")
+        head = page.locator("#runs th").filter(has=page.get_by_role("button", name="Run", exact=True))
+        expect(head).to_have_attribute("aria-sort", "ascending")
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(rows.first).to_contain_text("run-195")
+        assert parse_qs(urlsplit(page.url).query) == {"q": ["OPTIMA run-1"], "sort": ["-run"]}
+        page.reload()
+        expect(rows).to_have_count(20)
+        expect(rows.first).to_contain_text("run-195")
+        assert first < 3000, f"the first rows took {first:.0f} ms, with the page's own loading"
+        assert rendered < 1000, f"500 runs took {rendered:.0f} ms"
 
 
-def test_legend_keys_switch_lines_by_keyboard(open_page: Opener) -> None:
-    with serving(played(60)) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo")
-        key = page.locator("#posterior").get_by_role("button", name="image")
-        expect(key).to_have_attribute("aria-pressed", "true")
-        key.focus()
-        page.keyboard.press("Enter")
-        expect(key).to_have_attribute("aria-pressed", "false")
+def test_a_view_is_kept_in_its_address(open_page: Opener, url: str) -> None:
+    page = open_page(f"{url}/runs/crowd")
+    drawn(page)
+    chart = page.locator("#posterior .u-over")
+    whole = page.get_by_role("button", name="Show all")
+    expect(whole).to_be_hidden()
+    drag(page, chart, 100, 200)
+    expect(whole).to_be_visible()
+    key = page.locator("#posterior").get_by_role("button", name="image")
+    key.focus()
+    page.keyboard.press("Enter")
+    expect(key).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name="Log scale").click()
+    page.get_by_role("combobox", name="Events").select_option("diverged")
+    kept = parse_qs(urlsplit(page.url).query)
+    assert kept.keys() == {"zoom", "hide", "log", "kind"}
+    page.reload()
+    drawn(page)
+    expect(whole).to_be_visible()
+    expect(key).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Log scale")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#losses canvas")).to_be_visible()
+    expect(page.locator("#events tbody tr").first).to_contain_text("round diverged")
+    keep(page, "run-zoomed-light")
+    chart.dblclick()
+    expect(whole).to_be_hidden()
+    page.get_by_role("button", name="Training time").click()
+    assert parse_qs(urlsplit(page.url).query).keys() == {"hide", "log", "kind", "x"}
+    expect(page.locator("#raster canvas")).to_be_visible()
+
+
+def test_hovering_reads_the_values(open_page: Opener, url: str) -> None:
+    page = open_page(f"{url}/runs/crowd")
+    drawn(page)
+    place, value = page.locator("#losses .place"), page.locator("#losses .value").first
+    last = value.text_content()
+    page.locator("#losses .u-over").hover(position={"x": 80, "y": 40})
+    expect(place).to_contain_text("at pull ")
+    assert value.text_content() != last
+    page.locator("#raster .u-over").hover(position={"x": 80, "y": 40})
+    expect(page.locator("#raster .readout")).to_contain_text("trains")
+    page.get_by_role("button", name="Training time").click()
+    page.locator("#losses .u-over").hover(position={"x": 80, "y": 40})
+    expect(place).to_contain_text("of training")
+
+
+def test_events_are_filtered_and_older_ones_fetched(open_page: Opener, url: str) -> None:
+    page = open_page(f"{url}/runs/eight")
+    drawn(page)
+    rows = page.locator("#events tbody tr")
+    expect(rows).to_have_count(50)
+    page.get_by_role("button", name="Older").click()
+    page.get_by_role("button", name="Older").click()
+    expect(rows).to_have_count(150)
+    page.get_by_role("combobox", name="Arm").select_option("pooler")
+    expect(rows.first).to_contain_text("pooler")
+    page.get_by_role("combobox", name="Events").select_option("created")
+    expect(page.get_by_text("No such event.")).to_be_visible()
+    page.get_by_role("combobox", name="Arm").select_option("")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("policy optima")
+    expect(page.get_by_role("button", name="Older")).to_be_hidden()
 
 
 def test_losses_can_be_read_on_a_log_scale_even_a_loss_of_zero(open_page: Opener) -> None:
     history = played(60)
     history.report(100, "text", before=0.001, after=0.0, total_loss=0.0)
     with serving(history) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo")
-        button = page.get_by_role("button", name="Log scale")
-        button.click()
-        expect(button).to_have_attribute("aria-pressed", "true")
+        page = open_page(f"{url}/runs/demo?log=1")
+        expect(page.get_by_role("button", name="Log scale")).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#losses canvas")).to_be_visible()
-        keep(page, "run-log-light")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 820, 2560])
-def test_pages_fit_screens_from_phone_to_wide(open_page: Opener, width: int, theme: str) -> None:
-    history = played(200, workers=4)
-    told = {"accuracy": 0.9678, "accuracy/entailment": 0.9828}
-    history.workers.append(pb.WorkerStatus(worker="w0", info=pb.WorkerInfo(teacher_metrics=told, student_metrics=told)))
-    with serving(history) as server, dashboard(server.address) as url:
-        options = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
-        for path, name in (("/", "runs"), ("/runs/demo", "run")):
-            page = open_page(url + path, **options)
-            expect(page.locator("#link")).to_have_text("live")
-            expect(page.locator("table tbody tr").first).to_be_visible()
-            assert no_sideways_scrolling(page)
-            keep(page, f"{name}-{width}px-{theme}")
+def test_runs_are_chosen_in_the_list_and_laid_side_by_side(open_page: Opener, url: str) -> None:
+    page = open_page(url)
+    for run in ("eight", "turns"):
+        page.get_by_role("checkbox", name=f"Compare {run}").check()
+    page.get_by_role("link", name="Compare 2 runs").click()
+    table = page.locator("#differences tbody tr")
+    expect(table).to_have_count(2)
+    expect(table.first).to_contain_text("eight")
+    expect(table.nth(1).locator(".note")).not_to_have_count(0)
+    expect(page.locator("#loss canvas")).to_be_visible()
+    expect(page.locator("#metric canvas")).to_be_visible()
+    page.get_by_label("Another run").select_option("crowd")
+    expect(table).to_have_count(3)
+    page.locator("#loss-choice").select_option(label="term logits/kl")
+    page.get_by_role("button", name="Training time").click()
+    expect(page.locator("#equal")).to_contain_text("of training")
+    keep(page, "compare-light")
+    page.get_by_role("button", name="Leave out eight").click()
+    expect(table).to_have_count(2)
+    assert parse_qs(urlsplit(page.url).query) == {"run": ["turns", "crowd"], "loss": ["term/logits/kl"], "x": ["time"]}
+    page.reload()
+    expect(table).to_have_count(2)
+    expect(page.locator("#loss-choice")).to_have_value("term/logits/kl")
 
 
-def test_every_table_and_chart_has_a_name_and_a_text(open_page: Opener) -> None:
-    with serving(played(60)) as server, dashboard(server.address) as url:
-        page = open_page(f"{url}/runs/demo")
-        expect(page.locator("#metrics-panel")).to_be_hidden()
-        for table in page.locator("table").all():
-            assert table.locator("caption").count() == 1
-        charts = page.locator("[role=img].chart:visible")
-        expect(charts).to_have_count(3)
-        labels = [chart.get_attribute("aria-label") or "" for chart in charts.all()]
-        assert all(any(sign.isdigit() for sign in label) for label in labels), labels
+def test_every_table_and_chart_has_a_name_and_a_text(open_page: Opener, url: str) -> None:
+    page = open_page(f"{url}/runs/crowd")
+    drawn(page)
+    for table in page.locator("table").all():
+        assert table.locator("caption").count() == 1
+    charts = page.locator("[role=img].chart:visible")
+    expect(charts).to_have_count(9)
+    labels = [chart.get_attribute("aria-label") or "" for chart in charts.all()]
+    assert all(any(sign.isdigit() for sign in label) for label in labels), labels

@@ -50,10 +50,12 @@ class History:
         diverged: bool = False,
         superseded: int | None = None,
         total_loss: float | None = None,
+        seconds: float = 1.0,
     ) -> None:
         """A reward arrived, and with it, outside the tail, a new posterior."""
         pull = pb.Pull(number=number, worker=worker, round=number, arm=arm, chosen_by=chosen_by)
         measured = pb.Measurement(outcome=pb.OUTCOME_DIVERGED if diverged else pb.OUTCOME_MEASURED, steps=10)
+        measured.seconds = seconds
         if not diverged:
             measured.before, measured.after = before, after
         if total_loss is not None:

@@ -63,9 +63,9 @@ def test_a_run_is_told_as_the_server_tells_it(channel: grpc.Channel, url: str, r
     assert told["run"]["workers"][0]["teacher_metrics"] == {"accuracy": 0.975}
     assert len(told["cells"]) == 10
     charts = {line["chart"] for line in told["series"]}
-    assert charts == {"posterior", "bandit", "total", "metric"}
+    assert charts == {"posterior", "best", "share", "spent", "bandit", "total", "term", "metric"}
     (total,) = [line for line in told["series"] if line["chart"] == "total"]
-    assert total["y"][0][0] == told["run"]["first_loss"]
+    assert total["y"][0][0] == pytest.approx(told["run"]["first_loss"], rel=1e-6)
     assert told["run"]["top_arm"]["name"] in ARMS
 
 
@@ -146,15 +146,69 @@ def test_every_answer_carries_the_strict_policy(url: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_nothing_can_be_changed_through_it(url: str, method: str) -> None:
-    for path in ("/", "/runs/x", "/api/runs", "/api/runs/x", "/events/runs/x"):
+def test_what_is_only_shown_cannot_be_changed(url: str, method: str) -> None:
+    for path in ("/", "/compare", "/runs/x", "/api/runs", "/api/runs/x/events", "/events/runs/x"):
         assert httpx.request(method, url + path, timeout=20).status_code == 405
 
 
 def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(url: str) -> None:
-    paths = httpx.get(f"{url}/api/openapi.json", timeout=20).json()["paths"]
-    assert set(paths) == {"/api/runs", "/api/runs/{run}", "/healthz"}
+    described = httpx.get(f"{url}/api/openapi.json", timeout=20).json()
+    assert set(described["paths"]) == {
+        "/api/runs", "/api/runs/{run}", "/api/runs/{run}/arms/{arm}", "/api/runs/{run}/events",
+        "/api/runs/{run}/export/events.jsonl", "/api/runs/{run}/export/{table}.{form}", "/healthz",
+    }  # fmt: skip
+    for path, methods in described["paths"].items():
+        for method, told in methods.items():
+            assert told["description"], f"{method} {path}"
+            answer = told["responses"]["200"]["content"]
+            assert all(
+                kind != "application/json" or form.get("schema") or "export" in path for kind, form in answer.items()
+            )
     assert httpx.get(f"{url}/docs", timeout=20).status_code == 404
+
+
+def test_a_history_is_told_event_by_event_and_filtered(channel: grpc.Channel, url: str, run: str) -> None:
+    worker = Driver(channel, run)
+    worker.play(4)
+    worker.report(worker.select().arm, diverged=True)
+    worker.tail(1)
+
+    def told(**query: object) -> list[dict[str, Any]]:
+        answer = httpx.get(f"{url}/api/runs/{run}/events", params=query, timeout=20)  # type: ignore[arg-type]
+        assert answer.status_code == 200
+        return list(answer.json()["events"])
+
+    whole = told()
+    assert [row["version"] for row in whole] == list(range(13, 0, -1))
+    assert [row["kind"] for row in whole[-4:]] == ["report", "pull", "worker", "created"]
+    assert (whole[0]["arm"], whole[0]["by"], whole[0]["reward"]) == ("joint", "tail", None)
+    assert [row["kind"] for row in told(kind=["diverged", "created"])] == ["diverged", "created"]
+    assert [row["version"] for row in told(before=5, limit=2)] == [4, 3]
+    arm = whole[-3 - 1]["arm"]
+    assert {row["arm"] for row in told(arm=arm)} == {arm}
+    assert len(told(worker=worker.caller.worker)) == 12
+    assert told(worker="another") == []
+    assert httpx.get(f"{url}/api/runs/{run}/events", params={"kind": "nonsense"}, timeout=20).status_code == 422
+
+
+def test_several_runs_come_in_one_stream(channel: grpc.Channel, url: str, run: str) -> None:
+    one, other = Driver(channel, f"{run}.a"), Driver(channel, f"{run}.b", policy="round_robin")
+    one.play(2)
+    with events(f"{url}/events/compare?run={run}.a&run={run}.b&run={run}.c") as stream:
+        seen: dict[str, int] = {}
+        missing = set()
+        for name, payload in stream:
+            if name == "status" and payload["state"] == "missing":
+                missing.add(payload["run"])
+            if name == "data":
+                seen[payload["run"]["run"]] = payload["run"]["rounds"]
+                if len(seen) == 2 and other.round == 0:
+                    other.play(3)
+            if seen == {f"{run}.a": 2, f"{run}.b": 3} and missing:
+                break
+        assert missing == {f"{run}.c"}
+    for query in ("", "?" + "&".join(f"run=r{at}" for at in range(9)), "?run=a%20b"):
+        assert httpx.get(f"{url}/events/compare{query}", timeout=20).status_code == 422
 
 
 def test_the_vendored_chart_library_comes_with_its_licence(url: str) -> None:

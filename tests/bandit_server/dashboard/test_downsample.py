@@ -1,37 +1,44 @@
 """Fewer points must never mean that something extraordinary is not shown."""
 
-from hypothesis import given
+import numpy as np
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from bandit_server.dashboard.downsample import keep_extremes
+from bandit_server.dashboard.downsample import Column, keep_extremes
 from bandit_server.dashboard.series import Series
 
-VALUES = st.none() | st.floats(-1e6, 1e6, allow_nan=False)
+
+def one_line() -> Series:
+    """A line of one value."""
+    return Series("total", [("loss", 0, (0,))], 1)
 
 
-@st.composite
-def columns(draw: st.DrawFn) -> list[list[float | None]]:
-    rows = draw(st.integers(0, 300))
-    return draw(st.lists(st.lists(VALUES, min_size=rows, max_size=rows), min_size=1, max_size=4))
+# [columns, rows]; half of the values are gaps, or all the same, in many of them.
+TABLES = arrays(
+    np.float64,
+    array_shapes(min_dims=2, max_dims=2, max_side=300).map(lambda shape: (1 + shape[0] % 4, shape[1])),
+    elements=st.just(np.nan) | st.floats(-1e6, 1e6, width=32),
+)
 
 
-@given(columns(), st.integers(2, 120))
-def test_every_extreme_and_a_gap_of_every_column_are_kept(table: list[list[float | None]], limit: int) -> None:
-    kept = keep_extremes(table, limit)
+@settings(deadline=None)
+@given(TABLES, st.integers(2, 120))
+def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Column, limit: int) -> None:
+    kept = keep_extremes(list(table), limit)
     for column in table:
-        numbers = [value for value in column if value is not None]
-        shown = [column[row] for row in kept]
-        assert (None in shown) == (None in column)
-        shown_numbers = [value for value in shown if value is not None]
-        assert bool(shown_numbers) == bool(numbers)
-        if numbers:
-            assert (min(shown_numbers), max(shown_numbers)) == (min(numbers), max(numbers))
+        shown = column[kept]
+        assert np.isnan(shown).any() == np.isnan(column).any()
+        assert np.isnan(shown).all() == np.isnan(column).all()
+        if not np.isnan(column).all():
+            assert (np.nanmin(shown), np.nanmax(shown)) == (np.nanmin(column), np.nanmax(column))
 
 
-@given(columns(), st.integers(2, 120))
-def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: list[list[float | None]], limit: int) -> None:
-    rows = len(table[0])
-    kept = keep_extremes(table, limit)
+@settings(deadline=None)
+@given(TABLES, st.integers(2, 120))
+def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: Column, limit: int) -> None:
+    rows = table.shape[1]
+    kept = keep_extremes(list(table), limit)
     assert kept == sorted(set(kept))
     assert len(kept) <= max(limit, 2 + 3 * len(table))
     if rows <= limit:
@@ -41,28 +48,53 @@ def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: list[list
         assert kept[-1] == rows - 1
 
 
+@settings(deadline=None)
+@given(st.integers(200, 3000), st.integers(0, 10**6), st.integers(30, 200))
+def test_no_stretch_of_a_line_loses_its_peak_or_its_trough(rows: int, seed: int, limit: int) -> None:
+    """What a chart with as many columns of pixels as there are buckets would show stays as it was."""
+    column = np.random.default_rng(seed).standard_normal(rows).cumsum()
+    kept = np.array(keep_extremes([column], limit))
+    size = -(-(rows - 2) // max(1, (limit - 2) // 3))
+    for start in range(1, rows - 1, size):
+        stretch = column[start : min(start + size, rows - 1)]
+        shown = column[kept[(kept >= start) & (kept < min(start + size, rows - 1))]] if limit < rows else stretch
+        assert (shown.min(), shown.max()) == (stretch.min(), stretch.max())
+
+
 def test_a_spike_of_one_round_in_ten_thousand_is_still_there() -> None:
-    series = Series("total", "loss", 0, [[]])
+    series = one_line()
     for x in range(10_000):
-        series.add(x + 1, x, 99.0 if x == 4_321 else 1.0)
-    thinned = series.thinned(500)
+        series.add(x + 1, x, float(x), (99.0 if x == 4_321 else 1.0,))
+    (thinned,) = series.thinned(500)
     assert len(thinned["x"]) <= 500
     assert thinned["y"][0][thinned["x"].index(4_321)] == 99.0
 
 
 def test_a_late_point_finds_its_place_and_news_are_only_what_is_new() -> None:
-    series = Series("total", "loss", 0, [[]])
+    series = one_line()
     for version, x in enumerate([0, 1, 4, 2], start=1):
-        series.add(version, x, float(x))
-    assert series.thinned(100)["x"] == [0, 1, 2, 4]
-    news = series.since(3)
-    assert news is not None
+        series.add(version, x, 2.0 * x, (float(x),))
+    assert series.thinned(100)[0]["x"] == [0, 1, 2, 4]
+    assert series.thinned(100)[0]["t"] == [0.0, 2.0, 4.0, 8.0]
+    (news,) = series.since(3)
     assert news["x"] == [2]
-    assert series.since(4) is None
+    assert series.since(4) == []
 
 
 def test_what_is_no_number_is_a_gap() -> None:
-    series = Series("total", "loss", 0, [[]])
-    series.add(1, 0, float("inf"))
-    series.add(2, 1, float("nan"))
-    assert series.thinned(100)["y"] == [[None, None]]
+    series = one_line()
+    series.add(1, 0, 0.0, (float("inf"),))
+    series.add(2, 1, 0.0, (float("nan"),))
+    assert series.thinned(100)[0]["y"] == [[None, None]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
+def test_numbers_are_told_with_seven_digits_and_gaps_as_gaps(values: list[float | None]) -> None:
+    series = one_line()
+    for x, value in enumerate(values):
+        series.add(x, x, 0.0, (np.nan if value is None else value,))
+    (told,) = series.thinned(100)[0]["y"]
+    assert [value is None for value in told] == [value is None for value in values]
+    for value, given_value in zip(told, values, strict=True):
+        assert value is None or given_value is None or abs(value - given_value) <= 1e-6 * abs(given_value)

@@ -30,11 +30,12 @@ def browser(url: str) -> Iterator[httpx.Client]:
 
 
 def test_without_the_token_pages_lead_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
-    for path in ("/", "/runs/a.b-c"):
+    for path in ("/", "/runs/a.b-c", "/runs/r?x=time&hide=losses%2Fbandit+loss", "/compare?run=a&run=b"):
         answer = browser.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
     for method, path in [("GET", f"/{name}") for name in ("api/runs", "api/runs/r", "events/runs", "events/runs/r",
-                         "api/openapi.json", "api/session", "metrics", "nowhere")] + [("POST", "/")]:  # fmt: skip
+                         "api/openapi.json", "api/session", "events/compare?run=r",
+                         "api/runs/r/export/pulls.csv", "metrics", "nowhere")] + [("POST", "/")]:  # fmt: skip
         answer = browser.request(method, path)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
         assert answer.json()["detail"].startswith("log in at /login")
@@ -55,7 +56,7 @@ def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
     assert "Secure" not in cookie, "a browser would not send it back over plain HTTP"
     assert TOKEN not in cookie
     assert browser.get("/").status_code == 200
-    assert browser.get("/api/session").json() == {"login": True}
+    assert browser.get("/api/session").json() == {"login": True, "acts": True}
     left = browser.post("/logout")
     assert (left.status_code, left.headers["location"]) == (303, "/login")
     assert browser.get("/").status_code == 303
@@ -67,10 +68,29 @@ def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
         assert browser.get("/api/session", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("page", ["//elsewhere.example", "https://elsewhere.example", "/runs/../x", '"><script>', ""])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "//elsewhere.example",
+        "https://elsewhere.example",
+        "/runs/../x",
+        '"><script>',
+        "",
+        '/runs/r?"><script>',
+        "/login?next=x",
+        "/compare?run=a\n",
+    ],
+)
 def test_a_login_leads_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
     assert 'name="next" value="/"' in browser.get("/login", params={"next": page}).text
     assert browser.post("/login", data={"token": TOKEN, "next": page}).headers["location"] == "/"
+
+
+def test_a_login_leads_back_to_the_very_view(browser: httpx.Client) -> None:
+    page = "/compare?run=a&run=b&x=time"
+    form = browser.get("/login", params={"next": page})
+    assert 'value="/compare?run=a&amp;run=b&amp;x=time"' in form.text
+    assert browser.post("/login", data={"token": TOKEN, "next": page}).headers["location"] == page
 
 
 def test_a_wrong_token_is_refused_and_not_repeated(browser: httpx.Client) -> None:
@@ -108,5 +128,5 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_token_everybody_may_look() -> None:
     with dashboard(f"127.0.0.1:{free_port()}") as url:
         assert httpx.get(url, timeout=20).status_code == 200
-        assert httpx.get(f"{url}/api/session", timeout=20).json() == {"login": False}
+        assert httpx.get(f"{url}/api/session", timeout=20).json() == {"login": False, "acts": True}
         assert httpx.get(f"{url}/login", timeout=20).status_code == 404

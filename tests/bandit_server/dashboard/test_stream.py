@@ -50,7 +50,8 @@ def test_a_late_viewer_gets_a_snapshot_and_then_only_what_is_new() -> None:
         second = next(payload for name, payload in stream if name == "data")
         assert not second["reset"]
         assert [cell[0] for cell in second["cells"]] == [5]
-        assert second["series"] == []
+        assert {line["chart"] for line in second["series"]} == {"share"}
+        assert [row["kind"] for row in second["log"]] == ["pull"]
 
 
 def test_a_frozen_server_is_noticed_and_then_heard_again() -> None:

@@ -1,38 +1,79 @@
-// The x axis that all charts of a run share: pull numbers, one zoom, one cursor.
-import { count } from "./format.js";
+// The x axis that all charts of a page share: pull numbers or seconds of training, one zoom, one cursor.
+import { count, duration } from "./format.js";
+import { el } from "./dom.js";
 import { colour } from "./palette.js";
+import { get, set } from "./view.js";
 
 const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const charts = new Set();
-let zoom = null;
-let highest = 0;
+let mode = get("x") === "time" ? "time" : "pulls";
+let zoom = parse(get("zoom"));
+const ends = { pulls: 0, time: 0 };
 
 export const narrow = () => innerWidth < 600;
 
 // Space for the labels of the y axis, the same everywhere: pulls stand below each other.
 export const gutter = () => (narrow() ? 62 : 84);
 
-// The range of pull numbers to draw.
+export const overTime = () => mode === "time";
+
+// Where a chart's line has its points.
+export const places = (line) => (mode === "time" ? line.t : line.x);
+
+// A place on the axis, in words.
+export const placeName = (at) => (mode === "time" ? `${duration(Math.max(0, at))} of training` : `pull ${count(Math.round(at))}`);
+
+// The range to draw.
 export function range() {
-  return zoom ?? [-0.5, Math.max(highest, 9) + 0.5];
+  if (zoom) return zoom;
+  return mode === "time" ? [0, Math.max(ends.time, 1)] : [-1, Math.max(ends.pulls, 9) + 0.5];
 }
 
-export function setHighest(value) {
-  highest = value;
+// How far the data go.
+export function setEnds(pulls, seconds) {
+  ends.pulls = pulls;
+  ends.time = seconds;
 }
 
 export function setZoom(next) {
   zoom = next;
+  set("zoom", next ? next.map((value) => value.toPrecision(6)).join("_") : "");
   document.dispatchEvent(new CustomEvent("optima-zoom", { detail: next !== null }));
   for (const chart of charts) chart.setScale("x", { min: range()[0], max: range()[1] });
 }
 
-export function register(chart) {
-  charts.add(chart);
+export const register = (chart) => charts.add(chart);
+export const unregister = (chart) => charts.delete(chart);
+
+// The buttons that choose what lies along the axis, and the one that shows all of it again.
+export function axisTools() {
+  const choices = [["pulls", "Pulls"], ["time", "Training time"]].map(([name, label]) => {
+    const button = el("button", { type: "button", class: "choice", "aria-pressed": String(mode === name) }, label);
+    button.addEventListener("click", () => {
+      if (mode === name) return;
+      mode = name;
+      set("x", name, "pulls");
+      choices.forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+      setZoom(null);
+      document.dispatchEvent(new Event("optima-axis"));
+    });
+    return button;
+  });
+  const whole = el("button", { type: "button", class: "quiet", hidden: zoom ? false : "" }, "Show all");
+  whole.addEventListener("click", () => setZoom(null));
+  document.addEventListener("optima-zoom", (event) => {
+    whole.hidden = !event.detail;
+  });
+  return [
+    el("span", { class: "segments", role: "group", "aria-label": "What charts are drawn over" }, ...choices),
+    whole,
+    el("span", { class: "hint" }, "Drag to zoom, double-click for all."),
+  ];
 }
 
-export function unregister(chart) {
-  charts.delete(chart);
+function parse(text) {
+  const [low, high] = text.split("_").map(Number);
+  return Number.isFinite(low) && Number.isFinite(high) && low < high ? [low, high] : null;
 }
 
 // What every chart is built with; drag zooms all of them, a double click shows everything again.
@@ -65,17 +106,37 @@ export function base(width, height, hooks = {}) {
   };
 }
 
+const COUNTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000];
+// Steps of an axis that tells seconds.
+export const SECONDS = [0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800];
+
 export function xAxis() {
+  const over = mode === "time" ? timeUnit : () => [1, "pull"];
   return {
     ...plain(),
     size: 30,
-    label: "pull",
+    label: mode === "time" ? `training time, ${timeUnit()[1]}` : "pull",
     labelSize: 18,
     labelGap: -4,
     labelFont: FONT,
-    values: (_chart, splits) => splits.map((value) => (Number.isInteger(value) ? count(value) : "")),
-    incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000],
+    space: narrow() ? 60 : 50,
+    values: (_chart, splits) => splits.map((value) => label(value, over()[0])),
+    incrs: mode === "time" ? SECONDS : COUNTS,
   };
+}
+
+const timeUnit = () => unitOf(ends.time);
+
+// [seconds, name] of the unit that an axis up to so many seconds is told in.
+export function unitOf(most) {
+  if (most < 180) return [1, "s"];
+  if (most < 10800) return [60, "min"];
+  return most < 259200 ? [3600, "h"] : [86400, "d"];
+}
+
+function label(value, unit) {
+  if (mode === "pulls") return Number.isInteger(value) && value >= 0 ? count(value) : "";
+  return String(Number((value / unit).toPrecision(4)));
 }
 
 // An axis in the theme's colours. Colours are functions: a redraw follows the theme.

@@ -14,9 +14,19 @@ export function decimals(values) {
   return 4;
 }
 
+// Making a formatter costs a hundred times what using it does, and a page has thousands of numbers.
+const formatters = new Map();
+function formatter(digits) {
+  if (!formatters.has(digits)) {
+    const exactly = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    formatters.set(digits, new Intl.NumberFormat("en", exactly));
+  }
+  return formatters.get(digits);
+}
+
 export function number(value, digits, signed = false) {
   if (value === null || value === undefined) return NONE;
-  const text = Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const text = formatter(digits).format(Math.abs(value));
   const zero = Number(text.replaceAll(",", "")) === 0;
   return `${value < 0 && !zero ? MINUS : signed && !zero ? "+" : ""}${text}`;
 }
@@ -25,7 +35,11 @@ export function number(value, digits, signed = false) {
 export function tickDecimals(ticks, scale = 1) {
   const known = ticks.filter((tick) => tick !== null);
   const step = Math.abs(known.length > 1 ? known[1] - known[0] : (known[0] ?? 1)) * scale;
-  return step === 0 ? 0 : Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
+  for (let digits = 0; digits < 8; digits += 1) {
+    const shown = step * 10 ** digits;
+    if (Math.abs(shown - Math.round(shown)) < 1e-6 * Math.max(1, shown)) return digits;
+  }
+  return 8;
 }
 
 export const count = (value) => number(value, 0);
@@ -71,8 +85,10 @@ export function age(seconds) {
 }
 
 // hh:mm:ss here, with the date in front when it was not today.
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DAY = new Intl.DateTimeFormat("en-CA");
 export function clock(seconds) {
   const time = new Date(1000 * seconds);
-  const text = time.toLocaleTimeString("en-GB");
-  return time.toDateString() === new Date().toDateString() ? text : `${time.toLocaleDateString("en-CA")} ${text}`;
+  const text = CLOCK.format(time);
+  return time.toDateString() === new Date().toDateString() ? text : `${DAY.format(time)} ${text}`;
 }

@@ -1,24 +1,21 @@
-// A chart of lines over pull numbers, with bands, a legend that switches lines and reads values, and the same as
-// a table for those who do not see it.
-import { base, gutter, plain, range, register, unregister, xAxis } from "./axis.js";
-import { el, show } from "./dom.js";
+// A chart of lines, with bands, a legend that switches lines and reads values, and the same as a table for those who
+// do not see it.
+import { base, gutter, placeName, places, plain, range, register, unregister, xAxis } from "./axis.js";
+import { el } from "./dom.js";
 import { count, NONE } from "./format.js";
 import { colour } from "./palette.js";
+import { valuesTable } from "./values.js";
+import { isHidden, setHidden } from "./view.js";
 
-const ROWS = 20;
-
-// A line: {key, label, group, colour (name of a custom property), dash, width, points, x, y, band: [low, high]}.
+// A line: {key, label, group, colour (name of a custom property), dash, width, points, x, t, y, band: [low, high]}.
 // Lines of one group (all workers' losses, say) share a key in the legend; without a group a line has its own.
 export class LineChart {
   // format: value -> text with its unit; tick: (value, all ticks) -> the same for the axis. height in CSS pixels.
-  constructor(host, { title, format, tick, height = 240, empty }) {
-    this.format = format;
-    this.tick = tick;
-    this.height = height;
-    this.lines = [];
-    this.hidden = new Set();
-    this.log = false;
+  // low and high: where the y axis starts and ends, if that is not left to the data; incrs: its steps.
+  constructor(host, { title, format, tick, height = 220, empty, low = null, high = null, incrs = undefined }) {
+    Object.assign(this, { format, tick, height, low, high, incrs, id: host.id, lines: [], log: false });
     this.legend = el("div", { class: "legend", role: "group", "aria-label": `${title}: lines` });
+    this.place = el("span", { class: "place" });
     this.canvas = el("div", { class: "chart", role: "img", "aria-label": title });
     this.empty = el("p", { class: "hint nothing" }, empty);
     this.text = el("p", { class: "hidden" });
@@ -27,12 +24,23 @@ export class LineChart {
     this.details.addEventListener("toggle", () => this.fillTable());
     host.append(this.legend, this.canvas, this.empty, this.text, this.details);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
+    // What nobody sees is drawn when somebody does.
+    this.seen = true;
+    new IntersectionObserver(([entry]) => {
+      this.seen = entry.isIntersecting;
+      if (this.seen && this.late) this.update(...this.late);
+    }, { rootMargin: "200px" }).observe(host);
     document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
+    document.addEventListener("optima-axis", () => this.build());
   }
 
   update(lines, summary) {
-    const shape = (of) => JSON.stringify(of.map((line) => [line.key, line.label, line.dash, line.points, Boolean(line.band)]));
     const other = shape(lines) !== shape(this.lines);
+    this.late = null;
+    if (!this.seen && !other) {
+      this.late = [lines, summary];
+      return;
+    }
     this.lines = lines;
     this.empty.hidden = lines.length > 0;
     this.canvas.hidden = this.legend.hidden = this.details.hidden = lines.length === 0;
@@ -45,7 +53,7 @@ export class LineChart {
         this.chart.setScale("x", { min: range()[0], max: range()[1] });
       });
     }
-    this.values(null);
+    this.values(this.chart?.cursor.idx);
     this.fillTable();
   }
 
@@ -63,15 +71,16 @@ export class LineChart {
     this.width = this.canvas.clientWidth;
     if (this.lines.length === 0 || this.width === 0) return;
     const options = base(this.width, this.height, { setCursor: [(chart) => this.values(chart.cursor.idx)] });
-    options.scales.y = this.log ? { distr: 3 } : {};
+    options.scales.y = this.scale();
     options.axes = [xAxis(), this.yAxis()];
     options.series = [{}];
     options.bands = [];
     for (const line of this.lines) {
-      const visible = !this.hidden.has(groupOf(line));
+      const visible = !isHidden(this.id, groupOf(line));
       const stroke = () => colour(line.colour);
       const { width = 1.75, dash = [], points = false } = line;
-      options.series.push({ stroke, width, dash, show: visible, points: { show: points, size: 5, fill: stroke } });
+      const paths = line.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined;
+      options.series.push({ stroke, width, dash, paths, show: visible, points: { show: points, size: 5, fill: stroke } });
       if (!line.band) continue;
       const at = options.series.length;
       const edge = { stroke: "transparent", width: 0, show: visible, points: { show: false } };
@@ -84,15 +93,23 @@ export class LineChart {
     this.buildLegend();
   }
 
+  scale() {
+    if (this.log) return { distr: 3 };
+    const { low, high } = this;
+    if (low === null) return {};
+    // A share or a total is read against zero, and a share against the whole.
+    return { range: (_chart, min, max) => [low, high ?? (max > low ? max + 0.05 * (max - low) : low + 1)] };
+  }
+
   yAxis() {
     const values = (_chart, splits) => splits.map((value) => (value === null ? "" : this.tick(value, splits)));
-    return { ...plain(), size: gutter(), values };
+    return { ...plain(), size: gutter(), values, incrs: this.incrs };
   }
 
   data() {
     // A log scale has no place for zero and below: there the line has a gap.
     const shown = (values) => (this.log ? values.map((value) => (value > 0 ? value : null)) : values);
-    return uPlot.join(this.lines.map((line) => [line.x, ...[line.y, ...(line.band ?? [])].map(shown)]));
+    return uPlot.join(this.lines.map((line) => [places(line), ...[line.y, ...(line.band ?? [])].map(shown)]));
   }
 
   // Where a line's own values are among the chart's columns.
@@ -112,13 +129,13 @@ export class LineChart {
       this.readouts.set(group, value);
       const { colour: name, dash } = lines[0];
       const mark = el("span", { class: `swatch line ${name.slice(2)}${dash?.length ? " dashed" : ""}` });
-      const text = lines.length > 1 ? `${group}, ${count(lines.length)} workers` : lines[0].label;
-      const pressed = String(!this.hidden.has(group));
+      const text = lines[0].group && lines.length > 1 ? `${group}, ${count(lines.length)} workers` : lines[0].group ?? lines[0].label;
+      const pressed = String(!isHidden(this.id, group));
       const button = el("button", { type: "button", class: "key", "aria-pressed": pressed }, mark, text, value);
       button.addEventListener("click", () => this.toggle(group, button));
       return button;
     });
-    this.legend.replaceChildren(...buttons);
+    this.legend.replaceChildren(...buttons, this.place);
     this.values(null);
   }
 
@@ -129,8 +146,8 @@ export class LineChart {
   }
 
   toggle(group, button) {
-    const visible = this.hidden.delete(group);
-    if (!visible) this.hidden.add(group);
+    const visible = isHidden(this.id, group);
+    setHidden(this.id, group, !visible);
     button.setAttribute("aria-pressed", String(visible));
     for (const line of this.groups().get(group)) {
       const at = this.column(line);
@@ -141,7 +158,9 @@ export class LineChart {
   // The values at an index of the chart, or the last ones. Of a group's lines the one measured last speaks.
   values(index) {
     if (!this.chart || !this.readouts) return;
-    const until = index === null || index === undefined ? Infinity : this.chart.data[0][index];
+    const pointed = index !== null && index !== undefined;
+    const until = pointed ? this.chart.data[0][index] : Infinity;
+    this.place.textContent = pointed ? `at ${placeName(until)}` : "";
     for (const [group, lines] of this.groups()) {
       const [, value] = lines.map((line) => before(line, until)).reduce((a, b) => (b[0] > a[0] ? b : a));
       this.readouts.get(group).textContent = value === null ? NONE : this.format(value);
@@ -149,26 +168,7 @@ export class LineChart {
   }
 
   fillTable() {
-    if (!this.details.open) return;
-    const xs = [...new Set(this.lines.flatMap((line) => line.x.slice(-ROWS)))].sort((a, b) => b - a).slice(0, ROWS);
-    const cell = (line, x) => {
-      const at = line.x.lastIndexOf(x);
-      return el("td", { class: "number" }, at < 0 || line.y[at] === null ? NONE : this.format(line.y[at]));
-    };
-    const head = this.lines.map((line) => el("th", { scope: "col", class: "number" }, line.label));
-    const body = xs.map((x) =>
-      el("tr", {}, el("th", { scope: "row" }, count(x)), ...this.lines.map((line) => cell(line, x))),
-    );
-    show(
-      this.table,
-      el(
-        "table",
-        {},
-        el("caption", { class: "hidden" }, "The last values, newest first"),
-        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Pull"), ...head)),
-        el("tbody", {}, ...body),
-      ),
-    );
+    if (this.details.open) valuesTable(this.table, this.lines, this.format);
   }
 
   resize() {
@@ -178,18 +178,20 @@ export class LineChart {
   }
 }
 
+const shape = (of) => JSON.stringify(of.map((line) => [line.key, line.label, line.dash, line.points, Boolean(line.band)]));
 const groupOf = (line) => line.group ?? line.key;
 
-// [x, value] of a line's last point up to an x: between two measurements the earlier one still stands.
-function before(line, until) {
+// [place, value] of a line's last point up to a place: between two measurements the earlier one still stands.
+export function before(line, until) {
+  const at = places(line);
   let low = 0;
-  let high = line.x.length;
+  let high = at.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (line.x[middle] <= until) low = middle + 1;
+    if (at[middle] <= until) low = middle + 1;
     else high = middle;
   }
-  return low > 0 ? [line.x[low - 1], line.y[low - 1]] : [-Infinity, null];
+  return low > 0 ? [at[low - 1], line.y[low - 1]] : [-Infinity, null];
 }
 
 const fade = (rgb) => rgb.replace("rgb(", "rgba(").replace(")", ", 0.14)");

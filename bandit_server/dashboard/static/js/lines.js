@@ -1,22 +1,64 @@
 // What the charts of a run draw: its lines, and the same in one sentence for those who do not see them.
-import { count, measure, reward } from "./format.js";
+import { count, decimals, duration, measure, number, percent, reward } from "./format.js";
 import { headlines, told } from "./metrics.js";
 import { armColourName, armDash } from "./palette.js";
 
+// Half the width of a 90 % interval of the normal distribution, in standard deviations.
+const BAND_90 = 1.6448536269514722;
+
+// A line for each arm. A line needs two points to be seen.
+const ofArm = (line, y) => ({
+  key: line.name,
+  label: line.name,
+  colour: armColourName(line.name, line.index),
+  dash: armDash(line.index),
+  x: line.x,
+  t: line.t,
+  y,
+  points: line.x.length < 3,
+});
+
+const sentence = (lines, say) => lines.map((line) => `${line.label} ${say(line.y.at(-1))}`).join(", ");
+
 export function posteriorLines(run) {
-  const lines = run.of("posterior").map((line) => ({
-    key: line.key,
-    label: line.name,
-    colour: armColourName(line.name, line.index),
-    dash: armDash(line.index),
-    x: line.x,
-    y: line.y[0],
-    band: [line.y[1], line.y[2]],
-    // A line needs two points to be seen.
-    points: line.x.length < 3,
-  }));
-  const text = lines.map((line) => `${line.label} ${reward(line.y.at(-1), run.head.run.relative)}`).join(", ");
+  const { relative } = run.head.run;
+  const lines = run.of("posterior").map((line) => {
+    const [mean, sd] = line.y;
+    const edge = (side) => mean.map((value, at) => (value === null ? null : value + side * BAND_90 * sd[at]));
+    return { ...ofArm(line, mean), band: [edge(-1), edge(1)] };
+  });
+  const text = sentence(lines, (value) => reward(value, relative));
   return [lines, `Posterior mean of the next reward after ${count(run.head.highest + 1)} pulls: ${text}`];
+}
+
+export function bestLines(run) {
+  const lines = run.of("best").map((line) => ofArm(line, line.y[0]));
+  return [lines, `Probability of being the best arm: ${sentence(lines, (value) => percent(value, 0))}`];
+}
+
+export function shareLines(run) {
+  const lines = run.of("share").map((line) => ofArm(line, line.y[0]));
+  return [lines, `Share of the last 20 pulls: ${sentence(lines, (value) => percent(value, 0))}`];
+}
+
+// A total stands until it is added to: from nothing at the start to where the run is now.
+function totals(run, column) {
+  const { highest, seconds } = run.head;
+  return run.of("spent").map((line) => ({
+    ...ofArm({ ...line, x: [-1, ...line.x, highest], t: [0, ...line.t, seconds] }, [0, ...line.y[column], line.y[column].at(-1)]),
+    stepped: true,
+  }));
+}
+
+export function boughtLines(run) {
+  const lines = totals(run, 0);
+  const digits = decimals(lines.map((line) => line.y.at(-1)));
+  return [lines, `Loss taken off in all rounds of an arm: ${sentence(lines, (value) => number(value, digits))}`];
+}
+
+export function spentLines(run) {
+  const lines = totals(run, 1);
+  return [lines, `Training time of an arm: ${sentence(lines, duration)}`];
 }
 
 // Lines that several workers have are told apart by the worker's name and by dashes.
@@ -24,50 +66,48 @@ const DASHES = [[], [8, 3], [2, 3], [8, 3, 2, 3]];
 const ofWorker = (run, line, label) =>
   (run.head.worker_ids.length > 1 ? `${label}, ${run.head.worker_ids[line.index]}` : label);
 
-export function lossLines(run) {
-  const total = run.of("total").map((line) => ({
-    key: line.key,
-    group: "total distillation loss",
-    label: ofWorker(run, line, "total distillation loss"),
-    colour: "--ink",
-    width: 2,
-    dash: DASHES[line.index % 4],
-    points: line.x.length < 100,
-    x: line.x,
-    y: line.y[0],
-  }));
-  const part = (line, label, index, colour, width) => ({
+function part(run, line, label, column, style) {
+  return {
     key: `${line.key} ${label}`,
     group: label,
     label: ofWorker(run, line, label),
-    colour,
-    width,
     dash: DASHES[line.index % 4],
     points: line.x.length < 3,
     x: line.x,
-    y: line.y[index],
-  });
+    t: line.t,
+    y: line.y[column],
+    ...style,
+  };
+}
+
+export function lossLines(run) {
+  const total = run.of("total").map((line) =>
+    part(run, line, line.name, 0, { colour: "--ink", width: 2, points: line.x.length < 100 }),
+  );
   const bandit = run.of("bandit").flatMap((line) => [
-    part(line, "bandit loss after the round", 1, "--loss-after", 1.5),
-    part(line, "bandit loss before it", 0, "--loss-before", 1),
+    part(run, line, "bandit loss after the round", 1, { colour: "--loss-after", width: 1.5 }),
+    part(run, line, "bandit loss before it", 0, { colour: "--loss-before", width: 1 }),
   ]);
   const lines = [...total, ...bandit];
   const text = lines.map((line) => `${line.label} from ${measure(line.y[0])} to ${measure(line.y.at(-1))}`).join("; ");
   return [lines, `Losses on the probe: ${text}`];
 }
 
+export function termLines(run) {
+  const names = [...new Set(run.of("term").map((line) => line.name))].sort();
+  const lines = run.of("term").map((line) => {
+    const order = names.indexOf(line.name);
+    return part(run, line, line.name, 0, { colour: `--term-${order % 8}`, dash: order < 8 ? DASHES[line.index % 4] : [6, 3] });
+  });
+  lines.sort((a, b) => a.group.localeCompare(b.group));
+  return [lines, `Terms of the objective on the probe, unweighted: ${sentence(lines, measure)}`];
+}
+
 export function metricLines(run) {
   const shown = headlines(run);
-  const measured = run.of("metric").filter((line) => shown.includes(line.name)).map((line, order) => ({
-    key: line.key,
-    group: `student ${line.name}`,
-    label: ofWorker(run, line, `student ${line.name}`),
-    colour: "--ink",
-    dash: DASHES[order % 4],
-    points: line.x.length < 100,
-    x: line.x,
-    y: line.y[0],
-  }));
+  const measured = run.of("metric").filter((line) => shown.includes(line.name)).map((line, order) =>
+    part(run, line, `student ${line.name}`, 0, { colour: "--ink", dash: DASHES[order % 4], points: line.x.length < 100 }),
+  );
   const levels = shown.flatMap((metric) => [level(run, metric, "teacher_metrics", "teacher"), level(run, metric, "student_metrics", "start")]);
   const lines = [...measured, ...levels.filter(Boolean)];
   const text = lines.map((line) => `${line.label} ${measure(line.y.at(-1))}`).join("; ");
@@ -84,7 +124,8 @@ function level(run, metric, kind, who) {
     colour: who === "teacher" ? "--teacher" : "--start",
     width: 1.25,
     dash: [4, 4],
-    x: [0, Math.max(9, run.head.highest)],
+    x: [-1, Math.max(9, run.head.highest)],
+    t: [0, Math.max(1, run.head.seconds)],
     y: [value, value],
   };
 }

@@ -10,9 +10,11 @@ export class Run {
   constructor() {
     this.head = null;
     this.lines = new Map();
-    // Pulls by number, and pulls that were sent together: [first, last, worker, arm, marks, how many].
+    // Pulls by number, and pulls that were sent together: [first, last, worker, arm, marks, how many, begin, end].
     this.pulls = new Map();
     this.bins = [];
+    // Events of the history, newest first, as far as this browser was sent them.
+    this.log = [];
   }
 
   take(message) {
@@ -20,7 +22,9 @@ export class Run {
       this.lines.clear();
       this.pulls.clear();
       this.bins = [];
+      this.log = [];
     }
+    this.log = [...message.log, ...this.log].slice(0, 2000);
     this.head = message;
     for (const cell of message.cells) {
       if (cell[0] === cell[1]) this.pulls.set(cell[0], cell);
@@ -50,6 +54,7 @@ function extend(line, part) {
     const known = at > 0 && line.x[at - 1] === x;
     if (known) at -= 1;
     line.x.splice(at, known ? 1 : 0, x);
+    line.t.splice(at, known ? 1 : 0, part.t[from]);
     line.y.forEach((column, index) => column.splice(at, known ? 1 : 0, part.y[index][from]));
   });
 }

@@ -3,45 +3,81 @@ import { age, clock, NONE } from "./format.js";
 
 const LONGEST_PAUSE = 8000;
 
+// Browsers open six connections to a server and no more: a page that nobody sees gives its own back after so long.
+const HIDDEN_MS = 20000;
+
 // Follow an event stream of this dashboard. EventSource reconnects by itself, except after an HTTP error.
 // onData(message) for every message; onStatus(status) with what the dashboard says of the bandit server.
-export function follow(url, onData, onStatus = () => {}) {
+// `many`: of several runs, so that one that is missing says nothing of the others. Returns a function that ends it.
+export function follow(url, onData, onStatus = () => {}, many = false) {
   let pause = 500;
   let seen = null;
+  let source = null;
+  let timer = null;
+  let ended = false;
   const open = () => {
-    const source = new EventSource(url);
-    source.addEventListener("status", (event) => {
+    source = new EventSource(url);
+    const here = source;
+    here.addEventListener("status", (event) => {
       pause = 500;
       seen = Date.now() / 1000;
       const status = JSON.parse(event.data);
       tellTime(status.now);
-      tell(status);
+      tell(many && status.state === "missing" ? { state: "live" } : status);
       onStatus(status);
     });
-    source.addEventListener("data", (event) => {
+    here.addEventListener("data", (event) => {
       seen = Date.now() / 1000;
       const message = JSON.parse(event.data);
       tellTime(message.now);
       onData(message);
     });
-    source.addEventListener("error", () => {
+    here.addEventListener("error", () => {
+      if (ended) return;
       tell({ state: "stale", since: seen === null ? null : seen + skew, reason: "the dashboard does not answer" });
-      if (source.readyState === EventSource.CLOSED) {
+      if (here.readyState === EventSource.CLOSED && here === source) {
         checkLogin();
-        setTimeout(open, pause);
+        timer = setTimeout(open, pause);
         pause = Math.min(2 * pause, LONGEST_PAUSE);
       }
     });
   };
+  const close = () => {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  };
+  const onVisibility = () => {
+    clearTimeout(timer);
+    if (document.hidden) timer = setTimeout(close, HIDDEN_MS);
+    else if (source === null || source.readyState === EventSource.CLOSED) open();
+  };
+  document.addEventListener("visibilitychange", onVisibility);
   open();
+  return () => {
+    ended = true;
+    document.removeEventListener("visibilitychange", onVisibility);
+    close();
+  };
 }
 
 // Whoever is not logged in any more, or never was, is shown the form; whoever is can log out.
+const loginAddress = () => `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+
+// Whether this browser may change runs.
+export const mayAct = () => document.documentElement.classList.contains("acts");
+
 async function checkLogin() {
   try {
     const answer = await fetch("/api/session");
-    if (answer.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-    else if (answer.ok) document.getElementById("logout").hidden = !(await answer.json()).login;
+    if (answer.status === 401) location.assign(loginAddress());
+    if (!answer.ok) return;
+    const { login, acts } = await answer.json();
+    document.getElementById("logout").hidden = !(login && acts);
+    document.getElementById("login").hidden = acts;
+    document.getElementById("login").href = loginAddress();
+    document.documentElement.classList.toggle("acts", acts);
+    document.dispatchEvent(new Event("optima-session"));
   } catch {
     // The dashboard is away; the event stream says so.
   }
@@ -56,9 +92,8 @@ function tell(status) {
   const away = status.state === "stale";
   banner.hidden = !away;
   if (!away) return;
-  const since = status.since === null ? "Nothing heard yet" : `Stale since ${clock(status.since - skew)}`;
-  const shown = status.since === null ? "" : " Shown is what was known then.";
-  banner.textContent = `${since}: ${status.reason}.${shown} Trying again.`;
+  const shown = status.since === null ? "nothing heard yet" : `showing data from ${clock(status.since - skew)}`;
+  banner.textContent = `Server unreachable, ${shown} (${status.reason}). Trying again.`;
 }
 
 // Seconds by which the dashboard's clock is ahead of this browser's.

@@ -1,7 +1,7 @@
 // Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
-import { base, gutter, narrow, plain, range, register, unregister, xAxis } from "./axis.js";
+import { base, gutter, narrow, overTime, placeName, plain, range, register, unregister, xAxis } from "./axis.js";
 import { el, svg } from "./dom.js";
-import { count } from "./format.js";
+import { count, duration } from "./format.js";
 import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
 import { armColourName, colour } from "./palette.js";
 
@@ -22,6 +22,7 @@ export class Raster {
     host.append(this.canvas, this.readout, this.legend);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
+    document.addEventListener("optima-axis", () => this.run && this.build());
   }
 
   update(run) {
@@ -29,7 +30,7 @@ export class Raster {
     // Crosses last: nothing may hide a diverged round.
     const cells = [...run.bins, ...run.pulls.values()];
     this.cells = [...cells.filter((cell) => !(cell[4] & DIVERGED)), ...cells.filter((cell) => cell[4] & DIVERGED)];
-    const { arm_names: arms, worker_ids: workers, highest } = run.head;
+    const { arm_names: arms, worker_ids: workers } = run.head;
     this.rows = arms.length * workers.length + Math.max(0, workers.length - 1);
     this.canvas.setAttribute("aria-label", this.summary());
     const shape = JSON.stringify([arms, workers]);
@@ -38,7 +39,7 @@ export class Raster {
       this.build();
     } else if (this.chart) {
       this.chart.batch(() => {
-        this.chart.setData([[0, Math.max(1, highest)], [null, null]], false);
+        this.chart.setData(this.extent(), false);
         this.chart.setScale("x", { min: range()[0], max: range()[1] });
       });
       this.chart.redraw(false, true);
@@ -67,7 +68,7 @@ export class Raster {
     }
     this.width = this.canvas.clientWidth;
     if (this.rows <= 0 || this.width === 0) return;
-    const { arm_names: arms, worker_ids: workers, highest } = this.run.head;
+    const { arm_names: arms, worker_ids: workers } = this.run.head;
     const options = base(this.width, 60 + this.rows * this.rowHeight(), {
       drawAxes: [(chart) => this.draw(chart)],
       setCursor: [(chart) => this.read(chart)],
@@ -87,9 +88,14 @@ export class Raster {
     };
     options.axes = [xAxis(), y];
     options.series = [{}, { show: false }];
-    this.chart = new uPlot(options, [[0, Math.max(1, highest)], [null, null]], this.canvas);
+    this.chart = new uPlot(options, this.extent(), this.canvas);
     this.chart.setScale("x", { min: range()[0], max: range()[1] });
     register(this.chart);
+  }
+
+  extent() {
+    const { highest, seconds } = this.run.head;
+    return [[0, Math.max(1, overTime() ? seconds : highest)], [null, null]];
   }
 
   draw(chart) {
@@ -103,12 +109,13 @@ export class Raster {
     ctx.beginPath();
     ctx.rect(chart.bbox.left, chart.bbox.top, chart.bbox.width, chart.bbox.height);
     ctx.clip();
-    for (const [first, last, worker, arm, marks, many] of this.cells) {
-      if (last < min - 1 || first > max + 1) continue;
+    for (const [first, last, worker, arm, marks, many, begin, end] of this.cells) {
+      const [from, to] = overTime() ? [begin, end] : [first - 0.5, last + 0.5];
+      if (to < min || from > max) continue;
       const row = worker * (arms.length + 1) + arm;
-      const gap = step > 4 * ratio ? ratio : 0;
-      const left = chart.valToPos(first - 0.5, "x", true);
-      const width = Math.max(1.5 * ratio, (last - first + 1) * step - gap);
+      const gap = ((to - from) * step) / (last - first + 1) > 4 * ratio ? ratio : 0;
+      const left = chart.valToPos(from, "x", true);
+      const width = Math.max(1.5 * ratio, (to - from) * step - gap);
       const top = chart.bbox.top + row * height + Math.min(ratio, 0.1 * height);
       const high = height - 2 * Math.min(ratio, 0.1 * height);
       // A mark for many pulls is as dense as they are.
@@ -125,18 +132,22 @@ export class Raster {
       this.readout.textContent = "\u00a0";
       return;
     }
-    const at = Math.round(chart.posToVal(left, "x"));
+    const value = chart.posToVal(left, "x");
     const { arm_names: arms, worker_ids: workers } = this.run.head;
-    const found = this.run.pulls.get(at);
+    const found = overTime()
+      ? [...this.run.pulls.values()].find((cell) => cell[6] <= value && value < cell[7])
+      : this.run.pulls.get(Math.round(value));
     if (found) {
       const marks = MARKS.filter(([mark]) => found[4] & mark).map(([, text]) => text);
-      const words = [`pull ${count(at)}: ${workers[found[2]]} trains ${arms[found[3]]}`, ...marks];
+      const took = found[7] > found[6] ? [`${duration(found[7] - found[6])} of training`] : [];
+      const words = [`pull ${count(found[0])}: ${workers[found[2]]} trains ${arms[found[3]]}`, ...took, ...marks];
       this.readout.textContent = words.join(", ");
       return;
     }
-    const bins = this.run.bins.filter((bin) => bin[0] <= at && at <= bin[1]);
+    const [low, high] = overTime() ? [6, 7] : [0, 1];
+    const bins = this.run.bins.filter((bin) => bin[low] <= value && value <= bin[high]);
     const words = bins.map((bin) => `${arms[bin[3]]} ${count(bin[5])}`);
-    this.readout.textContent = bins.length ? `around pull ${count(at)}: ${words.join(", ")}` : `pull ${count(at)}`;
+    this.readout.textContent = bins.length ? `around ${placeName(value)}: ${words.join(", ")}` : placeName(value);
   }
 
   resize() {

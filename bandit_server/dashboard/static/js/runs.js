@@ -1,31 +1,110 @@
 // The page of all runs.
-import { el, rows, svg } from "./dom.js";
+import { el, rows } from "./dom.js";
 import { count, measure, NONE, percent } from "./format.js";
+import { Order } from "./order.js";
 import { follow, since } from "./page.js";
 import { armColourName } from "./palette.js";
+import { sparkline } from "./sparkline.js";
+import { get, set } from "./view.js";
 
+const MOST = 8;
+// Rows that are there at once; a screen shows no more, and the others follow a moment later.
+const FIRST = 60;
+const at = (id) => document.getElementById(id);
 const runs = new Map();
+// Each run's row, made anew only when the run has changed.
+const made = new Map();
+const chosen = new Set();
 const body = document.querySelector("#runs tbody");
+
+const order = new Order(document.querySelector("#runs thead"), {
+  run: (run) => run.run,
+  state: (run) => run.state,
+  policy: (run) => run.policy,
+  rounds: (run) => run.rounds,
+  loss: (run) => run.last_loss,
+  decrement: (run) => run.decrement,
+  arm: (run) => run.top_arm?.name ?? null,
+  alive: (run) => run.alive,
+  age: (run) => -run.created,
+  updated: (run) => -run.updated,
+}, "age", draw);
+
+at("search").value = get("q");
+at("search").addEventListener("input", () => {
+  set("q", at("search").value);
+  draw();
+});
+at("state").value = get("state");
+at("state").addEventListener("change", () => {
+  set("state", at("state").value);
+  draw();
+});
 
 follow("/events/runs", (message) => {
   const port = /:(\d+)$/.exec(message.server)?.[1];
-  if (port) document.getElementById("address").textContent = `${location.hostname}:${port}`;
-  if (message.reset) runs.clear();
-  for (const name of message.removed) runs.delete(name);
-  for (const run of message.runs) runs.set(run.run, run);
-  const newest = [...runs.values()].sort((a, b) => b.created - a.created || a.run.localeCompare(b.run));
-  rows(body, newest.map((run) => [run.run, row(run)]));
-  document.getElementById("none").hidden = runs.size > 0;
-  document.getElementById("some").hidden = runs.size === 0;
+  if (port) at("address").textContent = `${location.hostname}:${port}`;
+  if (message.reset) {
+    runs.clear();
+    made.clear();
+  }
+  for (const name of message.removed) {
+    runs.delete(name);
+    made.delete(name);
+    chosen.delete(name);
+  }
+  for (const run of message.runs) {
+    runs.set(run.run, run);
+    made.delete(run.run);
+  }
+  draw();
   document.title = `Runs (${runs.size}) · OPTIMA`;
 });
+
+// Every word of the filter must be in the run's name, policy, state or arms.
+function wanted(run) {
+  const state = at("state").value;
+  if (state === "alive" ? run.alive === 0 : state && run.state !== state) return false;
+  const text = [run.run, run.policy, run.state, ...run.arms].join(" ").toLowerCase();
+  return at("search").value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+}
+
+function draw() {
+  const all = order.sorted([...runs.values()].filter(wanted));
+  const rest = body.childElementCount === 0 && all.length > FIRST;
+  if (rest) requestAnimationFrame(() => setTimeout(draw));
+  const found = rest ? all.slice(0, FIRST) : all;
+  for (const run of found) if (!made.has(run.run)) made.set(run.run, row(run));
+  rows(body, found.map((run) => [run.run, made.get(run.run)]));
+  at("none").hidden = runs.size > 0;
+  at("some").hidden = runs.size === 0;
+  at("nothing").hidden = runs.size === 0 || all.length > 0;
+  at("counted").textContent = all.length === runs.size ? `${count(runs.size)} ${runs.size === 1 ? "run" : "runs"}` : `${count(all.length)} of ${count(runs.size)} runs`;
+  tellChosen();
+}
+
+function tellChosen() {
+  const link = at("compare");
+  link.hidden = chosen.size === 0;
+  link.textContent = `Compare ${count(chosen.size)} ${chosen.size === 1 ? "run" : "runs"}`;
+  link.href = `/compare?${new URLSearchParams([...chosen].map((name) => ["run", name]))}`;
+  for (const box of body.querySelectorAll("input")) box.disabled = !box.checked && chosen.size >= MOST;
+}
 
 function row(run) {
   const cell = (...children) => el("td", {}, ...children);
   const right = (...children) => el("td", { class: "number" }, ...children);
+  const box = el("input", { type: "checkbox", "aria-label": `Compare ${run.run}` });
+  box.checked = chosen.has(run.run);
+  box.addEventListener("change", () => {
+    if (box.checked) chosen.add(run.run);
+    else chosen.delete(run.run);
+    tellChosen();
+  });
   return el(
     "tr",
     {},
+    el("td", { class: "pick" }, box),
     el("th", { scope: "row" }, el("a", { href: `/runs/${encodeURIComponent(run.run)}` }, run.run)),
     cell(el("span", { class: `badge ${run.state}` }, run.state), run.restored && el("span", { class: "note" }, "restored, incomplete")),
     cell(run.policy),
@@ -51,28 +130,5 @@ function topArm(run) {
     el("span", { class: `swatch ${armColourName(name, index).slice(2)}` }),
     `${name} `,
     el("span", { class: "note" }, `P(best) ${percent(chance, 0)}`),
-  );
-}
-
-const WIDTH = 120;
-const HEIGHT = 26;
-
-function sparkline(losses) {
-  const known = losses.filter((loss) => loss !== null);
-  if (known.length < 2) return NONE;
-  const low = Math.min(...known);
-  const high = Math.max(...known);
-  const x = (at) => 1 + ((WIDTH - 2) * at) / (losses.length - 1);
-  const y = (loss) => (high === low ? HEIGHT / 2 : 2 + ((HEIGHT - 4) * (high - loss)) / (high - low));
-  let path = "";
-  losses.forEach((loss, at) => {
-    if (loss === null) return;
-    path += `${at === 0 || losses[at - 1] === null ? "M" : "L"}${x(at).toFixed(1)} ${y(loss).toFixed(1)}`;
-  });
-  const text = `from ${measure(known[0])} to ${measure(known.at(-1))}, the last ${count(losses.length)} measured`;
-  return svg(
-    "svg",
-    { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, role: "img", "aria-label": text },
-    svg("path", { d: path }),
   );
 }

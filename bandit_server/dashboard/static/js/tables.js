@@ -6,7 +6,8 @@ import { armColourName } from "./palette.js";
 
 const PM = "\u202f±\u202f";
 
-export function armsTable(body, run) {
+// `button`: makes the button that pauses or resumes an arm.
+export function armsTable(body, run, button) {
   const all = run.arms.reduce((sum, arm) => sum + arm.pulls, 0);
   const scale = run.relative ? 100 : 1;
   const digits = decimals(run.arms.flatMap((arm) => [arm.mean, arm.last_reward]).map((v) => (v === null ? null : v * scale)));
@@ -33,7 +34,7 @@ export function armsTable(body, run) {
       right(reward(arm.last_reward, run.relative, digits)),
       right(arm.pulls > 0 ? number(arm.total_decrement, lossDigits) : NONE),
       right(arm.pulls > 0 ? duration(arm.total_seconds) : NONE),
-      el("td", {}, arm.paused ? el("span", { class: "badge" }, "paused") : "open"),
+      el("td", {}, arm.paused ? el("span", { class: "badge paused" }, "paused") : "open", run.state === "active" && button(arm)),
     );
   rows(body, run.arms.map((arm, index) => [arm.name, row(arm, index)]));
 }
@@ -47,7 +48,7 @@ function chance(arm, index) {
     { class: "track", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
     svg("rect", { class: `fill ${colour}`, width: 100 * arm.p_best, height: 8 }),
   );
-  return el("span", { class: "chance" }, bar, percent(arm.p_best, 0));
+  return el("span", { class: "chance" }, bar, el("span", {}, percent(arm.p_best, 0)));
 }
 
 // A worker that is heard no more is a worry only while there is something left to do.

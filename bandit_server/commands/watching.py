@@ -1,0 +1,153 @@
+"""optima runs watch: a live table of one run, with the numbers of the dashboard's page."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import click
+import grpc
+
+from bandit_server.commands.calling import Target
+from bandit_server.dashboard.rows import Row, run_detail
+from protos.optima.v1 import bandit_pb2 as pb
+
+# Seconds between two looks, and how long one may take. A look costs the server no walk through the history.
+PAUSE = 1.0
+DEADLINE = 3.0
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+SPARKS = "▁▂▃▄▅▆▇█"
+NONE = "–"
+
+
+def watch_run(client: Target, run: str, once: bool) -> None:
+    """Show the run until Ctrl-C, or once. On a terminal in place; else below each other, whenever it has moved on.
+
+    A server that goes away after the first look is waited for; any other refusal ends the command.
+    """
+    in_place = sys.stdout.isatty() and not once
+    told: pb.RunSummary | None = None
+    version, heard, away = -1, 0.0, False
+    try:
+        with client.calling() as (stub, metadata):
+            while True:
+                try:
+                    told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
+                    heard, was_away, away = time.time(), away, False
+                except grpc.RpcError as error:
+                    if told is None or cast(grpc.Call, error).code() not in AWAY:
+                        raise
+                    was_away, away = away, True
+                if in_place or told.version != version or away != was_away:
+                    lines = lines_of(run_detail(told, heard), time.time())
+                    if away:
+                        at = time.strftime("%H:%M:%S", time.localtime(heard))
+                        lines = [f"Server unreachable, showing data from {at}.", *lines]
+                    _show(lines, in_place)
+                version = told.version
+                if once:
+                    return
+                time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        return
+
+
+def _show(lines: Sequence[str], in_place: bool) -> None:
+    if not in_place:
+        click.echo("\n".join([*lines, ""]))
+        return
+    width, height = shutil.get_terminal_size()
+    cut = [f"{line[:width]}\x1b[K" for line in lines[: height - 1]]
+    click.echo("\x1b[H" + "\n".join(cut) + "\n\x1b[J", nl=False)
+
+
+def lines_of(run: Row, now: float) -> list[str]:
+    """The standing of a run (`run_detail`) as lines of text; `now`: Unix seconds, for ages."""
+    restored = ", restored, incomplete" if run["restored"] else ""
+    planned = f" of {run['planned']:,}" if run["planned"] else ""
+    rounds = f"{run['rounds']:,}{planned} rounds ({run['tail_rounds']:,} in the tail, {run['diverged']:,} diverged)"
+    loss = "total loss not measured yet"
+    if run["last_loss"] is not None:
+        change = f" ({-run['decrement']:+.1%} from {run['first_loss']:.4g})" if run["decrement"] is not None else ""
+        loss = f"total loss {run['last_loss']:.4g}{change}  {spark(run['recent_losses'])}".rstrip()
+    head = [
+        f"{run['run']}: {run['state']}{restored}, policy {run['policy']}",
+        f"{rounds}, last event {age(now - run['updated'])} ago",
+        loss,
+        "",
+    ]
+    return [*head, *_columns(_arms(run)), "", *_columns(_workers(run, now))]
+
+
+def spark(losses: Sequence[float | None]) -> str:
+    """Numbers as a line of bars; of one alone nothing."""
+    known = [loss for loss in losses if loss is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(known), max(known)
+    step = (high - low) / (len(SPARKS) - 1) or 1.0
+    return "".join(SPARKS[round((loss - low) / step)] for loss in known)
+
+
+def age(seconds: float) -> str:
+    """In whole units."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _arms(run: Row) -> list[tuple[str, ...]]:
+    pulls = sum(arm["pulls"] for arm in run["arms"]) or 1
+
+    def reward(value: float | None, sign: str = "+") -> str:
+        if value is None:
+            return NONE
+        return f"{value:{sign}.2%}" if run["relative"] else f"{value:{sign}.4g}"
+
+    rows: list[tuple[str, ...]] = [
+        ("ARM", "NEXT REWARD", "P(BEST)", "PULLS", "SHARE", "LAST REWARD", "LOSS TAKEN OFF", "TRAINING TIME")
+    ]
+    for arm in run["arms"]:
+        believed = arm["mean"] is not None
+        rows.append(
+            (
+                arm["name"] + (" (paused)" if arm["paused"] else ""),
+                f"{reward(arm['mean'])} ± {reward(arm['sd'], '')}" if believed else NONE,
+                f"{arm['p_best']:.0%}" if arm["p_best"] is not None else NONE,
+                f"{arm['pulls']:,}",
+                f"{arm['pulls'] / pulls:.0%}",
+                reward(arm["last_reward"]),
+                f"{arm['total_decrement'] or 0:.4g}" if arm["pulls"] else NONE,
+                age(arm["total_seconds"] or 0) if arm["pulls"] else NONE,
+            )
+        )
+    return rows
+
+
+def _workers(run: Row, now: float) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("WORKER", "STATE", "HEARD", "ROUND", "REPORTS", "SPEED", "RANKS", "DEVICE")]
+    for worker in run["workers"]:
+        gone = "done" if worker["done"] else "gone" if run["state"] == "finished" else "silent"
+        speed = worker["steps_per_second"]
+        rows.append(
+            (
+                worker["worker"],
+                "alive" if worker["alive"] else gone,
+                f"{age(now - worker['heard'])} ago" if worker["heard"] is not None else NONE,
+                f"{worker['round']:,}",
+                f"{worker['reports']:,}",
+                f"{speed:.3g} steps/s" if speed else NONE,
+                str(worker["ranks"] or NONE),
+                worker["device"] or NONE,
+            )
+        )
+    return rows
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

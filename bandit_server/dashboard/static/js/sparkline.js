@@ -1,0 +1,26 @@
+// The last losses of a run as a small line.
+import { svg } from "./dom.js";
+import { count, measure, NONE } from "./format.js";
+
+const WIDTH = 100;
+const HEIGHT = 22;
+
+export function sparkline(losses) {
+  const known = losses.filter((loss) => loss !== null);
+  if (known.length < 2) return NONE;
+  const low = Math.min(...known);
+  const high = Math.max(...known);
+  const x = (at) => 1 + ((WIDTH - 2) * at) / (losses.length - 1);
+  const y = (loss) => (high === low ? HEIGHT / 2 : 2 + ((HEIGHT - 4) * (high - loss)) / (high - low));
+  let path = "";
+  losses.forEach((loss, at) => {
+    if (loss === null) return;
+    path += `${at === 0 || losses[at - 1] === null ? "M" : "L"}${x(at).toFixed(1)} ${y(loss).toFixed(1)}`;
+  });
+  const text = `from ${measure(known[0])} to ${measure(known.at(-1))}, the last ${count(losses.length)} measured`;
+  return svg(
+    "svg",
+    { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, role: "img", "aria-label": text },
+    svg("path", { d: path }),
+  );
+}

@@ -1,0 +1,129 @@
+"""Histories written for the eye: with everything in them that can happen to a pull, of any length and many arms.
+
+python -m tests.browser.looks DIRECTORY    a picture of every page, in both themes, at three widths
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from playwright.sync_api import expect, sync_playwright
+
+from protos.optima.v1 import bandit_pb2 as pb
+from tests.bandit_server.dashboard.history import History
+from tests.bandit_server.dashboard.scripted import serving
+from tests.bandit_server.dashboard.serving import dashboard
+
+ARMS = ("image", "text", "multimodal", "image.late", "text.late", "pooler", "projection", "embeddings")
+TERMS = ("layers/image", "layers/text", "layers/multimodal", "logits/kl", "task/caption", "task/contrastive")
+
+
+def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", policy: str = "optima") -> History:
+    """A run of some rounds, and of one more that is in flight."""
+    chance = random.Random(rounds + arms)
+    names = ARMS[:arms]
+    history = History(arms=names, run=run, began=time.time() - 3 * rounds - 60)
+    history.spec.policy.name = policy
+    history.spec.rounds = max(100, rounds // workers)
+    told = pb.WorkerInfo(
+        ranks=2, device="NVIDIA H100", recipe="digits", versions={"python": "3.11.7", "torch": "2.14.1"},
+        teacher_metrics={"accuracy": 0.975, "accuracy/presence": 0.981}, student_metrics={"accuracy": 0.11},
+        total_loss=4.2,
+    )  # fmt: skip
+    for worker in range(workers):
+        history.add(worker_started=pb.WorkerStarted(worker=f"w{worker}", process="p", info=told))
+    number, loss, played_of = 0, 2.0, dict.fromkeys(names, 0)
+    while number < rounds:
+        worker = f"w{number % workers}"
+        arm = max(names, key=lambda name: math.exp(-played_of[name] / 40) * (1 + names.index(name)) + chance.random())
+        seconds = 1.5 + names.index(arm) + chance.random()
+        total = 1.6 * loss + 0.3 if number % 5 == 0 else None
+        if number > 0.8 * rounds:
+            history.report(
+                number, "joint", loss, 0.999 * loss, worker, pb.CHOSEN_BY_TAIL, total_loss=total, seconds=9.0
+            )
+        elif number % 29 == 28:
+            history.select(number, names[0], worker)
+            history.report(number + 1, names[-1], loss, loss, worker, pb.CHOSEN_BY_FALLBACK, superseded=number)
+            number += 1
+        else:
+            played_of[arm] += 1
+            after = loss * (1 - 0.08 * math.exp(-played_of[arm] / 12) + 0.01 * (chance.random() - 0.5))
+            history.select(number, arm, worker)
+            history.report(
+                number, arm, loss, after, worker, diverged=number % 37 == 36, total_loss=total, seconds=seconds
+            )
+            loss = after if number % 37 != 36 else loss
+        measured = history.events[-1].reward_reported.measurement
+        if measured.outcome == pb.OUTCOME_MEASURED:
+            for at, term in enumerate(TERMS):
+                measured.terms[term] = loss / (at + 1.5) * (1 + 0.02 * chance.random())
+            if total is not None:
+                measured.metrics["accuracy"] = 0.97 - 0.4 * loss
+        if history.points and history.points[-1].version == len(history.events):
+            believe(history.points[-1], played_of, chance)
+        number += 1
+    history.select(number, names[0], "w0")
+    if policy != "optima":
+        # It believes nothing.
+        history.points.clear()
+    history.workers += [
+        pb.WorkerStatus(
+            worker=f"w{worker}", info=told, alive=worker != 1, heartbeat_age=2.0 if worker != 1 else 400.0,
+            round=rounds // workers, steps_per_second=6.25, reports=rounds // workers,
+        )
+        for worker in range(workers)
+    ]  # fmt: skip
+    return history
+
+
+def believe(point: pb.PosteriorPoint, played_of: dict[str, int], chance: random.Random) -> None:
+    """Beliefs as a bandit would have them: they fall as arms are played."""
+    means = [0.08 * math.exp(-count / 30) + 0.004 * chance.random() for count in played_of.values()]
+    weights = [math.exp(40 * mean) for mean in means]
+    del point.mean[:], point.sd[:], point.p_best[:]
+    point.mean.extend(means)
+    point.sd.extend(0.03 / math.sqrt(1 + min(20, count)) for count in played_of.values())
+    point.p_best.extend(weight / sum(weights) for weight in weights)
+
+
+def gallery() -> list[History]:
+    """Runs of every kind a page should look well with."""
+    return [
+        played(0, run="none"),
+        played(5, run="five"),
+        played(200, workers=4, run="crowd"),
+        played(600, arms=8, run="eight"),
+        played(10_000, arms=8, run="long"),
+        played(150, run="turns", policy="round_robin"),
+    ]
+
+
+def main(directory: str) -> None:
+    """Take the pictures."""
+    pages = [("runs", "/"), ("compare", "/compare?run=crowd&run=turns&run=eight&x=time"),
+             *((name, f"/runs/{name}") for name in ("none", "five", "crowd", "eight", "long"))]  # fmt: skip
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    with serving(*gallery()) as server, dashboard(server.address) as url, sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        for (name, path), width in itertools.product(pages, (390, 1280, 2560)):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(url + path)
+            expect(page.locator("#link")).to_have_text("live")
+            expect(page.locator("tbody tr").first).to_be_visible(timeout=20_000)
+            for theme in ("light", "dark"):
+                page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+                page.screenshot(path=Path(directory) / f"{name}-{width}-{theme}.png", full_page=True)
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
