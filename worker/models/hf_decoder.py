@@ -30,7 +30,7 @@ def decoder_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter |
     stacks = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    if model.get_output_embeddings() is None or len(stacks) != 1:
+    if depth is None or model.get_output_embeddings() is None or len(stacks) != 1:
         return None
     parts = _parts(model, stacks[0], sizes or _thirds(depth))
     kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else _Whole
