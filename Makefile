@@ -34,8 +34,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Side by side, as far as there are cores; a file's tests stay together, the long ones go first (tests/conftest.py).
 test: install system check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \

@@ -1,4 +1,4 @@
-"""What tests of several packages need: a real bandit server with a real store."""
+"""What tests of several packages need: a real bandit server with a real store; and the order in which tests run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import pytest
 
 from bandit_server.config import Settings
 from bandit_server.server import Server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """See pytest."""
+    config.addinivalue_line("markers", "deepspeed: starts DeepSpeed jobs, and takes minutes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: beside them, where tests run in parallel, no short one waits for a page or a deadline, and
+    the short ones fill the end evenly."""
+    items.sort(key=lambda item: item.get_closest_marker("deepspeed") is None)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from tests.server_process import ServerProcess, eventually
 from worker.bandit_client import BanditClient
 from worker.journal import Journal
 
+pytestmark = pytest.mark.deepspeed
+
 # Fallback rounds in each outage. If each of them waited for the patience, it would come to 5 s.
 ROUNDS = 10
 # Beside the patience: what costs milliseconds on an idle machine, on a busy one.

@@ -10,6 +10,8 @@ from worker.command_line import parse
 from worker.errors import WorkerError
 from worker.job import run
 
+pytestmark = pytest.mark.deepspeed
+
 RECIPE = (Path(__file__).parents[2] / "deploy" / "recipes" / "digits.yaml").read_text(encoding="utf-8")
 
 

@@ -15,6 +15,8 @@ from tests.launch import ROOT, free_port, on_a_terminal
 from worker import recipe
 from worker.pace import PROBES
 
+pytestmark = pytest.mark.deepspeed
+
 OPTIMA = Path(sys.executable).parent / "optima"
 
 

@@ -14,6 +14,8 @@ from tests.integration.test_resume import RECIPE
 from tests.launch import deepspeed
 from tests.server_process import reports_of
 
+pytestmark = pytest.mark.deepspeed
+
 STEPS, ROTTEN = 2, [1, 4, 5, 6]
 
 

@@ -20,6 +20,8 @@ import yaml
 from tests.launch import ROOT, launch
 from tests.server_process import ServerProcess, eventually
 
+pytestmark = pytest.mark.deepspeed
+
 ROUNDS, STEPS = 6, 3
 MODELS = ROOT / "deploy" / "models" / "digits-coca"
 RECIPE: dict[str, Any] = {

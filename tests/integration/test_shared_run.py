@@ -13,6 +13,8 @@ from tests.bandit_server.test_cli import optima
 from tests.job import RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job
 from tests.server_process import ServerProcess, eventually
 
+pytestmark = pytest.mark.deepspeed
+
 ROUNDS = 12
 TAIL = 3
 # Rounds that a job plays before its gate.

@@ -8,6 +8,8 @@ import pytest
 
 from tests.launch import deepspeed
 
+pytestmark = pytest.mark.deepspeed
+
 
 @pytest.mark.timeout(600)
 def test_a_diverged_round_is_taken_back_and_a_new_engine_goes_on_in_the_middle_of_one(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, ranks: Ranks, stage: int, dtype: str, seed: int) -> None:
         adapter = CoCaAdapter()
-        teacher, student = (Parted(coca(s), adapter, {}) for s in (1, seed))
+        teacher, student = (Parted(coca(s, layers=1, text_layers=1), adapter, {}) for s in (1, seed))
         pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
         self.owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
         self.ranks = ranks

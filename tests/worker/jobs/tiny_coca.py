@@ -4,18 +4,18 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-TEXT = {"context_length": 8, "vocab_size": 16, "heads": 2, "layers": 2}
+TEXT = {"context_length": 8, "vocab_size": 16, "heads": 2}
 
 
-def coca(seed: int, *, width: int = 32, layers: int = 2) -> nn.Module:
+def coca(seed: int, *, width: int = 32, layers: int = 2, text_layers: int = 2) -> nn.Module:
     """Fresh weights of that seed; embeddings, towers and decoder all of one width."""
     torch.manual_seed(seed)
     model = open_clip.CoCa(
         embed_dim=width,
         vision_cfg={"image_size": 8, "layers": layers, "width": width, "head_width": 16, "patch_size": 4,
                     "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-        text_cfg={**TEXT, "width": width, "embed_cls": True, "output_tokens": True},
-        multimodal_cfg={**TEXT, "width": width},
+        text_cfg={**TEXT, "width": width, "layers": text_layers, "embed_cls": True, "output_tokens": True},
+        multimodal_cfg={**TEXT, "width": width, "layers": text_layers},
         nonscalar_logit_scale=True,
     )  # fmt: skip
     nn.init.normal_(model.text_decoder.text_projection, std=width**-0.5)
