@@ -47,7 +47,7 @@ def costs(site: Site, address: str, server: Any, seconds: float) -> dict[str, fl
 
 
 def needs(cost: dict[str, float], snapshot: float, workers: int, runs: int) -> dict[str, float]:
-    """What so many workers in so many runs need, a round every ROUND_SECONDS, each run kept for ROUNDS rounds a worker."""
+    """What so many workers in so many runs need: a round every ROUND_SECONDS, and ROUNDS rounds of each worker kept."""
     per_second = workers / ROUND_SECONDS
     return {
         "workers": workers,
@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{case['replicas']} replicas, {case['redis_cores']:.2f} cores and {case['redis_gb']:.1f} GB of Redis"
         )
     print(
-        f"{checked['workers']} virtual workers, a round every {checked['pace_seconds']:g} s: {checked['rounds']} rounds, "
+        f"{checked['workers']} virtual workers, a round every {checked['pace_seconds']:g} s: "
+        f"{checked['rounds']} rounds, "
         f"{checked['failed']} calls failed, p50 {checked['p50_ms']:.1f} ms, p99 {checked['p99_ms']:.1f} ms, "
         f"{1e6 * checked['server_seconds']:.0f} µs of the server a round"
     )

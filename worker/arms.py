@@ -1,13 +1,14 @@
 """Module names: resolving them, who owns which parameter, and which layers are compared."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from worker.errors import RecipeError
+from worker.models.base import Patterns, patterns
 
 JOINT = "joint"
 """The reserved arm: all modules together."""
@@ -34,6 +35,30 @@ def matching_modules(model: nn.Module, pattern: str) -> list[str]:
     return found
 
 
+def check_owned(model: nn.Module, path: Patterns) -> None:
+    """Raise RecipeError unless every one of these dotted globs names a module or a parameter that stands by itself."""
+    for pattern in patterns(path):
+        if not _named_parameters(model, pattern):
+            matching_modules(model, pattern)
+
+
+def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:
+    """The parameters whose own names match."""
+    wanted = pattern.split(".")
+    named = model.named_parameters(remove_duplicate=False)
+    return [parameter for name, parameter in named if _matches(name.split("."), wanted)]
+
+
+def _parameters(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
+    """All parameters that a part owns, in the order of its paths."""
+    for pattern in patterns(path):
+        own = _named_parameters(model, pattern)
+        yield from own
+        if not own:
+            for name in matching_modules(model, pattern):
+                yield from model.get_submodule(name).parameters()
+
+
 def _matches(name: Sequence[str], wanted: Sequence[str]) -> bool:
     return len(name) == len(wanted) and all(fnmatchcase(n, w) for n, w in zip(name, wanted, strict=True))
 
@@ -52,22 +77,25 @@ class Ownership:
     unowned: tuple[str, ...]
     tied: Mapping[str, tuple[str, ...]]
 
+    def readers(self, module: str) -> set[str]:
+        """The other modules that read parameters which this module owns."""
+        return {other for name in self.owned[module] for other in self.tied.get(name, ())}
 
-def ownership(model: nn.Module, paths: Mapping[str, str]) -> Ownership:
+
+def ownership(model: nn.Module, paths: Mapping[str, Patterns]) -> Ownership:
     """Give every parameter at most one owner.
 
     A tied parameter, reachable under several modules, belongs to the first module listed.
 
     Args:
         model: The student.
-        paths: Path of each module's sub-network by the module's name.
+        paths: What each module owns, by the module's name: see ``worker.models.base.Part``.
     """
     owned: dict[str, list[str]] = {name: [] for name in paths}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     members: dict[str, list[str]] = {}
     for module, path in paths.items():
-        for parameter in model.get_submodule(path).parameters():
-            name = names[id(parameter)]
+        for name in dict.fromkeys(names[id(parameter)] for parameter in _parameters(model, path)):
             if name not in members:
                 owned[module].append(name)
             members.setdefault(name, []).append(module)
@@ -116,19 +144,20 @@ def check_trainable(arms: Mapping[str, Sequence[str]], owned: Ownership) -> None
             )
 
 
-def check_arms(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> None:
-    """Raise RecipeError unless every arm is a non-empty set of known modules."""
+def arm_faults(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with arms that should be non-empty sets of known modules: each arm's name, and a sentence."""
     known = list(modules)
     for arm, members in arms.items():
         if not members:
-            raise RecipeError(f"arm {arm!r} has no modules; give it at least one of {', '.join(known)}")
+            yield arm, f"arm {arm!r} has no modules; give it at least one of {', '.join(known)}"
         for member in members:
             if member not in known:
                 near = difflib.get_close_matches(member, known, n=1, cutoff=0.0)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise RecipeError(
+                yield (
+                    arm,
                     f"arm {arm!r} names the module {member!r}, which the model does not have; "
-                    f"{hint}The modules are {', '.join(known)}"
+                    f"{hint}The modules are {', '.join(known)}",
                 )
         if arm == JOINT and set(members) != set(known):
-            raise RecipeError(f"the arm named {JOINT!r} is reserved for all modules together")
+            yield arm, f"the arm named {JOINT!r} is reserved for all modules together"

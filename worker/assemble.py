@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from worker import data as data_modules
-from worker.arms import Ownership, check_arms, check_trainable, layer_pairs, ownership
+from worker.arms import Ownership, check_trainable, layer_pairs, ownership
 from worker.data import Context, DataModule
 from worker.errors import RecipeError
-from worker.models.base import Adapter
-from worker.models.coca import CoCaAdapter
-from worker.models.cut import cut
-from worker.models.open_clip_files import read_preprocess
-from worker.models.open_clip_inputs import OpenClipInputs
-from worker.models.open_clip_loader import Loaded, load
+from worker.models import sources
+from worker.models.base import Adapter, Loaded, Part
+from worker.models.whole import Named, Regrouped
 from worker.parted import Parted
-from worker.recipe import Recipe
+from worker.recipe import ModuleRecipe, Patterns, Recipe
+from worker.recipe_names import name_faults
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Models:
     """Teacher and student, taken apart alike, and what follows from that.
 
     Attributes:
-        student_config: The student's open_clip configuration.
+        adapter: The student's.
+        exported: The student as it was loaded or cut: it knows how it is given back.
         arms: Modules by arm, in the spec's order.
         pairs: For each module, which student layer is compared with which teacher layer.
         ownership: Which module owns which of the student's parameters.
@@ -36,7 +36,7 @@ class Models:
     adapter: Adapter
     teacher: Parted
     student: Parted
-    student_config: dict[str, Any]
+    exported: Loaded
     arms: dict[str, list[str]]
     pairs: dict[str, list[tuple[str, str]]]
     ownership: Ownership
@@ -51,40 +51,86 @@ def models(recipe: Recipe) -> Models:
     """Load the teacher, make the student and resolve the arms.
 
     Raises:
-        RecipeError: The recipe names something that is not there.
+        RecipeError: The recipe names something that is not there; all such names are told at once.
     """
-    adapter = CoCaAdapter()
-    loaded = load(recipe.teacher.model, checkpoint=recipe.teacher.checkpoint, directory=recipe.directory)
-    student, student_config = _student(recipe, loaded)
+    with _told(recipe, "teacher", "model"):
+        wanted = recipe.teacher
+        loaded = sources.load(
+            wanted.model, checkpoint=wanted.checkpoint, options=wanted.options, directory=recipe.directory
+        )
+    theirs = _adapter(recipe, loaded.adapter, teacher=True)
+    student = _student(recipe, loaded, theirs)
+    adapter = _adapter(recipe, student.adapter, teacher=False)
     modules = [part.name for part in adapter.parts]
-    for field, named in (("layers", recipe.layers), ("student.layer_map", recipe.student.layer_map)):
-        for name in named:
-            if name not in modules:
-                raise RecipeError(f"{field} names the module {name!r}; the modules are {', '.join(modules)}")
     arms = {name: [name] for name in modules} if recipe.arms is None else recipe.arms
-    check_arms(arms, modules)
-    teacher_parted = Parted(loaded.model, adapter, recipe.layers)
-    student_parted = Parted(student, adapter, recipe.layers)
-    pairs = {
-        name: layer_pairs(student_parted.layers[name], teacher_parted.layers[name], recipe.student.layer_map.get(name))
-        for name in modules
-    }
-    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    faults = list(name_faults(recipe, adapter, theirs, arms))
+    if faults:
+        raise RecipeError("the recipe cannot be followed:" + "".join(f"\n  {fault}" for fault in faults))
+    teacher_parted = Parted(loaded.model, theirs, recipe.layers)
+    student_parted = Parted(student.model, adapter, recipe.layers)
+    pairs = {}
+    for name in modules:
+        with _told(recipe, "student", "layer_map", name):
+            chosen = recipe.student.layer_map.get(name)
+            pairs[name] = layer_pairs(student_parted.layers[name], teacher_parted.layers[name], chosen)
+    owned = ownership(student.model, {part.name: part.path for part in adapter.parts})
     check_trainable(arms, owned)
+    _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
-        adapter.checkpoint_activations(student)
-    return Models(adapter, teacher_parted, student_parted, student_config, arms, pairs, owned)
+        adapter.checkpoint_activations(student.model)
+    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned)
 
 
-def _student(recipe: Recipe, teacher: Loaded) -> tuple[nn.Module, dict[str, Any]]:
-    """The student and its configuration: cut from the teacher, or a model of its own."""
+def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
+    """The student: cut from the teacher, or a model of its own."""
     wanted = recipe.student
     if wanted.model is None:
-        return cut(teacher, wanted.keep or {})
+        with _told(recipe, "student", "keep"):
+            return teacher.cut(wanted.keep or {}, adapter)
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
-    student = load(wanted.model, checkpoint=wanted.checkpoint, directory=recipe.directory)
-    return student.model, student.config
+    with _told(recipe, "student", "model"):
+        return sources.load(
+            wanted.model, checkpoint=wanted.checkpoint, options=wanted.options, directory=recipe.directory
+        )
+
+
+def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
+    """The family's adapter, or what the recipe makes of it."""
+    if recipe.modules is None:
+        return family
+    named = []
+    for name, given in recipe.modules.items():
+        module = ModuleRecipe(path=given) if isinstance(given, str) else given
+        path, layers = module.path, module.layers or module.path
+        if teacher:
+            path = module.teacher_path or path
+            layers = module.teacher_layers or (module.teacher_path if module.layers is None else None) or layers
+        named.append(Named(Part(name, _several(path), _several(layers)), module.mask))
+    return Regrouped(family, named, recipe.logits_mask)
+
+
+def _several(given: Patterns) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _check_dimensions(student: nn.Module) -> None:
+    """Raise RecipeError for what DeepSpeed cannot split."""
+    scalars = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
+    if scalars:
+        raise RecipeError(
+            f"the student's parameters {', '.join(scalars)} have no dimension, and DeepSpeed cannot split such; "
+            "give each the shape [1]"
+        )
+
+
+@contextmanager
+def _told(recipe: Recipe, *where: str) -> Iterator[None]:
+    """Errors within say where in the recipe they come from."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{recipe.at(*where)}: {error}") from error
 
 
 def data(recipe: Recipe, models: Models) -> DataModule:
@@ -93,12 +139,11 @@ def data(recipe: Recipe, models: Models) -> DataModule:
     Raises:
         RecipeError: Unknown name or options.
     """
+    context = Context(recipe.directory, models.exported.inputs)
     try:
-        preprocess = read_preprocess(recipe.teacher.model.partition(":")[2], recipe.directory)
-        context = Context(recipe.directory, OpenClipInputs(models.student_config, preprocess))
         return data_modules.build(recipe.data.name, recipe.data.options, context)
-    except ValueError as error:
-        raise RecipeError(f"data: {error}") from None
+    except (ValueError, RecipeError) as error:
+        raise RecipeError(f"{recipe.at('data')}: {error}") from None
 
 
 def describe(model: nn.Module) -> str:

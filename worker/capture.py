@@ -1,6 +1,6 @@
 """Hidden states of named modules, seen by forward hooks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ class Capture:
     def _hook(self, name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self._record is not None:
-                self._record[name] = output[0] if isinstance(output, tuple) else output
+                self._record[name] = _first(output)
 
         return keep
 
@@ -36,3 +36,10 @@ class Capture:
             yield record
         finally:
             self._record = None
+
+
+def _first(output: Any) -> Any:
+    """The hidden state in what a module put out, which may be a tuple, or a mapping as transformers' models make it."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    return output[0] if isinstance(output, tuple) else output

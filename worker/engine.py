@@ -271,7 +271,8 @@ class Engine:
     def state_dict(self) -> dict[str, Tensor]:
         """The student's whole weights under their plain names, on the CPU of rank 0; empty on other ranks."""
         model = self._engine.module.model
-        named = list(model.named_parameters()) + list(model.named_buffers())
+        # Tied ones under each of their names: what loads the student expects all of them.
+        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         persistent = set(model.state_dict().keys())
         # ZeRO 3 keeps small parameters whole. Gathering those too would end in partitioning them, and the next forward
         # pass would find parameters in need that are not in its trace.
@@ -279,7 +280,8 @@ class Engine:
         with deepspeed.zero.GatheredParameters(parted, modifier_rank=None):
             if dist.get_rank() != 0:
                 return {}
-            return {name: _plain(tensor) for name, tensor in named if name in persistent}
+            copies = {id(tensor): _plain(tensor) for name, tensor in named if name in persistent}
+            return {name: copies[id(tensor)] for name, tensor in named if name in persistent}
 
 
 def _tell_who_reads_what(student: Student) -> None:

@@ -25,7 +25,6 @@ from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
 from worker.engine import Ranks
 from worker.errors import Diverged, Interrupted
-from worker.export import export
 from worker.loop_state import LoopState
 from worker.metrics import Record
 from worker.probe import Evaluation, Probe
@@ -113,7 +112,7 @@ def _distil(
             bandit.finish()
         unsent = bandit.flush()
         trainer.rank0.progress.close()
-        student = export(weights, models.student_config, place.directory)
+        student = models.exported.export(weights, place.directory)
         summary = _summary(recipe, state.teacher_metrics, state.start, end)
         trainer.rank0.record.summarise(
             summary

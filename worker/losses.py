@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LayerLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(student, teacher, mask) -> scalar; see :func:`normalised_mse`."""
+LogitLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+"""(student, teacher, mask, temperature) -> scalar; see :func:`logit_kl`."""
 
 
 def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
@@ -63,4 +66,30 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
     return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
 
 
+def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor | None) -> Tensor:
+    """Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020) over the paired rows of this rank's batch.
+
+    Shapes are fixed (no row is dropped), so that every rank does the same work: unpaired rows are masked out as
+    candidates and as targets.
+
+    Args:
+        image: Latents [B, width].
+        text: The same shape.
+        logit_scale: The logarithm of the inverse temperature, of one element; no gradient reaches it.
+        paired: [B] bool, or None for all rows.
+    """
+    if paired is None:
+        paired = torch.ones(len(image), dtype=torch.bool, device=image.device)
+    scale = logit_scale.detach().float().exp().squeeze()
+    similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    target = torch.arange(len(paired), device=paired.device)
+    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
+    # A finite penalty: an infinite one makes the gradient of a row without any other candidate NaN.
+    by_image = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
+    by_text = F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
+    weight = paired.float()
+    return ((by_image + by_text) * weight).sum() / (2 * weight.sum().clamp(min=1))
+
+
 LAYER_LOSSES: dict[str, LayerLoss] = {"mse": normalised_mse, "cosine": cosine}
+LOGIT_LOSSES: dict[str, LogitLoss] = {"kl": logit_kl}

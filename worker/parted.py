@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from worker.arms import matching_modules
+from worker.arms import check_owned, matching_modules
 from worker.capture import Capture
-from worker.models.base import Adapter, Batch, Boundary
+from worker.models.base import Adapter, Batch, Boundary, patterns
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,12 @@ class Outputs:
     Attributes:
         boundary: Boundary tensors by part.
         hidden: Hidden states by the name of their layer's module.
+        logits: The logits, if what was run allows to have them.
     """
 
     boundary: dict[str, Boundary]
     hidden: dict[str, Tensor]
+    logits: Tensor | None = None
 
 
 class Parted:
@@ -39,8 +41,13 @@ class Parted:
         self.model = model
         self.adapter = adapter
         for part in adapter.parts:
-            matching_modules(model, part.path)
-        self.layers = {part.name: matching_modules(model, layers.get(part.name, part.layers)) for part in adapter.parts}
+            check_owned(model, part.path)
+        self.layers = {
+            part.name: [
+                name for glob in patterns(layers.get(part.name, part.layers)) for name in matching_modules(model, glob)
+            ]
+            for part in adapter.parts
+        }
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
 
     def run(self, parts: Sequence[str], batch: Batch, given: Mapping[str, Boundary] | None = None) -> Outputs:
@@ -55,8 +62,8 @@ class Parted:
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
                 boundary = self.adapter.run_whole(self.model, batch) if parts else {}
-                return Outputs(boundary, dict(hidden))
-            for part in parts:
-                inputs = boundary if given is None else given
-                boundary[part] = self.adapter.run(self.model, part, batch, inputs)
-        return Outputs(boundary, dict(hidden))
+            else:
+                for part in parts:
+                    inputs = boundary if given is None else given
+                    boundary[part] = self.adapter.run(self.model, part, batch, inputs)
+        return Outputs(boundary, dict(hidden), self.adapter.logits_of(self.model, boundary))

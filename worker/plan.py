@@ -20,7 +20,7 @@ of the bandit loss; the tail's rounds have none. Where a model's adapter does no
 everything is computed in every round, and ``forced`` is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,29 +53,44 @@ class Plan:
     logits: bool
 
 
+def check_declared(parts: Sequence[Part]) -> None:
+    """Raise RecipeError if it is not known of some part what it reads."""
+    undeclared = [part.name for part in parts if part.inputs is None]
+    if undeclared:
+        raise RecipeError(
+            "train: forced feeds every module with the teacher's boundary tensors, but it is not declared what "
+            f"feeds {', '.join(undeclared)}: use train: active or all, or declare the inputs in the model's adapter"
+        )
+
+
 class Planner:
     """Derives plans for one model.
 
     Args:
         parts: The model's parts, every one after its inputs; each is a module.
-        logits_part: The part that produces the logits, which owns the task and logit terms.
+        logits_part: The part that produces the logits, which owns the task and logit terms; None where no part does
+            alone, and only joint rounds have such terms.
         mode: The recipe's ``train``.
+        readers: For a module, the other modules that read parameters of its own (tied ones).
 
     Raises:
         RecipeError: The mode is ``forced`` and a part does not declare its inputs.
     """
 
-    def __init__(self, parts: Sequence[Part], logits_part: str, mode: Mode) -> None:
-        undeclared = [part.name for part in parts if part.inputs is None]
-        if mode == "forced" and undeclared:
-            raise RecipeError(
-                "train: forced feeds every module with the teacher's boundary tensors, but it is not declared what "
-                f"feeds {', '.join(undeclared)}: use train: active or all, or declare the inputs in the model's adapter"
-            )
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        logits_part: str | None,
+        mode: Mode,
+        readers: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        if mode == "forced":
+            check_declared(parts)
         self._parts = tuple(parts)
         self._names = tuple(part.name for part in parts)
         self._logits_part = logits_part
         self._mode = mode
+        self._readers = readers or {}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -108,7 +123,10 @@ class Planner:
 
     def measured(self, trained: Sequence[str]) -> Plan:
         """What the probe measures after a round that moved these modules: what can have changed of the bandit loss."""
-        return self.forced(trained) if self._mode == "forced" else self.joint()
+        if self._mode != "forced":
+            return self.joint()
+        changed = {*trained, *(reader for module in trained for reader in self._readers.get(module, ()))}
+        return self.forced([name for name in self._names if name in changed])
 
     def task(self) -> Plan:
         """The student alone, end to end, for task metrics: no teacher, nothing moves."""

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from worker.data.digits import DigitsData, build_digits
 from worker.data.digits_rows import Collages
 from worker.data.digits_text import KINDS, QUESTIONS
-from worker.export import save
 from worker.models.open_clip_files import create, read_config
+from worker.models.open_clip_loader import save
 
 TEACHER = Path(__file__).resolve().parent.parent / "deploy" / "models" / "digits-coca"
 REPORT_EVERY = 250

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from protos.optima.v1 import bandit_pb2
 from worker.errors import RecipeError
 from worker.objective import LossWeights
 from worker.optimizer import OptimizerRecipe
 from worker.plan import Mode
+from worker.recipe_faults import Places, faults
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "digits.yaml"
 """The recipe of a worker that is given none."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Patterns = str | list[str]
 
 
 class _Section(BaseModel):
@@ -32,9 +32,12 @@ class TeacherRecipe(_Section):
     """The model that is distilled."""
 
     model: str
-    """``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
+    """``open_clip:<name or path>[@<pretrained>]``, ``hf:<id or path>``, or ``package.module:factory``; paths are
+    relative to the recipe. See docs/bring-your-own-model.md."""
     checkpoint: str | None = None
-    """safetensors file with its weights, relative to the recipe."""
+    """File with its weights, relative to the recipe, where they do not come with the model."""
+    options: dict[str, Any] = {}
+    """A factory's keyword arguments, or fields of a configuration of transformers."""
     dtype: Literal["fp32", "bf16"] | None = None
     """What it computes in; by default what the student computes in."""
     placement: Literal["replicate", "zero3", "cpu"] = "replicate"
@@ -48,9 +51,12 @@ class StudentRecipe(_Section):
     keep: dict[str, Annotated[int, Field(ge=1)]] | None = None
     """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
     model: str | None = None
-    """Instead of ``keep``: ``open_clip:<name>``, or ``open_clip:<path to a config file>``, relative to the recipe."""
+    """Instead of ``keep``: another model, named as the teacher is."""
     checkpoint: str | None = None
-    """safetensors file with the weights of ``model``, relative to the recipe; without one they are fresh."""
+    """File with the weights of ``model``, relative to the recipe; without one they are fresh, unless they come with
+    the model."""
+    options: dict[str, Any] = {}
+    """As the teacher's, for ``model``."""
     checkpointing: Literal["none", "non_reentrant"] = "none"
     """Activation checkpointing: ``non_reentrant`` recomputes the layers in the backward pass, to save memory."""
     layer_map: dict[str, list[int]] = {}
@@ -70,11 +76,28 @@ class StudentRecipe(_Section):
     def _one_origin(self) -> StudentRecipe:
         if (self.keep is None) == (self.model is None):
             raise ValueError("give either `keep` (layers cut from the teacher) or `model` (another model)")
+        if self.options and self.model is None:
+            raise ValueError("`options` are those of `model`; what is cut from the teacher has the teacher's")
         if self.checkpoint is not None and self.model is None:
             raise ValueError(
                 "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
             )
         return self
+
+
+class ModuleRecipe(_Section):
+    """A module of one's own choice: what it owns, and where its hidden states are."""
+
+    path: Patterns
+    """Dotted globs of the modules it owns, or of parameters that stand by themselves."""
+    layers: Patterns | None = None
+    """Dotted globs of the modules whose outputs are compared with the teacher's, in order; by default ``path``."""
+    teacher_path: Patterns | None = None
+    """``path`` in the teacher, where it differs."""
+    teacher_layers: Patterns | None = None
+    """``layers`` in the teacher, where they differ."""
+    mask: str | None = None
+    """The batch's entry [B, positions] that is not 0 at the positions that count; by default all do."""
 
 
 class DataRecipe(_Section):
@@ -167,6 +190,11 @@ class Recipe(_Section):
     teacher: TeacherRecipe
     student: StudentRecipe
     data: DataRecipe
+    modules: dict[Name, str | ModuleRecipe] | None = None
+    """The modules by name, each a path or more, instead of the model family's usual ones; needed for models of which
+    nothing is known. What feeds what is then not known either: ``train: forced`` is refused."""
+    logits_mask: str | None = None
+    """With ``modules``: the batch's entry [B, positions] that is not 0 where logits count; by default the family's."""
     layers: dict[str, str] = {}
     """A module's layers as a dotted glob, where they are not the model family's usual ones."""
     arms: dict[Name, list[str]] | None = None
@@ -197,6 +225,7 @@ class Recipe(_Section):
     """DeepSpeed's own configuration, without batch sizes and optimizer; or the path of a JSON file that holds one."""
     directory: Path = Field(default=Path(), exclude=True)
     """Where relative paths start: the recipe's own folder."""
+    _places: Places = PrivateAttr(default_factory=Places)
 
     @field_validator("deepspeed")
     @classmethod
@@ -219,6 +248,16 @@ class Recipe(_Section):
         if self.steps and self.steps_per_round:
             self.rounds, self.steps = self._rounds_of(self.steps_per_round), 0
         return self
+
+    @model_validator(mode="after")
+    def _mask_of_modules(self) -> Recipe:
+        if self.logits_mask is not None and self.modules is None:
+            raise ValueError("`logits_mask` goes with `modules`: the model's family knows which of its logits count")
+        return self
+
+    def at(self, *where: str) -> str:
+        """A field for a sentence: its line in the file it was read from, if it stands there, and its dotted path."""
+        return self._places.at(where)
 
     @property
     def open(self) -> bool:
@@ -267,7 +306,8 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
         RecipeError: The file cannot be read, or is not a recipe; the message lists every fault.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, places = yaml.safe_load(text), Places.of(text)
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {os.strerror(error.errno or 0)}") from None
     except yaml.YAMLError as error:
@@ -277,11 +317,16 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
     directory = path.resolve().parent
     if isinstance(content.get("deepspeed"), str):
         content["deepspeed"] = _json(directory / content["deepspeed"])
+    found: list[str] = list(places.repeated)
     try:
-        return Recipe.model_validate({"directory": directory, **content, **overrides})
+        recipe = Recipe.model_validate({"directory": directory, **content, **overrides})
     except ValidationError as error:
-        faults = "".join(f"\n  {_fault(one)}" for one in error.errors())
-        raise RecipeError(f"the recipe {path} has {error.error_count()} fault(s):{faults}") from None
+        found += faults(error, Recipe, places)
+    if found:
+        listed = "".join(f"\n  {one}" for one in found)
+        raise RecipeError(f"the recipe {path} has {len(found)} fault(s):{listed}")
+    recipe._places = places
+    return recipe
 
 
 def write(recipe: Recipe, path: Path) -> None:
@@ -300,25 +345,3 @@ def _json(path: Path) -> Any:
         raise RecipeError(f"deepspeed: the file {path} cannot be read: {os.strerror(error.errno or 0)}") from None
     except ValueError as error:
         raise RecipeError(f"deepspeed: the file {path} is not JSON: {error}") from None
-
-
-def _fault(error: Any) -> str:
-    """One fault of a recipe as a line: where, what, and the nearest name for an unknown field."""
-    where = ".".join(str(part) for part in error["loc"]) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _fields(error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the fields are {', '.join(known)}"
-        return f"{where}: unknown field{hint}"
-    message = re.sub(r"^Value error, ", "", error["msg"])
-    given = error.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _fields(path: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the section at a path."""
-    section: Any = Recipe
-    for part in path:
-        section = section.model_fields[str(part)].annotation
-    return [name for name in section.model_fields if name != "directory"]

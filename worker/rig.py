@@ -49,10 +49,13 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
     """
     torch.manual_seed(recipe.seed)
     data = assemble.data(recipe, models)
-    planner = Planner(models.adapter.parts, models.adapter.logits[0], recipe.train)
-    widths = compare(models, first_batches(data, count=1, size=COMPARED_ROWS)[0], forced=recipe.train == "forced")
-    projections = _projections(models, widths, data, ranks, recipe.data.batch_size)
+    logits_part = models.adapter.logits[0] if models.adapter.logits else None
+    readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
+    planner = Planner(models.adapter.parts, logits_part, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
+    rows = first_batches(data, count=1, size=COMPARED_ROWS)[0]
+    widths = compare(models, rows, forced=recipe.train == "forced", objective=objective)
+    projections = _projections(models, widths, data, ranks, recipe.data.batch_size)
     student = Student(models.student, objective, projections)
     engine = Engine(
         student,

@@ -13,7 +13,9 @@ from torch import nn
 from worker.assemble import Models
 from worker.errors import RecipeError
 from worker.models.base import Batch
+from worker.objective import Objective
 from worker.parted import Outputs, Parted
+from worker.plan import Planner
 from worker.projection import HiddenWidths
 
 
@@ -30,16 +32,18 @@ class Widths:
     boundary: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def compare(models: Models, batch: Batch, *, forced: bool) -> Widths:
+def compare(models: Models, batch: Batch, *, forced: bool, objective: Objective | None = None) -> Widths:
     """Run both models in full on a small batch and see what they put out.
 
     Args:
         models: As assembled, on the CPU; they are left as they are.
         batch: A few rows.
         forced: Whether the student's modules are to read the teacher's boundary tensors.
+        objective: Whose task terms the model should be able to compute.
 
     Raises:
-        RecipeError: A hook does not fire, or shapes differ in more than the last dimension; names every fault.
+        RecipeError: A hook does not fire, shapes differ in more than the last dimension, or there is no such task term;
+            names every fault.
     """
     student, teacher = (_outputs(parted, batch, who) for parted, who in models.both)
     faults: list[str] = []
@@ -64,11 +68,17 @@ def compare(models: Models, batch: Batch, *, forced: bool) -> Widths:
             faults.append(f"{_arms(models, module)}: the teacher's {module} puts out no boundary tensor {name!r}")
             continue
         here, there = student.boundary[module][name].shape, there_tensor.shape
-        same_width = (module, name) == models.adapter.logits
-        if here[:-1] != there[:-1] or (same_width and here != there):
-            faults.append(_misfit(models, module, name, here, name, there, "nothing" if same_width else None))
+        if here[:-1] != there[:-1]:
+            faults.append(_misfit(models, module, name, here, name, there))
         elif here != there:
             widths.boundary[module, name] = here[-1]
+    if student.logits is not None and teacher.logits is not None and student.logits.shape != teacher.logits.shape:
+        faults.append(
+            f"the student's logits are {list(student.logits.shape)} and the teacher's {list(teacher.logits.shape)}; "
+            "nothing may differ"
+        )
+    if objective is not None:
+        faults += _unknown_terms(models, objective, student, batch)
     if faults:
         raise RecipeError("the student cannot be distilled as the recipe says:\n  " + "\n  ".join(faults))
     return widths
@@ -94,8 +104,23 @@ def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tupl
     read = {name for part in parts for name in part.inputs or ()} if forced else set()
     for part in parts:
         for name in student.boundary[part.name]:
-            if part.name in read or name in part.matched or (part.name, name) == models.adapter.logits:
+            if (part.name in read or name in part.matched) and (part.name, name) != models.adapter.logits:
                 yield part.name, name
+
+
+def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch: Batch) -> Iterator[str]:
+    """A sentence for each task term that has a name and that nobody computes."""
+    plan = Planner(models.adapter.parts, None, "active").task()
+    with torch.no_grad():
+        computed = objective.task_terms(plan, models.student.model, student, batch)
+    for name in objective.named:
+        if name not in computed:
+            near = difflib.get_close_matches(name, computed, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            yield (
+                f"loss.task names {name!r}, which the model does not compute; {hint}"
+                f"It computes {', '.join(computed) or 'no task loss at all'}"
+            )
 
 
 def _silent(models: Models, module: str, parted: Parted, layer: str, batch: Batch, who: str) -> str:
@@ -131,11 +156,10 @@ def _misfit(
     here: torch.Size,
     theirs: str,
     there: torch.Size,
-    may_differ: str | None = None,
 ) -> str:
     return (
         f"{_arms(models, module)}: the student's {ours} of {module} puts out {list(here)} and the teacher's {theirs} "
-        f"{list(there)}; {may_differ or 'only the last dimension'} may differ"
+        f"{list(there)}; only the last dimension may differ"
     )
 
 

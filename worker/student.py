@@ -54,11 +54,10 @@ class Student(nn.Module):
         terms = self._objective.terms(
             plan,
             self.model,
-            Outputs(outputs.boundary, self.projections.lift(outputs.hidden)),
-            Outputs(target, teacher.hidden),
+            Outputs(outputs.boundary, self.projections.lift(outputs.hidden), outputs.logits),
+            Outputs(target, teacher.hidden, teacher.logits),
             batch,
         )
-        part, name = self._parted.adapter.logits
-        logits = outputs.boundary.get(part, {}).get(name)
-        detached = {n: term.detach() for n, term in terms.items()}
-        return self._objective.weighted(terms), detached, None if logits is None else logits.detach()
+        logits = None if outputs.logits is None else outputs.logits.detach()
+        detached = {name: term.detach() for name, term in terms.items()}
+        return self._objective.weighted(terms), detached, logits

@@ -47,7 +47,8 @@ class Teacher:
             return self._run(parts, batch)
         outputs = self._run(parts, _in(self._computes, batch))
         boundary = {part: _in(self._dtype, tensors) for part, tensors in outputs.boundary.items()}
-        return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden))
+        logits = None if outputs.logits is None else outputs.logits.to(self._dtype)
+        return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden), logits=logits)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from worker.export import STUDENT_FILE, export
-from worker.models.cut import cut
-from worker.models.open_clip_loader import Loaded, load
+from worker.export import STUDENT_FILE
+from worker.models.open_clip_loader import OpenClipModel, load, save
 
 DIGITS = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"
 
@@ -35,12 +34,13 @@ for either in (model.eval(), whole.eval()):
 
 
 @pytest.fixture(scope="module")
-def student() -> Loaded:
-    return Loaded(*cut(load(f"open_clip:{DIGITS}"), {"image": 2}))
+def student() -> OpenClipModel:
+    teacher = load(f"open_clip:{DIGITS}")
+    return teacher.cut({"image": 2}, teacher.adapter)
 
 
-def test_open_clip_alone_loads_the_student_back(student: Loaded, tmp_path: Path) -> None:
-    assert export(student.model.state_dict(), student.config, tmp_path / "out") == tmp_path / "out" / STUDENT_FILE
+def test_open_clip_alone_loads_the_student_back(student: OpenClipModel, tmp_path: Path) -> None:
+    assert student.export(student.model.state_dict(), tmp_path / "out") == tmp_path / "out" / STUDENT_FILE
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, str(tmp_path / "out")],
         capture_output=True,
@@ -56,8 +56,8 @@ def test_open_clip_alone_loads_the_student_back(student: Loaded, tmp_path: Path)
     assert [float(line) for line in done.stdout.split()] == pytest.approx([float(ours.double().sum())] * 2, rel=1e-5)
 
 
-def test_exported_weights_are_bit_for_bit_the_students(student: Loaded, tmp_path: Path) -> None:
-    export(student.model.state_dict(), student.config, tmp_path)
+def test_exported_weights_are_bit_for_bit_the_students(student: OpenClipModel, tmp_path: Path) -> None:
+    student.export(student.model.state_dict(), tmp_path)
     written = load_file(tmp_path / STUDENT_FILE)
     state = student.model.state_dict()
     assert set(written) == set(state)
@@ -66,24 +66,24 @@ def test_exported_weights_are_bit_for_bit_the_students(student: Loaded, tmp_path
 
 @pytest.mark.parametrize("name", ["module.logit_scale", "projections.image.weight"])
 def test_names_that_are_not_open_clips_are_refused_and_nothing_is_written(
-    student: Loaded, tmp_path: Path, name: str
+    student: OpenClipModel, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(ValueError, match=name):
-        export({**student.model.state_dict(), name: torch.ones(1)}, student.config, tmp_path)
+        student.export({**student.model.state_dict(), name: torch.ones(1)}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_write_leaves_the_old_file_and_no_rubbish(student: Loaded, tmp_path: Path) -> None:
-    export(student.model.state_dict(), student.config, tmp_path)
+def test_failed_write_leaves_the_old_file_and_no_rubbish(student: OpenClipModel, tmp_path: Path) -> None:
+    student.export(student.model.state_dict(), tmp_path)
     before = (tmp_path / STUDENT_FILE).read_bytes()
     with pytest.raises(TypeError):
-        export(student.model.state_dict(), {**student.config, "tags": {1, 2}}, tmp_path)
+        save(student.model.state_dict(), {**student.config, "tags": {1, 2}}, tmp_path, weights=STUDENT_FILE)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["open_clip_config.json", STUDENT_FILE]
     assert (tmp_path / STUDENT_FILE).read_bytes() == before
 
 
-def test_export_replaces_an_older_one(student: Loaded, tmp_path: Path) -> None:
+def test_export_replaces_an_older_one(student: OpenClipModel, tmp_path: Path) -> None:
     for scale in (1.0, 2.0):
         state = {name: value * scale for name, value in student.model.state_dict().items()}
-        export(state, student.config, tmp_path)
+        student.export(state, tmp_path)
         assert torch.equal(load_file(tmp_path / STUDENT_FILE)["logit_scale"], state["logit_scale"])

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from worker.data.digits import build_digits
-from worker.models.cut import cut
 from worker.models.open_clip_loader import load
 from worker.pretrain import evaluate, main
 
@@ -29,7 +28,7 @@ def test_shipped_teacher_is_small() -> None:
 
 def test_student_cut_from_the_teacher_starts_clearly_worse() -> None:
     teacher = load(f"open_clip:{TEACHER}")
-    student, _ = cut(teacher, {"image": 2, "text": 4, "multimodal": 4})
+    student = teacher.cut({"image": 2, "text": 4, "multimodal": 4}, teacher.adapter).model
     data = build_digits({"question_items": 1000})
     assert (
         evaluate(student, data, data.questions)["accuracy"]

@@ -36,13 +36,25 @@ def test_the_command_line_replaces_fields(tmp_path: Path) -> None:
 
 def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        read(tmp_path, GOOD + "tails: 0.5\nrounds: -1\nloss: {temprature: 0}\ntrain: forcd\n")
-    message = str(caught.value)
-    assert "4 fault(s)" in message
-    assert "tails: unknown field; did you mean 'tail'?" in message
-    assert "loss.temprature: unknown field; did you mean 'temperature'?" in message
-    assert "rounds: input should be greater than or equal to 0 (got -1)" in message
-    assert "train: input should be 'forced', 'active' or 'all' (got 'forcd')" in message
+        read(
+            tmp_path,
+            GOOD + "tails: 0.5\nrounds: -1\nloss:\n  temprature: 0\n  layers: {image: -1}\ntrain: forcd\n"
+            "modules:\n  a: {pth: x}\n  b: [1]\nseed: 3\nseed: 4\narms: {ok: [a], 'not ok': [a, 3]}\n",
+        )
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 16: seed: given twice; the first is in line 15",
+        "  line 6: tails: unknown field; did you mean 'tail'?",
+        "  line 7: rounds: input should be greater than or equal to 0 (got -1)",
+        "  line 9: loss.temprature: unknown field; did you mean 'temperature'?",
+        "  line 10: loss.layers.image: input should be greater than or equal to 0 (got -1)",
+        "  line 11: train: input should be 'forced', 'active' or 'all' (got 'forcd'; did you mean 'forced'?)",
+        "  line 13: modules.a.path: field required",
+        "  line 13: modules.a.pth: unknown field; did you mean 'path'?",
+        "  line 14: modules.b: input should be a valid string, or input should be a valid dictionary or instance of "
+        "ModuleRecipe",
+        "  line 17: arms.not ok: string should match pattern '^[A-Za-z0-9._-]{1,64}$' (got 'not ok')",
+        "  line 17: arms.not ok.1: input should be a valid string (got 3)",
+    ]
 
 
 @pytest.mark.parametrize(

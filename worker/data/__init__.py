@@ -7,9 +7,9 @@ from typing import Any
 
 from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Rows, Stream
 from worker.data.digits import build_digits
-from worker.data.imported import imported
 from worker.data.shuffled import Shuffled
 from worker.data.webdataset import build_webdataset
+from worker.named import imported
 
 __all__ = [
     "DATA_MODULES",
@@ -37,8 +37,9 @@ def build(name: str, options: Mapping[str, Any] | None = None, context: Context 
 
     Raises:
         ValueError: Unknown name or option, or a value out of range; the sentence says which.
+        RecipeError: There is no such factory.
     """
-    factory = imported(name) if ":" in name else DATA_MODULES.get(name)
+    factory = imported(name, "a data module's factory") if ":" in name else DATA_MODULES.get(name)
     if factory is None:
         near = difflib.get_close_matches(name, DATA_MODULES, n=3, cutoff=0.4) or sorted(DATA_MODULES)
         raise ValueError(f"there is no data module {name!r}; did you mean {', '.join(near)}?")

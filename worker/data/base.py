@@ -144,11 +144,11 @@ class Context:
 
     Attributes:
         directory: Where relative paths start.
-        inputs: How its models take pictures and texts.
+        inputs: Says how its models take pictures and texts; raises RecipeError where that is not known.
     """
 
     directory: Path
-    inputs: Inputs
+    inputs: Callable[[], Inputs]
 
 
 DataModuleFactory = Callable[..., DataModule]

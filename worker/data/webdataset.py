@@ -23,11 +23,11 @@ from torch import Tensor
 
 from worker.data.base import Batch, Context, Cursor
 from worker.data.counter import draws, shuffled
-from worker.data.imported import imported
 from worker.data.options import checked
 from worker.data.pairs import Kept, Reader, Sample, Unfit, stack, words_right
 from worker.data.shards import expand, samples
 from worker.errors import DataError
+from worker.named import imported
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +161,14 @@ class WebDataset:
     collate = staticmethod(stack)
 
     def __init__(self, options: WebDatasetOptions, context: Context) -> None:
-        inputs = context.inputs
+        inputs = context.inputs()
         self.pad_id, self.vocab_size, self.context_length = inputs.pad_id, inputs.vocab_size, inputs.context_length
         train = expand("train", options.train, context.directory)
         held_out = expand("held_out", options.held_out, context.directory)
         both = set(train) & set(held_out)
         if both:
             raise ValueError(f"the shard {min(both)} is both in train and in held_out")
-        words = imported(options.tokenizer) if options.tokenizer else inputs.words()
+        words = imported(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.words()
         strict = options.faulty == "fail"
 
         def reader(augmented: bool) -> Reader:

@@ -1,19 +1,35 @@
-"""What the worker asks of a model: its parts, what feeds which, and how to run one of them alone.
+"""What the worker asks of a model: its parts, what feeds which, how to run one of them alone, and where it came from.
 
 A *part* is a sub-network with declared inputs and outputs, such as an image tower. Its outputs are the *boundary
 tensors* that later parts read. Knowing them lets the worker run only the parts an arm needs, and feed a student's
-part with the teacher's boundary tensors (``train: forced``).
+part with the teacher's boundary tensors (``train: forced``). Recipes and arms call parts modules.
+
+A *family* is one kind of models: an :class:`Adapter` says how they are taken apart, a :class:`Loaded` how they are cut
+and exported. The families are open_clip's CoCa and CLIP, what transformers offers (hf_*.py), and whatever a user's
+factory builds (factory.py); sources.py knows which is meant.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from worker.data.base import Inputs
 from worker.errors import RecipeError
 
 Batch = Mapping[str, Tensor]
 Boundary = dict[str, Tensor]
+Patterns = str | tuple[str, ...]
+"""A dotted glob, or several."""
+
+
+def patterns(given: Patterns) -> tuple[str, ...]:
+    """Always several."""
+    return (given,) if isinstance(given, str) else given
 
 
 @dataclass(frozen=True)
@@ -22,33 +38,38 @@ class Part:
 
     Attributes:
         name: What recipes and arms call it.
-        path: Dotted path of its module.
-        layers: Glob of the modules whose outputs are its hidden states, in order.
+        path: Dotted paths of what it owns: modules, or parameters that stand by themselves.
+        layers: Globs of the modules whose outputs are its hidden states, in order.
         inputs: Names of the parts whose boundary tensors it reads; None where that is not declared.
         matched: Names of those of its own boundary tensors that are matched beside the hidden states, so that
             what follows the last layer (poolers, norms, projections) is distilled too.
     """
 
     name: str
-    path: str
-    layers: str
+    path: Patterns
+    layers: Patterns
     inputs: tuple[str, ...] | None = ()
     matched: tuple[str, ...] = field(default=())
 
 
 class Adapter:
-    """How one family of models is taken apart. Stateless: serves teacher and student alike.
+    """How a model is taken apart. Knows the model's make and no weights.
 
     An adapter whose parts declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
     that does not know what feeds what leaves ``inputs`` at None and implements :meth:`run_whole`: then every forward
-    pass is a full one, and ``train: forced`` is refused.
+    pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if their
+    parts and boundary tensors have the same names.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
     """In an order in which every part comes after its inputs."""
 
-    logits: tuple[str, str]
-    """The part and the boundary tensor that hold the logits [B, positions, classes] that are matched by KL."""
+    logits: tuple[str, str] | None = None
+    """The part and the boundary tensor that hold the logits [B, positions, classes] that are matched by KL; None where
+    no part has them alone. Task and logit terms belong to that part."""
+
+    task_weights: Mapping[str, float] = MappingProxyType({})
+    """Weight of each task term where the recipe names none; terms that are not here weigh 1."""
 
     @property
     def declared(self) -> bool:
@@ -61,7 +82,10 @@ class Adapter:
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
         """Run the whole model and return every part's boundary tensors; some may be empty."""
-        raise NotImplementedError
+        boundary: dict[str, Boundary] = {}
+        for part in self.parts:
+            boundary[part.name] = self.run(model, part.name, batch, boundary)
+        return boundary
 
     def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
         """Which positions of a hidden state or boundary tensor count: [B, positions] bool, or None for all.
@@ -74,6 +98,17 @@ class Adapter:
         """The task losses that the given boundary tensors allow to compute, by name, each a scalar."""
         return {}
 
+    def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
+        """The logits, if the given boundary tensors allow to have them."""
+        if self.logits is None:
+            return None
+        part, name = self.logits
+        return boundary.get(part, {}).get(name)
+
+    def logits_mask(self, batch: Batch) -> Tensor | None:
+        """Which positions of the logits count: [B, positions] bool, or None for all."""
+        return None if self.logits is None else self.mask(*self.logits, batch)
+
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Have the model recompute its layers in the backward pass, by non-reentrant checkpointing.
 
@@ -81,3 +116,62 @@ class Adapter:
             RecipeError: The model cannot.
         """
         raise RecipeError(f"student.checkpointing: {type(model).__name__} does not offer activation checkpointing")
+
+
+class Loaded:
+    """A model, how it is taken apart, and how it is given back to where it came from.
+
+    Attributes:
+        model: On the CPU, in fp32, in train mode, every parameter trainable.
+        adapter: Its adapter; one without parts where nothing is known of the model.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+
+    def cut(self, keep: Mapping[str, int], adapter: Adapter) -> Loaded:
+        """A student with fewer layers, each copied from this model bit for bit, that shares no memory with it.
+
+        Args:
+            keep: How many layers to keep of a part, by its name; all of what is not named.
+            adapter: How this model is taken apart: its own, or as the recipe says.
+
+        Raises:
+            RecipeError: There is no such part, or no so many layers, or the model cannot be cut.
+        """
+        raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
+
+    def inputs(self) -> Inputs:
+        """How the model takes pictures and texts.
+
+        Raises:
+            RecipeError: That is not known.
+        """
+        raise RecipeError(
+            f"it is not known how a {type(self.model).__name__} takes pictures and texts: make its batches by a data "
+            "module of your own (docs/bring-your-own-model.md)"
+        )
+
+    def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
+        """Write weights and configuration so that what the model came from loads them, and nothing of ours.
+
+        Args:
+            state: The model's tensors by name, tied ones under each of their names.
+            directory: Created if it is not there; each file in it appears whole or not at all, the weights last.
+
+        Returns:
+            The path of the weights.
+        """
+        raise NotImplementedError
+
+
+def entry(batch: Batch, *names: str) -> Tensor:
+    """The first of these entries that a batch has.
+
+    Raises:
+        RecipeError: It has none; names what it has.
+    """
+    for name in names:
+        if name in batch:
+            return batch[name]
+    raise RecipeError(f"the data's batches have no {' or '.join(names)}; they have {', '.join(batch) or 'nothing'}")

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.losses import contrastive
 from worker.models.base import Adapter, Batch, Boundary, Part
 
 
@@ -15,7 +15,7 @@ class CoCaAdapter(Adapter):
 
     The decoder reads text tokens 0 … L-2 and predicts tokens 1 … L-1, as in CoCa (Yu et al. 2022,
     arXiv 2205.01917). ``paired`` marks the rows whose text tells their image from the others: only they take part
-    in the contrastive loss.
+    in the contrastive loss; where it is missing, all do.
     """
 
     parts: tuple[Part, ...] = (
@@ -29,6 +29,7 @@ class CoCaAdapter(Adapter):
         ),
     )
     logits = ("multimodal", "logits")
+    task_weights: Mapping[str, float] = {"caption": 1.0, "contrastive": 0.1}
 
     def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         if part == "image":
@@ -60,24 +61,7 @@ class CoCaAdapter(Adapter):
                 logits.float().flatten(0, 1), batch["text"][:, 1:].flatten(), ignore_index=0
             )
         if "image" in boundary and "text" in boundary:
-            terms["contrastive"] = _contrastive(
-                boundary["image"]["latent"], boundary["text"]["latent"], model.logit_scale, batch["paired"]
+            terms["contrastive"] = contrastive(
+                boundary["image"]["latent"], boundary["text"]["latent"], model.logit_scale, batch.get("paired")
             )
         return terms
-
-
-def _contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor) -> Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020) over the paired rows of this rank's batch.
-
-    Shapes are fixed (no row is dropped), so that every rank does the same work: unpaired rows are masked out as
-    candidates and as targets.
-    """
-    scale = logit_scale.detach().float().exp().squeeze()
-    similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-    target = torch.arange(len(paired), device=paired.device)
-    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
-    # A finite penalty: an infinite one makes the gradient of a row without any other candidate NaN.
-    by_image = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
-    by_text = F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
-    weight = paired.float()
-    return ((by_image + by_text) * weight).sum() / (2 * weight.sum().clamp(min=1))

@@ -1,25 +1,9 @@
-"""A student cut from its teacher: the same model with fewer layers, each copied bit for bit."""
+"""Which layers a student keeps that is cut from its teacher, and what its tensors were called there."""
 
-import copy
 import re
-from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
+from collections.abc import Iterable, Mapping, Sequence
 
 from worker.errors import RecipeError
-from worker.models.open_clip_files import Config, create, load_weights
-from worker.models.open_clip_loader import Loaded
-
-SECTIONS = {"image": "vision_cfg", "text": "text_cfg", "multimodal": "multimodal_cfg"}
-"""The part of open_clip's ``model_cfg`` that describes each module."""
-
-_STACKS = {
-    "image": r"visual\.transformer\.resblocks",
-    "text": r"text\.transformer\.resblocks",
-    "multimodal": r"text_decoder\.(?:resblocks|cross_attn)",
-}
-_LAYER = re.compile("|".join(rf"(?P<{part}>{stack})\.(?P<{part}_layer>\d+)\." for part, stack in _STACKS.items()))
 
 
 def kept_layers(teacher: int, student: int) -> list[int]:
@@ -31,62 +15,56 @@ def kept_layers(teacher: int, student: int) -> list[int]:
     return [(i + 1) * teacher // student - 1 for i in range(student)]
 
 
-def cut(teacher: Loaded, keep: Mapping[str, int]) -> tuple[nn.Module, Config]:
-    """Cut a student from a CoCa.
+def check_keep(keep: Mapping[str, int], layers: Mapping[str, int], kind: str) -> None:
+    """Raise RecipeError unless ``keep`` asks for layers that are there.
 
     Args:
-        teacher: A CoCa of open_clip with transformer towers. It is not changed and shares no memory with the
-            student.
-        keep: How many layers to keep of ``image``, ``text`` and ``multimodal``; all of what is not named. A
-            layer of the multimodal decoder is a self-attention block with its cross-attention block.
-
-    Returns:
-        The student, on the CPU in fp32, and its ``model_cfg``.
-
-    Raises:
-        RecipeError: ``keep`` names no module of a CoCa, or asks for no layer or more than there are; or the
-            model has no such layers.
+        keep: As in the recipe.
+        layers: How many there are, by module.
+        kind: What has these modules.
     """
-    layers = {part: _layers(teacher.config, part) for part in SECTIONS}
     for part, count in keep.items():
         if part not in layers:
-            raise RecipeError(f"keep names {part!r}; the modules of a CoCa are {', '.join(SECTIONS)}")
+            raise RecipeError(f"keep names {part!r}; the modules of a {kind} are {', '.join(layers)}")
         if not 1 <= count <= layers[part]:
             raise RecipeError(f"keep asks for {count} layers of {part}; expected 1 to {layers[part]}")
-    smaller = copy.deepcopy(teacher.config)
-    for part, count in keep.items():
-        smaller[SECTIONS[part]]["layers"] = count
-    place = {
-        part: {layer: i for i, layer in enumerate(kept_layers(layers[part], keep.get(part, layers[part])))}
-        for part in SECTIONS
-    }
-    state = {}
-    for name, value in teacher.model.state_dict().items():
-        ours = _renamed(name, place)
-        if ours is not None:
-            state[ours] = value.detach().cpu().float()
-    student = create(smaller)
-    load_weights(student, state, "what was cut from the teacher")
-    return student, smaller
 
 
-def _layers(config: Mapping[str, Any], part: str) -> int:
-    section = config.get(SECTIONS[part])
-    section = section if isinstance(section, Mapping) else {}
-    layers = section.get("layers", 12) if section else None
-    if not isinstance(layers, int) or "timm_model_name" in section or "hf_model_name" in section:
-        raise RecipeError(
-            f"a student can be cut only from a CoCa whose towers are open_clip's own transformers; "
-            f"{SECTIONS[part]} of this one is {section!r}"
-        )
-    return layers
+class Thinning:
+    """Layers taken out of stacks, and the names that follow from it.
 
+    Args:
+        layers: Names of each part's layers in the model that is cut, in order. Several parts may share a stack.
+        keep: How many to keep of a part, by its name; all of what is not named.
 
-def _renamed(name: str, place: Mapping[str, Mapping[int, int]]) -> str | None:
-    """A tensor's name in the student, or None if its layer is not kept."""
-    found = _LAYER.match(name)
-    if found is None:
+    Attributes:
+        origins: For every stack, by the name of its module, the numbers of the layers that are kept, in order.
+    """
+
+    def __init__(self, layers: Mapping[str, Sequence[str]], keep: Mapping[str, int]) -> None:
+        self.origins: dict[str, list[int]] = {}
+        for part, names in layers.items():
+            kept = set(kept_layers(len(names), keep.get(part, len(names))))
+            for index, name in enumerate(names):
+                stack, _, number = name.rpartition(".")
+                if not number.isdigit():
+                    if len(kept) < len(names):
+                        raise RecipeError(
+                            f"student.keep: {part} cannot be cut: its layer {name} is not one of a numbered stack"
+                        )
+                    continue
+                self.origins.setdefault(stack, [])
+                if index in kept:
+                    self.origins[stack].append(int(number))
+
+    def source(self, name: str, there: Iterable[str]) -> str:
+        """What a tensor of the student is called in the model it is cut from.
+
+        What only one layer has (T5 keeps its position biases in its first) is taken from where it is.
+        """
+        for stack, numbers in self.origins.items():
+            found = re.match(rf"{re.escape(stack)}\.(\d+)\.", name)
+            if found:
+                candidate = f"{stack}.{numbers[int(found[1])]}.{name[found.end() :]}"
+                return candidate if candidate in there else name
         return name
-    part = next(part for part in _STACKS if found[part] is not None)
-    layer = place[part].get(int(found[f"{part}_layer"]))
-    return None if layer is None else f"{found[part]}.{layer}.{name[found.end() :]}"

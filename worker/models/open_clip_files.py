@@ -17,8 +17,7 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from worker.errors import RecipeError
 
@@ -101,61 +100,10 @@ def tensor_names(config: Mapping[str, Any]) -> set[str]:
         return set(create(config, device="meta").state_dict())
 
 
-def write_config(config: Mapping[str, Any], path: Path) -> None:
-    """Write a ``model_cfg`` in the layout of open_clip's directories."""
-    layout = {"model_cfg": dict(config), "preprocess_cfg": {}}
+def write_config(config: Mapping[str, Any], path: Path, preprocess: Mapping[str, Any]) -> None:
+    """Write a ``model_cfg`` and a ``preprocess_cfg`` in the layout of open_clip's directories."""
+    layout = {"model_cfg": dict(config), "preprocess_cfg": dict(preprocess)}
     path.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, or from a torch file, of which only tensors are read.
-
-    Raises:
-        RecipeError: The file is missing or is neither.
-    """
-    if not path.is_file():
-        raise RecipeError(f"there is no checkpoint {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RecipeError(f"{path} holds no weights that can be read: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-        raise RecipeError(f"{path} holds no weights: expected tensors by name")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights, all of them and nothing else.
-
-    Raises:
-        RecipeError: Names or shapes differ; the sentence names them.
-    """
-    expected = model.state_dict()
-    # A scalar logit scale is what open_clip writes by default.
-    state = {
-        name: value.reshape(expected[name].shape)
-        if name in ("logit_scale", "logit_bias") and name in expected and value.numel() == 1
-        else value
-        for name, value in state.items()
-    }
-    faults = [
-        _named("missing", [name for name in expected if name not in state]),
-        _named("unexpected", [name for name in state if name not in expected]),
-        _named(
-            "of another shape",
-            [
-                f"{name} {list(value.shape)} instead of {list(expected[name].shape)}"
-                for name, value in state.items()
-                if name in expected and value.shape != expected[name].shape
-            ],
-        ),
-    ]
-    if any(faults):
-        raise RecipeError(f"{origin} does not fit the model: {'; '.join(filter(None, faults))}")
-    model.load_state_dict(state, strict=True)
 
 
 @contextmanager
@@ -168,13 +116,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _named(fault: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{fault}: {', '.join(names[:5])}{more}"
 
 
 def _parse(path: Path) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker.data import build
+from worker.errors import RecipeError
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +30,12 @@ def test_a_factory_gets_the_recipes_options() -> None:
         ("shards.south:mak", "has no function 'mak'; did you mean 'make'?"),
         ("shards.east:make", "cannot be imported in .*: No module named 'shards.east'"),
         ("shards.north:make", "cannot be imported in .*: No module named 'absent_thing'"),
-        (":make", "expected package.module:factory"),
-        ("shards/south.py:make", "expected package.module:factory"),
-        ("shards.south:", "expected package.module:factory"),
+        (":make", "expected package.module:name"),
+        ("shards/south.py:make", "expected package.module:name"),
+        ("shards.south:", "expected package.module:name"),
     ],
 )
 def test_a_factory_that_is_not_there_is_one_sentence(name: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(RecipeError, match=said) as caught:
         build(name)
     assert re.match(r"(the module shards|')", str(caught.value))

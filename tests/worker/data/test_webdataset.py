@@ -35,7 +35,7 @@ def _sample(number: int) -> dict[str, Any]:
 
 def _data(directory: Path, inputs: Any = None, **options: Any) -> DataModule:
     given = {"train": "{000..004}.tar", "held_out": "held-out.tar", **options}
-    return build("webdataset", given, Context(directory, inputs or Numbers()))
+    return build("webdataset", given, Context(directory, lambda: inputs or Numbers()))
 
 
 @pytest.fixture(scope="module")

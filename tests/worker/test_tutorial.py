@@ -1,0 +1,81 @@
+"""docs/bring-your-own-model.md works as it stands: its files are written out and run, its recipes are proven, and one
+of them is distilled by a real job."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch import ROOT, launch
+from worker import assemble, job
+from worker import recipe as recipes
+from worker.command_line import parse
+from worker.engine import Ranks
+from worker.errors import RecipeError
+from worker.proof_report import report
+from worker.rig import assemble_rig
+
+TUTORIAL = ROOT / "docs" / "bring-your-own-model.md"
+BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILES = dict(BLOCK.findall(TUTORIAL.read_text(encoding="utf-8")))
+RECIPES = [name for name in FILES if name.endswith(".yaml")]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The reader's directory, with a trained teacher in it; the current one."""
+    place = tmp_path_factory.mktemp("tutorial")
+    for name, content in FILES.items():
+        (place / name).write_text(content, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.syspath_prepend(str(place))
+        runpy.run_path("train_teacher.py")
+        runpy.run_path("make_models.py")
+        yield place
+    for name in [name for name in sys.modules if f"{name}.py" in FILES]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_of_the_tutorial_trains_what_it_says(ranks: Ranks, here: Path, name: str) -> None:
+    """As ``--dry-run`` does."""
+    recipe = recipes.read(here / name, {})
+    models = assemble.models(recipe)
+    rig = assemble_rig(recipe, models, ranks)
+    told = report(models, rig.proof.arms(repeats=0))
+    for arm in models.arms:
+        assert f"arm {arm}\n" in told
+    assert ("on the teacher's boundary tensors" in told) == (recipe.train == "forced")
+
+
+def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job.run(parse(["--recipe", "reader.yaml", "--list-modules"]))
+    assert re.search(r"^mind\.1 +TransformerEncoderLayer", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
+    with pytest.raises(RecipeError, match=r"line 8: train: .* use train: active or all, or declare the inputs"):
+        assemble.models(recipes.read(here / "reader.yaml", {"train": "forced"}))
+
+
+@pytest.mark.deepspeed
+def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:
+    process = launch(
+        str(ROOT / "worker" / "train.py"),
+        "--bandit-addr", address, "--recipe", "forced.yaml", "--output-dir", "out",
+        directory=here, environment={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    summary = json.loads((here / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["rounds"] == 6
+    assert summary["teacher_accuracy"] > 0.8
+    assert summary["loss_end"] < summary["loss_start"]
+    runpy.run_path("load_student.py")

@@ -1,0 +1,24 @@
+"""Which adapter takes a model of transformers apart."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from worker.models.base import Adapter
+from worker.models.hf_blip import BlipAdapter
+from worker.models.hf_decoder import decoder_adapter
+from worker.models.hf_seq2seq import Seq2SeqAdapter
+from worker.models.whole import WholeAdapter
+
+
+def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
+    """The adapter of a model; one without parts where nothing more is known of it than how it is called.
+
+    Args:
+        model: Of transformers.
+        sizes: Of a model that was cut, how many layers each part has.
+    """
+    if model.config.model_type == "blip" and hasattr(model, "text_decoder"):
+        return BlipAdapter(model.config)
+    if getattr(model.config, "is_encoder_decoder", False) and model.get_output_embeddings() is not None:
+        return Seq2SeqAdapter(model)
+    return decoder_adapter(model, sizes) or WholeAdapter()

@@ -1,0 +1,45 @@
+"""Where a model comes from, by what a recipe calls it. A family's libraries are imported only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.errors import RecipeError
+from worker.models.base import Loaded
+
+FORMS = "open_clip:<name or path>[@<pretrained>], hf:<id or path>, or package.module:factory"
+
+
+def load(
+    spec: str, *, checkpoint: str | None = None, options: Mapping[str, Any] | None = None, directory: Path = Path()
+) -> Loaded:
+    """Build a model and load its weights.
+
+    Args:
+        spec: One of `FORMS`.
+        checkpoint: A file of weights to load, all of them and nothing else; by default those that come with what
+            ``spec`` names, or else fresh ones, from torch's global random state.
+        options: A factory's keyword arguments; of transformers' models, fields of their configuration.
+        directory: Where relative paths start.
+
+    Raises:
+        RecipeError: The spec means nothing, or the weights do not fit the model.
+    """
+    family, separator, source = spec.partition(":")
+    if not (family and separator and source):
+        raise RecipeError(f"{spec!r} names no model; expected {FORMS}")
+    if family == "open_clip":
+        if options:
+            raise RecipeError(f"{spec} takes no options; change its configuration instead")
+        from worker.models import open_clip_loader
+
+        return open_clip_loader.load(spec, checkpoint=checkpoint, directory=directory)
+    if family == "hf":
+        from worker.models import hf_loader
+
+        return hf_loader.load(source, checkpoint=checkpoint, options=options or {}, directory=directory)
+    from worker.models import factory
+
+    return factory.load(spec, checkpoint=checkpoint, options=options or {}, directory=directory)
