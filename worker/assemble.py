@@ -67,6 +67,8 @@ def models(recipe: Recipe) -> Models:
         name: layer_pairs(student_parted.layers[name], teacher_parted.layers[name], recipe.student.layer_map.get(name))
         for name in modules
     }
+    # A teacher has layers that no student layer is compared with.
+    teacher_parted.keep(theirs for matched in pairs.values() for _, theirs in matched)
     owned = ownership(student, {part.name: part.path for part in adapter.parts})
     check_trainable(arms, owned)
     if recipe.student.checkpointing != "none":

@@ -46,7 +46,8 @@ class Student(nn.Module):
         }
 
     def forward(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and the logits if computed."""
+        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode the logits if they
+        are computed: in training they would be held through the backward pass."""
         target = self.projections.reduce(teacher.boundary)
         outputs = self._parted.run(plan.student, batch, target if plan.forced else None)
         if self.observer is not None:
@@ -59,6 +60,6 @@ class Student(nn.Module):
             batch,
         )
         part, name = self._parted.adapter.logits
-        logits = outputs.boundary.get(part, {}).get(name)
+        logits = None if self.training else outputs.boundary.get(part, {}).get(name)
         detached = {n: term.detach() for n, term in terms.items()}
         return self._objective.weighted(terms), detached, None if logits is None else logits.detach()
