@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,9 @@ class Engine:
         if self._engine.zero_optimization_partition_weights():
             _tell_who_reads_what(student)
         self._files = self._engine.checkpoint_engine = _Files()
+        # A rank alone has nobody to agree with on gradients, but at stage 0 DeepSpeed packs, sends and unpacks them.
+        plain = not self._engine.zero_optimization() and self.dtype == torch.float32
+        self._backward = self._engine.no_sync if plain and dist.get_world_size() == 1 else nullcontext
 
     @property
     def accumulation(self) -> int:
@@ -215,7 +218,8 @@ class Engine:
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
-            self._engine.backward(loss)
+            with self._backward():
+                self._engine.backward(loss)
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
