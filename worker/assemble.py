@@ -73,6 +73,8 @@ def models(recipe: Recipe) -> Models:
         with _told(recipe, "student", "layer_map", name):
             chosen = recipe.student.layer_map.get(name)
             pairs[name] = layer_pairs(student_parted.layers[name], teacher_parted.layers[name], chosen)
+    # A teacher has layers that no student layer is compared with.
+    teacher_parted.keep(theirs for matched in pairs.values() for _, theirs in matched)
     owned = ownership(student.model, {part.name: part.path for part in adapter.parts})
     check_trainable(arms, owned)
     _check_dimensions(student.model)

@@ -1,6 +1,6 @@
 """Hidden states of named modules, seen by forward hooks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,12 @@ class Capture:
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._record: dict[str, Tensor] | None = None
-        for name in names:
-            model.get_submodule(name).register_forward_hook(self._hook(name))
+        self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
+
+    def only(self, names: Iterable[str]) -> None:
+        """Let go of the others: what is recorded is kept in memory until the step is over."""
+        for name in self._hooks.keys() - set(names):
+            self._hooks.pop(name).remove()
 
     def _hook(self, name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:

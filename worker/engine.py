@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ class Engine:
         in_groups = {id(p) for members in self._parameters.values() for p in members}
         for parameter in student.parameters():
             parameter.requires_grad_(id(parameter) in in_groups)
+        self._active = set(owned)
         self.schedule = Schedule(recipe)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student,
@@ -144,6 +145,9 @@ class Engine:
         if self._engine.zero_optimization_partition_weights():
             _tell_who_reads_what(student)
         self._files = self._engine.checkpoint_engine = _Files()
+        # A rank alone has nobody to agree with on gradients, but at stage 0 DeepSpeed packs, sends and unpacks them.
+        plain = not self._engine.zero_optimization() and self.dtype == torch.float32
+        self._backward = self._engine.no_sync if plain and dist.get_world_size() == 1 else nullcontext
 
     @property
     def accumulation(self) -> int:
@@ -174,9 +178,12 @@ class Engine:
         """
         # Both are needed: without the toggle, clipping counts inactive gradients; without the optimizer's part,
         # ZeRO feeds it zero or stale ones.
-        for module, parameters in self._parameters.items():
-            for parameter in parameters:
-                parameter.requires_grad_(module in modules)
+        if set(modules) != self._active:
+            for module, parameters in self._parameters.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(module in modules)
+            self._active = set(modules)
+        # Loading gives the optimizer other groups.
         optim.activate(self.base_optimizer, modules)
 
     def step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
@@ -206,21 +213,29 @@ class Engine:
         get_accelerator().synchronize()
 
     def _work(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
-        self._engine.train()
+        self._train(True)
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
-            self._engine.backward(loss)
+            with self._backward():
+                self._engine.backward(loss)
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
+        if len(losses) == 1:
+            return losses[0], terms[0]
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         return torch.stack(losses).mean(), mean
+
+    def _train(self, mode: bool) -> None:
+        """Set train or eval mode, unless it is set: walking all modules takes about a millisecond."""
+        if self._engine.module.training != mode:
+            self._engine.train(mode)
 
     @torch.no_grad()
     def measure(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[dict[str, Tensor], Tensor | None]:
         """The plan's unweighted terms on one batch in eval mode, and the logits if the plan computes them."""
-        self._engine.eval()
+        self._train(False)
         _, terms, logits = self._engine(batch, teacher, plan)
         return terms, logits
 

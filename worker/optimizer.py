@@ -68,7 +68,7 @@ class ModuleAdamW(torch.optim.AdamW):
                     copy.grad, parameter.grad = parameter.grad, None
                     copies.append(copy)
             if copies:
-                torch.optim.AdamW(copies, lr=group["lr"], betas=group["betas"], eps=group["eps"]).step()
+                torch.optim.AdamW(copies, lr=group["lr"], betas=group["betas"], eps=group["eps"], fused=True).step()
 
 
 def parameter_groups(model: nn.Module, owned: Mapping[str, Sequence[str]], weight_decay: float) -> list[dict[str, Any]]:
@@ -91,8 +91,11 @@ def parameter_groups(model: nn.Module, owned: Mapping[str, Sequence[str]], weigh
 
 
 def build(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> ModuleAdamW:
-    """The optimizer for groups made by :func:`parameter_groups`."""
-    return ModuleAdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+    """The optimizer for groups made by :func:`parameter_groups`.
+
+    Fused: one pass over weights and moments in the place of ten, which is a tenth to a third of a small model's step.
+    """
+    return ModuleAdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
 def activate(optimizer: torch.optim.Optimizer, modules: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """A model taken apart: runs some of its parts and keeps what they put out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -49,6 +49,10 @@ class Parted:
             for part in adapter.parts
         }
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
+
+    def keep(self, layers: Iterable[str]) -> None:
+        """From now on keep the hidden states of these layers only."""
+        self._capture.only(layers)
 
     def run(self, parts: Sequence[str], batch: Batch, given: Mapping[str, Boundary] | None = None) -> Outputs:
         """Run parts in order.

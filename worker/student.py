@@ -46,7 +46,8 @@ class Student(nn.Module):
         }
 
     def forward(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and the logits if computed."""
+        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode the logits if they
+        are computed: in training they would be held through the backward pass."""
         target = self.projections.reduce(teacher.boundary)
         outputs = self._parted.run(plan.student, batch, target if plan.forced else None)
         if self.observer is not None:
@@ -58,6 +59,7 @@ class Student(nn.Module):
             Outputs(target, teacher.hidden, teacher.logits),
             batch,
         )
-        logits = None if outputs.logits is None else outputs.logits.detach()
+        # Only evaluations look at them; kept in a step, they would be in memory through its backward pass.
+        logits = None if self.training or outputs.logits is None else outputs.logits.detach()
         detached = {name: term.detach() for name, term in terms.items()}
         return self._objective.weighted(terms), detached, logits

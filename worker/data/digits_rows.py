@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 
 from worker.data.base import Batch
@@ -26,9 +27,22 @@ _DRAWS = 1 + 4 + 4 + TEXT_DRAWS
 
 @cache
 def _scans() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    images, labels = load_digits(return_X_y=True)
+    table = _table()
+    images, labels = table[:, :-1], table[:, -1]
     pixels = (images.reshape(-1, CELL, CELL) / 16.0 - MEAN) / STD
     return pixels.astype(np.float32), labels.astype(np.int64)
+
+
+def _table() -> npt.NDArray[np.float64]:
+    """A row for each scan: its 64 pixels, 0 … 16, and its label."""
+    # Scikit-learn takes two seconds to import, and brings SciPy, for this one file of numbers.
+    package = find_spec("sklearn")
+    path = Path((package and package.origin) or "").parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    return np.column_stack(load_digits(return_X_y=True))
 
 
 @cache

@@ -1,0 +1,145 @@
+"""What is concluded from measured steps: ratios, the bars they are held to, and the tables that show both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+JOINT = "joint"
+Key = tuple[str, str]
+"""Whose step, and of which arm."""
+LABELS = {
+    ("bare", JOINT): "(a) by hand, DeepSpeed",
+    ("pytorch", JOINT): "(a′) by hand, PyTorch",
+    ("worker", JOINT): "(b) the worker",
+    ("torchdistill", JOINT): "(c) torchdistill",
+}
+BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.25, 1.05
+"""Highest allowed: joint and an arm as multiples of the loop by hand; joint of torchdistill's; an arm's share of
+joint's time as a multiple of its share of joint's operations; peak memory as a multiple of the loop by hand's."""
+SHARE, START = 0.05, 15.0
+"""Highest allowed: bandit and probe as a share of a run; seconds from the launch to the first step."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure and the highest that it may be."""
+
+    what: str
+    figure: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it is."""
+        return self.figure <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'met   ' if self.met else 'MISSED'}  {self.figure:7.3f} of at most {self.limit:g}: {self.what}"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median over turns: both took each turn within moments of each other."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def by_key(job: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
+    """A job's variants."""
+    return {(variant["name"], variant["arm"]): variant for variant in job["variants"]}
+
+
+def title(job: Mapping[str, Any]) -> str:
+    """Size and ranks."""
+    return f"{job['size']}, {job['ranks']} rank{'s' if job['ranks'] > 1 else ''}"
+
+
+def of_job(job: Mapping[str, Any]) -> Iterator[Bar]:
+    """What the steps of one job are held to."""
+    variants, where = by_key(job), title(job)
+    joint, by_hand, peer = (variants[name, JOINT] for name in ("worker", "bare", "torchdistill"))
+    yield Bar(f"{where}: joint × the loop by hand", ratio(joint["seconds"], by_hand["seconds"]), BY_HAND)
+    yield Bar(f"{where}: joint × torchdistill", ratio(joint["seconds"], peer["seconds"]), PEER)
+    yield Bar(f"{where}: joint's peak memory × the loop by hand's", joint["peak_bytes"] / by_hand["peak_bytes"], MEMORY)
+    for (name, arm), variant in variants.items():
+        if name == "worker" and arm != JOINT:
+            alone = ratio(variant["seconds"], variants["bare", arm]["seconds"])
+            yield Bar(f"{where}: arm {arm} × its loop by hand", alone, ARM_BY_HAND)
+            time, work = ratio(variant["seconds"], joint["seconds"]), variant["flops"] / joint["flops"]
+            yield Bar(f"{where}: arm {arm}, share of joint's time × its share of operations", time / work, PROPORTION)
+
+
+def of_alone(alone: Mapping[str, Any]) -> Iterator[Bar]:
+    """What processes of their own are held to."""
+    figure = alone["resident_bytes"]["worker"] / alone["resident_bytes"]["bare"]
+    yield Bar(f"{title(alone)}: the process's peak memory × the loop by hand's", figure, MEMORY)
+
+
+def of_run(run: Mapping[str, Any]) -> Iterator[Bar]:
+    """What a real run is held to."""
+    yield Bar("a run: share of bandit and probe", shares(run)["bandit and probe"], SHARE)
+    yield Bar("a run: seconds from launch to first step, models loaded on the way", run["start_seconds"], START)
+
+
+def bars(told: Mapping[str, Any]) -> list[Bar]:
+    """All of them."""
+    found = [bar for job in told["jobs"] for bar in of_job(job)]
+    found += [bar for alone in told["alone"] for bar in of_alone(alone)]
+    return [*found, *of_run(told["run"])]
+
+
+def shares(run: Mapping[str, Any]) -> dict[str, float]:
+    """Of the time of a run's rounds. What is neither training nor measuring is the bandit's: asking, reporting, the
+    copy that a diverged round is taken back with, the record of the round."""
+    whole, probe, evaluate = run["seconds"], run["probe_seconds"], run["evaluate_seconds"]
+    rest = whole - run["train_seconds"] - probe - evaluate
+    return {
+        "training": run["train_seconds"] / whole,
+        "bandit": rest / whole,
+        "probe": probe / whole,
+        "bandit and probe": (rest + probe) / whole,
+        "evaluation": evaluate / whole,
+    }
+
+
+def table(job: Mapping[str, Any]) -> str:
+    """One job, for people."""
+    variants = by_key(job)
+    joint = variants["worker", JOINT]
+    lines = [
+        f"{title(job)}: teacher {job['teacher_parameters'] / 1e6:.1f} M, student "
+        f"{job['student_parameters'] / 1e6:.1f} M parameters, on {job['device']}; "
+        f"{len(joint['seconds'])} turns of {job['steps_in_a_turn']} steps",
+        f"  {'':30}{'ms/step':>9}{'× by hand':>11}{'× (b)':>8}{'GFLOP':>9}{'share':>8}{'peak MB':>9}",
+    ]
+    for (name, arm), variant in sorted(variants.items(), key=lambda item: (item[0][1] != JOINT, item[0][1])):
+        label = LABELS.get(
+            (name, arm), f"{'(b)' if name == 'worker' else '(b′)'} {arm}{'' if name == 'worker' else ' by hand'}"
+        )
+        mine = variant["seconds"]
+        lines.append(
+            f"  {label:30}{1000 * median(mine):9.1f}{ratio(mine, variants['bare', arm]['seconds']):11.3f}"
+            f"{ratio(mine, joint['seconds']):8.3f}{variant['flops'] / 1e9:9.2f}"
+            f"{variant['flops'] / joint['flops']:8.3f}{variant['peak_bytes'] / 1e6:9.1f}"
+        )
+    lines.append(f"  in host memory, to take a diverged joint round back: {job['copied_bytes'] / 1e6:.1f} MB")
+    return "\n".join(lines)
+
+
+def report(told: Mapping[str, Any]) -> str:
+    """Everything, for people."""
+    run = told["run"]
+    parts = [table(job) for job in told["jobs"]]
+    parts += [
+        f"{title(alone)}, each in a process of its own: the worker {alone['resident_bytes']['worker'] / 1e6:.0f} MB, "
+        f"by hand {alone['resident_bytes']['bare'] / 1e6:.0f} MB at the most"
+        for alone in told["alone"]
+    ]
+    parts.append(
+        f"a run of {run['rounds']} rounds of {run['steps_per_round']} steps against a bandit server, "
+        f"{run['start_seconds']:.1f} s after its launch: "
+        + ", ".join(f"{name} {share:.1%}" for name, share in shares(run).items())
+    )
+    parts.append("\n".join(map(str, bars(told))))
+    return "\n\n".join(parts)

@@ -1,0 +1,206 @@
+"""What one would write by hand: layerwise distillation of a CoCa, jointly and one module alone, nothing of our worker
+but its loss functions.
+
+The loops (a) and (b′) drive DeepSpeed's engine, (a′) drives PyTorch. A module alone has an engine, and an optimizer, of
+its own, and computes nothing that it does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from worker.losses import logit_kl, normalised_mse
+
+Batch = dict[str, Tensor]
+Pairs = dict[str, list[tuple[str, str]]]
+MODULES = {"image": "visual", "text": "text", "multimodal": "text_decoder"}
+# The built-in recipe's.
+CAPTION, CONTRASTIVE, LOGITS, LAYERS, TEMPERATURE = 1.0, 0.1, 1.0, 1.0, 2.0
+CLIP = 1.0
+
+
+class CoCa:
+    """A model of open_clip and what some of its layers have put out."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        self.model: Any = model
+        self.hidden: dict[str, Tensor] = {}
+        for name in layers:
+            model.get_submodule(name).register_forward_hook(self._keep(name))
+
+    def _keep(self, name: str) -> Callable[[Any, Any, Tensor], None]:
+        def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+            self.hidden[name] = output
+
+        return keep
+
+    def image(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latent and tokens."""
+        return self.model.visual(batch["image"])  # type: ignore[no-any-return]
+
+    def text(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latent and tokens, the last of which predicts nothing."""
+        latent, tokens = self.model.text(batch["text"])
+        return latent, tokens[:, : batch["text"].shape[1] - 1]
+
+    def logits(self, image_tokens: Tensor, text_tokens: Tensor) -> Tensor:
+        """Of the words after the first."""
+        return self.model.text_decoder(image_tokens, text_tokens)  # type: ignore[no-any-return]
+
+
+class Distillation(nn.Module):
+    """Losses of a student, with its teacher looked up in a closure: a teacher is no child of what is trained."""
+
+    def __init__(self, student: CoCa, teacher: CoCa, pairs: Pairs, module: str | None) -> None:
+        super().__init__()
+        path = MODULES.get(module or "")
+        self.trained = student.model if path is None else student.model.get_submodule(path)
+        self._models = (student, teacher)
+        self._pairs = pairs
+        self._loss = {None: self._joint, "image": self._image, "text": self._text, "multimodal": self._decoder}[module]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss."""
+        loss = self._loss(batch)
+        for model in self._models:
+            model.hidden.clear()
+        return loss
+
+    def _joint(self, batch: Batch) -> Tensor:
+        student, teacher = self._models
+        with torch.no_grad():
+            their_latent, their_tokens = teacher.image(batch)
+            their_text, their_words = teacher.text(batch)
+            their_logits = teacher.logits(their_tokens, their_words)
+        latent, tokens = student.image(batch)
+        text, words = student.text(batch)
+        logits = student.logits(tokens, words)
+        return (
+            LAYERS * self._match("image", batch, (tokens, their_tokens), (latent, their_latent))
+            + LAYERS * self._match("text", batch, (text, their_text))
+            + LAYERS * self._match("multimodal", batch)
+            + self._answers(logits, their_logits, batch)
+            + CONTRASTIVE * contrastive(latent, text, student.model.logit_scale, batch["paired"])
+        )
+
+    def _image(self, batch: Batch) -> Tensor:
+        student, teacher = self._models
+        with torch.no_grad():
+            their_latent, their_tokens = teacher.image(batch)
+        latent, tokens = student.image(batch)
+        return LAYERS * self._match("image", batch, (tokens, their_tokens), (latent, their_latent))
+
+    def _text(self, batch: Batch) -> Tensor:
+        student, teacher = self._models
+        with torch.no_grad():
+            their_text, _ = teacher.text(batch)
+        text, _ = student.text(batch)
+        return LAYERS * self._match("text", batch, (text, their_text))
+
+    def _decoder(self, batch: Batch) -> Tensor:
+        student, teacher = self._models
+        with torch.no_grad():
+            tokens, words = teacher.image(batch)[1], teacher.text(batch)[1]
+            their_logits = teacher.logits(tokens, words)
+        logits = student.logits(tokens, words)
+        return LAYERS * self._match("multimodal", batch) + self._answers(logits, their_logits, batch)
+
+    def _match(self, module: str, batch: Batch, *others: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean distance over a module's layers and what it puts out."""
+        student, teacher = self._models
+        words = batch["text"] != 0
+        masks = {"image": None, "text": F.pad(words, (0, 1), value=True), "multimodal": words[:, 1:]}
+        distances = [
+            normalised_mse(student.hidden[a], teacher.hidden[b], masks[module]) for a, b in self._pairs[module]
+        ]
+        distances += [normalised_mse(ours, theirs, None) for ours, theirs in others]
+        return torch.stack(distances).mean()
+
+    def _answers(self, logits: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
+        """What is said, against the teacher and against the text."""
+        words = batch["text"][:, 1:]
+        caption = F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=0)
+        return LOGITS * logit_kl(logits, theirs, words != 0, TEMPERATURE) + CAPTION * caption
+
+
+def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor) -> Tensor:
+    """Images against texts, of the rows whose text tells their image from the others."""
+    similarity = logit_scale.detach().exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    target = torch.arange(len(paired), device=paired.device)
+    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
+    both = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
+    both = both + F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
+    weight = paired.float()
+    return (both * weight).sum() / (2 * weight.sum().clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop: `step` takes one optimizer step on the next batch and returns its loss, a scalar."""
+
+    step: Callable[[], Tensor]
+    optimizer: torch.optim.Optimizer
+
+
+def adamw(trained: nn.Module, lr: float) -> torch.optim.AdamW:
+    """As the worker's: matrices with weight decay, vectors without."""
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
+
+
+def with_deepspeed(loop: Distillation, batches: Iterator[Batch], lr: float, micro_batch: int) -> Loop:
+    """Around DeepSpeed's engine."""
+    optimizer = adamw(loop.trained, lr)
+    engine, _, _, _ = deepspeed.initialize(
+        model=loop,
+        optimizer=optimizer,
+        config={
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": CLIP,
+            "steps_per_print": 10**9,
+            "zero_optimization": {"stage": 0},
+            "train_micro_batch_size_per_gpu": micro_batch,
+        },
+        dist_init_required=False,
+    )
+    engine.train()
+
+    def step() -> Tensor:
+        loss: Tensor = engine({name: tensor.to(engine.device) for name, tensor in next(batches).items()})
+        engine.backward(loss)
+        engine.step()
+        return loss.detach()
+
+    return Loop(step, optimizer)
+
+
+def with_pytorch(loop: Distillation, batches: Iterator[Batch], lr: float, device: torch.device) -> Loop:
+    """In plain PyTorch."""
+    optimizer = adamw(loop.trained, lr)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wrapped: nn.Module = loop.to(device).train()
+    if dist.get_world_size() > 1:
+        wrapped = DistributedDataParallel(loop)
+
+    def step() -> Tensor:
+        loss: Tensor = wrapped({name: tensor.to(device) for name, tensor in next(batches).items()})
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return Loop(step, optimizer)

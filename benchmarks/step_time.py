@@ -1,0 +1,96 @@
+"""What a step of the worker costs beside a loop written by hand: ``python -m benchmarks.step_time --json FILE``.
+
+In one run, on the same models and batches, in turns: (a) a bare loop around DeepSpeed's engine doing layerwise
+distillation of all modules, (a′) the same in plain PyTorch, (b) our worker, joint and arm by arm, (b′) a bare loop for
+each arm that computes only what the arm needs, (c) torchdistill, joint. At the built-in recipe's small CoCa and at one
+of 50 M parameters, with 1 and 2 ranks. Then a real run against a bandit server: what bandit and probe take of it, and
+how long it takes to begin. The exit status is 1 if a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.step_bars import bars, report
+from benchmarks.step_models import write
+from benchmarks.step_run import finished, launch, play
+
+PACKAGES = ("optima-distill", "torch", "deepspeed", "open_clip_torch", "torchdistill")
+# Size, ranks, seconds of taking turns.
+QUICK = (("small", 1, 8.0),)
+FULL = (("small", 1, 40.0), ("small", 2, 40.0), ("50m", 1, 120.0), ("50m", 2, 120.0))
+ALONE = (("50m", 1),)
+QUICK_ROUNDS, FULL_ROUNDS = 8, 40
+
+
+def job(recipe: Path, ranks: int, *arguments: str) -> dict[str, Any]:
+    """What `benchmarks/step_job.py` tells."""
+    told = recipe.with_suffix(".json")
+    process = launch("benchmarks/step_job.py", str(recipe), "--json", str(told), *arguments, ranks=ranks)
+    assert process.stdout is not None
+    finished(process, list(process.stdout))
+    found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    return found
+
+
+def measure(quick: bool, directory: Path) -> dict[str, Any]:
+    """All there is to measure."""
+    run = play(write("small", directory), QUICK_ROUNDS if quick else FULL_ROUNDS, directory)
+    jobs = []
+    for size, ranks, seconds in QUICK if quick else FULL:
+        jobs.append({"size": size, **job(write(size, directory), ranks, "--seconds", str(seconds))})
+    alone = []
+    for size, ranks in () if quick else ALONE:
+        each = {who: job(write(size, directory), ranks, "--only", who) for who in ("worker", "bare")}
+        resident = {who: told["resident_bytes"] for who, told in each.items()}
+        alone.append({"size": size, "ranks": ranks, "resident_bytes": resident})
+    return {"jobs": jobs, "alone": alone, "run": run}
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step_time", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--quick", action="store_true", help="the small model on 1 rank only, in less than a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    asked = parsed(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="optima-steps-") as directory:
+        told = measure(asked.quick, Path(directory))
+    print(report(told))
+    held = bars(told)
+    if asked.json:
+        about = {
+            "command": shlex.join(["python", "-m", "benchmarks.step_time", *(arguments or sys.argv[1:])]),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "load": os.getloadavg(),
+            "seconds": round(time.monotonic() - began, 1),
+            "bars": [{"what": bar.what, "figure": bar.figure, "limit": bar.limit, "met": bar.met} for bar in held],
+        }
+        asked.json.write_text(json.dumps(about | told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    missed = [bar.what for bar in held if not bar.met]
+    if missed:
+        sys.exit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
