@@ -21,6 +21,7 @@ from worker.export import check_names, replace_all
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.hf_adapters import adapter_of
+from worker.models.hf_inputs import HfInputs
 from worker.models.weights import load_weights, read_weights
 
 WEIGHTS = (
@@ -52,12 +53,12 @@ class HfModel(Loaded):
     """A model of transformers.
 
     Attributes:
-        origin: Its directory, if it came from one.
+        place: Its directory, or its id on the hub; what it was cut from has the same.
     """
 
     model: nn.Module
     adapter: Adapter
-    origin: Path | None = None
+    place: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         model: Any = self.model
@@ -80,7 +81,10 @@ class HfModel(Loaded):
         load_weights(student, state, "what was cut from the teacher")
         # Layers by which the student's own parts are told apart; where a recipe names others, that does not matter.
         sizes = [keep.get(name, len(of)) for name, of in layers.items()] if adapter is self.adapter else None
-        return HfModel(student, adapter_of(student, sizes), self.origin)
+        return HfModel(student, adapter_of(student, sizes), self.place)
+
+    def inputs(self) -> HfInputs:
+        return HfInputs(self.place, self.model.config)
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
         """``from_pretrained("DIRECTORY")`` gives the student back.
@@ -101,8 +105,8 @@ class HfModel(Loaded):
             with _quiet():
                 fresh.save_pretrained(path)
             for name in PREPARATION:
-                if self.origin is not None and (self.origin / name).is_file():
-                    shutil.copyfile(self.origin / name, path / name)
+                if (Path(self.place) / name).is_file():
+                    shutil.copyfile(Path(self.place) / name, path / name)
 
         replace_all(directory, write)
         return next(directory / name for name in WEIGHTS if (directory / name).exists())
@@ -141,7 +145,7 @@ def load(source: str, *, checkpoint: str | None, options: Mapping[str, Any], dir
         raise RecipeError(f"hf:{source} cannot be loaded: {where}{error}") from error
     if checkpoint is not None:
         load_weights(model, read_weights(directory / checkpoint), str(directory / checkpoint))
-    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), origin)
+    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), place)
 
 
 def _kind(config: Any, source: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
@@ -23,6 +24,7 @@ from worker.data.base import Batch, Cursor, DataModule
 from worker.data.digits_text import decode
 from worker.data.webdataset import Shards
 from worker.errors import DataError, RecipeError
+from worker.models.hf_inputs import HfInputs
 from worker.models.open_clip_inputs import OpenClipInputs
 
 SHARDS, EACH = 5, 8
@@ -250,6 +252,29 @@ def test_pictures_and_texts_go_through_the_models_own_preprocessing_and_tokenize
     assert not torch.equal(first, second)
     torch.manual_seed(1)
     assert torch.equal(next(cropped.items(0, 1, (2, 0, 0)))[0]["image"], third)
+
+
+def test_a_model_of_transformers_brings_its_processor_and_tokenizer(tmp_path: Path) -> None:
+    processor = transformers.BlipImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.1, 0.2, 0.3])
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "7", "205"]), encoding="utf-8"
+    )
+    transformers.BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    text = {"vocab_size": 7, "max_position_embeddings": 5, "pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3}
+    config = transformers.BlipConfig(text_config=text, vision_config={"image_size": 8})
+    inputs = HfInputs(str(tmp_path), config)
+    write(tmp_path / "0.tar", [_sample(7)])
+    write(tmp_path / "1.tar", [_sample(205)])
+    data = _data(tmp_path, inputs, train="0.tar", held_out="1.tar")
+    (batch,) = first_batches(data, count=1, size=1)
+    assert batch["image"].shape == (1, 3, 8, 8)
+    assert batch["text"].tolist() == [[2, 5, 3, 0, 0]]
+    assert fixed_batch(data, data.held_out, 0, 1)["text"].tolist() == [[2, 6, 3, 0, 0]]
+    with pytest.raises(ValueError, match="no random crops: leave out augment"):
+        _data(tmp_path, inputs, train="0.tar", held_out="1.tar", augment=True)
+    with pytest.raises(ValueError, match="comes with no tokenizer that can be loaded"):
+        _data(tmp_path, HfInputs(str(tmp_path / "none"), config), train="0.tar", held_out="1.tar")
 
 
 def test_a_model_with_a_vocabulary_of_its_own_names_its_tokenizer(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""How transformers' models take pictures and texts: by the processor and tokenizer that came with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+LONGEST = 128
+"""Tokens of a text at most: a caption has fewer, and padding costs as much as words do."""
+
+
+@dataclass(frozen=True)
+class Processed:
+    """Pictures by an image processor; can be pickled."""
+
+    processor: Any
+
+    def __call__(self, picture: Any) -> Tensor:
+        found: Tensor = self.processor(picture, return_tensors="pt")["pixel_values"][0]
+        return found
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Texts by a tokenizer, cut or padded at the end to one length; can be pickled."""
+
+    tokenizer: Any
+    length: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        found: Tensor = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )["input_ids"]
+        return found
+
+
+@dataclass(frozen=True)
+class HfInputs:
+    """The `Inputs` of one model.
+
+    Attributes:
+        place: Its directory or its id on the hub.
+        config: Its configuration.
+    """
+
+    place: str
+    config: Any
+
+    @property
+    def pad_id(self) -> int:
+        return int(self._text.pad_token_id or 0)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._text.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return min(LONGEST, int(getattr(self._text, "max_position_embeddings", LONGEST)))
+
+    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+        if augmented:
+            raise ValueError("transformers' image processors have no random crops: leave out augment")
+        return Processed(self._brought(transformers.AutoImageProcessor, "image processor"))
+
+    def words(self) -> Callable[[list[str]], Tensor]:
+        tokenizer = self._brought(transformers.AutoTokenizer, "tokenizer")
+        if len(tokenizer) > self.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {self.place} has {len(tokenizer)} tokens, and the model only {self.vocab_size}: "
+                "name the one that it was trained with as options.tokenizer, package.module:function"
+            )
+        return Tokenized(tokenizer, self.context_length)
+
+    @property
+    def _text(self) -> Any:
+        return getattr(self.config, "text_config", None) or self.config
+
+    def _brought(self, kind: Any, what: str) -> Any:
+        try:
+            return kind.from_pretrained(self.place)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"hf:{self.place} comes with no {what} that can be loaded: {reason}") from error
