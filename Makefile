@@ -34,9 +34,11 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Side by side, as far as there are cores; a file's tests stay together, the long ones go first (tests/conftest.py).
+# Those that start DeepSpeed keep every core busy; the others mostly wait, so there may be more of them at a time; and
+# those that hold a time run alone.
 test: install system check
-	$(BIN)/python -m pytest -m "not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not deepspeed and not alone" -n 4 --dist loadfile
 	$(BIN)/python -m pytest -m alone
 
 protos: install

@@ -1,4 +1,4 @@
-"""What tests of several packages need: a real bandit server with a real store; and the order in which tests run."""
+"""What tests of several packages need: a real bandit server with a real store; and how tests are told apart."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """See pytest."""
     config.addinivalue_line("markers", "deepspeed: starts DeepSpeed jobs, and takes minutes")
     config.addinivalue_line("markers", "alone: holds a time that counts; nothing runs beside it")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first: beside them, where tests run in parallel, no short one waits for a page or a deadline, and
-    the short ones fill the end evenly."""
-    items.sort(key=lambda item: item.get_closest_marker("deepspeed") is None)
 
 
 @pytest.fixture(scope="session")

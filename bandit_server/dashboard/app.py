@@ -18,7 +18,9 @@ from typing import Annotated, Any
 import grpc
 import grpc.aio
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 from pydantic import StringConstraints
@@ -76,6 +78,7 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.guarded = token is not None
+    app.add_exception_handler(RequestValidationError, _wrong)
     add_login(app, Sessions(token) if token else None, anyone_may_look)
     app.add_middleware(SecurityHeaders)
     if metrics is not None:
@@ -137,6 +140,13 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         except asyncio.CancelledError:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _wrong(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a request and where, without what it held: that may be a secret in the wrong place."""
+    assert isinstance(error, RequestValidationError)
+    told = [{key: fault[key] for key in ("type", "loc", "msg")} for fault in error.errors()]
+    return JSONResponse({"detail": jsonable_encoder(told)}, 422)
 
 
 def _events(find: Callable[[], Feed]) -> EventStream:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from bandit_server.cli import main
 from bandit_server.commands.watching import age, spark
 from tests.bandit_server.dashboard.driver import Driver
-from tests.launch import ROOT
+from tests.launch import ROOT, on_a_terminal
 from tests.server_process import ServerProcess, eventually
 
 
@@ -47,7 +47,13 @@ def test_a_terminal_follows_a_run_through_a_restart_of_the_server(tmp_path: Path
         Driver(channel, "r").play(1)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "bandit_server.cli", "runs", "--server", server.address, "watch", "r"]
-    watching = subprocess.Popen(command, cwd=ROOT, stdout=theirs, env={**os.environ, "COLUMNS": "120", "LINES": "40"})
+    watching = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=theirs,
+        env={**os.environ, "COLUMNS": "120", "LINES": "40"},
+        preexec_fn=on_a_terminal,
+    )
     os.close(theirs)
     os.set_blocking(ours, False)
     seen = ""
