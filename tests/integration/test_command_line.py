@@ -36,7 +36,8 @@ def test_an_output_directory_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("train: forced", "train: forcd"), "train: input should be 'forced', 'active' or 'all' (got 'forcd'; did you mean "
+        (("train: forced", "train: forcd"),
+         "train: input should be 'forced', 'active' or 'all' (got 'forcd'; did you mean "
          "'forced'?)"),
         (("train: forced", "layers: {image: visual.transformer.resblock.*}"),
          "'visual.transformer.resblock.*' matches nothing in CoCa; the nearest names are visual.transformer.resblocks"),
