@@ -24,8 +24,6 @@ from grpc_reflection.v1alpha import reflection
 
 from bandit_server.access import TokenInterceptor
 from bandit_server.config import Settings
-from bandit_server.dashboard.app import create_app
-from bandit_server.dashboard.scrape import create_metrics_app
 from bandit_server.edge import NAME, Edge
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.listening import listen, own_socket, reachable, web
@@ -170,6 +168,9 @@ class Server:
             await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
             await stack.enter_async_context(_beside(runs.tend()))
             if listener is not None:
+                # Here, as it is half of what there is to load: a server without it starts in half the time.
+                from bandit_server.dashboard.app import create_app
+
                 app = create_app(
                     self.address,
                     settings.token,
@@ -179,6 +180,8 @@ class Server:
                 )
                 await stack.enter_async_context(web(app, listener, settings.tls))
             if scraped is not None:
+                from bandit_server.dashboard.scrape import create_metrics_app
+
                 app = create_metrics_app(metrics.registry, settings.token)
                 await stack.enter_async_context(web(app, scraped, settings.tls))
             self._started.set_result(None)

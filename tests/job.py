@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.launch import ROOT, launch
+from tests.launch import ROOT, launch, rank
 from tests.server_process import eventually
 
 PATIENCE = 0.5
@@ -72,7 +73,7 @@ def gated(recipe: str, project: Path, name: str, rounds: int) -> dict[str, Any]:
 
 
 class Job:
-    """``deepspeed worker/train.py`` in a run.
+    """``deepspeed worker/train.py`` in a run; one rank by itself without the launcher.
 
     Args:
         directory: Where its files go: recipe, output, log.
@@ -92,11 +93,12 @@ class Job:
         self._log = directory / "log"
         (directory / "recipe.yaml").write_text(recipe, encoding="utf-8")
         with self._log.open("w") as log:
-            self._process = launch(
+            start = rank if ranks == 1 else partial(launch, ranks=ranks)
+            self._process = start(
                 str(ROOT / "worker" / "train.py"),
                 "--bandit-addr", address, "--bandit-patience", str(PATIENCE),
                 "--recipe", str(directory / "recipe.yaml"), "--output-dir", str(self.output), *flags,
-                ranks=ranks, directory=cwd, environment={"PYTHONPATH": str(ROOT)}, output=log,
+                directory=cwd, environment={"PYTHONPATH": str(ROOT)}, output=log,
             )  # fmt: skip
 
     @property
@@ -139,7 +141,7 @@ class Job:
         self._gate.touch()
 
     def tree(self) -> list[psutil.Process]:
-        """Its processes, the launcher first."""
+        """Its processes, the launcher, if there is one, first."""
         launcher = psutil.Process(self._process.pid)
         return [launcher, *launcher.children(recursive=True)]
 

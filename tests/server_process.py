@@ -30,16 +30,23 @@ class ServerProcess:
         redis_url: The store, if it is to be another one.
         token_file: The token it is to ask for.
         flags: Further flags of `optima serve`.
+        dashboard: Whether it has one.
     """
 
     def __init__(
-        self, data: Path, redis_url: str | None = None, token_file: Path | None = None, flags: Sequence[str] = ()
+        self,
+        data: Path,
+        redis_url: str | None = None,
+        token_file: Path | None = None,
+        flags: Sequence[str] = (),
+        dashboard: bool = False,
     ) -> None:
         self.data = data
         self.address = f"127.0.0.1:{free_port()}"
         self._redis_url = redis_url
         self.flags = [*flags, *(["--token-file", str(token_file)] if token_file else [])]
         self.dashboard_port = free_port()
+        self.flags += ["--dashboard-port", str(self.dashboard_port)] if dashboard else ["--no-dashboard"]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -49,7 +56,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", port, "--data-dir", str(self.data)]
         command += ["--redis-url", self._redis_url] if self._redis_url else []
         self._process = subprocess.Popen(
-            [*command, *self.flags, "--dashboard-port", str(self.dashboard_port)],
+            [*command, *self.flags],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=(self.data.parent / "server.log").open("ab"),

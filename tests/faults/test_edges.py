@@ -41,7 +41,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def server(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path / "store", redis.url)
+    process = ServerProcess(tmp_path / "store", redis.url, dashboard=True)
     yield process
     process.kill()
 
@@ -50,7 +50,7 @@ def server(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with a store of its own, a metrics port, and a log that tells all."""
     flags = ["--log-format", "json", "--log-level", "debug", "--metrics-port", str(free_port())]
-    process = ServerProcess(tmp_path_factory.mktemp("alone") / "store", flags=flags)
+    process = ServerProcess(tmp_path_factory.mktemp("alone") / "store", flags=flags, dashboard=True)
     yield process
     process.kill()
 

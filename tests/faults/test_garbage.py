@@ -85,7 +85,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    server = ServerProcess(tmp_path_factory.mktemp("garbage") / "store")
+    server = ServerProcess(tmp_path_factory.mktemp("garbage") / "store", dashboard=True)
     with (
         grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
         connected(f"unix://{server.data / 'valkey.sock'}") as store,

@@ -33,7 +33,7 @@ METHODS = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", 
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     directory = tmp_path_factory.mktemp("http")
     (directory / "token").write_text(TOKEN, encoding="ascii")
-    process = ServerProcess(directory / "store", token_file=directory / "token")
+    process = ServerProcess(directory / "store", token_file=directory / "token", dashboard=True)
     with process.stub() as stub:
         Player(authorized(stub), "r").play(range(3))
     yield process

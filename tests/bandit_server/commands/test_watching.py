@@ -42,7 +42,7 @@ def test_a_run_is_shown_once_with_the_numbers_of_its_page(server: Any) -> None:
 
 
 def test_a_terminal_follows_a_run_through_a_restart_of_the_server(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "store", flags=["--no-dashboard"])
+    server = ServerProcess(tmp_path / "store")
     with grpc.insecure_channel(server.address) as channel:
         Driver(channel, "r").play(1)
     ours, theirs = pty.openpty()
