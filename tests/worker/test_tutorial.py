@@ -66,7 +66,6 @@ def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
 
 
 @pytest.mark.deepspeed
-@pytest.mark.deepspeed
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:
     process = launch(
         str(ROOT / "worker" / "train.py"),
