@@ -45,14 +45,18 @@ def launch(
 
 
 def rank(
-    script: str, *arguments: str, environment: dict[str, str], directory: Path, output: int | IO[str]
+    script: str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    directory: Path = ROOT,
+    output: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
     """The one rank that ``deepspeed --num_accelerators 1 SCRIPT ARGUMENTS`` would start, without the two processes of
     the launcher, which take as long to start as the rank itself: where the launcher is not what is looked at."""
     told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
     command = [sys.executable, "-u", script, "--local_rank=0", *arguments]
-    return _start(command, {**told, **environment}, directory, output)
+    return _start(command, {**told, **(environment or {})}, directory, output)
 
 
 def _start(
@@ -75,8 +79,9 @@ def _start(
 
 
 def deepspeed(script: str, *arguments: str, ranks: int = 1, timeout: float = 240, status: int = 0) -> str:
-    """Run ``deepspeed SCRIPT ARGUMENTS`` to its end and return what it printed; fails on another exit status."""
-    process = launch(script, *arguments, ranks=ranks)
+    """Run ``deepspeed SCRIPT ARGUMENTS`` to its end and return what it printed; fails on another exit status. One rank
+    runs by itself, without the launcher."""
+    process = rank(script, *arguments) if ranks == 1 else launch(script, *arguments, ranks=ranks)
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
