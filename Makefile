@@ -38,8 +38,8 @@ check: install
 # those that hold a time run alone.
 test: install system check
 	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m "not deepspeed and not alone" -n 4 --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not deepspeed and not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \

@@ -86,7 +86,7 @@ class Makers:
         torch.manual_seed(self.recipe.seed)
         self.models = assemble.models(self.recipe)
         self.pairs: Pairs = {module: list(pairs) for module, pairs in self.models.pairs.items()}
-        self.data = assemble.data(self.recipe)
+        self.data = assemble.data(self.recipe, self.models)
         size = self.recipe.data.batch_size
         first = [(index * ranks.world + ranks.rank) * size for index in range(BATCHES)]
         self._rows = [fixed_batch(self.data, self.data.train, one, size) for one in first]
