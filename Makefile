@@ -18,7 +18,7 @@ install: $(STAMP)
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OPTIMA needs Python 3.11 or newer; name one with PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -e '.[server,worker,tracking,dev,bench]'
+	$(BIN)/pip install -q -e '.[server,worker,tracking,tasks,dev,bench]'
 	rm -f $(VENV)/.installed-*
 	touch $@
 
