@@ -16,7 +16,6 @@ from torch import Tensor
 
 from worker.data.base import Batch, Writing
 from worker.engine import Engine, Ranks
-from worker.errors import RecipeError
 from worker.models.base import Boundary, Part
 from worker.parted import Outputs
 from worker.plan import Planner
@@ -28,7 +27,7 @@ Look = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 
 @dataclass(frozen=True)
 class Writer:
-    """A model that writes.
+    """A model with logits [B, positions, words] writes.
 
     Attributes:
         look: Runs some of its parts.
@@ -60,9 +59,6 @@ class Writer:
             batch: As a data module makes it; of ``text`` [B, L] only what comes before the first ``answer`` is read.
             writing: How to write.
             pad: The token that fills up a text.
-
-        Raises:
-            RecipeError: The model has no logits [B, positions, words].
         """
         text, at = _prompts(batch["text"], batch["answer"], pad)
         rows, length = text.shape
@@ -84,8 +80,7 @@ class Writer:
                 break
             width = min(int(at.max()) + 1, length)
             logits = self.look(rest, {**batch, "text": text[:, :width]}, known).logits
-            if logits is None or logits.ndim != 3:
-                raise RecipeError("the task is judged by what a model writes, and this one has no logits for words")
+            assert logits is not None
             gain = _allowed(logits[every, (at - 1).clamp(max=width - 2)].float(), writing, pad, step).log_softmax(-1)
             # A text that is finished goes on as it is.
             gain[done] = float("-inf")

@@ -32,6 +32,12 @@ def test_the_built_in_recipe_is_a_recipe() -> None:
 def test_the_command_line_replaces_fields(tmp_path: Path) -> None:
     recipe = read(tmp_path, GOOD, rounds=10, policy={"name": "round_robin"})
     assert (recipe.rounds, recipe.tail_rounds, recipe.policy.name) == (10, 3, "round_robin")
+    deeper = {"data.options.seed": 3, "data.batch_size": 8, "student.keep": {"text": 1}}
+    recipe = read(tmp_path, GOOD, **deeper)
+    assert (recipe.data.name, recipe.data.batch_size, recipe.data.options) == ("digits", 8, {"seed": 3})
+    assert recipe.student.keep == {"text": 1}
+    with pytest.raises(RecipeError, match=r"line 5: data\.batch_sise: unknown field; did you mean 'batch_size'"):
+        read(tmp_path, GOOD, **{"data.batch_sise": 8})
 
 
 def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ class Example:
     kind: int = 0
 
 
+Said = Callable[[Example, int], str]
+"""(example, which of its answers) -> what the model is to say."""
+
+
 class Examples(Dataset[Batch]):
     """Examples as items of a batch; see ``worker.data.base.DataModule``. Item i of an epoch is a function of the seed.
 
@@ -46,13 +50,11 @@ class Examples(Dataset[Batch]):
         examples: In their order.
         eye: Opens pictures.
         speech: Makes tokens.
-        said: An answer of the files -> what the model is to say.
+        said: (example, which of its answers) -> what the model is to say.
         seed: Of what an epoch draws.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], eye: Eye, speech: Speech, said: Callable[[str], str], seed: int
-    ) -> None:
+    def __init__(self, examples: Sequence[Example], eye: Eye, speech: Speech, said: Said, seed: int) -> None:
         self.examples = examples
         self._eye, self._speech, self._said, self._seed = eye, speech, said, seed
 
@@ -74,7 +76,7 @@ class Examples(Dataset[Batch]):
         return self._item(example, int(below(drawn[:1], len(example.answers))[0]), int(drawn[1] >> np.uint64(1)))
 
     def _item(self, example: Example, answer: int, seed: int) -> Batch:
-        text, marked = self._speech.row(example.prompt, self._said(example.answers[answer]))
+        text, marked = self._speech.row(example.prompt, self._said(example, answer))
         return {
             "image": self._eye.see(example.pictures, seed),
             "text": text,

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.data.base import Context, Writing
-from worker.data.examples import Example, Examples, ordered
+from worker.data.examples import Example, Examples, Said, ordered
 from worker.data.pairs import stack
 from worker.data.pictures import Eye
 from worker.data.shuffled import Shuffled
@@ -47,7 +47,7 @@ class TaskData:
         train: Examples to train on.
         held_out: Examples for the probe.
         questions: Examples for the task metrics.
-        said: An answer of the files -> what the model is to say.
+        said: (example, which of its answers) -> what the model is to say.
         judge: Takes the task metrics.
         writing: How the model writes, by its tokens.
 
@@ -66,7 +66,7 @@ class TaskData:
         train: Sequence[Example],
         held_out: Sequence[Example],
         questions: Sequence[Example],
-        said: Callable[[str], str],
+        said: Said,
         judge: Callable[[Speech], Judge],
         writing: Callable[[Speech], Writing],
     ) -> None:
@@ -125,6 +125,6 @@ def share(right: Sequence[bool]) -> float:
     return sum(right) / len(right)
 
 
-def unchanged(answer: str) -> str:
+def unchanged(example: Example, answer: int) -> str:
     """For answers that are said as the files have them."""
-    return answer
+    return example.answers[answer]

@@ -8,7 +8,7 @@ stop goes unless a digit follows, unanimous answers are compared as they are, an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ENOUGH = 3
 """An answer that so many of the others gave is fully right."""
@@ -54,11 +54,23 @@ def normalised(answer: str) -> str:
     return " ".join(MISSPELT.get(word, word) for word in words if word not in ARTICLES)
 
 
-def accuracy(answer: str, others: Sequence[str]) -> float:
-    """Between 0 and 1: the mean, over each person left out, of min(1, how many of the rest agree / 3)."""
-    answer, others = _one_line(answer), [_one_line(other) for other in others]
-    if len(set(others)) > 1:
-        answer, others = normalised(answer), [normalised(other) for other in others]
+def unanimous(others: Sequence[str]) -> bool:
+    """Whether all people gave the same answer, to the letter."""
+    return len({_one_line(other) for other in others}) == 1
+
+
+def accuracy(answer: str, others: Sequence[str], spelt: Callable[[str], str] = str) -> float:
+    """Between 0 and 1: the mean, over each person left out, of min(1, how many of the rest agree / 3).
+
+    Args:
+        answer: What is judged.
+        others: What people answered.
+        spelt: An answer as the judged one would spell it; by default just so.
+    """
+    if unanimous(others):
+        answer, others = _one_line(answer), [spelt(_one_line(other)) for other in others]
+    else:
+        answer, others = normalised(answer), [normalised(spelt(normalised(other))) for other in others]
     agree = sum(other == answer for other in others)
     scores = [min(1.0, (agree - (other == answer)) / ENOUGH) for other in others]
     return sum(scores) / len(scores)

@@ -9,7 +9,7 @@ pictures are COCO's, ``coco/train2014/COCO_train2014_%012d.jpg`` and so on. The 
 published: the accuracy is taken on val2014.
 
 The model reads "<question> " and writes the answer greedily, any words it likes. Training shows it in each epoch one of
-the ten people's answers, as the scorer normalises them. ``accuracy`` is the VQA accuracy (vqa_accuracy.py), over all
+the ten people's answers, as the scorer compares them. ``accuracy`` is the VQA accuracy (vqa_accuracy.py), over all
 and by answer type.
 """
 
@@ -26,7 +26,7 @@ from worker.data.options import checked
 from worker.data.published import made, read_json
 from worker.data.speech import Speech
 from worker.data.task import Judge, TaskData, TaskOptions, folder_of
-from worker.data.vqa_accuracy import accuracy, normalised
+from worker.data.vqa_accuracy import accuracy, normalised, unanimous
 
 KINDS = {"yes/no": "yes_no", "number": "number", "other": "other"}
 """Names of metrics by ``answer_type``."""
@@ -74,10 +74,10 @@ def split(folder: Path, name: str) -> list[Example]:
     return made(asked, lambda: read_json(asked)["questions"], make)
 
 
-@cache
-def said(answer: str) -> str:
-    """What the model is to say; where nothing is left of an answer ("a"), the answer itself."""
-    return normalised(answer) or answer
+def said(example: Example, answer: int) -> str:
+    """What the model is to say, as the scorer will compare it; where nothing is left ("a"), the answer itself."""
+    given = example.answers[answer]
+    return given if unanimous(example.answers) else normalised(given) or given
 
 
 def _answers(annotation: Any) -> tuple[tuple[str, ...], int]:
@@ -88,14 +88,14 @@ def _answers(annotation: Any) -> tuple[tuple[str, ...], int]:
 
 def _judge(speech: Speech) -> Judge:
     @cache
-    def heard(answer: str) -> str:
-        """A person's answer as the model's words would spell it: of CLIP's, "2.5" comes back as "2 . 5"."""
-        return speech.spoken(speech.tokens(answer)) or answer
+    def spelt(answer: str) -> str:
+        """As the model's tokens spell an answer: of CLIP's, "2.5" comes back as "2 . 5"."""
+        return speech.spoken(speech.tokens(answer))
 
     def judge(examples: Sequence[Example], written: Sequence[str]) -> dict[str, float]:
         of: dict[str, list[float]] = {"accuracy": [], **{f"accuracy/{kind}": [] for kind in KINDS.values()}}
         for example, text in zip(examples, written, strict=True):
-            score = accuracy(text, [heard(answer) for answer in example.answers])
+            score = accuracy(text, example.answers, spelt)
             of["accuracy"].append(score)
             of[f"accuracy/{list(KINDS.values())[example.kind]}"].append(score)
         return {name: sum(scores) / len(scores) for name, scores in of.items() if scores}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -25,6 +26,12 @@ class Spoken:
         text = self.tokenizer.decode([token for token in tokens if token in known and token not in special])
         together = re.sub(r"(?<=\d) (?=\d)", "", text)
         return re.sub(r" (?='(?:s|t|re|ve|m|ll|d)\b)", "", together).strip()
+
+
+@cache
+def _simple(context_length: int) -> SimpleTokenizer:
+    # It reads a dictionary, which takes a third of a second.
+    return SimpleTokenizer(context_length=context_length)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class OpenClipInputs:
         if name:
             mode = self._text.get("tokenizer_mode")
             return HFTokenizer(name, context_length=self.context_length, tokenizer_mode=mode, **options)
-        tokenizer = SimpleTokenizer(context_length=self.context_length, **options)
+        length = self.context_length
+        tokenizer = SimpleTokenizer(context_length=length, **options) if options else _simple(length)
         if tokenizer.vocab_size > self.vocab_size:
             raise ValueError(
                 f"open_clip's tokenizer has {tokenizer.vocab_size} tokens, and the model only {self.vocab_size}: name "
