@@ -38,7 +38,7 @@ check: install
 # those that hold a time run alone.
 test: install system check
 	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m "not deepspeed and not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not deepspeed and not alone and not slow" -n 3 --dist loadfile
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install

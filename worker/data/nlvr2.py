@@ -4,8 +4,8 @@
 
 Reads ``nlvr2/{train,dev,test1}.json``, a JSON object a line with ``identifier`` (split-set-pair-sentence), ``sentence``
 and ``label``: as in nlvr2/data of github.com/lil-lab/nlvr. The pictures of "split-set-pair-sentence" are
-"split-set-pair-img0.png", the left one, and "…-img1.png", under ``nlvr2/images/{train,dev,test1}``; those of train may
-be in folders numbered by the line's ``directory``, as in the authors' download.
+"split-set-pair-img0.png", the left one, and "…-img1.png", under ``nlvr2/images/train`` (there in folders numbered by
+the line's ``directory``, or without), and ``nlvr2/dev`` and ``nlvr2/test1`` or those under ``nlvr2/images``.
 
 The two pictures are put on one canvas, the left above the right (see worker/data/pictures.py): the decoder looks at
 pictures without knowing their order, so with two passes of the image tower nothing would tell left from right. The
@@ -25,7 +25,7 @@ from typing import Any, Literal
 from worker.data.base import Context
 from worker.data.examples import Example
 from worker.data.options import checked
-from worker.data.published import made, read_lines
+from worker.data.published import first_there, made, read_lines
 from worker.data.speech import Speech
 from worker.data.task import Judge, TaskData, TaskOptions, closed, first_word, folder_of, share, unchanged
 
@@ -63,7 +63,8 @@ def build_nlvr2(options: Mapping[str, Any], context: Context) -> TaskData:
 
 def split(folder: Path, name: str) -> list[Example]:
     """The examples of one split, those of one sentence under one key."""
-    path, images = folder / "nlvr2" / f"{name}.json", f"nlvr2/images/{name}"
+    path = folder / "nlvr2" / f"{name}.json"
+    images = f"nlvr2/{first_there(folder / 'nlvr2', f'images/{name}', name)}"
     numbered = name == "train" and any(folder.joinpath(images).glob("[0-9]*/"))
 
     def make(line: Any) -> Example:
