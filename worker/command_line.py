@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags as attributes; unknown or malformed ones end the process with a sentence and status 2."""
@@ -85,6 +83,9 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _field(text: str) -> tuple[str, Any]:
     """A recipe's field by its dotted path, and what it is to be."""
+    # Only here: a wrong flag, or an installation that is none, is told without any package.
+    import yaml
+
     field, sign, value = text.partition("=")
     if not (sign and all(field.split("."))):
         raise argparse.ArgumentTypeError(f"{text!r} does not set a field; expected FIELD=VALUE")
