@@ -122,13 +122,13 @@ def test_hostile_names_are_shown_as_the_text_they_are(open_page: Opener, url: st
 def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) -> None:
     page = open_page(f"{url}/runs/{run}", color_scheme="light")
     drawn(page)
-    expect(page.locator("#raster canvas")).to_be_visible()
-    learns = run in ("five", "eight")
+    began, learns = run != "none", run in ("five", "eight")
+    expect(page.locator("#waiting")).to_be_visible(visible=not began)
+    expect(page.locator("#raster canvas")).to_be_visible(visible=began)
     expect(page.locator("#posterior canvas")).to_have_count(1 if learns else 0)
-    expect(page.locator("#best-panel")).to_be_visible(visible=run != "turns")
-    begun = ("share", "losses", "metrics")
-    for name in (*begun, "terms", "bought", "spent"):
-        expect(page.locator(f"#{name} canvas")).to_have_count(1 if run != "none" or name in begun else 0)
+    expect(page.locator("#best-panel")).to_be_visible(visible=learns)
+    for name in ("share", "losses", "metrics", "terms", "bought", "spent"):
+        expect(page.locator(f"#{name} canvas")).to_have_count(1 if began else 0)
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK

@@ -1,6 +1,6 @@
 // Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
 import { base, gutter, narrow, overTime, placeName, plain, range, register, unregister, xAxis } from "./axis.js";
-import { el, svg } from "./dom.js";
+import { el, show, svg } from "./dom.js";
 import { count, duration } from "./format.js";
 import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
 import { armColourName, colour } from "./palette.js";
@@ -18,7 +18,7 @@ export class Raster {
     this.title = title;
     this.readout = el("p", { class: "hint readout" }, "\u00a0");
     this.canvas = el("div", { class: "chart", role: "img", "aria-label": title });
-    this.legend = el("ul", { class: "legend marks", "aria-label": "Marks" }, ...MARKS.map(legendItem));
+    this.legend = el("ul", { class: "legend marks", "aria-label": "Colours and marks" });
     host.append(this.canvas, this.readout, this.legend);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
@@ -33,6 +33,7 @@ export class Raster {
     const { arm_names: arms, worker_ids: workers } = run.head;
     this.rows = arms.length * workers.length + Math.max(0, workers.length - 1);
     this.canvas.setAttribute("aria-label", this.summary());
+    show(this.legend, ...this.legendItems());
     const shape = JSON.stringify([arms, workers]);
     if (shape !== this.shape) {
       this.shape = shape;
@@ -53,6 +54,18 @@ export class Raster {
     );
     const parts = arms.map((arm, index) => `${arm} ${count(totals[index])}`);
     return `${this.title}: ${count(workers.length)} workers; pulls of each arm: ${parts.join(", ")}`;
+  }
+
+  // Arms where rows are not named after them, and the marks that occur.
+  legendItems() {
+    const { arm_names: arms, worker_ids: workers } = this.run.head;
+    const colours = workers.length > 1 ? arms : [];
+    const occur = this.cells.reduce((marks, cell) => marks | cell[4], 0);
+    const marks = MARKS.filter(([mark]) => occur & mark && !(mark === TAIL && colours.includes("joint")));
+    return [
+      ...colours.map((arm, index) => el("li", {}, el("span", { class: `swatch ${armColourName(arm, index).slice(2)}` }), arm)),
+      ...marks.map(legendItem),
+    ];
   }
 
   rowHeight() {
