@@ -1,17 +1,10 @@
 // Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
 import { base, gutter, narrow, overTime, placeName, plain, range, register, unregister, xAxis } from "./axis.js";
-import { el, show, svg } from "./dom.js";
+import { el, show } from "./dom.js";
 import { count, duration } from "./format.js";
-import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
+import { MARKS, rasterLegend } from "./marks.js";
+import { DIVERGED, FALLBACK, OPEN, SUPERSEDED } from "./model.js";
 import { armColourName, colour } from "./palette.js";
-
-const MARKS = [
-  [FALLBACK, "chosen by the worker while the server was away"],
-  [TAIL, "joint tail"],
-  [OPEN, "in flight"],
-  [DIVERGED, "diverged"],
-  [SUPERSEDED, "superseded"],
-];
 
 export class Raster {
   constructor(host, title) {
@@ -33,7 +26,7 @@ export class Raster {
     const { arm_names: arms, worker_ids: workers } = run.head;
     this.rows = arms.length * workers.length + Math.max(0, workers.length - 1);
     this.canvas.setAttribute("aria-label", this.summary());
-    show(this.legend, ...this.legendItems());
+    show(this.legend, ...rasterLegend(run, this.cells));
     const shape = JSON.stringify([arms, workers]);
     if (shape !== this.shape) {
       this.shape = shape;
@@ -54,18 +47,6 @@ export class Raster {
     );
     const parts = arms.map((arm, index) => `${arm} ${count(totals[index])}`);
     return `${this.title}: ${count(workers.length)} workers; pulls of each arm: ${parts.join(", ")}`;
-  }
-
-  // Arms where rows are not named after them, and the marks that occur.
-  legendItems() {
-    const { arm_names: arms, worker_ids: workers } = this.run.head;
-    const colours = workers.length > 1 ? arms : [];
-    const occur = this.cells.reduce((marks, cell) => marks | cell[4], 0);
-    const marks = MARKS.filter(([mark]) => occur & mark && !(mark === TAIL && colours.includes("joint")));
-    return [
-      ...colours.map((arm, index) => el("li", {}, el("span", { class: `swatch ${armColourName(arm, index).slice(2)}` }), arm)),
-      ...marks.map(legendItem),
-    ];
   }
 
   rowHeight() {
@@ -195,15 +176,4 @@ function drawMark(ctx, marks, fill, left, top, width, height, ratio) {
   } else {
     ctx.fillRect(left, top, width, height);
   }
-}
-
-function legendItem([mark, text]) {
-  const shapes = {
-    [FALLBACK]: svg("rect", { x: 1, y: 6, width: 10, height: 6, class: "full" }),
-    [TAIL]: svg("rect", { x: 1, y: 0, width: 10, height: 12, class: "tail" }),
-    [OPEN]: svg("rect", { x: 1.5, y: 0.5, width: 9, height: 11, class: "outline" }),
-    [DIVERGED]: svg("path", { d: "M2 2L10 10M2 10L10 2", class: "cross" }),
-    [SUPERSEDED]: svg("rect", { x: 1, y: 5, width: 10, height: 2, class: "full" }),
-  };
-  return el("li", {}, svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, shapes[mark]), text);
 }
