@@ -322,6 +322,22 @@ def test_runs_are_chosen_in_the_list_and_laid_side_by_side(open_page: Opener, ur
     expect(page.locator("#loss-choice")).to_have_value("term/logits/kl")
 
 
+def test_runs_measured_only_at_their_ends_are_not_compared_at_equal_pulls(open_page: Opener) -> None:
+    runs = [History(run="short"), History(run="long")]
+    for history, rounds in zip(runs, (5, 8), strict=True):
+        for number in range(rounds):
+            history.report(number, "image", total_loss=1.0 if number == rounds - 1 else None)
+    with serving(*runs) as scripted, dashboard(scripted.address) as url:
+        page = open_page(f"{url}/compare?run=short&run=long")
+        expect(page.locator("#equal")).to_have_text(
+            "Total loss cannot be compared at equal pulls: "
+            "fewer than two of these runs have a value until pull 4, which all of them have reached."
+        )
+        expect(page.locator("#differences thead")).not_to_contain_text("At equal")
+        page.locator("#loss-choice").select_option(label="bandit loss after the round")
+        expect(page.locator("#differences thead")).to_contain_text("At equal pulls")
+
+
 def test_every_table_and_chart_has_a_name_and_a_text(open_page: Opener, url: str) -> None:
     page = open_page(f"{url}/runs/crowd")
     drawn(page)
