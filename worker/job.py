@@ -120,6 +120,7 @@ def _distil(
                 "run": bandit.run,
                 "rounds": state.round,
                 "seconds": round(time.monotonic() - trainer.began, 3),
+                "load_seconds": round(models.load_seconds, 3),
                 "unsent_reports": unsent,
                 "student": student.name,
             }
