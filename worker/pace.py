@@ -102,8 +102,7 @@ def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: Ranks) ->
 
 
 def _best(work: Callable[[], object], synchronize: Callable[[], None]) -> float:
-    """Seconds of the fastest of some repeats, after one that does not count."""
-    work()
+    """Seconds of the fastest of some repeats; if the first has start-up in it, it is another."""
     best = float("inf")
     for _ in range(REPEATS):
         synchronize()
