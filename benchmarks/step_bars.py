@@ -16,9 +16,10 @@ LABELS = {
     ("worker", JOINT): "(b) the worker",
     ("torchdistill", JOINT): "(c) torchdistill",
 }
-BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.25, 1.05
+BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.4, 1.05
 """Highest allowed: joint and an arm as multiples of the loop by hand; joint of torchdistill's; an arm's share of
-joint's time as a multiple of its share of joint's operations; peak memory as a multiple of the loop by hand's."""
+joint's time as a multiple of its share of joint's operations, where the loop by hand comes to 1.25 for the small
+model's image tower, whose products are small; peak memory as a multiple of the loop by hand's."""
 SHARE, START = 0.05, 15.0
 """Highest allowed: bandit and probe as a share of a run; seconds from the launch to the first step, less those that the
 models took to load."""
