@@ -113,7 +113,7 @@ def table(job: Mapping[str, Any]) -> str:
     lines = [
         f"{title(job)}: teacher {job['teacher_parameters'] / 1e6:.1f} M, student "
         f"{job['student_parameters'] / 1e6:.1f} M parameters, on {job['device']}; "
-        f"{len(joint['seconds'])} turns of {job['steps_in_a_turn']} steps",
+        f"{len(joint['seconds'])} turns of {job['steps_in_a_turn']} steps, {job['clock']} time",
         f"  {'':30}{'ms/step':>9}{'× by hand':>11}{'× (b)':>8}{'GFLOP':>9}{'share':>8}{'peak MB':>9}",
     ]
     for (name, arm), variant in sorted(variants.items(), key=lambda item: (item[0][1] != JOINT, item[0][1])):
