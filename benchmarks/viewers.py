@@ -26,6 +26,7 @@ from urllib.request import urlopen
 from playwright.sync_api import sync_playwright
 
 from benchmarks import histories
+from benchmarks.flags import whole
 from benchmarks.load import Load, Observer
 from benchmarks.players import RUN
 from benchmarks.site import Process, Site, free_port, ready
@@ -163,16 +164,10 @@ def _up(url: str) -> None:
             return
 
 
-def _several(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.viewers", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=_several, default=5, metavar="N", help="of each number of viewers (default: 5)")
+    parser.add_argument("--turns", type=whole(1), default=5, metavar="N", help="of each number of viewers (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
     parser.add_argument("--read", nargs=2, metavar=("URL", "COUNT"), help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
