@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bandit_server import snapshots
+from bandit_server import snapshots, spare
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
@@ -40,6 +40,8 @@ IDLE_SECONDS = 30.0
 # A snapshot is taken of a run that has moved on so far since the last one, or has moved on and then rested so long.
 SNAPSHOT_EVENTS = 1000
 RESTED_SECONDS = 2.0
+# Their memory goes back to the system when so many have gone.
+GONE_AT_ONCE = 200
 # How often runs are looked after, and how much of that time snapshots may take.
 TEND_SECONDS = 1.0
 TEND_SHARE = 0.05
@@ -204,6 +206,7 @@ class Runs:
 
     async def tend(self) -> None:
         """Look after the runs, for ever: take snapshots, and let go of runs that nobody asks for."""
+        gone = 0
         while True:
             await asyncio.sleep(TEND_SECONDS)
             with contextlib.suppress(StoreUnavailable):
@@ -212,6 +215,10 @@ class Runs:
             for name, run in list(self._runs.items()):
                 if now - run.used > IDLE_SECONDS and not run.lock.locked():
                     del self._runs[name]
+                    gone += 1
+            if gone >= GONE_AT_ONCE:
+                spare.give_back()
+                gone = 0
 
     async def keep(self, name: str) -> None:
         """Take a snapshot of a run as it is at hand, if it is and has any events."""
