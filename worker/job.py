@@ -167,7 +167,7 @@ def _first_rank(
 def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
     """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
     is one. Proves every arm on the way."""
-    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
+    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks)
     chosen = None if bandit is None else _settled(recipe, models, ranks, times, bandit)
     return recipe.fixed(**asdict(ranks.broadcast(chosen)))
 
