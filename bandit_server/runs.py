@@ -40,8 +40,8 @@ IDLE_SECONDS = 30.0
 # A snapshot is taken of a run that has moved on so far since the last one, or has moved on and then rested so long.
 SNAPSHOT_EVENTS = 1000
 RESTED_SECONDS = 2.0
-# Their memory goes back to the system when so many have gone.
-GONE_AT_ONCE = 200
+# Their memory goes back to the system when a crowd of so many has gone.
+CROWD = 100
 # How often runs are looked after, and how much of that time snapshots may take.
 TEND_SECONDS = 1.0
 TEND_SHARE = 0.05
@@ -211,14 +211,19 @@ class Runs:
             await asyncio.sleep(TEND_SECONDS)
             with contextlib.suppress(StoreUnavailable):
                 await self._keep_some()
-            now = time.monotonic()
-            for name, run in list(self._runs.items()):
-                if now - run.used > IDLE_SECONDS and not run.lock.locked():
-                    del self._runs[name]
-                    gone += 1
-            if gone >= GONE_AT_ONCE:
+            went = self._let_go()
+            gone += went
+            if gone >= CROWD and not went:
                 spare.give_back()
                 gone = 0
+
+    def _let_go(self) -> int:
+        """Let go of the runs that nobody has asked for in a while; how many that were."""
+        now = time.monotonic()
+        idle = [name for name, run in self._runs.items() if now - run.used > IDLE_SECONDS and not run.lock.locked()]
+        for name in idle:
+            del self._runs[name]
+        return len(idle)
 
     async def keep(self, name: str) -> None:
         """Take a snapshot of a run as it is at hand, if it is and has any events."""
