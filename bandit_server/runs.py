@@ -33,6 +33,8 @@ PAGE = 1000
 DEADLINE = 3.5
 # Seconds for which what the store said of other workers' signs of life is good enough.
 ALIVE_CHECK_SECONDS = 1.0
+# A sign of life this fresh need not be given again.
+FRESH_SECONDS = 1.0
 # Runs whose state is at hand; the one longest unused goes first, and comes back when it is asked for.
 RUNS_AT_HAND = 2048
 # How long a run stays at hand that nobody asks for.
@@ -269,6 +271,8 @@ class Runs:
         if run.state.version == 0:
             await self.store.enlist(name, now)
         events = [event.SerializeToString() for event in decision.events]
+        if run.alive.get(worker, 0.0) > time.monotonic() + ALIVE_SECONDS - FRESH_SECONDS:
+            worker = ""
         standing = await self.store.append(
             name,
             run.head,
@@ -302,7 +306,7 @@ class Runs:
             if not follows:
                 if page.head.incarnation == known.incarnation:
                     await self._store_fell_back(run, page.head)
-                run.state, run.head, run.kept = RunState(name), Head(0, "", False), 0
+                run.state, run.head, run.kept, run.alive = RunState(name), Head(0, "", False), 0, {}
                 continue
             for at in range(0, len(page.events), FOLDED_AT_ONCE):
                 some = page.events[at : at + FOLDED_AT_ONCE]

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
-from bandit_server.store.batches import Batches
+from bandit_server.store.line import Script
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -58,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._appends = Batches(pool, APPEND, self._redis.register_script(APPEND).sha, deadline)
+        self._appends = Script(cast(Any, pool), APPEND, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -69,16 +69,19 @@ class RedisStore:
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
+        entries: list[str | bytes] = []
+        for version, event in enumerate(events, expected.version + 1):
+            entries += (f"{version}-0", event)
         with self._counted():
-            answer: bytes = await self._appends.call(
+            answer = await self._appends.call(
                 len(places),
                 *places,
-                expected.version,
+                f"{expected.version}-0",
                 expected.incarnation,
                 expected.last,
                 incarnation,
                 keys.PULSE_SECONDS,
-                *events,
+                *entries,
             )
         return cast(Standing, answer.decode())
 
