@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
 from bandit_server.runs import IDLE_SECONDS
 from benchmarks import histories
 from benchmarks.players import SPEC
@@ -112,7 +114,13 @@ def _list(stub: BanditStub) -> list[Any]:
     runs: list[Any] = []
     token = ""
     while True:
-        page = stub.ListRuns(pb.ListRunsRequest(page_token=token))
+        try:
+            page = stub.ListRuns(pb.ListRunsRequest(page_token=token))
+        except grpc.RpcError as error:
+            # Asked again, as whoever wants it would; it takes all the longer.
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            continue
         runs += page.runs
         token = page.next_page_token
         if not token:

@@ -5,7 +5,8 @@ On one Redis (`appendfsync everysec`) and in one run, turn by turn, so that what
     empty    an empty unary call on the same gRPC stack
     bare     a select and a report that only append to Redis (benchmarks/bare_server.py)
     ours     a select and a report
-    optuna   an ask and a tell through Optuna's gRPC proxy on its Journal-Redis storage
+    optuna   an ask and a tell through Optuna's gRPC proxy on its Journal-Redis storage, with the sampler that it
+             chooses if nobody does (TPE), and with the cheapest one (random)
 
 with 1, 8 and 64 clients; then 1 to 3 replicas, 1,000 runs at once, a history of 100,000 events beside a fresh one, and
 a cold start among 1,000 runs of 1,000 events. Times are told as ratios of medians of turns that follow each other. The
@@ -75,7 +76,11 @@ class Turns:
             "p99_ms": 1e3 * ordered[int(0.99 * len(ordered))],
             "per_second": statistics.median(self.rate),
             "server_cpu_us": 1e6 * statistics.median(self.cpu),
-            "turns": {"p50_ms": [1e3 * value for value in self.p50], "per_second": self.rate},
+            "turns": {
+                "p50_ms": [1e3 * value for value in self.p50],
+                "p99_ms": [1e3 * value for value in self.p99],
+                "per_second": self.rate,
+            },
         }
 
 
@@ -121,11 +126,9 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
         kinds = {kind: (kind, [server], _runs(f"{stack}-{kind}", 8)) for kind in ("empty", "bare")}
         found["stacks"][stack] = _told(measuring.side_by_side(kinds))
     found["clients"] = {}
+    on = {"empty": bare, "bare": bare, "ours": ours, "optuna": proxy, "optuna_random": proxy}
     for clients in CLIENTS:
-        kinds = {
-            kind: (kind, [server], _runs(f"{kind}-{clients}", clients))
-            for kind, server in {"empty": bare, "bare": bare, "ours": ours, "optuna": proxy}.items()
-        }
+        kinds = {kind: (kind, [server], _runs(f"{kind}-{clients}", clients)) for kind, server in on.items()}
         found["clients"][clients] = _told(measuring.side_by_side(kinds))
         _say(began, f"{clients} clients")
     found["replicas"] = {

@@ -1,7 +1,7 @@
-"""Calls of one script, on a connection of their own: each is written at once, and the answers come in order.
+"""What is asked of the store all the time, on a connection of its own: written at once, and answered in order.
 
-redis-py opens the connection, and greets the store. What it does for a call later on takes twice the time of all else
-that an append takes.
+redis-py opens the connection, and greets the store. What it does for a command later on takes twice the time of all
+else that an append takes.
 """
 
 from __future__ import annotations
@@ -104,38 +104,38 @@ class Line(asyncio.Protocol):
                 answer.set_exception(error)
 
 
-class Script:
-    """A script on a line to the store, which is opened when it is needed.
+class Direct:
+    """A line to the store, which is opened when it is needed, and a script there. Answers are words, not lists.
 
     Args:
         pool: Whose connections reach the store.
-        text: The script.
-        deadline: Seconds that a call may take.
+        script: The script.
+        deadline: Seconds that a command may take.
+
+    Methods raise RedisError, OSError or TimeoutError if there is no answer, or if it is a refusal.
     """
 
-    def __init__(self, pool: ConnectionPool, text: str, deadline: float) -> None:
+    def __init__(self, pool: ConnectionPool, script: str, deadline: float) -> None:
         self._pool = pool
-        self._text = text
-        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._script = script
+        self._sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._deadline = deadline
         self._opening = asyncio.Lock()
         self._connection: Any = None
         self._line: Line | None = None
 
-    async def call(self, *words: Argument) -> bytes:
-        """The script's answer. `words`: how many keys, the keys, the arguments.
+    async def command(self, *words: Argument) -> bytes:
+        """A command's answer."""
+        return await (await self._open()).ask(*words)
 
-        Raises:
-            RedisError, OSError, TimeoutError: There is none, within the deadline.
-        """
-        line = self._line
-        if line is None or line.ended.is_set():
-            line = await self._open()
+    async def script(self, *words: Argument) -> bytes:
+        """The script's answer. `words`: how many keys, the keys, the arguments."""
+        line = await self._open()
         try:
             return await line.ask("EVALSHA", self._sha, *words)
         except NoScriptError:
-            # A store that has just started does not have the script, and has done nothing.
-            await line.ask("SCRIPT", "LOAD", self._text)
+            # A store that has just started does not have it, and has done nothing.
+            await line.ask("SCRIPT", "LOAD", self._script)
             return await line.ask("EVALSHA", self._sha, *words)
 
     async def close(self) -> None:
@@ -146,6 +146,8 @@ class Script:
             self._line = None
 
     async def _open(self) -> Line:
+        if self._line is not None and not self._line.ended.is_set():
+            return self._line
         async with asyncio.timeout(self._deadline), self._opening:
             if self._line is None or self._line.ended.is_set():
                 await self.close()

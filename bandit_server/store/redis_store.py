@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
-from bandit_server.store.line import Script
+from bandit_server.store.line import Direct
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -58,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._appends = Script(cast(Any, pool), APPEND, deadline)
+        self._direct = Direct(cast(Any, pool), APPEND, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -73,7 +73,7 @@ class RedisStore:
         for version, event in enumerate(events, expected.version + 1):
             entries += (f"{version}-0", event)
         with self._counted():
-            answer = await self._appends.call(
+            answer = await self._direct.script(
                 len(places),
                 *places,
                 f"{expected.version}-0",
@@ -162,10 +162,12 @@ class RedisStore:
     async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:
         """See base.py."""
         key = keys.pulse(run, worker)
+        if heartbeat is not None:
+            with self._counted():
+                await self._direct.command("SET", key, heartbeat, "EX", keys.PULSE_SECONDS)
+            return
         async with self._answering():
-            if heartbeat is not None:
-                await self._redis.set(key, heartbeat, ex=keys.PULSE_SECONDS)
-            elif not await self._redis.expire(key, keys.PULSE_SECONDS):
+            if not await self._redis.expire(key, keys.PULSE_SECONDS):
                 await self._redis.set(key, b"", ex=keys.PULSE_SECONDS, nx=True)
 
     async def pulses(self, workers: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pulse]:
@@ -190,7 +192,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """See base.py."""
-        await self._appends.close()
+        await self._direct.close()
         await self._redis.aclose()
         await self._pool.aclose()
 
