@@ -33,8 +33,6 @@ PAGE = 1000
 DEADLINE = 3.5
 # Seconds for which what the store said of other workers' signs of life is good enough.
 ALIVE_CHECK_SECONDS = 1.0
-# The same of a run, for who only shows that it is alive.
-RECENT_SECONDS = 1.0
 # A sign of life this fresh need not be given again.
 FRESH_SECONDS = 1.0
 # Runs whose state is at hand; the one longest unused goes first, and comes back when it is asked for.
@@ -71,8 +69,6 @@ class Run:
         # Until when, by the monotonic clock, each worker counts as alive, and when the store was asked last.
         self.alive: dict[str, float] = {}
         self.alive_asked = -ALIVE_CHECK_SECONDS
-        # When the store last said that there is nothing newer, by the monotonic clock.
-        self.confirmed = -RECENT_SECONDS
         # The version of the last snapshot; when the run last moved on and was last asked for, by the monotonic clock.
         self.kept = 0
         self.moved = self.used = time.monotonic()
@@ -114,13 +110,6 @@ class Runs:
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
         return run.state
-
-    async def recent(self, name: str) -> RunState:
-        """The run as the store has it now, or had it a moment ago; see `state`."""
-        run = self._runs.get(name)
-        if run is None or not run.state.version or time.monotonic() - run.confirmed > RECENT_SECONDS:
-            return await self.state(name)
-        return self._run(name).state
 
     async def execute(
         self, name: str, decide: Decide[T], *, worker: str = "", may_create: bool = False
@@ -300,7 +289,6 @@ class Runs:
         run.head = Head(run.state.version, run.state.incarnation, False, fingerprint(events[-1]))
         if worker:
             self._saw(run, worker)
-        run.confirmed = time.monotonic()
         self._appended(len(decision.events))
         run.tell()
         return True
@@ -310,6 +298,8 @@ class Runs:
         name = run.state.run
         if run.state.version == 0:
             await self._recover(run)
+        elif await self.store.stands(name, run.head):
+            return
         while True:
             known = run.state
             page, follows = await following(self.store, name, known.version, run.head.last)
@@ -331,7 +321,6 @@ class Runs:
                 run.tell()
             if known.version >= page.head.version:
                 run.head = page.head
-                run.confirmed = time.monotonic()
                 return
 
     async def _recover(self, run: Run) -> None:

@@ -146,13 +146,8 @@ class Service(rpc.BanditServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         checks.heartbeat(request)
         caller = request.caller
-        state = await self._runs.recent(caller.run)
-        try:
-            check_caller(state, caller)
-        except ServerError:
-            # The store may know more by now.
-            state = await self._runs.state(caller.run)
-            check_caller(state, caller)
+        state = await self._runs.state(caller.run)
+        check_caller(state, caller)
         told = pb.HeartbeatResponse(incarnation=state.incarnation, version=state.version, finished=state.finished)
         await self._runs.beat(caller.run, caller.worker, request.SerializeToString())
         return told

@@ -66,6 +66,16 @@ class RedisStore:
         self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
     ) -> Standing:
         """See base.py."""
+        return await self._compare(run, expected, events, incarnation, worker)
+
+    async def stands(self, run: str, head: Head) -> bool:
+        """See base.py."""
+        return await self._compare(run, head) == "stored"
+
+    async def _compare(
+        self, run: str, expected: Head, events: Sequence[bytes] = (), incarnation: str = "", worker: str = ""
+    ) -> Standing:
+        """Append if the run stands there."""
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
