@@ -44,6 +44,8 @@ def bars(found: Mapping[str, Any]) -> list[Bar]:
             ),
         ]
         for peer, sampler in (("optuna", "default"), ("optuna_random", "random")):
+            if peer not in kinds:
+                continue
             best = ratio(bare, kinds[peer], "per_second")
             what = (
                 f"{clients} clients: throughput, times Optuna's with its {sampler} sampler (the bare pair: {best:.1f})"
