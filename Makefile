@@ -18,7 +18,7 @@ install: $(STAMP)
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OPTIMA needs Python 3.11 or newer; name one with PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -e '.[server,worker,tracking,dev,bench]'
+	$(BIN)/pip install -q -e '.[server,worker,tracking,tasks,dev,bench]'
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -38,7 +38,7 @@ check: install
 # those that hold a time run alone.
 test: install system check
 	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m "not deepspeed and not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not deepspeed and not alone and not slow" -n 3 --dist loadfile
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install

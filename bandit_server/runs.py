@@ -332,7 +332,7 @@ class Runs:
         await self.store.append(name, head, [event.SerializeToString()], incarnation=restored.incarnation)
 
     async def _recall(self, run: Run, needed: NeedsHistory) -> Round | None:
-        recall = Recall(needed.worker, needed.round)
+        recall = Recall(needed.worker, needed.round, run.state.index)
         before = run.state.version
         while before > 0 and not recall.done:
             entries: Sequence[tuple[int, bytes]] = await self.store.read_back(run.state.run, before, PAGE)

@@ -59,6 +59,7 @@ def play(recipe: Path, rounds: int, directory: Path) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "steps_per_round": lines[0]["steps"],
+        "load_seconds": json.loads((output / "summary.json").read_text(encoding="utf-8"))["load_seconds"],
         "start_seconds": ends[0] - started - sum(values[0] for values in spent.values()),
         "seconds": ends[-1] - ends[0],
         "train_seconds": sum(spent["seconds"][1:]),

@@ -4,6 +4,7 @@
 #   chromium       the browser in which the dashboard is tested
 #   g++            DeepSpeed compiles an operator of its own on its first use
 #   nginx          the load balancer of deploy/nginx.conf
+#   java           the tokenizer by which captions are judged
 # Does nothing, quickly, where all of it is there.
 set -euo pipefail
 
@@ -14,10 +15,11 @@ have redis-server || packages+=(redis-server)
 have chromium || have chromium-browser || packages+=(chromium)
 have g++ || packages+=(g++)
 have nginx || packages+=(nginx-light)
+have java || packages+=(default-jre-headless)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 as_root=()
-by_hand="please install them by hand: redis-server, chromium, g++ and nginx must be on the PATH"
+by_hand="please install them by hand: redis-server, chromium, g++, nginx and java must be on the PATH"
 if ! have apt-get; then
     echo "The tests need ${packages[*]}, and this system has no apt-get; $by_hand." >&2
     exit 1

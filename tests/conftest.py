@@ -13,6 +13,7 @@ from bandit_server.server import Server
 def pytest_configure(config: pytest.Config) -> None:
     """See pytest."""
     config.addinivalue_line("markers", "deepspeed: starts DeepSpeed jobs, and takes minutes")
+    config.addinivalue_line("markers", "slow: takes minutes and gigabytes; not part of make test")
     config.addinivalue_line("markers", "alone: holds a time that counts; nothing runs beside it")
 
 

@@ -87,7 +87,7 @@ class Job:
     def __init__(
         self, directory: Path, address: str, *flags: str, recipe: str = RECIPE, ranks: int = 1, cwd: Path = ROOT
     ) -> None:
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self.output = directory / "out"
         self._gate = directory / "gate"
         self._log = directory / "log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Models:
         arms: Modules by arm, in the spec's order.
         pairs: For each module, which student layer is compared with which teacher layer.
         ownership: Which module owns which of the student's parameters.
+        load_seconds: How long it took to load both, the import of the library that they come from included.
     """
 
     adapter: Adapter
@@ -40,6 +42,7 @@ class Models:
     arms: dict[str, list[str]]
     pairs: dict[str, list[tuple[str, str]]]
     ownership: Ownership
+    load_seconds: float = 0.0
 
     @property
     def both(self) -> tuple[tuple[Parted, str], tuple[Parted, str]]:
@@ -53,6 +56,7 @@ def models(recipe: Recipe) -> Models:
     Raises:
         RecipeError: The recipe names something that is not there; all such names are told at once.
     """
+    started = time.monotonic()
     with _told(recipe, "teacher", "model"):
         wanted = recipe.teacher
         loaded = sources.load(
@@ -80,7 +84,8 @@ def models(recipe: Recipe) -> Models:
     _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
-    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned)
+    seconds = time.monotonic() - started
+    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned, seconds)
 
 
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:

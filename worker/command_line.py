@@ -22,6 +22,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_count, metavar="N", help="rounds to play")
     parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
     parser.add_argument("--seed", type=_count, metavar="N", help="seed of choices and data order")
+    parser.add_argument("--set", action="append", type=_field, metavar="FIELD=VALUE",
+                        help="replace a field of the recipe, such as data.batch_size=32; VALUE is YAML, paths in it "
+                             "start at the recipe; may be given several times")  # fmt: skip
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: runs/RUN)")
     parser.add_argument("--resume", nargs="?", type=Path, const=_OUTPUT_DIR, metavar="DIR",
                         help="go on with the worker that wrote to DIR (default: --output-dir), with its recipe and "
@@ -56,15 +59,16 @@ def _check_resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace
     elif arguments.output_dir not in (None, arguments.resume):
         parser.error("--resume DIR writes to DIR; leave out --output-dir")
     arguments.output_dir = arguments.resume
-    fixed = ("recipe", "run", "policy", "train", "rounds", "steps_per_round", "seed")
+    fixed = ("recipe", "run", "policy", "train", "rounds", "steps_per_round", "seed", "set")
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(arguments, name) is not None]
     if given:
         parser.error(f"--resume goes on with the job as it was started; leave out {', '.join(given)}")
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's fields that the command line replaces."""
-    fields: dict[str, Any] = {
+    """The recipe's fields that the command line replaces, by dotted path."""
+    fields: dict[str, Any] = dict(arguments.set or ())
+    fields |= {
         name: getattr(arguments, name)
         for name in ("train", "rounds", "steps_per_round", "seed")
         if getattr(arguments, name) is not None
@@ -75,6 +79,20 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.policy is not None:
         fields["policy"] = {"name": arguments.policy}
     return fields
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """A recipe's field by its dotted path, and what it is to be."""
+    # Only here: a wrong flag, or an installation that is none, is told without any package.
+    import yaml
+
+    field, sign, value = text.partition("=")
+    if not (sign and all(field.split("."))):
+        raise argparse.ArgumentTypeError(f"{text!r} does not set a field; expected FIELD=VALUE")
+    try:
+        return field, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not YAML") from None
 
 
 def _seconds(text: str) -> float:

@@ -24,7 +24,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from worker import optimizer as optim
 from worker import tensor_file
-from worker.models.base import Batch
+from worker.models.base import Batch, Boundary
 from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
 from worker.plan import Plan
@@ -236,8 +236,21 @@ class Engine:
     def measure(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[dict[str, Tensor], Tensor | None]:
         """The plan's unweighted terms on one batch in eval mode, and the logits if the plan computes them."""
         self._train(False)
-        _, terms, logits = self._engine(batch, teacher, plan)
-        return terms, logits
+        _, terms, seen = self._engine(batch, teacher, plan)
+        return terms, seen.logits
+
+    @torch.no_grad()
+    def look(self, batch: Batch, plan: Plan, known: Mapping[str, Boundary]) -> Outputs:
+        """What the plan's parts put out on one batch in eval mode.
+
+        Args:
+            batch: The student's inputs.
+            plan: Without a teacher.
+            known: The student's own boundary tensors of parts that the plan does not run.
+        """
+        self._train(False)
+        seen: Outputs = self._engine(batch, Outputs({}, {}), plan, known)[2]
+        return seen
 
     def save(self, directory: Path, loop: Mapping[str, Any]) -> list[Path]:
         """Write weights, optimizer, schedule and the loop's state; collective.

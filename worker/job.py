@@ -25,6 +25,7 @@ from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
 from worker.engine import Ranks
 from worker.errors import Diverged, Interrupted
+from worker.garbage import uncollected
 from worker.loop_state import LoopState
 from worker.metrics import Record
 from worker.probe import Evaluation, Probe
@@ -48,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         recipe = kept_recipe(arguments.resume)
     else:
         recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
-    models = assemble.models(recipe)
+    with uncollected():
+        models = assemble.models(recipe)
     if arguments.list_modules:
         if leads:
             print(assemble.describe(models.student.model), flush=True)
@@ -120,6 +122,7 @@ def _distil(
                 "run": bandit.run,
                 "rounds": state.round,
                 "seconds": round(time.monotonic() - trainer.began, 3),
+                "load_seconds": round(models.load_seconds, 3),
                 "unsent_reports": unsent,
                 "student": student.name,
             }
@@ -164,7 +167,7 @@ def _first_rank(
 def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
     """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
     is one. Proves every arm on the way."""
-    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks.world)
+    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks)
     chosen = None if bandit is None else _settled(recipe, models, ranks, times, bandit)
     return recipe.fixed(**asdict(ranks.broadcast(chosen)))
 

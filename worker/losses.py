@@ -1,6 +1,6 @@
 """The losses a student is distilled with. Pure functions of tensors; every one reduces in fp32 to a scalar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ LayerLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(student, teacher, mask) -> scalar; see :func:`normalised_mse`."""
 LogitLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 """(student, teacher, mask, temperature) -> scalar; see :func:`logit_kl`."""
+_NOT_SAID = -100
 
 
 def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,6 +65,18 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
     if mask is None:
         return temperature**2 * divergence.mean()
     return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+def answer(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy of the words that are to be said, without those of the question: a task loss for a recipe
+    (``loss.task: {"worker.losses:answer": 1}``), where the questions' own words would outweigh their answers.
+
+    Args:
+        logits: [B, L - 1, words]; those at position i predict word i + 1.
+        batch: With ``text`` [B, L] and ``answer`` [B, L] bool; see ``worker.data.base.DataModule``.
+    """
+    words = batch["text"][:, 1:].masked_fill(~batch["answer"][:, 1:], _NOT_SAID)
+    return F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=_NOT_SAID)
 
 
 def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor | None) -> Tensor:

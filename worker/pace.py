@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worker.batches import fixed_batch
+from worker.data import Judged
+from worker.engine import Ranks
 from worker.parted import Outputs
 from worker.plan import Plan
 from worker.proof import Proven
 from worker.recipe import Recipe
 from worker.rig import Rig
+from worker.writing import Writer
 
 SHARE = 0.05
 """Of training time, for the probe and, beside it, for the evaluation."""
@@ -72,7 +75,7 @@ def choose(recipe: Recipe, times: Times, ranks: int) -> Pace:
     return Pace(steps, batches, recipe.probe.evaluate_every or _rung(EVERY, evaluation / (SHARE * mean_round)))
 
 
-def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: int) -> Times:
+def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: Ranks) -> Times:
     """Time measurements as the probe makes them; collective, though every rank has its own times."""
     engine, planner, teacher = rig.engine, rig.planner, rig.teacher
     batch = engine.to_device(fixed_batch(rig.data, rig.data.held_out, 0, recipe.probe.batch_size))
@@ -84,9 +87,12 @@ def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: int) -> T
     def ask() -> None:
         # Unlike the probe's, these batches are made anew each time.
         rows = engine.to_device(fixed_batch(rig.data, rig.data.questions, 0, recipe.probe.batch_size))
-        engine.measure(rows, Outputs({}, {}), planner.task())
+        if isinstance(rig.data, Judged):
+            Writer.student(engine, planner, ranks).write(rows, rig.data.writing, rig.data.pad_id)
+        else:
+            engine.measure(rows, Outputs({}, {}), planner.task())
 
-    batches = -(-recipe.probe.questions // (recipe.probe.batch_size * ranks))
+    batches = -(-recipe.probe.questions // (recipe.probe.batch_size * ranks.world))
     return Times(
         steps=tuple(one.seconds for one in proven),
         probes=tuple(seconds(planner.measured(one.plan.trained)) for one in proven),
@@ -96,8 +102,7 @@ def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: int) -> T
 
 
 def _best(work: Callable[[], object], synchronize: Callable[[], None]) -> float:
-    """Seconds of the fastest of some repeats, after one that does not count."""
-    work()
+    """Seconds of the fastest of some repeats; if the first has start-up in it, it is another."""
     best = float("inf")
     for _ in range(REPEATS):
         synchronize()

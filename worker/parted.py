@@ -54,15 +54,22 @@ class Parted:
         """From now on keep the hidden states of these layers only."""
         self._capture.only(layers)
 
-    def run(self, parts: Sequence[str], batch: Batch, given: Mapping[str, Boundary] | None = None) -> Outputs:
+    def run(
+        self,
+        parts: Sequence[str],
+        batch: Batch,
+        given: Mapping[str, Boundary] | None = None,
+        known: Mapping[str, Boundary] | None = None,
+    ) -> Outputs:
         """Run parts in order.
 
         Args:
             parts: Their names; each after its inputs. Where the adapter declares no inputs the whole model is run.
             batch: The model's inputs.
             given: Boundary tensors that every part reads instead of those just computed (teacher forcing).
+            known: This model's own, of parts that need not be run again.
         """
-        boundary: dict[str, Boundary] = {}
+        boundary: dict[str, Boundary] = dict(known or {})
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
                 boundary = self.adapter.run_whole(self.model, batch) if parts else {}

@@ -12,7 +12,7 @@ the CPU, is what ``placement: cpu`` means: the arithmetic of a large teacher tak
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # As in worker/engine.py.
@@ -22,10 +22,10 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
-from worker.models.base import Batch
+from worker.models.base import Batch, Boundary
 from worker.parted import Outputs, Parted
 
-Run = Callable[[Sequence[str], Batch], Outputs]
+Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 
 
 class _Called(nn.Module):
@@ -36,9 +36,9 @@ class _Called(nn.Module):
         self.model = parted.model
         self._parted = parted
 
-    def forward(self, parts: Sequence[str], batch: Batch) -> tuple[Any, ...]:
+    def forward(self, parts: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> tuple[Any, ...]:
         # Plain containers: DeepSpeed looks for tensors in them.
-        return tuple(vars(self._parted.run(parts, batch)).values())
+        return tuple(vars(self._parted.run(parts, batch, known=known)).values())
 
 
 def partitioned(parted: Parted, device: torch.device, *, offload: bool) -> Run:
@@ -72,10 +72,10 @@ def partitioned(parted: Parted, device: torch.device, *, offload: bool) -> Run:
     engine, _, _, _ = deepspeed.initialize(model=called, config=config, dist_init_required=False)
     engine.eval()
 
-    def run(parts: Sequence[str], batch: Batch) -> Outputs:
+    def run(parts: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> Outputs:
         if not parts:
             return Outputs({}, {})
-        outputs = Outputs(*engine(parts, batch))
+        outputs = Outputs(*engine(parts, batch, known))
         # What was gathered ahead for parts that were not run this time would stay.
         engine.empty_partition_cache()
         return outputs

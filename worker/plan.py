@@ -93,6 +93,11 @@ class Planner:
         self._readers = readers or {}
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The model's parts."""
+        return self._parts
+
+    @property
     def modules(self) -> tuple[str, ...]:
         """All modules, in order."""
         return self._names
@@ -131,6 +136,10 @@ class Planner:
     def task(self) -> Plan:
         """The student alone, end to end, for task metrics: no teacher, nothing moves."""
         return Plan(forced=False, trained=(), student=self._names, teacher=(), layers=(), task=True, logits=False)
+
+    def look(self, parts: Sequence[str]) -> Plan:
+        """Some of the student's parts alone, for what they put out: no teacher, no term, nothing moves."""
+        return Plan(forced=False, trained=(), student=tuple(parts), teacher=(), layers=(), task=False, logits=False)
 
     def _own_inputs(self, trained: tuple[str, ...], layers: tuple[str, ...]) -> Plan:
         return Plan(

@@ -7,18 +7,20 @@ again. Under ``active`` and ``all`` it is the total distillation loss, end to en
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from worker.batches import fixed_batch
-from worker.data.base import Batch, DataModule, Rows
+from worker.data.base import Batch, DataModule, Judged, Measured, Rows
 from worker.engine import Engine, Ranks
 from worker.objective import Objective
 from worker.parted import Outputs
 from worker.plan import Plan, Planner
 from worker.recipe import ProbeRecipe
 from worker.teacher import Teacher
+from worker.writing import Writer
 
 Terms = dict[str, float]
 
@@ -30,7 +32,7 @@ class Evaluation:
     Attributes:
         total_loss: The total distillation loss.
         terms: Its unweighted terms.
-        metrics: Task metrics on held-out data, shares in [0, 1].
+        metrics: Task metrics on held-out data, shares in [0, 1]; CIDEr, which is none, may be above 1.
     """
 
     total_loss: float
@@ -95,12 +97,13 @@ class Probe:
 
     @torch.no_grad()
     def _metrics(self, *, student: bool) -> dict[str, float]:
-        size = self.recipe.batch_size
-        count = self._rounded(-(-self.recipe.questions // size))
+        if isinstance(self.data, Judged):
+            return self._judged(self.data, student=student)
+        data = cast(Measured, self.data)
         plan = self.planner.task()
         sums: dict[str, Tensor] = {}
-        for index in range(self.ranks.rank, count, self.ranks.world):
-            batch = self._batch(self.data.questions, index)
+        for index in self._asked(self.recipe.questions):
+            batch = self._batch(data.questions, index)
             if student:
                 _, logits = self.engine.measure(batch, Outputs({}, {}), plan)
             else:
@@ -108,11 +111,31 @@ class Probe:
             if logits is None:
                 # Such a model has no task metric.
                 return {}
-            for metric, pair in self.data.metrics(logits, batch).items():
+            for metric, pair in data.metrics(logits, batch).items():
                 sums[metric] = sums.get(metric, torch.zeros(2, dtype=torch.float64)) + torch.tensor(pair)
         names = sorted(sums)
         totals = self.ranks.gather(torch.stack([sums[name] for name in names]).flatten()).sum(0).view(-1, 2)
         return {name: float(s / n) for name, (s, n) in zip(names, totals.tolist(), strict=True) if n}
+
+    def _judged(self, judged: Judged, *, student: bool) -> dict[str, float]:
+        """What the model writes is judged on rank 0: a metric may be one of the whole corpus."""
+        if student:
+            writer = Writer.student(self.engine, self.planner, self.ranks)
+        else:
+            writer = Writer.teacher(self.teacher, self.ranks)
+        rows, size = self.data.questions, self.recipe.batch_size
+        mine: dict[int, list[int]] = {}
+        for index in self._asked(min(self.recipe.questions, len(rows))):
+            numbers = [(index * size + i) % len(rows) for i in range(size)]
+            written = writer.write(self._batch(rows, index), judged.writing, self.data.pad_id)
+            mine |= dict(zip(numbers, written, strict=True))
+        all_written = {row: text for written in self.ranks.collect(mine) for row, text in written.items()}
+        found: dict[str, float] = self.ranks.broadcast(judged.judge(all_written) if self.ranks.rank == 0 else None)
+        return found
+
+    def _asked(self, questions: int) -> range:
+        """This rank's batches of so many questions."""
+        return range(self.ranks.rank, self._rounded(-(-questions // self.recipe.batch_size)), self.ranks.world)
 
     def _batch(self, rows: Rows, index: int) -> Batch:
         batch = fixed_batch(self.data, rows, index * self.recipe.batch_size, self.recipe.batch_size)

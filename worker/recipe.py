@@ -104,7 +104,8 @@ class DataRecipe(_Section):
     """Training and held-out data."""
 
     name: str
-    """Which data module: ``digits``, ``webdataset``, or ``package.module:factory`` (see worker/data/base.py)."""
+    """Which data module: ``digits``, ``webdataset``, a published task (``vqa_v2``, ``snli_ve``, ``nlvr2``,
+    ``coco_captions``), or ``package.module:factory`` (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Its own options."""
     batch_size: int = Field(default=64, ge=2)
@@ -300,7 +301,7 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
 
     Args:
         path: A YAML file.
-        overrides: Top-level fields that replace the file's (from the command line).
+        overrides: Fields that replace the file's (from the command line), by dotted path.
 
     Raises:
         RecipeError: The file cannot be read, or is not a recipe; the message lists every fault.
@@ -315,11 +316,13 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
     directory = path.resolve().parent
+    for field, value in overrides.items():
+        _replace(content, field.split("."), value)
     if isinstance(content.get("deepspeed"), str):
         content["deepspeed"] = _json(directory / content["deepspeed"])
     found: list[str] = list(places.repeated)
     try:
-        recipe = Recipe.model_validate({"directory": directory, **content, **overrides})
+        recipe = Recipe.model_validate({"directory": directory, **content})
     except ValidationError as error:
         found += faults(error, Recipe, places)
     if found:
@@ -335,6 +338,16 @@ def write(recipe: Recipe, path: Path) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     draft.replace(path)
+
+
+def _replace(content: dict[str, Any], field: list[str], value: Any) -> None:
+    """Put a value where a dotted path leads, through sections that may not be there yet."""
+    *sections, last = field
+    for section in sections:
+        inner = content.get(section)
+        content[section] = inner = dict(inner) if isinstance(inner, dict) else {}
+        content = inner
+    content[last] = value
 
 
 def _json(path: Path) -> Any:

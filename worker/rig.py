@@ -10,8 +10,9 @@ import torch
 from worker import assemble
 from worker.assemble import Models
 from worker.batches import first_batches
-from worker.data import DataModule
+from worker.data import DataModule, Judged
 from worker.engine import Engine, Ranks
+from worker.errors import RecipeError
 from worker.objective import Objective
 from worker.partitioned import partitioned
 from worker.plan import Planner
@@ -50,6 +51,11 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
     torch.manual_seed(recipe.seed)
     data = assemble.data(recipe, models)
     logits_part = models.adapter.logits[0] if models.adapter.logits else None
+    if isinstance(data, Judged) and logits_part is None:
+        raise RecipeError(
+            f"{recipe.at('data')}: the task is judged by what a model writes, and a "
+            f"{type(models.student.model).__name__} writes nothing; CoCa and BLIP do"
+        )
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
     planner = Planner(models.adapter.parts, logits_part, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from worker.models.base import Batch
+from worker.models.base import Batch, Boundary
 from worker.objective import Objective
 from worker.parted import Outputs, Parted
 from worker.plan import Plan
@@ -45,11 +45,16 @@ class Student(nn.Module):
             for module, names in owned.items()
         }
 
-    def forward(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode the logits if they
-        are computed: in training they would be held through the backward pass."""
+    def forward(
+        self, batch: Batch, teacher: Outputs, plan: Plan, known: Mapping[str, Boundary] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Outputs | None]:
+        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode what the parts put
+        out: in training it would be held through the backward pass.
+
+        ``known`` has the student's own boundary tensors of parts that the plan does not run.
+        """
         target = self.projections.reduce(teacher.boundary)
-        outputs = self._parted.run(plan.student, batch, target if plan.forced else None)
+        outputs = self._parted.run(plan.student, batch, target if plan.forced else None, known)
         if self.observer is not None:
             self.observer(plan, outputs, teacher)
         terms = self._objective.terms(
@@ -59,7 +64,7 @@ class Student(nn.Module):
             Outputs(target, teacher.hidden, teacher.logits),
             batch,
         )
-        # Only evaluations look at them; kept in a step, they would be in memory through its backward pass.
-        logits = None if self.training or outputs.logits is None else outputs.logits.detach()
+        # Only evaluations look at it; kept in a step, it would be in memory through its backward pass.
+        seen = None if self.training else outputs
         detached = {name: term.detach() for name, term in terms.items()}
-        return self._objective.weighted(terms), detached, logits
+        return self._objective.weighted(terms), detached, seen

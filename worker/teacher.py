@@ -6,10 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worker.models.base import Batch
+from worker.models.base import Batch, Boundary
 from worker.parted import Outputs, Parted
 
-Run = Callable[[Sequence[str], Batch], Outputs]
+Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
+"""(parts, batch, known) -> what the parts put out; see Parted.run."""
 Placement = Callable[[Parted, torch.device], Run]
 """Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/partitioned.py."""
 
@@ -41,11 +42,13 @@ class Teacher:
 
     # no_grad, not inference_mode: tensors made under the latter cannot be a student's inputs or targets.
     @torch.no_grad()
-    def run(self, parts: tuple[str, ...], batch: Batch) -> Outputs:
-        """Outputs of the given parts; every part's inputs must be among them."""
+    def run(self, parts: Sequence[str], batch: Batch, known: Mapping[str, Boundary] | None = None) -> Outputs:
+        """Outputs of the given parts; every part's inputs must be among them, or among what is known."""
+        known = known or {}
         if self._computes == self._dtype:
-            return self._run(parts, batch)
-        outputs = self._run(parts, _in(self._computes, batch))
+            return self._run(parts, batch, known)
+        there = {part: _in(self._computes, tensors) for part, tensors in known.items()}
+        outputs = self._run(parts, _in(self._computes, batch), there)
         boundary = {part: _in(self._dtype, tensors) for part, tensors in outputs.boundary.items()}
         logits = None if outputs.logits is None else outputs.logits.to(self._dtype)
         return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden), logits=logits)
@@ -58,7 +61,7 @@ class Teacher:
 
 def _whole(parted: Parted, device: torch.device) -> Run:
     parted.model.to(device)
-    return parted.run
+    return lambda parts, batch, known: parted.run(parts, batch, known=known)
 
 
 def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ sys.path[:] = [str(Path.cwd()), *(entry for entry in sys.path if Path(entry).res
 try:
     import protos.optima.v1  # noqa: F401
     from worker.command_line import parse
+    from worker.garbage import uncollected
 except ModuleNotFoundError as error:
     sys.exit(
         f"error: {error}: OPTIMA is not installed here, or something else of that name in {Path.cwd()} hides it; "
@@ -29,8 +30,9 @@ def main() -> int:
     """Run one rank; the exit status is 0 only if the job did what it was asked for."""
     arguments = parse()
     # After the arguments: a wrong flag should not wait for torch.
-    from worker.errors import Interrupted, WorkerError
-    from worker.job import run
+    with uncollected():
+        from worker.errors import Interrupted, WorkerError
+        from worker.job import run
 
     try:
         run(arguments)

@@ -88,23 +88,27 @@ class Series:
 
 
 class Shares(Series):
-    """Each arm's share of the last pulls. A point's value is the index of the arm that was pulled."""
+    """Each arm's share of the last pulls. A point's value is the index of the arm that was pulled.
 
-    # Pulls that count as recent.
-    RECENT = 20
+    As many pulls are counted as recent as a run's shape is seen by: a fiftieth of those until then, 20 at least.
+    """
+
+    FEWEST = 20
+    FRACTION = 50
 
     def __init__(self) -> None:
         super().__init__("share", [], 1)
 
     def _table(self, start: int) -> Numbers:
-        before = max(0, start - self.RECENT + 1)
+        # Pulls [begin, end) are counted at each point; begins never fall, so the first is the earliest pull needed.
+        ends = np.arange(start + 1, len(self._xs) + 1)
+        begins = np.maximum(ends - np.maximum(self.FEWEST, ends // self.FRACTION), 0)
+        before = int(begins[0]) if len(begins) else start
         arms = np.array(self._values[before:], dtype=np.int64)
         pulled = np.zeros((len(arms) + 1, len(self.lines)))
         pulled[np.arange(1, len(arms) + 1), arms] = 1
         until = pulled.cumsum(axis=0)
-        ends = np.arange(start - before + 1, len(arms) + 1)
-        begins = np.maximum(ends - self.RECENT, 0)
-        shares: Numbers = (until[ends] - until[begins]) / (ends - begins)[:, None]
+        shares: Numbers = (until[ends - before] - until[begins - before]) / (ends - begins)[:, None]
         return shares
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bandit_server.run.state import RunState
@@ -40,26 +41,28 @@ def round_of(state: RunState, worker: str, round: int, recalled: Recalled | None
 
 
 class Recall:
-    """Looks for one round of one worker; to be given the run's events, newest first, until it is `done`."""
+    """Looks for one round of one worker; to be given the run's events, newest first, until it is `done`.
+    `index`: of the run's arms, by name."""
 
-    def __init__(self, worker: str, round: int) -> None:
+    def __init__(self, worker: str, round: int, index: Mapping[str, int]) -> None:
         self.done = False
         self.found: Round | None = None
         self._worker = worker
         self._round = round
+        self._index = index
 
     def give(self, event: pb.Event) -> None:
         """The next older event."""
         match event.WhichOneof("kind"):
             case "reward_reported" if self._is_ours(event.reward_reported.pull):
                 report = event.reward_reported
-                self.found = Round(report.pull, (), report)
+                self.found = Round.of(report.pull, report=report)
                 # A pull that the worker chose begins with its report.
                 self.done = report.pull.chosen_by != pb.CHOSEN_BY_POLICY
             case "arm_pulled" if self._is_ours(event.arm_pulled.pull):
                 pulled = event.arm_pulled
                 report_found = self.found.report if self.found else None
-                self.found = Round(pulled.pull, tuple(pulled.fallback_arms), report_found)
+                self.found = Round.of(pulled.pull, map(self._index.__getitem__, pulled.fallback_arms), report_found)
                 self.done = True
 
     def _is_ours(self, pull: pb.Pull) -> bool:

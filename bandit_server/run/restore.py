@@ -35,7 +35,7 @@ class Recorded:
     def _add(self, pull: pb.Pull, report: pb.RewardReported | None) -> None:
         self.numbers.add(pull.number)
         if pull.worker == self._worker:
-            self.rounds[pull.round] = Round(pull, (), report)
+            self.rounds[pull.round] = Round.of(pull, report=report)
 
 
 def restore(state: RunState, request: pb.RestoreRunRequest, recorded: Recorded, incarnation: str) -> Decision[int]:
@@ -94,7 +94,7 @@ class _Restoring:
     def lacks(self, record: pb.JournalRecord) -> bool:
         """Whether the record says something that the history does not."""
         known = self._recorded.rounds.get(record.pull.round)
-        return known is None or (known.report is None and record.HasField("measurement"))
+        return known is None or (not known.reported and record.HasField("measurement"))
 
     def reserve(self, records: list[pb.JournalRecord]) -> None:
         """New numbers are above all that the records have."""

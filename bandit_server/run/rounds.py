@@ -37,7 +37,7 @@ def select(
     if known is not None:
         answer.duplicate = True
         answer.pull.CopyFrom(known.pull)
-        answer.fallback_arms.extend(known.fallback_arms)
+        answer.fallback_arms.extend(map(list(state.arms).__getitem__, known.fallback_arms))
         return Decision(answer)
     pulled = _choose(state, caller.worker, request.round, alive)
     answer.pull.CopyFrom(pulled.pull)
@@ -79,10 +79,11 @@ def report(
     check_caller(state, request.caller)
     known = round_of(state, request.caller.worker, request.round, recalled)
     answer = pb.ReportRewardResponse(incarnation=state.incarnation, version=state.version)
-    if known is not None and known.report is not None:
-        _check_same(request, known.report)
+    earlier = known.report if known is not None else None
+    if earlier is not None:
+        _check_same(request, earlier)
         answer.duplicate = True
-        answer.report.CopyFrom(known.report)
+        answer.report.CopyFrom(earlier)
         return Decision(answer)
     pull = _pull(state, request, known)
     stored = reported(state, pull, request.measurement)
@@ -143,15 +144,18 @@ def _pull(state: RunState, request: pb.ReportRewardRequest, known: Round | None)
             )
         if known is None:
             raise Invalid(f"no arm was selected for round {request.round} of worker {caller.worker}")
-        if known.pull.arm != request.arm:
+        pull = known.pull
+        if pull.arm != request.arm:
             raise Invalid(
-                f"the policy chose arm {known.pull.arm} for round {request.round} of worker {caller.worker}, not "
+                f"the policy chose arm {pull.arm} for round {request.round} of worker {caller.worker}, not "
                 f"{request.arm}; a worker that chose itself reports chosen_by FALLBACK"
             )
-        return known.pull
-    if known is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and known.pull.arm == request.arm:
-        # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
-        return known.pull
+        return pull
+    if known is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK:
+        pull = known.pull
+        if pull.arm == request.arm:
+            # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
+            return pull
     return pb.Pull(
         number=state.next_number,
         worker=caller.worker,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 import zlib
 from collections import deque
 from typing import Any
@@ -32,7 +31,7 @@ def dump(state: RunState) -> bytes:
     told["history"] = [[(r.number, r.value, r.worker) for r in rewards] for rewards in state.history.rewards]
     told["policy"] = memory.dump(state.policy)
     told["costs"] = memory.dump(state.costs)
-    told["workers"] = [[name, _worker(state, worker)] for name, worker in state.workers.items()]
+    told["workers"] = [[name, _worker(worker)] for name, worker in state.workers.items()]
     told["open"] = [[worker, list(rounds.items())] for worker, rounds in state.open.items()]
     return zlib.compress(json.dumps(told).encode(), 1)
 
@@ -54,18 +53,16 @@ def load(run: str, dumped: bytes) -> RunState:
     state.history.rewards = [[Reward(*values) for values in rewards] for rewards in told["history"]]
     state.policy = memory.load(state.policy, told["policy"])
     state.costs = memory.load(state.costs, told["costs"])
-    names = list(state.arms)
-    state.workers = {name: _worker_again(names, worker) for name, worker in told["workers"]}
+    state.workers = {name: _worker_again(worker) for name, worker in told["workers"]}
     state.open = {worker: dict(rounds) for worker, rounds in told["open"]}
     return state
 
 
-def _worker(state: RunState, worker: Worker) -> dict[str, Any]:
+def _worker(worker: Worker) -> dict[str, Any]:
     rounds = []
     for number, known in worker.rounds.items():
-        fallback_arms = [state.index[arm] for arm in known.fallback_arms]
         report = known.report and _text(known.report.SerializeToString(deterministic=True))
-        rounds.append((number, _text(known.pull.SerializeToString()), fallback_arms, report))
+        rounds.append((number, _text(known.pull.SerializeToString()), list(known.fallback_arms), report))
     return {
         "process": worker.process,
         "fenced": list(worker.fenced),
@@ -78,12 +75,12 @@ def _worker(state: RunState, worker: Worker) -> dict[str, Any]:
     }
 
 
-def _worker_again(names: list[str], told: dict[str, Any]) -> Worker:
+def _worker_again(told: dict[str, Any]) -> Worker:
     rounds = {}
     for number, pull, fallback_arms, report in told["rounds"]:
-        rounds[number] = Round(
+        rounds[number] = Round.of(
             pb.Pull.FromString(_bytes(pull)),
-            tuple(sys.intern(names[at]) for at in fallback_arms),
+            fallback_arms,
             None if report is None else pb.RewardReported.FromString(_bytes(report)),
         )
     return Worker(

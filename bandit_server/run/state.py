@@ -9,7 +9,6 @@ What it holds grows with arms and workers, never with the length of the history.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from dataclasses import dataclass
 
@@ -141,20 +140,19 @@ class RunState:
         self.begin(created.spec)
 
     def _pulled(self, pulled: pb.ArmPulled) -> None:
-        # A copy, and names that all rounds share: what is kept of the event must not keep all of it.
-        pull = pb.Pull()
-        pull.CopyFrom(pulled.pull)
+        pull = pulled.pull
         self._begin(pull)
         self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
-        self._keep(pull, Round(pull, tuple(map(sys.intern, pulled.fallback_arms))))
+        self._keep(pull, Round.of(pull, map(self.index.__getitem__, pulled.fallback_arms)))
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement
         worker = self.workers.setdefault(pull.worker, Worker())
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
-            self._close(known.pull)
-            self.arms[known.pull.arm].pulls -= 1
+            given = known.pull
+            self._close(given)
+            self.arms[given.arm].pulls -= 1
             self.pulls -= 1
         if pull.chosen_by != pb.CHOSEN_BY_POLICY:
             self._begin(pull)
@@ -168,7 +166,7 @@ class RunState:
         if report.HasField("reward"):
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
-        self._keep(pull, Round(pull, fallback_arms, report))
+        self._keep(pull, Round.of(pull, fallback_arms, report))
 
     def _measured(self, total_loss: float) -> None:
         self.first_loss = total_loss if self.first_loss is None else self.first_loss
@@ -200,7 +198,7 @@ class RunState:
         worker = self.workers.setdefault(pull.worker, Worker())
         worker.last_round = pull.round
         gone = worker.keep(pull.round, round)
-        if gone is not None and gone.report is None:
+        if gone is not None and not gone.reported:
             self._close(gone.pull)
 
     def _close(self, pull: pb.Pull) -> None:

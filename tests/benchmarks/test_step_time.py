@@ -14,7 +14,7 @@ from worker import recipe
 
 ARMS = {"image": 0.25, "text": 0.25, "multimodal": 0.6}
 RUN = {
-    "rounds": 3, "steps_per_round": 10, "start_seconds": 9.0, "seconds": 10.0,
+    "rounds": 3, "steps_per_round": 10, "start_seconds": 19.0, "load_seconds": 5.0, "seconds": 10.0,
     "train_seconds": 9.0, "probe_seconds": 0.4, "evaluate_seconds": 0.5,
 }  # fmt: skip
 

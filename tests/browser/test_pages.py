@@ -122,13 +122,13 @@ def test_hostile_names_are_shown_as_the_text_they_are(open_page: Opener, url: st
 def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) -> None:
     page = open_page(f"{url}/runs/{run}", color_scheme="light")
     drawn(page)
-    expect(page.locator("#raster canvas")).to_be_visible()
-    learns = run in ("five", "eight")
+    began, learns = run != "none", run in ("five", "eight")
+    expect(page.locator("#waiting")).to_be_visible(visible=not began)
+    expect(page.locator("#raster canvas")).to_be_visible(visible=began)
     expect(page.locator("#posterior canvas")).to_have_count(1 if learns else 0)
-    expect(page.locator("#best-panel")).to_be_visible(visible=run != "turns")
-    begun = ("share", "losses", "metrics")
-    for name in (*begun, "terms", "bought", "spent"):
-        expect(page.locator(f"#{name} canvas")).to_have_count(1 if run != "none" or name in begun else 0)
+    expect(page.locator("#best-panel")).to_be_visible(visible=learns)
+    for name in ("share", "losses", "metrics", "terms", "bought", "spent"):
+        expect(page.locator(f"#{name} canvas")).to_have_count(1 if began else 0)
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
@@ -320,6 +320,22 @@ def test_runs_are_chosen_in_the_list_and_laid_side_by_side(open_page: Opener, ur
     page.reload()
     expect(table).to_have_count(2)
     expect(page.locator("#loss-choice")).to_have_value("term/logits/kl")
+
+
+def test_runs_measured_only_at_their_ends_are_not_compared_at_equal_pulls(open_page: Opener) -> None:
+    runs = [History(run="short"), History(run="long")]
+    for history, rounds in zip(runs, (5, 8), strict=True):
+        for number in range(rounds):
+            history.report(number, "image", total_loss=1.0 if number == rounds - 1 else None)
+    with serving(*runs) as scripted, dashboard(scripted.address) as url:
+        page = open_page(f"{url}/compare?run=short&run=long")
+        expect(page.locator("#equal")).to_have_text(
+            "Total loss cannot be compared at equal pulls: "
+            "fewer than two of these runs have a value until pull 4, which all of them have reached."
+        )
+        expect(page.locator("#differences thead")).not_to_contain_text("At equal")
+        page.locator("#loss-choice").select_option(label="bandit loss after the round")
+        expect(page.locator("#differences thead")).to_contain_text("At equal pulls")
 
 
 def test_every_table_and_chart_has_a_name_and_a_text(open_page: Opener, url: str) -> None:

@@ -47,6 +47,7 @@ def test_a_short_demo_ends_with_a_student_that_open_clip_loads(tmp_path: Path) -
     assert summary["student_accuracy_start"] <= summary["teacher_accuracy"] - 0.10
     assert summary["loss_end"] < summary["loss_start"]
     assert summary["unsent_reports"] == 0
+    assert 0 < summary["load_seconds"] < summary["seconds"]
     open_clip.create_model(f"local-dir:{tmp_path / 'demo'}")
     rounds = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(6))

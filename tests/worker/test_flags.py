@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.command_line import parse
+from worker.command_line import overrides, parse
 
 SERVER = ["--bandit-addr", "h:1"]
 
@@ -32,3 +32,15 @@ def test_resume_is_the_same_job(flags: list[str], message: str, capsys: pytest.C
         parse(SERVER + flags)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_fields_of_the_recipe_are_set_by_dotted_path(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = parse([*SERVER, "--set", "data.name=nlvr2", "--set", "student.keep={image: 6}", "--rounds", "3"])
+    assert overrides(arguments) == {"data.name": "nlvr2", "student.keep": {"image": 6}, "rounds": 3, "steps": 0}
+    for wrong in ("data.name", "data..name=a", "seed={"):
+        with pytest.raises(SystemExit):
+            parse([*SERVER, "--set", wrong])
+        assert "--set" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse([*SERVER, "--resume", "runs/a", "--set", "seed=1"])
+    assert "leave out --set" in capsys.readouterr().err

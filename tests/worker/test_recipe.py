@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker import recipe as recipes
+from worker.data import DATA_MODULES
 from worker.errors import RecipeError
+from worker.models.open_clip_cut import SECTIONS
 
 GOOD = """
 name: tiny
@@ -29,9 +32,32 @@ def test_the_built_in_recipe_is_a_recipe() -> None:
     assert (recipe.directory / recipe.teacher.checkpoint).is_file()  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("path", sorted(recipes.BUILT_IN.parent.glob("coca_l14*.yaml")), ids=lambda path: path.stem)
+def test_the_papers_recipes_name_what_is_there(path: Path) -> None:
+    recipe = recipes.read(path, {})
+    name, _, tag = recipe.teacher.model.removeprefix("open_clip:").partition("@")
+    assert tag in open_clip.list_pretrained_tags_by_model(name)
+    config = open_clip.get_model_config(name)
+    layers = {part: config[section]["layers"] for part, section in SECTIONS.items()}
+    kept = recipe.student.keep or {}
+    # Uniformly: the same share of every module.
+    assert len({kept[part] / layers[part] for part in layers}) == 1
+    assert kept["image"] == {"coca_l14_to_tiny12": 12, "coca_l14_to_tiny6": 6, "coca_l14_finetune": 24}[path.stem]
+    assert recipe.data.name in DATA_MODULES
+    assert recipe.deepspeed["bf16"]["enabled"]
+    if path.stem == "coca_l14_finetune":
+        assert (recipe.loss.logits, recipe.loss.layers, recipe.policy.name) == (0, 0, "joint")
+
+
 def test_the_command_line_replaces_fields(tmp_path: Path) -> None:
     recipe = read(tmp_path, GOOD, rounds=10, policy={"name": "round_robin"})
     assert (recipe.rounds, recipe.tail_rounds, recipe.policy.name) == (10, 3, "round_robin")
+    deeper = {"data.options.seed": 3, "data.batch_size": 8, "student.keep": {"text": 1}}
+    recipe = read(tmp_path, GOOD, **deeper)
+    assert (recipe.data.name, recipe.data.batch_size, recipe.data.options) == ("digits", 8, {"seed": 3})
+    assert recipe.student.keep == {"text": 1}
+    with pytest.raises(RecipeError, match=r"line 5: data\.batch_sise: unknown field; did you mean 'batch_size'"):
+        read(tmp_path, GOOD, **{"data.batch_sise": 8})
 
 
 def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:

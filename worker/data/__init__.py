@@ -5,9 +5,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Rows, Stream
+from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Judged, Measured, Rows, Stream
+from worker.data.coco_captions import build_coco_captions
 from worker.data.digits import build_digits
+from worker.data.nlvr2 import build_nlvr2
 from worker.data.shuffled import Shuffled
+from worker.data.snli_ve import build_snli_ve
+from worker.data.vqa_v2 import build_vqa_v2
 from worker.data.webdataset import build_webdataset
 from worker.named import imported
 
@@ -18,13 +22,22 @@ __all__ = [
     "DataModule",
     "DataModuleFactory",
     "Inputs",
+    "Judged",
+    "Measured",
     "Rows",
     "Shuffled",
     "Stream",
     "build",
 ]
 
-DATA_MODULES: dict[str, DataModuleFactory] = {"digits": build_digits, "webdataset": build_webdataset}
+DATA_MODULES: dict[str, DataModuleFactory] = {
+    "digits": build_digits,
+    "webdataset": build_webdataset,
+    "vqa_v2": build_vqa_v2,
+    "snli_ve": build_snli_ve,
+    "nlvr2": build_nlvr2,
+    "coco_captions": build_coco_captions,
+}
 
 
 def build(name: str, options: Mapping[str, Any] | None = None, context: Context | None = None) -> DataModule:

@@ -1,4 +1,4 @@
-"""What the worker asks of its data: three datasets, how rows become a batch, and how logits are judged.
+"""What the worker asks of its data: three datasets, how rows become a batch, and how a model is judged.
 
 Training data is map-style (`Rows`) or a stream (`Stream`). Items of the first depend on nothing but the seed and
 their index, so a position in the data is one integer; every item of the second comes with a cursor that says what
@@ -55,7 +55,7 @@ class Stream(Protocol):
 
 
 class DataModule(Protocol):
-    """Data for one distillation problem.
+    """Data for one distillation problem; either `Measured` or `Judged`.
 
     A batch is a dict of tensors:
 
@@ -100,12 +100,47 @@ class DataModule(Protocol):
         """Stack items into a batch."""
         ...
 
+
+class Measured(DataModule, Protocol):
+    """Data whose task metrics are taken on a model's logits, given the right words so far."""
+
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
         """Judge logits [B, L - 1, V] on a batch: name -> (sum, count), so that batches and ranks add up.
 
         ``accuracy`` counts the rows that ask something, and among them those whose answer tokens are all right.
         ``accuracy/<kind>`` is the same for one kind, captions too. Every name is there for every batch.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a model writes an answer.
+
+    Attributes:
+        end: The token that ends a text.
+        most: Tokens it may write, the end included.
+        beams: Texts that are followed at a time; 1 takes the likeliest token each time.
+        choices: Where not empty, the answer's first token is the likeliest of these.
+    """
+
+    end: int
+    most: int
+    beams: int = 1
+    choices: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """Data whose task metrics are taken on what a model writes in the place of the answers of ``questions``."""
+
+    @property
+    def writing(self) -> Writing:
+        """How it is to write."""
+        ...
+
+    def judge(self, written: Mapping[int, Sequence[int]]) -> dict[str, float]:
+        """The task metrics, of all that was written: tokens without the end token, by the row of ``questions``."""
         ...
 
 
@@ -135,6 +170,10 @@ class Inputs(Protocol):
         Raises:
             ValueError: The family has none that fits this model.
         """
+        ...
+
+    def spoken(self) -> Callable[[Sequence[int]], str]:
+        """What makes a text of tokens, special ones left out. Can be pickled. Raises as `words` does."""
         ...
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from worker.data.base import Batch
 from worker.data.counter import draws
+from worker.data.pictures import seeded
 from worker.errors import DataError
 
 Sample = Mapping[str, Any]
@@ -56,10 +57,8 @@ class Reader:
         """``image`` [C, H, W], ``text`` [L], ``paired``: a function of seed, epoch and the sample. Raises Unfit."""
         text = self.words([self._text(sample)])[0]
         key = np.array([zlib.crc32(str(sample["__key__"]).encode())], dtype=np.int64)
-        with torch.random.fork_rng(devices=[]):
-            # Augmentation draws from torch's global numbers, which know nothing of a position in the data.
-            torch.manual_seed(int(draws(self.seed + epoch, key, 1)[0, 0] >> np.uint64(1)))
-            image = self.picture(self._image(sample))
+        seed = int(draws(self.seed + epoch, key, 1)[0, 0] >> np.uint64(1))
+        image = seeded(self.picture, self._image(sample), seed)
         return {"image": image, "text": text, "paired": torch.tensor(True)}
 
     def _image(self, sample: Sample) -> Image.Image:

@@ -17,6 +17,7 @@ class Shuffled(Dataset[Batch]):
 
     Args:
         dataset: Anything with ``__len__`` and ``__getitem__``; ``__getitems__`` is used where there is one.
+            Where it has ``of_epoch(index, epoch)``, that is asked instead: its items differ between epochs.
         seed: Of the orders.
     """
 
@@ -33,10 +34,13 @@ class Shuffled(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         found = [self._at(index) for index in indices]
+        if hasattr(self._dataset, "of_epoch"):
+            return [self._dataset.of_epoch(at, epoch) for at, epoch in found]
         if hasattr(self._dataset, "__getitems__"):
-            return list(self._dataset.__getitems__(found))
-        return [self._dataset[index] for index in found]
+            return list(self._dataset.__getitems__([at for at, _ in found]))
+        return [self._dataset[at] for at, _ in found]
 
-    def _at(self, index: int) -> int:
+    def _at(self, index: int) -> tuple[int, int]:
+        """Which item it is, and of which epoch."""
         epoch, position = divmod(index, len(self._dataset))
-        return int(shuffled(self._seed, epoch, len(self._dataset), np.array([position]))[0])
+        return int(shuffled(self._seed, epoch, len(self._dataset), np.array([position]))[0]), epoch

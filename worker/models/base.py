@@ -43,6 +43,7 @@ class Part:
         inputs: Names of the parts whose boundary tensors it reads; None where that is not declared.
         matched: Names of those of its own boundary tensors that are matched beside the hidden states, so that
             what follows the last layer (poolers, norms, projections) is distilled too.
+        textless: Whether it reads no text, so that it runs once while a text is written word by word.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Part:
     layers: Patterns
     inputs: tuple[str, ...] | None = ()
     matched: tuple[str, ...] = field(default=())
+    textless: bool = False
 
 
 class Adapter:

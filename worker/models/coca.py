@@ -19,7 +19,13 @@ class CoCaAdapter(Adapter):
     """
 
     parts: tuple[Part, ...] = (
-        Part("image", path="visual", layers="visual.transformer.resblocks.*", matched=("tokens", "latent")),
+        Part(
+            "image",
+            path="visual",
+            layers="visual.transformer.resblocks.*",
+            matched=("tokens", "latent"),
+            textless=True,
+        ),
         Part("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
         Part(
             "multimodal",

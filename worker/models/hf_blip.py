@@ -17,7 +17,7 @@ class BlipAdapter(TextAdapter):
     """
 
     parts: tuple[Part, ...] = (
-        Part("image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",)),
+        Part("image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",), textless=True),
         Part("text", path="text_decoder", layers="text_decoder.bert.encoder.layer.*", inputs=("image",)),
     )
     logits = ("text", "logits")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import transformers
 from torch import Tensor
+
+from worker.models.hf_spoken import HfSpoken
 
 LONGEST = 128
 """Tokens of a text at most: a caption has fewer, and padding costs as much as words do."""
@@ -75,6 +77,9 @@ class HfInputs:
                 "name the one that it was trained with as options.tokenizer, package.module:function"
             )
         return Tokenized(tokenizer, self.context_length)
+
+    def spoken(self) -> Callable[[Sequence[int]], str]:
+        return HfSpoken(self._brought(transformers.AutoTokenizer, "tokenizer"))
 
     @property
     def _text(self) -> Any:

@@ -202,6 +202,19 @@ def test_shares_of_recent_pulls_and_what_each_arm_cost_and_bought() -> None:
     assert payload["cells"][-1][6:] == [120.0, 128.0]
 
 
+def test_in_a_long_run_more_pulls_are_recent() -> None:
+    history = History()
+    for number in range(2000):
+        history.select(number, "image" if number < 1970 else "text")
+    whole = view_of(history)
+    assert line(whole.snapshot(10_000), "share", 1)["y"][0][-1] == 30 / 40
+    # What comes later is told as all of it would be.
+    version = whole.version
+    history.select(2000, "text")
+    later = view_of(history)
+    assert line(later.since(version), "share", 1)["y"] == [[31 / 40]]
+
+
 def test_a_student_is_shown_as_it_was_before_its_first_round() -> None:
     history = History()
     history.add(worker_started=pb.WorkerStarted(worker="w1", info=pb.WorkerInfo(total_loss=4.0)))

@@ -141,7 +141,7 @@ class Play:
         try:
             return decide(None)
         except NeedsHistory as needed:
-            recall = Recall(needed.worker, needed.round)
+            recall = Recall(needed.worker, needed.round, self.state.index)
             for event in reversed(self.events):
                 if not recall.done:
                     recall.give(event)

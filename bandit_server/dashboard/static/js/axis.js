@@ -83,7 +83,8 @@ export function base(width, height, hooks = {}) {
     width,
     height,
     legend: { show: false },
-    padding: [8, 12, 0, 0],
+    // On the right there is room for half of a label as long as 100,000.
+    padding: [8, 26, 0, 0],
     cursor: {
       y: false,
       drag: { x: true, y: false, setScale: false },

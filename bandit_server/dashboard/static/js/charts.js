@@ -25,7 +25,7 @@ export function makeCharts(run) {
     title: "Probability of each arm to be the best now",
     empty: "Not known yet: it begins with the first reward, and only for policies that learn.",
   });
-  const share = new LineChart(at("share"), { ...shares, title: "Each arm's share of the last 20 pulls", empty: "No arm has been pulled yet." });
+  const share = new LineChart(at("share"), { ...shares, title: "Each arm's share of the last pulls", empty: "No arm has been pulled yet." });
   const losses = new LineChart(at("losses"), {
     title: "Losses on the probe",
     format: measure,

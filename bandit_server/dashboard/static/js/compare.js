@@ -1,5 +1,5 @@
 // Several runs on one axis, with a table of how they differ from the first.
-import { axisTools, overTime, placeName, setEnds } from "./axis.js";
+import { axisTools, overTime, setEnds } from "./axis.js";
 import { differences } from "./differences.js";
 import { el, show } from "./dom.js";
 import { measure, number, tickDecimals } from "./format.js";
@@ -69,8 +69,7 @@ function draw() {
   charts.loss.update(lossLines, sentence("Loss", lossLines));
   charts.metric.update(metricLines, sentence("Task metric", metricLines));
   const limit = Math.min(...there.map(({ run }) => (overTime() ? run.head.seconds : run.head.highest)));
-  at("equal").textContent = `"At equal" is the last value measured until ${placeName(limit)}, which all of them have reached.`;
-  differences(document.querySelector("#differences"), there, { loss, lossLines, metric, metricLines, limit });
+  at("equal").textContent = differences(document.querySelector("#differences"), there, { loss, lossLines, metric, metricLines, limit });
   tellChosen();
 }
 
@@ -118,7 +117,7 @@ function linesOf(there, measured) {
       key: `${name} ${line.index}`,
       group: name,
       label: workers.length > 1 ? `${name}, ${workers[line.index]}` : name,
-      colour: `--arm-${order}`,
+      colour: `--run-${order}`,
       dash: DASHES[line.index % 4],
       width: 2,
       points: line.x.length < 60,
@@ -142,7 +141,7 @@ function tellChosen() {
     });
     const note = missing.has(name) ? `no such run` : order === 0 && chosen.length > 1 ? "the others are compared with it" : "";
     const link = el("a", { href: `/runs/${encodeURIComponent(name)}` }, name);
-    return el("li", {}, el("span", { class: `swatch arm-${order}` }), link, note && el("span", { class: "note" }, note), remove);
+    return el("li", {}, el("span", { class: `swatch run-${order}` }), link, note && el("span", { class: "note" }, note), remove);
   });
   show(at("chosen"), ...items);
   at("told").textContent = chosen.length === 0 ? "Choose runs to lay side by side: optima against joint and round_robin, say." : "";

@@ -1,14 +1,25 @@
 // How runs differ from the first of them.
-import { overTime } from "./axis.js";
+import { overTime, placeName } from "./axis.js";
 import { el, rows, show } from "./dom.js";
 import { count, duration, measure, NONE, percent } from "./format.js";
 import { before } from "./linechart.js";
-import { armColourName } from "./palette.js";
 
+// Fills the table. Returns a sentence on what "at equal" means, or on why there is nothing to compare so.
 export function differences(table, runs, { loss, lossLines, metric, metricLines, limit }) {
   const where = overTime() ? "training time" : "pulls";
-  const number = (text) => el("th", { scope: "col", class: "number" }, text);
   const metricName = metric.replace(/^metric\//, "");
+  const lossName = loss.startsWith("total/") ? "Total loss" : "Loss";
+  const values = (lines, until) => runs.map(({ name }) => valueOf(lines, name, until));
+  // [head, value of each run, whether lower is better]; one run's value alone is no comparison.
+  const columnsOf = (name, lines, low) => {
+    const equal = values(lines, limit);
+    const compared = equal.filter((value) => value !== null).length > 1;
+    return [[name, values(lines, Infinity), low], ...(compared ? [[`At equal ${where}`, equal, low]] : [])];
+  };
+  const lossColumns = columnsOf(lossName, lossLines, true);
+  const metricColumns = metric ? columnsOf(metricName, metricLines, false) : [];
+  const columns = [...lossColumns, ...metricColumns];
+  const number = (text) => el("th", { scope: "col", class: "number" }, text);
   show(
     table.tHead,
     el(
@@ -17,39 +28,36 @@ export function differences(table, runs, { loss, lossLines, metric, metricLines,
       ...["Run", "Policy", "State"].map((text) => el("th", { scope: "col" }, text)),
       number("Rounds"),
       number("Training time"),
-      number(loss.startsWith("total/") ? "Total loss" : "Loss"),
-      number(`At equal ${where}`),
-      ...(metric ? [number(metricName), number(`At equal ${where}`)] : []),
+      ...columns.map(([text]) => number(text)),
       el("th", { scope: "col" }, "Pulls by arm"),
     ),
   );
-  const values = runs.map(({ name, run }) => ({
-    name,
-    run,
-    cells: [valueOf(lossLines, name, Infinity), valueOf(lossLines, name, limit), valueOf(metricLines, name, Infinity), valueOf(metricLines, name, limit)],
-  }));
-  const first = values[0];
-  const body = values.map(({ name, run, cells }, order) => {
+  const body = runs.map(({ name, order, run }, at) => {
     const info = run.head.run;
-    const compared = (at, low) => difference(cells[at], order ? first.cells[at] : null, low);
     return [
       name,
       el(
         "tr",
         {},
-        el("th", { scope: "row" }, el("span", { class: `swatch arm-${runs[order].order}` }), name),
+        el("th", { scope: "row" }, el("span", { class: `swatch run-${order}` }), name),
         el("td", {}, info.policy),
         el("td", {}, info.state),
         el("td", { class: "number" }, count(info.rounds)),
         el("td", { class: "number" }, duration(run.head.seconds)),
-        compared(0, true),
-        compared(1, true),
-        ...(metric ? [compared(2, false), compared(3, false)] : []),
-        el("td", {}, pulls(run)),
+        ...columns.map(([, told, low]) => difference(told[at], at ? told[0] : null, low)),
+        el("td", { class: "small" }, pulls(run)),
       ),
     ];
   });
   rows(table.tBodies[0], body);
+  if (runs.length < 2) return "";
+  const groups = [[lossName.toLowerCase(), lossColumns], ...(metric ? [[metricName, metricColumns]] : [])];
+  const missed = groups.filter(([, told]) => told.length === 1).map(([what]) => what);
+  const until = `until ${placeName(limit)}, which all of them have reached`;
+  const sentences = [];
+  if (missed.length < groups.length) sentences.push(`"At equal ${where}" is the last value measured ${until}.`);
+  if (missed.length > 0) sentences.push(`${missed.join(" and ")} cannot be compared at equal ${where}: fewer than two of these runs have a value ${until}.`);
+  return sentences.map((text) => text[0].toUpperCase() + text.slice(1)).join(" ");
 }
 
 // The value that was measured last until a place, by whichever worker; what was measured before the first round is
@@ -67,20 +75,12 @@ function difference(value, other, low) {
   if (other === null || other === 0) return el("td", { class: "number" }, measure(value));
   const change = (value - other) / Math.abs(other);
   const kind = Math.abs(change) < 5e-4 ? "" : change < 0 === low ? "good" : "bad";
-  return el("td", { class: "number" }, measure(value), el("span", { class: `note ${kind}` }, percent(change, 1, true)));
+  return el("td", { class: "number" }, measure(value), el("span", { class: `note below ${kind}` }, percent(change, 1, true)));
 }
 
-// A bar of how the pulls were shared among arms, the tail's left out.
+// How the pulls were shared among arms, the tail's left out.
 function pulls(run) {
   const { arms } = run.head.run;
   const all = arms.reduce((sum, arm) => sum + arm.pulls, 0);
-  if (all === 0) return NONE;
-  const words = arms.map((arm) => `${arm.name} ${percent(arm.pulls / all, 0)}`).join(", ");
-  const parts = arms.flatMap((arm, index) => {
-    if (arm.pulls === 0) return [];
-    const part = el("span", { class: `part ${armColourName(arm.name, index).slice(2)}` });
-    part.style.setProperty("flex-grow", arm.pulls);
-    return [part];
-  });
-  return el("span", { class: "parts", role: "img", "aria-label": words, title: words }, ...parts);
+  return arms.filter((arm) => arm.pulls > 0).map((arm) => `${arm.name} ${percent(arm.pulls / all, 0)}`).join(", ") || NONE;
 }

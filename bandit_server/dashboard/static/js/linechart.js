@@ -75,6 +75,8 @@ export class LineChart {
     options.axes = [xAxis(), this.yAxis()];
     options.series = [{}];
     options.bands = [];
+    // Bands lie on each other: the more there are, the fainter is each.
+    const opacity = 0.42 / Math.max(3, this.lines.filter((line) => line.band).length);
     for (const line of this.lines) {
       const visible = !isHidden(this.id, groupOf(line));
       const stroke = () => colour(line.colour);
@@ -85,7 +87,7 @@ export class LineChart {
       const at = options.series.length;
       const edge = { stroke: "transparent", width: 0, show: visible, points: { show: false } };
       options.series.push(edge, { ...edge });
-      options.bands.push({ series: [at + 1, at], fill: () => fade(colour(line.colour)) });
+      options.bands.push({ series: [at + 1, at], fill: () => fade(colour(line.colour), opacity) });
     }
     this.chart = new uPlot(options, this.data(), this.canvas);
     this.chart.setScale("x", { min: range()[0], max: range()[1] });
@@ -194,4 +196,4 @@ export function before(line, until) {
   return low > 0 ? [at[low - 1], line.y[low - 1]] : [-Infinity, null];
 }
 
-const fade = (rgb) => rgb.replace("rgb(", "rgba(").replace(")", ", 0.14)");
+const fade = (rgb, opacity) => rgb.replace("rgb(", "rgba(").replace(")", `, ${opacity})`);

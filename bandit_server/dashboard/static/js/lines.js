@@ -36,9 +36,15 @@ export function bestLines(run) {
   return [lines, `Probability of being the best arm: ${sentence(lines, (value) => percent(value, 0))}`];
 }
 
+// The pulls that shares are of, in words: as many as the server counts as recent.
+export function recent(run) {
+  const pulls = run.head.highest + 1;
+  return pulls > 1000 ? `the last 2\u202f% of pulls, now ${count(Math.floor(pulls / 50))}` : "the last 20 pulls";
+}
+
 export function shareLines(run) {
   const lines = run.of("share").map((line) => ofArm(line, line.y[0]));
-  return [lines, `Share of the last 20 pulls: ${sentence(lines, (value) => percent(value, 0))}`];
+  return [lines, `Share of ${recent(run)}: ${sentence(lines, (value) => percent(value, 0))}`];
 }
 
 // A total stands until it is added to: from nothing at the start to where the run is now.

@@ -1,24 +1,17 @@
 // Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
 import { base, gutter, narrow, overTime, placeName, plain, range, register, unregister, xAxis } from "./axis.js";
-import { el, svg } from "./dom.js";
+import { el, show } from "./dom.js";
 import { count, duration } from "./format.js";
-import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
+import { MARKS, rasterLegend } from "./marks.js";
+import { DIVERGED, FALLBACK, OPEN, SUPERSEDED } from "./model.js";
 import { armColourName, colour } from "./palette.js";
-
-const MARKS = [
-  [FALLBACK, "chosen by the worker while the server was away"],
-  [TAIL, "joint tail"],
-  [OPEN, "in flight"],
-  [DIVERGED, "diverged"],
-  [SUPERSEDED, "superseded"],
-];
 
 export class Raster {
   constructor(host, title) {
     this.title = title;
     this.readout = el("p", { class: "hint readout" }, "\u00a0");
     this.canvas = el("div", { class: "chart", role: "img", "aria-label": title });
-    this.legend = el("ul", { class: "legend marks", "aria-label": "Marks" }, ...MARKS.map(legendItem));
+    this.legend = el("ul", { class: "legend marks", "aria-label": "Colours and marks" });
     host.append(this.canvas, this.readout, this.legend);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
@@ -33,6 +26,7 @@ export class Raster {
     const { arm_names: arms, worker_ids: workers } = run.head;
     this.rows = arms.length * workers.length + Math.max(0, workers.length - 1);
     this.canvas.setAttribute("aria-label", this.summary());
+    show(this.legend, ...rasterLegend(run, this.cells));
     const shape = JSON.stringify([arms, workers]);
     if (shape !== this.shape) {
       this.shape = shape;
@@ -182,15 +176,4 @@ function drawMark(ctx, marks, fill, left, top, width, height, ratio) {
   } else {
     ctx.fillRect(left, top, width, height);
   }
-}
-
-function legendItem([mark, text]) {
-  const shapes = {
-    [FALLBACK]: svg("rect", { x: 1, y: 6, width: 10, height: 6, class: "full" }),
-    [TAIL]: svg("rect", { x: 1, y: 0, width: 10, height: 12, class: "tail" }),
-    [OPEN]: svg("rect", { x: 1.5, y: 0.5, width: 9, height: 11, class: "outline" }),
-    [DIVERGED]: svg("path", { d: "M2 2L10 10M2 10L10 2", class: "cross" }),
-    [SUPERSEDED]: svg("rect", { x: 1, y: 5, width: 10, height: 2, class: "full" }),
-  };
-  return el("li", {}, svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, shapes[mark]), text);
 }

@@ -76,14 +76,18 @@ function draw() {
   log.update(run);
 }
 
-// Many workers need the raster's whole width; a policy that does not learn has no belief to show.
+// Before the first round there is nothing to draw. Many workers need the raster's whole width; a policy that does not learn has no belief to show.
 function layOut() {
-  const learns = run.of("posterior").length > 0 || run.of("spent").length === 0;
+  const begun = run.of("spent").length > 0;
+  at("waiting").hidden = begun;
+  at("axis").hidden = at("charts").hidden = !begun;
+  const learns = run.of("posterior").length > 0;
   const measured = run.of("metric").length > 0 || metricNames(run).length > 0;
   at("raster-panel").classList.toggle("full", run.head.worker_ids.length > 2 || !learns);
   at("posterior-panel").hidden = at("best-panel").hidden = !learns;
   at("share-panel").classList.toggle("full", !learns);
   at("metrics-panel").hidden = !measured;
+  at("share-title").textContent = `Share of ${lines.recent(run)}`;
 }
 
 function header() {
@@ -100,7 +104,7 @@ function header() {
     figure("Rounds", count(info.rounds), info.planned && `of ${count(info.planned)}`, info.diverged > 0 && `${count(info.diverged)} diverged`),
     figure("Total loss", measure(info.last_loss), fall),
     ...metricFigures(figure),
-    figure("Training time", duration(run.head.seconds), info.workers.length > 1 && "all workers together"),
+    figure("Training time", run.head.seconds > 0 ? duration(run.head.seconds) : NONE, info.workers.length > 1 && "all workers together"),
     figure("Workers alive", count(info.alive), `of ${count(info.workers.length)}`),
     figure("Last event", since(info.updated, " ago"), el("span", {}, "started ", since(info.created, " ago"))),
   );

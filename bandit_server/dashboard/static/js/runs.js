@@ -108,7 +108,7 @@ function row(run) {
     el("th", { scope: "row" }, el("a", { href: `/runs/${encodeURIComponent(run.run)}` }, run.run)),
     cell(el("span", { class: `badge ${run.state}` }, run.state), run.restored && el("span", { class: "note" }, "restored, incomplete")),
     cell(run.policy),
-    right(rounds(run), run.diverged > 0 && el("span", { class: "note bad" }, `${count(run.diverged)} diverged`)),
+    right(rounds(run), run.diverged > 0 && el("span", { class: "note below bad" }, `${count(run.diverged)} diverged`)),
     right(measure(run.last_loss)),
     right(percent(run.decrement, 1)),
     cell(sparkline(run.recent_losses)),
@@ -128,7 +128,7 @@ function topArm(run) {
     "span",
     { class: "arm" },
     el("span", { class: `swatch ${armColourName(name, index).slice(2)}` }),
-    `${name} `,
-    el("span", { class: "note" }, `P(best) ${percent(chance, 0)}`),
+    name,
+    el("span", { class: "note below" }, `P(best) ${percent(chance, 0)}`),
   );
 }

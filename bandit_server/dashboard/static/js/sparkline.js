@@ -4,23 +4,27 @@ import { count, measure, NONE } from "./format.js";
 
 const WIDTH = 100;
 const HEIGHT = 22;
+const FEW = 12;
 
 export function sparkline(losses) {
   const known = losses.filter((loss) => loss !== null);
   if (known.length < 2) return NONE;
   const low = Math.min(...known);
   const high = Math.max(...known);
-  const x = (at) => 1 + ((WIDTH - 2) * at) / (losses.length - 1);
+  const x = (at) => 2 + ((WIDTH - 4) * at) / (losses.length - 1);
   const y = (loss) => (high === low ? HEIGHT / 2 : 2 + ((HEIGHT - 4) * (high - loss)) / (high - low));
   let path = "";
   losses.forEach((loss, at) => {
     if (loss === null) return;
     path += `${at === 0 || losses[at - 1] === null ? "M" : "L"}${x(at).toFixed(1)} ${y(loss).toFixed(1)}`;
   });
+  // A line through few measurements hides how few they are.
+  const points = known.length > FEW ? [] : losses.flatMap((loss, at) => (loss === null ? [] : [svg("circle", { cx: x(at).toFixed(1), cy: y(loss).toFixed(1), r: 1.75 })]));
   const text = `from ${measure(known[0])} to ${measure(known.at(-1))}, the last ${count(losses.length)} measured`;
   return svg(
     "svg",
     { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, role: "img", "aria-label": text },
     svg("path", { d: path }),
+    ...points,
   );
 }

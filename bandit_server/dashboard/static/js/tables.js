@@ -32,8 +32,8 @@ export function armsTable(body, run, button) {
       el("td", {}, chance(arm, index)),
       right(count(arm.pulls), all > 0 && el("span", { class: "note" }, percent(arm.pulls / all, 0))),
       right(reward(arm.last_reward, run.relative, digits)),
-      right(arm.pulls > 0 ? number(arm.total_decrement, lossDigits) : NONE),
-      right(arm.pulls > 0 ? duration(arm.total_seconds) : NONE),
+      right(arm.total_seconds > 0 ? number(arm.total_decrement, lossDigits) : NONE),
+      right(arm.total_seconds > 0 ? duration(arm.total_seconds) : NONE),
       el("td", {}, arm.paused ? el("span", { class: "badge paused" }, "paused") : "open", run.state === "active" && button(arm)),
     );
   rows(body, run.arms.map((arm, index) => [arm.name, row(arm, index)]));

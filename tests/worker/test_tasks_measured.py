@@ -1,0 +1,93 @@
+"""The paper's tasks go through the worker: teacher and student are asked, and what they write is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.data.published import write_all
+from worker import assemble, recipe
+from worker.engine import Ranks
+from worker.errors import RecipeError
+from worker.probe import Probe
+from worker.rig import Rig, assemble_rig
+
+WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+COCA = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 8, "patch_size": 4, "layers": 2, "width": 16, "head_width": 8,
+                   "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**WORDS, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": WORDS,
+    "custom_text": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models' configurations and the datasets are."""
+    place = tmp_path_factory.mktemp("place")
+    write_all(place / "datasets")
+    (place / "coca.json").write_text(json.dumps(COCA))
+    clip = {name: section for name, section in COCA.items() if name != "multimodal_cfg"}
+    clip["text_cfg"] = WORDS
+    (place / "clip.json").write_text(json.dumps(clip | {"vision_cfg": COCA["vision_cfg"] | {"output_tokens": False}}))
+    return place
+
+
+def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fields: Any) -> tuple[Rig, Probe]:
+    path = place / "recipe.yaml"
+    path.write_text(
+        f"teacher: {{model: 'open_clip:{model}.json'}}\nstudent: {{keep: {{image: 1, text: 1}}}}\n"
+        f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
+        "probe: {batches: 1, batch_size: 3}\n"
+    )
+    given = recipe.read(path, fields)
+    models = assemble.models(given)
+    rig = assemble_rig(given, models, ranks)
+    return rig, Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, given.probe)
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("vqa_v2", {"accuracy", "accuracy/number", "accuracy/other"}),
+        ("snli_ve", {"accuracy"}),
+        ("nlvr2", {"accuracy", "consistency"}),
+        ("coco_captions", {"cider", "bleu_4"}),
+    ],
+)
+def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
+    task: str, names: set[str], place: Path, ranks: Ranks
+) -> None:
+    fields = {"loss.task": {"worker.losses:answer": 1.0, "contrastive": 0.1}}
+    _, probe = assembled(place, ranks, task, **fields)
+    found = probe.evaluate()
+    assert set(probe.teacher_metrics()) == set(found.metrics) == names
+    assert all(value >= 0 for value in found.metrics.values())
+    assert "task/answer" in found.terms
+    assert found.total_loss > 0
+
+
+def test_what_is_asked_is_what_the_recipe_says_and_no_row_counts_twice(
+    place: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, probe = assembled(place, ranks, "snli_ve", **{"probe.questions": 7})
+    asked: list[list[int]] = []
+    judge = rig.data.judge  # type: ignore[attr-defined]
+    monkeypatch.setattr(rig.data, "judge", lambda written: asked.append(sorted(written)) or judge(written))
+    probe.evaluate()
+    # Whole batches of three; of twelve rows.
+    assert asked == [list(range(9))]
+    _, everything = assembled(place, ranks, "snli_ve", **{"probe.batch_size": 5})
+    monkeypatch.setattr(everything.data, "judge", lambda written: asked.append(sorted(written)) or {})
+    everything.evaluate()
+    assert asked[1:] == [list(range(12))]
+
+
+def test_a_model_without_words_is_refused_before_it_is_trained(place: Path, ranks: Ranks) -> None:
+    with pytest.raises(RecipeError, match="judged by what a model writes, and a CustomTextCLIP writes nothing"):
+        assembled(place, ranks, "snli_ve", model="clip")

@@ -1,0 +1,113 @@
+"""A model writes answers word by word: greedily what it was taught to say, by beam search what is likeliest."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.jobs import tiny_coca
+from worker import assemble, recipe
+from worker.assemble import Models
+from worker.data.base import Writing
+from worker.data.digits import build_digits
+from worker.data.digits_text import WORD
+from worker.engine import Ranks
+from worker.models.coca import CoCaAdapter
+from worker.parted import Parted
+from worker.rig import assemble_rig
+from worker.teacher import Teacher
+from worker.writing import Writer
+
+END = WORD["<end>"]
+
+
+@pytest.fixture(scope="module")
+def digits(ranks: Ranks) -> tuple[Models, Writer, Writer]:
+    """Teacher and student writers; the student has all of the teacher's layers."""
+    built_in = recipe.read(recipe.BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
+    models = assemble.models(built_in)
+    rig = assemble_rig(built_in, models, ranks)
+    return models, Writer.teacher(rig.teacher, ranks), Writer.student(rig.engine, rig.planner, ranks)
+
+
+def tiny(ranks: Ranks) -> Writer:
+    teacher = Teacher(Parted(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
+    return Writer.teacher(teacher, ranks)
+
+
+def prompts(*lengths: int) -> dict[str, torch.Tensor]:
+    """Texts of eight words with prompts of such lengths, the start token among them."""
+    answer = torch.zeros(len(lengths), 8, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        answer[row, length:] = True
+    return {name: tensor[: len(lengths)] for name, tensor in tiny_coca.batch(0).items()} | {"answer": answer}
+
+
+def test_written_greedily_is_right_where_each_word_is_right_after_the_ones_before(
+    digits: tuple[Models, Writer, Writer],
+) -> None:
+    data = build_digits({})
+    batch = data.questions.batch(np.arange(256))
+    captions = data.held_out.batch(np.arange(64))
+    models, teacher, student = digits
+    for rows in (batch, captions):
+        with torch.no_grad():
+            logits = models.teacher.model.eval()(rows["image"], rows["text"])["logits"]
+        right = sum(data.metrics(logits, rows)[f"accuracy/{kind}"][0] for kind in data.kinds)
+        wanted = [
+            [int(t) for t in text[said] if t != END] for text, said in zip(rows["text"], rows["answer"], strict=True)
+        ]
+        for writer in (teacher, student):
+            written = writer.write(rows, Writing(end=END, most=15), pad=0)
+            assert sum(said == answer for said, answer in zip(written, wanted, strict=True)) == right
+    assert right > 0.8 * len(wanted)
+
+
+def test_rows_do_not_mind_each_others_prompts_and_answers(ranks: Ranks) -> None:
+    writer, batch, writing = tiny(ranks), prompts(1, 5, 3, 7), Writing(end=15, most=6, beams=2)
+    together = writer.write(batch, writing, pad=0)
+    for row, said in enumerate(together):
+        alone = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+        # What the row has where the answer is to stand is not read.
+        alone["text"] = torch.where(alone["answer"], 9, alone["text"])
+        assert writer.write(alone, writing, pad=0) == [said]
+    assert [len(said) for said in together] == [min(6, 8 - length) for length in (1, 5, 3, 7)] or 15 in together
+
+
+def test_a_beam_as_wide_as_the_vocabulary_finds_the_likeliest_text(ranks: Ranks) -> None:
+    writer, batch = tiny(ranks), prompts(4, 4)
+    batch = {name: tensor[:2] for name, tensor in batch.items()}
+    words = list(range(1, 16))
+    said = [pair for pair in itertools.product(words, words) if pair[0] != 15] + [(15, 0)]
+    found = writer.write(batch, Writing(end=15, most=2, beams=16), pad=0)
+    for row in range(2):
+        text = batch["text"][row].repeat(len(said), 1)
+        text[:, 4:6], text[:, 6:] = torch.tensor(said), 0
+        image = batch["image"][row : row + 1].expand(len(said), -1, -1, -1)
+        logits = writer.look(["image", "text", "multimodal"], {"image": image, "text": text}, {}).logits
+        assert logits is not None
+        logits[..., 0] = float("-inf")
+        chances = logits[:, 3:5].log_softmax(-1).gather(2, text[:, 4:6, None]).squeeze(2)
+        mean = torch.where(text[:, 5] == 0, chances[:, 0], chances.mean(1))
+        assert found[row] == [word for word in said[int(mean.argmax())] if word not in (0, 15)]
+
+
+def test_of_choices_the_likeliest_is_taken(ranks: Ranks) -> None:
+    writer, batch = tiny(ranks), prompts(2, 3, 4)
+    for choices in ((5, 9), (7,)):
+        said = writer.write(batch, Writing(end=15, most=1, choices=choices), pad=0)
+        assert all(len(one) == 1 and one[0] in choices for one in said)
+    assert said == [[7]] * 3
+
+
+def test_pictures_are_looked_at_once_for_all_words(ranks: Ranks) -> None:
+    model = tiny_coca.coca(3)
+    calls: list[Any] = []
+    model.visual.register_forward_hook(lambda *_: calls.append(1))
+    writer = Writer.teacher(Teacher(Parted(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
+    writer.write(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
+    assert len(calls) == 1
