@@ -15,7 +15,7 @@ from worker.recipe import Recipe
 
 TAIL = 0.3
 """Share of the budget, at its end, that trains all modules jointly."""
-STEPS_PER_ROUND, BATCH, PROBE_ROWS = 10, 32, 128
+STEPS_PER_ROUND, BATCH, PROBE_ROWS = 5, 32, 64
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from worker.plan import Planner
 from worker.student import Student
 from worker.teacher import Teacher
 
-GLANCE, LOOK = 24, 160
+GLANCE, LOOK = 24, 120
 """Items of each block, for a point of a curve and for a result."""
 
 Items = list[tuple[Batch, Outputs]]

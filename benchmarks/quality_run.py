@@ -38,7 +38,7 @@ from worker.trainer import Trained, Trainer
 
 RESULTS = (0.25, 0.5, 1.0)
 """Shares of the budget at which a run is judged on many items."""
-POINTS = 20
+POINTS = 12
 """Points of a curve, at equal distances in cost."""
 TURNS, STEPS_A_TURN = 9, 2
 """Of a calibration: its kinds of work take turns, so that what else the machine does falls on all alike."""

@@ -35,12 +35,21 @@ def test_methods_that_do_not_pair_are_refused() -> None:
 
 
 def test_a_run_is_done_once_and_an_interrupted_one_again(tmp_path: Path) -> None:
-    here, there = Records(tmp_path), Records(tmp_path)
-    with here.claim("joint-200") as mine, there.claim("joint-200") as theirs:
+    here, there = Records(tmp_path / "q.json"), Records(tmp_path / "q.json")
+    with here.claim("runs", "a/b #1") as mine, there.claim("runs", "a/b #1") as theirs:
         assert (mine, theirs) == (True, False)
-    with there.claim("joint-200") as mine:
+    with there.claim("runs", "a/b #1") as mine:
         assert mine
-        there.write("joint-200", {"loss": 1.0})
-    with here.claim("joint-200") as mine:
+        there.write("runs", "a/b #1", {"loss": 1.0})
+    with here.claim("runs", "a/b #1") as mine:
         assert not mine
-    assert here.read("joint-200") == {"loss": 1.0}
+    here.write("calibrations", "even", {"step/joint": 0.1})
+    assert there.all("runs") == {"a/b #1": {"loss": 1.0}}
+    assert there.read("calibrations", "even") == {"step/joint": 0.1}
+    assert there.read("runs", "a/b #2") is None
+
+
+def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text("[]")
+    with pytest.raises(ValueError, match="no records of the study"):
+        Records(tmp_path / "q.json").write("runs", "a", {})
