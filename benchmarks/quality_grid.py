@@ -41,11 +41,6 @@ class Method:
         """Whether its choices need rewards, so that measuring them is part of what it costs."""
         return self.policy == "optima"
 
-    @property
-    def kind(self) -> str:
-        """What its steps cost like."""
-        return self.train if self.layers else "no layers"
-
 
 METHODS: dict[str, Method] = {
     "joint": Method(),
