@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worker.data.digits import DigitsData, build_digits
 from worker.data.digits_rows import Collages
-from worker.data.digits_text import KINDS, QUESTIONS
+from worker.data.digits_text import QUESTIONS
 from worker.models.open_clip_files import create, read_config
 from worker.models.open_clip_loader import save
 
@@ -42,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     config = read_config(options.model, Path())
     model = create(config)
-    data = build_digits({})
+    if options.start:
+        model.load_state_dict(load_file(options.start))
+    kinds = options.kinds.split(",")
+    data = build_digits({"asked": dict.fromkeys(kinds, 1.0)})
     started = time.perf_counter()
     train(model, data, options)
     seconds = time.perf_counter() - started
@@ -88,7 +92,7 @@ def train(model: nn.Module, data: DigitsData, options: argparse.Namespace) -> No
         losses.append(float(loss.detach()))
         if step % REPORT_EVERY == 0 or step == options.steps:
             unseen = evaluate(model, data, data.questions, most=1000)
-            kinds = " ".join(f"{kind} {unseen[f'accuracy/{kind}']:.3f}" for kind in QUESTIONS)
+            kinds = " ".join(f"{kind} {unseen[f'accuracy/{kind}']:.3f}" for kind in options.kinds.split(","))
             print(
                 f"step {step}/{options.steps}  loss {np.mean(losses):.3f}  {time.perf_counter() - started:.0f} s  "
                 f"held-out accuracy {unseen['accuracy']:.3f} ({kinds})",
@@ -139,7 +143,7 @@ def evaluate(
 def _batches(options: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
     """Captions first, questions then."""
     first, then = (
-        build_digits({"seed": options.seed, "mix": _mix(captions), "shift": options.shift}).train
+        build_digits({"seed": options.seed, "mix": _mix(captions, options.kinds), "shift": options.shift}).train
         for captions in (0.8, 0.15)
     )
     for step in range(options.steps):
@@ -153,8 +157,9 @@ def _rate(step: int, steps: int, warm_up: int = 100) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
 
 
-def _mix(captions: float) -> dict[str, float]:
-    return {kind: captions if kind == "caption" else (1 - captions) / len(QUESTIONS) for kind in KINDS}
+def _mix(captions: float, kinds: str) -> dict[str, float]:
+    asked = kinds.split(",")
+    return {"caption": captions, **dict.fromkeys(asked, (1 - captions) / len(asked))}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
 
     flag("--output", TEACHER, "directory for the weights, configuration and metrics")
     flag("--model", str(TEACHER), "the open_clip configuration to train: a JSON file or a directory with one")
+    flag("--start", "", "weights to begin with, a safetensors file; without, they are drawn")
+    flag("--kinds", ",".join(QUESTIONS), "kinds of questions, with commas between")
     flag("--seed", 0, "seed of the weights and of the data")
     flag("--steps", 4000, "optimizer steps")
     flag("--batch", 64, "collages per step")

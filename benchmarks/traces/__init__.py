@@ -13,16 +13,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-_FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 PREFIX = "trace:"
 
 
 def names() -> list[str]:
     """Every trace, as `trace:<name>`."""
-    return [PREFIX + path.stem for path in sorted(_FOLDER.glob("*.json"))]
+    return [PREFIX + path.stem for path in sorted(FOLDER.glob("*.json"))]
 
 
 def rewards(name: str) -> list[list[float]]:
     """A trace's rewards, by arm and own pulls."""
-    content = json.loads((_FOLDER / f"{name.removeprefix(PREFIX)}.json").read_text(encoding="utf-8"))
+    content = json.loads((FOLDER / f"{name.removeprefix(PREFIX)}.json").read_text(encoding="utf-8"))
     return list(content["rewards"].values())

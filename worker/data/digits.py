@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.data.base import Batch
 from worker.data.digits_rows import TRAIN_DIGITS, Collages, sources
-from worker.data.digits_text import CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
+from worker.data.digits_text import ASKING, CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
 from worker.data.options import checked
 
 HELD_OUT_SEED = 7
@@ -31,6 +31,8 @@ class DigitsOptions(BaseModel):
     """How many of the training scans are used; 150 makes transfer data scarce."""
     mix: dict[str, FiniteFloat] = Field(default={"caption": 0.3, **dict.fromkeys(QUESTIONS, 0.14)})
     """Share of each kind of text in training and in ``held_out``; a kind that is not named has none."""
+    asked: dict[str, FiniteFloat] = Field(default=dict.fromkeys(QUESTIONS, 1.0))
+    """The same in ``questions``."""
     shift: int = Field(default=1, ge=0, le=2)
     """Training digits are moved by up to this many pixels each way."""
     length: int = Field(default=2**40, ge=1)
@@ -50,8 +52,7 @@ class DigitsData:
     kinds = KINDS
 
     def __init__(self, options: DigitsOptions) -> None:
-        shares = [options.mix.get(kind, 0.0) for kind in KINDS]
-        asked = [float(kind in QUESTIONS) for kind in KINDS]
+        shares, asked = ([mix.get(kind, 0.0) for kind in KINDS] for mix in (options.mix, options.asked))
         scans = sources(train=True)[: options.source_digits]
         unseen = sources(train=False)
         self.train = Collages(scans, options.seed, options.length, shares, options.shift)
@@ -74,17 +75,17 @@ class DigitsData:
         for number, name in enumerate(KINDS):
             rows = kind == number
             found[f"accuracy/{name}"] = (float(right[rows].sum()), float(rows.sum()))
-        sums, counts = zip(*(found[f"accuracy/{name}"] for name in QUESTIONS), strict=True)
+        sums, counts = zip(*(found[f"accuracy/{name}"] for name in ASKING), strict=True)
         return {"accuracy": (sum(sums), sum(counts)), **found}
 
 
 def build_digits(options: Mapping[str, Any]) -> DigitsData:
     """The digits data with the given options. Raises ValueError naming every wrong option."""
     found = checked(DigitsOptions, options, "digits")
-    unknown = sorted(set(found.mix) - set(KINDS))
-    if unknown or min(found.mix.values(), default=0) < 0 or sum(found.mix.values()) <= 0:
-        raise ValueError(
-            f"wrong mix for the digits data: expected shares >= 0, not all 0, of {', '.join(KINDS)}; "
-            f"got {dict(found.mix)}"
-        )
+    for name, mix in (("mix", found.mix), ("asked", found.asked)):
+        if set(mix) - set(KINDS) or min(mix.values(), default=0) < 0 or sum(mix.values()) <= 0:
+            raise ValueError(
+                f"wrong {name} for the digits data: expected shares >= 0, not all 0, of {', '.join(KINDS)}; "
+                f"got {dict(mix)}"
+            )
     return DigitsData(found)

@@ -138,6 +138,31 @@ def _entailment(labels: Ints, words: Words) -> Said:
     return _compose(len(labels), *_place(cell), "is", stated, ":", _yes(truth), answers=1)
 
 
+def _two_pictures(labels: Ints, words: Words) -> Said:
+    """A statement about two pictures of two digits each, the one above the other: as often which of them has the
+    largest digit as what is in both, where a false one names in one place a digit of the other picture, or any."""
+    rows = np.arange(len(labels))
+    # Two pairs of columns: the upper picture's cells and the lower one's.
+    shown = labels.reshape(-1, 2, 2).copy()
+    upper, lower = shown[:, 0].max(axis=1), shown[:, 1].max(axis=1)
+    cell = below(words[:, 1], 4)
+    named = np.stack([shown[rows, 0, cell % 2], shown[rows, 1, cell // 2]], axis=1)
+    truth = below(words[:, 0], 2) == 0
+    slot = below(words[:, 2], 4)
+    other = named[rows, 1 - slot % 2]
+    wrong = np.where(slot // 2 == 0, other, below(words[:, 3], 10))
+    named[rows, slot % 2] = np.where(truth, named[rows, slot % 2], wrong)
+    both = (shown == named[:, :, None]).any(axis=2).all(axis=1)
+    compared = below(words[:, 4], 2) == 0
+    text, answer = _compose(
+        len(labels),
+        *("there", "is", "top", named[:, 0] + _ZERO, "bottom", named[:, 1] + _ZERO, ":", _yes(both)),
+        answers=1,
+    )
+    other_text, other_answer = _compose(len(labels), "largest", "is", "top", ":", _yes(upper > lower), answers=1)
+    return np.where(compared[:, None], other_text, text), np.where(compared[:, None], other_answer, answer)
+
+
 _SPEAKERS: dict[str, Callable[[Ints, Words], Said]] = {
     "caption": _caption,
     "position": _position,
@@ -145,7 +170,10 @@ _SPEAKERS: dict[str, Callable[[Ints, Words], Said]] = {
     "presence": _presence,
     "extreme": _extreme,
     "entailment": _entailment,
+    "two_pictures": _two_pictures,
 }
 KINDS = tuple(_SPEAKERS)
-QUESTIONS = KINDS[1:]
+ASKING = KINDS[1:]
 """The kinds that ask something, as against describing everything."""
+QUESTIONS = ASKING[:-1]
+"""Those of one picture: what is asked where nothing else is said, and what the built-in recipe's teacher knows."""

@@ -117,7 +117,7 @@ def test_answers_are_right(kind: str) -> None:
         assert not answer[end + 1 :].any()
         assert not answer[0]
         said.add(predicted)
-    if kind in ("presence", "entailment"):
+    if kind in ("presence", "entailment", "two_pictures"):
         assert said == {"yes", "no"}
     assert bool((batch["kind"] == KINDS.index(kind)).all())
     assert torch.equal(batch["paired"], batch["kind"] == KINDS.index("caption"))
@@ -140,15 +140,21 @@ def _expected(kind: str, words: str, names: list[str]) -> str:
         return "yes" if parts[2] in names else "no"
     if kind == "extreme":
         return (max if parts[2] == "largest" else min)(names, key=DIGITS.index)
+    if kind == "two_pictures":
+        upper, lower = names[:2], names[2:]
+        if parts[0] == "largest":
+            highest = [max(DIGITS.index(name) for name in picture) for picture in (upper, lower)]
+            return "yes" if highest[0] > highest[1] else "no"
+        return "yes" if parts[3] in upper and parts[5] in lower else "no"
     return "yes" if names[PLACES.index(" ".join(parts[:2]))] == parts[3] else "no"
 
 
-@pytest.mark.parametrize("kind", ["presence", "entailment"])
-def test_yes_and_no_are_equally_frequent(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "off"), [("presence", 0.03), ("entailment", 0.03), ("two_pictures", 0.05)])
+def test_yes_and_no_are_equally_frequent(kind: str, off: float) -> None:
     data = build_digits({"mix": {kind: 1.0}})
     batch = data.train.batch(np.arange(4000))
     yes = sum("yes" in decode(text) for text in batch["text"]) / 4000
-    assert yes == pytest.approx(0.5, abs=0.03)
+    assert yes == pytest.approx(0.5, abs=off)
 
 
 def test_mix_is_kept_and_questions_hold_no_captions() -> None:
@@ -157,6 +163,8 @@ def test_mix_is_kept_and_questions_hold_no_captions() -> None:
     assert float((kinds == KINDS.index("caption")).float().mean()) == pytest.approx(0.75, abs=0.03)
     asked = data.questions.batch(np.arange(len(data.questions)))["kind"]
     assert set(asked.tolist()) == {KINDS.index(kind) for kind in QUESTIONS}
+    other = build_digits({"asked": {"two_pictures": 1}}).questions.batch(np.arange(100))["kind"]
+    assert set(other.tolist()) == {KINDS.index("two_pictures")}
 
 
 def test_metrics_count_a_row_only_if_every_answer_token_is_right(data: DigitsData) -> None:
@@ -190,6 +198,7 @@ def _rows(rows: Collages, count: int) -> dict[str, torch.Tensor]:
         ("digits", {"source_digits": 5}, "source_digits"),
         ("digits", {"mix": {"captions": 1}}, "expected shares"),
         ("digits", {"mix": {}}, "expected shares"),
+        ("digits", {"asked": {"position": 0}}, "wrong asked"),
         ("digits", {"mix": {"caption": -1, "position": 2}}, "expected shares"),
         ("digits", {"mix": {"caption": float("nan")}}, "finite"),
     ],

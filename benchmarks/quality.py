@@ -1,0 +1,119 @@
+"""Does it pay? The same student from the same teacher, by different methods, at equal training cost:
+
+    python -m benchmarks.quality --quick --json q.json
+    python -m benchmarks.quality --recipes questions/uneven/little --methods joint optima --json FILE --plot FILE
+
+Cost is calibrated CPU seconds of each kind of step times the steps, with what a method has to measure; so a noisy
+machine decides nothing. Runs that FILE has are not done again, and several commands may share one. `--report` only
+prints what is there. docs/does-it-pay.md tells what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import quality_report as report
+from benchmarks.quality_grid import METHODS, Cell, cells
+from benchmarks.quality_records import Records
+
+QUICK = ("joint", "round robin", "optima")
+QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
+TUNING = {"lr": (1.5e-3, 3e-3, 6e-3), "weight": (1.0, 3.0)}
+"""The grid for every method: the peak learning rate, and the weight of the layer terms."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    asked = _parser().parse_args(arguments)
+    records = Records(asked.json)
+    try:
+        wanted = _wanted(asked)
+        if not asked.report:
+            for cell in wanted:
+                _do(cell, records)
+        found = {cell: told for cell in wanted if (told := records.read("runs", cell.name)) is not None}
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if asked.tune:
+        print(report.tuning(found))
+        return
+    print(report.tables(found))
+    if asked.plot:
+        from benchmarks.quality_plot import plot
+
+        plot(found, asked.plot)
+    if asked.quick and (fault := report.lost(found)):
+        sys.exit(f"error: {fault}")
+
+
+def _do(cell: Cell, records: Records) -> None:
+    """Run it, unless that is done or another process's to do."""
+    with records.claim("runs", cell.name) as mine:
+        if not mine:
+            return
+        # Slow to import, and not needed to report.
+        from benchmarks import quality_run
+
+        seconds = _seconds(cell, records, quality_run)
+        started = time.monotonic()
+        found = quality_run.run(cell, seconds, quality_run.alone())
+        records.write("runs", cell.name, found)
+        _, loss, score = found["curve"][-1]
+        took = time.monotonic() - started
+        print(f"{cell.name}: loss {loss:.3f}, metric {score:.3f}, {took:.0f} s", file=sys.stderr, flush=True)
+
+
+def _seconds(cell: Cell, records: Records, runner: Any) -> dict[str, float]:
+    """What the cell's kinds of work cost: measured once for all of a student's runs. A joint step costs what it does
+    under `forced`, also without layer terms, whose share is below what can be measured; the rest is relative to it."""
+    usual, kind = f"{cell.student}/forced", f"{cell.student}/{METHODS[cell.method].train}"
+    for name, method in ((usual, "joint"), (kind, cell.method)):
+        with records.claim("calibrations", name, wait=True) as mine:
+            if mine:
+                seconds = runner.calibrated(replace(cell, method=method), runner.alone())
+                records.write("calibrations", name, seconds)
+    known = records.all("calibrations")
+    pace = known[usual]["step/joint"] / known[kind]["step/joint"]
+    return {name: value * pace for name, value in known[kind].items()}
+
+
+def _wanted(asked: argparse.Namespace) -> list[Cell]:
+    """The runs that the command is about, the most valuable first."""
+    if asked.quick:
+        return list(cells([QUICK_RECIPE], QUICK, QUICK_SEEDS, QUICK_BUDGET))
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    plain = cells(asked.recipes, asked.methods, seeds, asked.budget)
+    if not asked.tune:
+        return list(plain)
+    return [
+        replace(cell, lr=lr, weight=weight)
+        for cell in plain
+        for lr in TUNING["lr"]
+        for weight in TUNING["weight"]
+        if METHODS[cell.method].layers or weight == 1.0
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="the records, old and new")
+    parser.add_argument("--recipes", nargs="+", default=[QUICK_RECIPE], metavar="TASK/STUDENT/AMOUNT")
+    parser.add_argument("--methods", nargs="+", default=list(QUICK), metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=200, metavar="S", help="(default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=24.0, metavar="SECONDS", help="(default: %(default)s)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="loss and metric against cost, and arms over time")
+    parser.add_argument("--tune", action="store_true", help="every method on the grid of learning rates and weights")
+    parser.add_argument("--report", action="store_true", help="run nothing, report what the file has")
+    parser.add_argument("--quick", action="store_true", help="one task, two seeds; fails if optima does not win")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The server's own rules in this process: a run without a wire, for a worker that is alone with it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from bandit_server import checks
+from bandit_server.run import lifecycle, rounds
+from bandit_server.run.decision import Decision
+from bandit_server.run.state import RunState
+from protos.optima.v1 import bandit_pb2 as pb
+
+T = TypeVar("T")
+WORKER = "study"
+
+
+class LocalRun:
+    """One run with one worker.
+
+    Attributes:
+        rewards: Of every round that the policy chose: its arm and its reward.
+    """
+
+    def __init__(self, spec: pb.RunSpec) -> None:
+        self._state = RunState(WORKER)
+        self.rewards: list[tuple[str, float]] = []
+        caller = pb.Caller(run=WORKER, worker=WORKER, process=WORKER)
+        self._do(lifecycle.create(self._state, pb.CreateRunRequest(caller=caller, spec=checks.spec(spec)), WORKER))
+
+    def select(self, round: int) -> pb.Pull:
+        """The policy's choice for a round."""
+        return self._do(rounds.select(self._state, pb.SelectArmRequest(caller=self._caller(), round=round), ())).pull
+
+    def report(self, round: int, arm: str, measurement: pb.Measurement) -> None:
+        """What came of it."""
+        request = pb.ReportRewardRequest(
+            caller=self._caller(), round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY, measurement=measurement
+        )
+        self.rewards.append((arm, self._do(rounds.report(self._state, request)).report.reward))
+
+    def _caller(self) -> pb.Caller:
+        state = self._state
+        seen = {"incarnation": state.incarnation, "seen_version": state.version}
+        return pb.Caller(run=WORKER, worker=WORKER, process=WORKER, **seen)
+
+    def _do(self, decision: Decision[T]) -> T:
+        for event in decision.events:
+            self._state.apply(event)
+        return decision.answer

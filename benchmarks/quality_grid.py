@@ -1,0 +1,153 @@
+"""What the study compares: methods, students, amounts of data, and the settings each method was tuned to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_tasks import TASKS
+from worker import recipe as recipes
+from worker.data.digits_rows import TRAIN_DIGITS
+from worker.plan import Mode
+from worker.recipe import Recipe
+
+TAIL = 0.3
+"""Share of the budget, at its end, that trains all modules jointly."""
+STEPS_PER_ROUND, BATCH, PROBE_ROWS = 5, 32, 64
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to spend the budget.
+
+    Attributes:
+        train: What a round trains (worker/plan.py).
+        policy: Who chooses; "" for joint steps throughout, without a bandit.
+        tail: Share of the budget that is joint at its end.
+        cost_aware: Rewards per second.
+        layers: Whether hidden states are matched at all.
+    """
+
+    train: Mode = "forced"
+    policy: str = ""
+    tail: float = 0.0
+    cost_aware: bool = False
+    layers: bool = True
+
+    @property
+    def learns(self) -> bool:
+        """Whether its choices need rewards, so that measuring them is part of what it costs."""
+        return self.policy == "optima"
+
+
+METHODS: dict[str, Method] = {
+    "joint": Method(),
+    "task + logits only": Method(layers=False),
+    "round robin": Method(policy="round_robin", tail=TAIL),
+    "uniform": Method(policy="uniform", tail=TAIL),
+    "optima": Method(policy="optima", tail=TAIL),
+    "optima per cost": Method(policy="optima", tail=TAIL, cost_aware=True),
+    "round robin, no tail": Method(policy="round_robin"),
+    "optima, no tail": Method(policy="optima"),
+    "all, round robin": Method("all", "round_robin"),
+    "all, optima": Method("all", "optima"),
+    "active, round robin": Method("active", "round_robin", TAIL),
+    "active, optima": Method("active", "optima", TAIL),
+    "image only": Method(policy="fixed:image", tail=TAIL),
+    "text only": Method(policy="fixed:text", tail=TAIL),
+    "decoder only": Method(policy="fixed:multimodal", tail=TAIL),
+}
+STUDENTS = {
+    "uneven": {"image": 2, "text": 4, "multimodal": 4},
+    "even": {"image": 4, "text": 2, "multimodal": 2},
+}
+"""Layers kept of the teacher's 8 image, 4 text and 4 decoder layers."""
+AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
+"""Source digits of the transfer set."""
+TUNED: dict[str, tuple[float, float]] = {}
+"""Learning rate and layer weight by method, chosen on the tuning seeds; see docs/does-it-pay.md."""
+USUAL = (2e-3, 1.0)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One run of the study; `lr` and `weight` None for what the method was tuned to."""
+
+    task: str
+    student: str
+    amount: str
+    method: str
+    seed: int
+    budget: float
+    lr: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def problem(self) -> str:
+        """What is distilled, whatever the method: ``task/student/amount``."""
+        return f"{self.task}/{self.student}/{self.amount}"
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        tried = f" lr={self.lr:g} layers={self.weight:g}" if self.lr else ""
+        return f"{self.problem} {self.method} {self.budget:g}s{tried} #{self.seed}"
+
+    def settled(self) -> Cell:
+        """With the settings that it is run with."""
+        lr, weight = TUNED.get(self.method, USUAL)
+        return self if self.lr else replace(self, lr=lr, weight=weight)
+
+    def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
+        """The built-in recipe with what this run changes of it."""
+        how, one = METHODS[self.method], self.settled()
+        overrides: dict[str, Any] = {
+            "student.keep": STUDENTS[self.student],
+            "data.name": "benchmarks.quality_tasks:build",
+            "data.options": {"task": self.task, "seed": self.seed, "source_digits": AMOUNTS[self.amount]},
+            "data.batch_size": BATCH,
+            "train": how.train,
+            "cost_aware": how.cost_aware,
+            "policy.name": how.policy or "joint",
+            # Lengths and the tail are of the budget, see quality_run.py.
+            "rounds": 0,
+            "tail": 0.0,
+            "steps_per_round": steps_per_round,
+            "seed": self.seed,
+            "loss.layers": one.weight if how.layers else 0.0,
+            "optimizer.lr": one.lr,
+            "probe.batch_size": PROBE_ROWS,
+        }
+        if self.task == "two_pictures":
+            overrides["teacher.checkpoint"] = "../models/digits-coca-two-pictures/model.safetensors"
+        found = recipes.read(recipes.BUILT_IN, overrides)
+        return found.fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
+
+
+def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int], budget: float) -> Iterator[Cell]:
+    """Runs in the order in which they are worth most: all methods of a problem, seed by seed.
+
+    Raises:
+        ValueError: A problem or method that is not there.
+    """
+    numbers = list(seeds)
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"there is no method {name!r}; the methods are {', '.join(METHODS)}")
+    for problem in problems:
+        parts = problem.split("/")
+        known: list[Iterable[str]] = [TASKS, STUDENTS, AMOUNTS]
+        if len(parts) != 3 or any(part not in there for part, there in zip(parts, known, strict=True)):
+            shown = "/".join("{" + ",".join(names) + "}" for names in known)
+            raise ValueError(f"{problem!r} is no recipe of the study; they are {shown}")
+        for seed in numbers:
+            for method in methods:
+                yield Cell(*parts, method, seed, budget)
+
+
+def teacher_folder(task: str) -> Path:
+    """Where the task's teacher is, with its metrics."""
+    name = "digits-coca-two-pictures" if task == "two_pictures" else "digits-coca"
+    return recipes.BUILT_IN.parent.parent / "models" / name

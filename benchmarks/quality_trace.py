@@ -1,0 +1,62 @@
+"""Rewards of the study as traces that the bandit's benchmark replays: ``python -m benchmarks.quality_trace FILE``.
+
+Of each recipe in the study's records that was played in turn and without a tail, the longest run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_grid import STEPS_PER_ROUND
+from benchmarks.quality_records import Records
+from benchmarks.record_trace import written
+from benchmarks.traces import FOLDER
+
+METHOD = "round robin, no tail"
+ARMS = {"i": "image", "t": "text", "m": "multimodal"}
+
+
+def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By a name for the file, what `benchmarks.record_trace` would have made of the run."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, run in sorted(runs.items(), key=lambda item: len(item[1]["rewards"])):
+        problem, _, rest = name.partition(f" {METHOD} ")
+        if rest and "lr=" not in rest:
+            paid: dict[str, list[float]] = {arm: [] for arm in ARMS.values()}
+            for letter, reward in zip(run["arms"], run["rewards"], strict=False):
+                paid[ARMS[letter]].append(reward)
+            found[f"study-{problem.replace('/', '-').replace('_', '-')}"] = {
+                "about": f"The study's {problem}, {rest.partition('#')[0].strip()}, in turn and without a tail",
+                "recipe": "digits",
+                "train": "forced",
+                "reward": "relative",
+                "policy": "round_robin",
+                "steps_per_round": STEPS_PER_ROUND,
+                "seed": int(rest.partition("#")[2]),
+                "device": "cpu",
+                "rewards": paid,
+            }
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality_trace", description=__doc__.splitlines()[0])
+    parser.add_argument("records", type=Path, metavar="FILE", help="what benchmarks.quality was given as --json")
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="(default: %(default)s)")
+    asked = parser.parse_args(arguments)
+    try:
+        made = traces(Records(asked.records).all("runs"))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    for name, content in made.items():
+        (asked.output / f"{name}.json").write_text(written(content), encoding="utf-8")
+        print(f"{name}: {', '.join(f'{arm} {len(paid)}' for arm, paid in content['rewards'].items())} rewards")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the study says of its records, and what it runs: no run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import quality_report as report
+from benchmarks.quality_grid import METHODS, Cell, cells
+from benchmarks.quality_records import Records
+from benchmarks.quality_tasks import BLOCKS, TASKS, build
+from tests.benchmarks.command import benchmark
+from worker.data.digits_rows import sources
+
+PROBLEM = "questions/uneven/little"
+
+
+def ran(loss: float, right: int) -> dict[str, Any]:
+    """A run's record: the loss falls on a line from 2 to `loss` within 40 seconds."""
+    results = [{"cost": at, "loss": [loss] * BLOCKS, "right": [right] * BLOCKS, "items": 100} for at in (10, 20, 40)]
+    curve = [[0.0, 2.0, 0.5], [40.0, loss, right / 100]]
+    return {"curve": curve, "results": results, "arms": "itmj", "rewards": [], "teacher": 0.97, "cpu_seconds": 1.0}
+
+
+def study(**methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
+    """Two seeds of each of these methods."""
+    named = {name.replace("_", " "): told for name, told in methods.items()}
+    return {cell: ran(*named[cell.method]) for cell in cells([PROBLEM], list(named), (300, 301), 12.0)}
+
+
+def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path) -> None:
+    assert not report.lost(study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    assert "round robin" in report.lost(study(joint=(1.0, 80), round_robin=(0.8, 80), optima=(0.8, 80)))
+    assert "joint" in report.lost(study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    records = Records(tmp_path / "q.json")
+    for cell, told in study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)).items():
+        records.write("runs", cell.name, told)
+    said = benchmark("quality", "--quick", "--report", "--json", str(tmp_path / "q.json"), status=1)
+    assert "optima is not below that of joint" in said
+
+
+def test_a_report_has_every_methods_results_and_what_each_part_of_the_gain_is_due_to() -> None:
+    told = report.tables(study(joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.5, 85)))
+    assert "| joint | 80.0% / 1.000 | 80.0% / 1.000 | 80.0% / 1.000 | 1.00 |" in told
+    # From 2 to 0.5 in 40 s: at 1.0 after two thirds.
+    assert "| optima | 85.0% / 0.500 | 85.0% / 0.500 | 85.0% / 0.500 | 0.67 |" in told
+    assert "| the bandit | optima − round robin | +3.0 (+3.0 to +3.0) | -0.100 (-0.100 to -0.100) | 2 |" in told
+    assert "the tail" not in told, "what was not run is not compared"
+
+
+def test_the_cost_to_reach_a_loss_is_read_between_points_of_the_curve() -> None:
+    curve = [[0.0, 2.0, 0.5], [10.0, 1.0, 0.6], [20.0, 0.5, 0.7]]
+    assert report.reach(curve, 1.5) == 5.0
+    assert report.reach(curve, 2.5) == 0.0
+    assert report.reach(curve, 0.4) is None
+
+
+def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all_that_matters() -> None:
+    names = [cell.name for cell in cells([PROBLEM], list(METHODS), (200, 201), 40.0)]
+    names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0)]
+    assert len(set(names)) == len(names) == 3 * len(METHODS)
+    with pytest.raises(ValueError, match="no recipe of the study"):
+        list(cells(["questions/uneven"], ["joint"], (1,), 1.0))
+    with pytest.raises(ValueError, match="no method 'best'"):
+        list(cells([PROBLEM], ["best"], (1,), 1.0))
+
+
+def test_every_method_makes_a_recipe() -> None:
+    for cell in cells([PROBLEM], list(METHODS), (200,), 40.0):
+        assert cell.recipe().seed == 200
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_who_trains_who_chooses_and_who_judges_see_other_source_digits(task: str) -> None:
+    data, other = (build({"task": task, "seed": seed, "source_digits": 150}) for seed in (200, 201))
+    judged = [set(block.scans.tolist()) for block in data.blocks]
+    assert sum(map(len, judged)) == len(set.union(*judged)) == 300
+    probed, trained = set(data.held_out.scans.tolist()), set(data.train.scans.tolist())
+    assert not probed & set.union(*judged)
+    assert len(trained) == 150
+    assert trained <= set(sources(train=True).tolist())
+    assert trained != set(other.train.scans.tolist()), "little data is another little for every seed"
+    batch = data.blocks[0].batch(sources(train=False)[:8] * 0)
+    assert data.metric in data.metrics(batch["image"].new_zeros(8, 14, data.vocab_size), batch)
