@@ -80,6 +80,10 @@ class Replica:
         """Take a snapshot of the run, as a server does now and then."""
         await self._runs.keep(run)
 
+    def known(self, run: str) -> int:
+        """The version that it has at hand, without asking the store."""
+        return self._runs._run(run).state.version
+
     async def state(self, run: str) -> RunState:
         """What it serves, to be looked at."""
         return await self._runs.state(run)
