@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,14 @@ STUDENTS = {
 AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 """Source digits of the transfer set."""
 TUNED: dict[str, tuple[float, float]] = {}
-"""Learning rate and layer weight by method, chosen on the tuning seeds; see docs/does-it-pay.md."""
-USUAL = (2e-3, 1.0)
+"""Peak learning rate and weight of the layer terms by method, chosen on the tuning seeds (docs/does-it-pay.md)."""
+USUAL = (3e-3, 1.0)
+"""Those of methods that were not tuned."""
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One run of the study; `lr` and `weight` None for what the method was tuned to."""
+    """One run of the study; `lr` and `weight` are what it trains with."""
 
     task: str
     student: str
@@ -81,8 +82,8 @@ class Cell:
     method: str
     seed: int
     budget: float
-    lr: float = 0.0
-    weight: float = 0.0
+    lr: float
+    weight: float
 
     @property
     def problem(self) -> str:
@@ -92,17 +93,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Of the run."""
-        tried = f" lr={self.lr:g} layers={self.weight:g}" if self.lr else ""
-        return f"{self.problem} {self.method} {self.budget:g}s{tried} #{self.seed}"
-
-    def settled(self) -> Cell:
-        """With the settings that it is run with."""
-        lr, weight = TUNED.get(self.method, USUAL)
-        return self if self.lr else replace(self, lr=lr, weight=weight)
+        settings = f"{self.budget:g}s lr={self.lr:g} layers={self.weight:g}"
+        return f"{self.problem} {self.method} {settings} #{self.seed}"
 
     def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
         """The built-in recipe with what this run changes of it."""
-        how, one = METHODS[self.method], self.settled()
+        how = METHODS[self.method]
         overrides: dict[str, Any] = {
             "student.keep": STUDENTS[self.student],
             "data.name": "benchmarks.quality_tasks:build",
@@ -116,8 +112,8 @@ class Cell:
             "tail": 0.0,
             "steps_per_round": steps_per_round,
             "seed": self.seed,
-            "loss.layers": one.weight if how.layers else 0.0,
-            "optimizer.lr": one.lr,
+            "loss.layers": self.weight if how.layers else 0.0,
+            "optimizer.lr": self.lr,
             "probe.batch_size": PROBE_ROWS,
         }
         if self.task == "two_pictures":
@@ -144,7 +140,7 @@ def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int],
             raise ValueError(f"{problem!r} is no recipe of the study; they are {shown}")
         for seed in numbers:
             for method in methods:
-                yield Cell(*parts, method, seed, budget)
+                yield Cell(*parts, method, seed, budget, *TUNED.get(method, USUAL))
 
 
 def teacher_folder(task: str) -> Path:
