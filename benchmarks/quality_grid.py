@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ USUAL = (3e-3, 1.0)
 """Those of methods that were not tuned."""
 
 
-@dataclass(frozen=True, order=True)
+_NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run of the study; `lr` and `weight` are what it trains with."""
 
@@ -95,6 +99,22 @@ class Cell:
         """Of the run."""
         settings = f"{self.budget:g}s lr={self.lr:g} layers={self.weight:g}"
         return f"{self.problem} {self.method} {settings} #{self.seed}"
+
+    @classmethod
+    def of(cls, name: str) -> Cell:
+        """The run of that name. Raises ValueError if it is none's."""
+        told = _NAME.fullmatch(name)
+        if told is None:
+            raise ValueError(f"{name!r} is no name of a run of the study")
+        task, student, amount, method, budget, lr, weight, seed = told.groups()
+        return cls(task, student, amount, method, int(seed), float(budget), float(lr), float(weight))
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Its place in a report."""
+        known: list[Iterable[str]] = [STUDENTS, AMOUNTS, TASKS, METHODS]
+        parts = (self.student, self.amount, self.task, self.method)
+        return (*(list(there).index(part) for part, there in zip(parts, known, strict=True)), self.seed)
 
     def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
         """The built-in recipe with what this run changes of it."""

@@ -61,6 +61,7 @@ def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all
     names = [cell.name for cell in cells([PROBLEM], list(METHODS), (200, 201), 40.0)]
     names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0)]
     assert len(set(names)) == len(names) == 3 * len(METHODS)
+    assert [Cell.of(name).name for name in names] == names
     with pytest.raises(ValueError, match="no recipe of the study"):
         list(cells(["questions/uneven"], ["joint"], (1,), 1.0))
     with pytest.raises(ValueError, match="no method 'best'"):
