@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality_report as report
-from benchmarks.quality_grid import METHODS, TUNED, USUAL, Cell, cells
+from benchmarks.quality_grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
 from benchmarks.quality_records import Records
 
 QUICK = ("joint", "round robin", "optima")
 QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
-FIRST_REPORTED = 200
-"""The first seed that is reported; those below are for tuning."""
 TUNING = {"lr": (3e-3, 6e-3, 1.5e-3), "weight": (3.0, 10.0, 1.0)}
 """The grid for every method, the likelier first: the peak learning rate, and the weight of the layer terms."""
 
@@ -88,15 +86,16 @@ def _seconds(cell: Cell, records: Records, runner: Any) -> dict[str, float]:
 
 def _wanted(asked: argparse.Namespace, records: Records) -> list[Cell]:
     """The runs that the command is about, the most valuable first; for a report all that are there."""
+    settings = tuned(records.all("runs"))
     if asked.quick:
-        return list(cells([QUICK_RECIPE], QUICK, QUICK_SEEDS, QUICK_BUDGET))
+        return list(cells([QUICK_RECIPE], QUICK, QUICK_SEEDS, QUICK_BUDGET, settings))
     if asked.report:
         there = sorted(map(Cell.of, records.all("runs")), key=lambda cell: (-cell.budget, cell.rank))
         if asked.tune:
             return [cell for cell in there if cell.seed < FIRST_REPORTED]
-        return [c for c in there if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == TUNED.get(c.method, USUAL)]
+        return [c for c in there if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == settings[c.method]]
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    plain = list(cells(asked.recipes, asked.methods, seeds, asked.budget))
+    plain = list(cells(asked.recipes, asked.methods, seeds, asked.budget, settings))
     if not asked.tune:
         return plain
     return [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.quality_tasks import TASKS
@@ -29,6 +30,7 @@ class Method:
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
         layers: Whether hidden states are matched at all.
+        like: The method whose settings it takes, if it was not tuned itself.
     """
 
     train: Mode = "forced"
@@ -36,6 +38,7 @@ class Method:
     tail: float = 0.0
     cost_aware: bool = False
     layers: bool = True
+    like: str = ""
 
     @property
     def learns(self) -> bool:
@@ -47,18 +50,18 @@ METHODS: dict[str, Method] = {
     "joint": Method(),
     "task + logits only": Method(layers=False),
     "round robin": Method(policy="round_robin", tail=TAIL),
-    "uniform": Method(policy="uniform", tail=TAIL),
+    "uniform": Method(policy="uniform", tail=TAIL, like="round robin"),
     "optima": Method(policy="optima", tail=TAIL),
-    "optima per cost": Method(policy="optima", tail=TAIL, cost_aware=True),
-    "round robin, no tail": Method(policy="round_robin"),
-    "optima, no tail": Method(policy="optima"),
-    "all, round robin": Method("all", "round_robin"),
-    "all, optima": Method("all", "optima"),
-    "active, round robin": Method("active", "round_robin", TAIL),
-    "active, optima": Method("active", "optima", TAIL),
-    "image only": Method(policy="fixed:image", tail=TAIL),
-    "text only": Method(policy="fixed:text", tail=TAIL),
-    "decoder only": Method(policy="fixed:multimodal", tail=TAIL),
+    "optima per cost": Method(policy="optima", tail=TAIL, cost_aware=True, like="optima"),
+    "round robin, no tail": Method(policy="round_robin", like="round robin"),
+    "optima, no tail": Method(policy="optima", like="optima"),
+    "all, round robin": Method("all", "round_robin", like="joint"),
+    "all, optima": Method("all", "optima", like="joint"),
+    "active, round robin": Method("active", "round_robin", TAIL, like="joint"),
+    "active, optima": Method("active", "optima", TAIL, like="joint"),
+    "image only": Method(policy="fixed:image", tail=TAIL, like="round robin"),
+    "text only": Method(policy="fixed:text", tail=TAIL, like="round robin"),
+    "decoder only": Method(policy="fixed:multimodal", tail=TAIL, like="round robin"),
 }
 STUDENTS = {
     "uneven": {"image": 2, "text": 4, "multimodal": 4},
@@ -67,10 +70,10 @@ STUDENTS = {
 """Layers kept of the teacher's 8 image, 4 text and 4 decoder layers."""
 AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 """Source digits of the transfer set."""
-TUNED: dict[str, tuple[float, float]] = {}
-"""Peak learning rate and weight of the layer terms by method, chosen on the tuning seeds (docs/does-it-pay.md)."""
-USUAL = (3e-3, 1.0)
-"""Those of methods that were not tuned."""
+USUAL = (3e-3, 3.0)
+"""Peak learning rate and weight of the layer terms where nothing was tuned."""
+FIRST_REPORTED = 200
+"""The first seed that is reported; those below are for tuning."""
 
 
 _NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
@@ -142,7 +145,32 @@ class Cell:
         return found.fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 
-def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int], budget: float) -> Iterator[Cell]:
+Settings = tuple[float, float]
+
+
+def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
+    """Of each method the learning rate and layer weight with the best mean metric on the tuning seeds.
+
+    Args:
+        runs: All records of runs, by name.
+    """
+    scores: dict[str, dict[Settings, list[float]]] = {}
+    for name, told in runs.items():
+        cell = Cell.of(name)
+        if cell.seed < FIRST_REPORTED:
+            last = told["results"][-1]
+            scores.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append(sum(last["right"]))
+    best = {method: max(tried, key=lambda at: fmean(tried[at])) for method, tried in scores.items()}
+    return {name: best.get(name, best.get(method.like, USUAL)) for name, method in METHODS.items()}
+
+
+def cells(
+    problems: Sequence[str],
+    methods: Sequence[str],
+    seeds: Iterable[int],
+    budget: float,
+    settings: Mapping[str, Settings],
+) -> Iterator[Cell]:
     """Runs in the order in which they are worth most: all methods of a problem, seed by seed.
 
     Raises:
@@ -160,7 +188,7 @@ def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int],
             raise ValueError(f"{problem!r} is no recipe of the study; they are {shown}")
         for seed in numbers:
             for method in methods:
-                yield Cell(*parts, method, seed, budget, *TUNED.get(method, USUAL))
+                yield Cell(*parts, method, seed, budget, *settings[method])
 
 
 def teacher_folder(task: str) -> Path:
