@@ -25,7 +25,7 @@ from benchmarks.quality_records import Records
 
 QUICK = ("joint", "round robin", "optima")
 QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
-TUNING = {"lr": (3e-3, 6e-3, 1.5e-3), "weight": (3.0, 10.0, 1.0)}
+TUNING = {"lr": (3e-3, 6e-3, 1.5e-3, 7.5e-4), "weight": (10.0, 30.0, 3.0, 1.0)}
 """The grid for every method, the likelier first: the peak learning rate, and the weight of the layer terms."""
 
 
