@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bandit_server import snapshots
+from bandit_server import snapshots, spare
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
@@ -33,6 +33,8 @@ PAGE = 1000
 DEADLINE = 3.5
 # Seconds for which what the store said of other workers' signs of life is good enough.
 ALIVE_CHECK_SECONDS = 1.0
+# A sign of life this fresh need not be given again.
+FRESH_SECONDS = 1.0
 # Runs whose state is at hand; the one longest unused goes first, and comes back when it is asked for.
 RUNS_AT_HAND = 2048
 # How long a run stays at hand that nobody asks for.
@@ -40,6 +42,8 @@ IDLE_SECONDS = 30.0
 # A snapshot is taken of a run that has moved on so far since the last one, or has moved on and then rested so long.
 SNAPSHOT_EVENTS = 1000
 RESTED_SECONDS = 2.0
+# Their memory goes back to the system when a crowd of so many has gone.
+CROWD = 100
 # How often runs are looked after, and how much of that time snapshots may take.
 TEND_SECONDS = 1.0
 TEND_SHARE = 0.05
@@ -204,14 +208,24 @@ class Runs:
 
     async def tend(self) -> None:
         """Look after the runs, for ever: take snapshots, and let go of runs that nobody asks for."""
+        gone = 0
         while True:
             await asyncio.sleep(TEND_SECONDS)
             with contextlib.suppress(StoreUnavailable):
                 await self._keep_some()
-            now = time.monotonic()
-            for name, run in list(self._runs.items()):
-                if now - run.used > IDLE_SECONDS and not run.lock.locked():
-                    del self._runs[name]
+            went = self._let_go()
+            gone += went
+            if gone >= CROWD and not went:
+                spare.give_back()
+                gone = 0
+
+    def _let_go(self) -> int:
+        """Let go of the runs that nobody has asked for in a while; how many that were."""
+        now = time.monotonic()
+        idle = [name for name, run in self._runs.items() if now - run.used > IDLE_SECONDS and not run.lock.locked()]
+        for name in idle:
+            del self._runs[name]
+        return len(idle)
 
     async def keep(self, name: str) -> None:
         """Take a snapshot of a run as it is at hand, if it is and has any events."""
@@ -257,6 +271,8 @@ class Runs:
         if run.state.version == 0:
             await self.store.enlist(name, now)
         events = [event.SerializeToString() for event in decision.events]
+        if run.alive.get(worker, 0.0) > time.monotonic() + ALIVE_SECONDS - FRESH_SECONDS:
+            worker = ""
         standing = await self.store.append(
             name,
             run.head,
@@ -282,6 +298,8 @@ class Runs:
         name = run.state.run
         if run.state.version == 0:
             await self._recover(run)
+        elif await self.store.stands(name, run.head):
+            return
         while True:
             known = run.state
             page, follows = await following(self.store, name, known.version, run.head.last)
@@ -290,7 +308,7 @@ class Runs:
             if not follows:
                 if page.head.incarnation == known.incarnation:
                     await self._store_fell_back(run, page.head)
-                run.state, run.head, run.kept = RunState(name), Head(0, "", False), 0
+                run.state, run.head, run.kept, run.alive = RunState(name), Head(0, "", False), 0, {}
                 continue
             for at in range(0, len(page.events), FOLDED_AT_ONCE):
                 some = page.events[at : at + FOLDED_AT_ONCE]

@@ -16,6 +16,8 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 # What other replicas append is seen after this many seconds; what this one does, at once.
 LOOK_SECONDS = 0.5
+# What comes within so many seconds of each other is sent together: of many workers' events not every one is a message.
+GATHER_SECONDS = 0.05
 # Workers' signs of life are sent this often, also when nothing is appended.
 PULSE_SECONDS = 2.0
 # Points of the posterior that a watcher is sent of what was there before it came.
@@ -41,6 +43,7 @@ async def watch(runs: Runs, run: str, from_version: int, incarnation: str) -> As
         except (RunDeleted, RunNotFound):
             return
         await runs.wait(run, LOOK_SECONDS)
+        await asyncio.sleep(GATHER_SECONDS)
 
 
 class _Watcher:

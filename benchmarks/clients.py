@@ -29,7 +29,7 @@ class Window:
     """What the clients of a process do for some time.
 
     Attributes:
-        kind: `empty`, `bare`, `ours` or `optuna`.
+        kind: `empty`, `bare`, `ours`, `optuna` or `optuna_random`.
         addresses: Of servers; client i is connected to the i-th of them, modulo how many there are.
         runs: For each client the runs that it plays in turn.
         seconds: How long; 0 for each of its runs once.
@@ -125,18 +125,24 @@ class OptunaClient:
         host, _, port = address.rpartition(":")
         self._storage = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
         self._arms = {"arm": optuna.distributions.CategoricalDistribution([arm.name for arm in SPEC.arms])}
-        # The cheapest of its samplers.
-        self._sampler = optuna.samplers.RandomSampler(seed=0)
+        self._samplers = optuna.samplers
         self._name = name
         self._studies: dict[str, Any] = {}
         self._optuna = optuna
 
     def optuna(self, run: str, first: int) -> None:
-        """A round."""
+        """A round with the sampler that who asks for none gets."""
+        self._round(run, self._samplers.TPESampler)
+
+    def optuna_random(self, run: str, first: int) -> None:
+        """A round with the cheapest of its samplers."""
+        self._round(run, self._samplers.RandomSampler)
+
+    def _round(self, run: str, sampler: Any) -> None:
         study = self._studies.get(run)
         if study is None:
             study = self._studies[run] = self._optuna.create_study(
-                study_name=f"{run}-{self._name}", storage=self._storage, sampler=self._sampler
+                study_name=f"{run}-{self._name}", storage=self._storage, sampler=sampler(seed=0)
             )
         trial = study.ask(self._arms)
         study.tell(trial, 0.01)
@@ -169,7 +175,7 @@ class Clients:
         key = (address, at)
         if key not in self._clients:
             name = f"{self._name}-{at}"
-            if window.kind == "optuna":
+            if window.kind.startswith("optuna"):
                 self._clients[key] = OptunaClient(address, name)
             else:
                 channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import redis
 
@@ -15,25 +16,26 @@ TOLD_AT_ONCE = 1000
 
 
 def write(store: redis.Redis, run: str, rounds: int, worker: str) -> None:
-    """A run that one worker (process `p`) has played for so many rounds: two events each, and two at its beginning."""
+    """A run with such a `history`."""
+    pipe = store.pipeline(transaction=False)
+    pipe.zadd(keys.RUNS, {run: time.time()})
+    pipe.set(keys.head(run), "made")
+    for version, event in enumerate(history(rounds, worker), 1):
+        pipe.xadd(keys.events(run), {"e": event.SerializeToString()}, id=f"{version}-0")
+        if version % TOLD_AT_ONCE == 0:
+            pipe.execute()
+    pipe.execute()
+
+
+def history(rounds: int, worker: str) -> Iterator[pb.Event]:
+    """The events of a run that one worker (process `p`) has played for so many rounds: two at its beginning, and two
+    for each."""
     now = time.time()
     started = pb.WorkerStarted(worker=worker, process="p", info=pb.WorkerInfo(ranks=1, device="cpu"))
-    pipe = store.pipeline(transaction=False)
-    pipe.zadd(keys.RUNS, {run: now})
-    pipe.set(keys.head(run), "made")
-    events = [
-        pb.Event(schema=1, time=now, run_created=pb.RunCreated(spec=SPEC, incarnation="made")),
-        pb.Event(schema=1, time=now, worker_started=started),
-    ]
-    version = 0
-    for round in range(rounds + 1):
-        for event in events:
-            version += 1
-            pipe.xadd(keys.events(run), {"e": event.SerializeToString()}, id=f"{version}-0")
-        if version % TOLD_AT_ONCE < 2:
-            pipe.execute()
-        events = _round(round, worker, now)
-    pipe.execute()
+    yield pb.Event(schema=1, time=now, run_created=pb.RunCreated(spec=SPEC, incarnation="made"))
+    yield pb.Event(schema=1, time=now, worker_started=started)
+    for round in range(rounds):
+        yield from _round(round, worker, now)
 
 
 def multiply(store: redis.Redis, run: str, count: int, db: int) -> list[str]:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flags import whole
 from benchmarks.load import ROOT, Load, Observer, count
 
 # The longest that a server is left alone between two kills, seconds.
@@ -111,8 +112,8 @@ def _until_it_listens(address: str) -> None:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=_number, default=50, help="how many (default: 50)")
-    parser.add_argument("--workers", type=_number, default=4, help="clients that play (default: 4)")
+    parser.add_argument("--kills", type=whole(1), default=50, help="how many (default: 50)")
+    parser.add_argument("--workers", type=whole(1), default=4, help="clients that play (default: 4)")
     parser.add_argument("--redis-url", metavar="URL", help="a store that is left alone (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
@@ -142,12 +143,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asked.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if any(found[what] for what in ("lost", "doubled", "other", "numbers")):
         sys.exit("not every reward was stored exactly once")
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 from bandit_server.bandit import Bandit, Pull
 from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulate import Player
+from benchmarks.flags import whole
 from benchmarks.peers import PEERS
 
 COMPARED = ("river_ucb", "mabwiser_ucb1")
@@ -116,10 +117,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.policy_cost", description=__doc__.splitlines()[0])
     parser.add_argument("--policies", nargs="+", choices=players, default=players, metavar="NAME",
                         help=f"of {', '.join(players)} (default: all)")  # fmt: skip
-    parser.add_argument("--arms", type=_number, default=7, help="how many (default: 7)")
-    parser.add_argument("--after", nargs=2, type=_number, default=[100, 10_000], metavar="PULLS",
+    parser.add_argument("--arms", type=whole(1), default=7, help="how many (default: 7)")
+    parser.add_argument("--after", nargs=2, type=whole(1), default=[100, 10_000], metavar="PULLS",
                         help="lengths of history (default: 100 10000)")  # fmt: skip
-    parser.add_argument("--pulls", type=_number, default=1000, help="timed at each (default: 1000)")
+    parser.add_argument("--pulls", type=whole(1), default=1000, help="timed at each (default: 1000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
     return parser.parse_args(arguments)
 
@@ -143,12 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             },
         }
         asked.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

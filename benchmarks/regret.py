@@ -26,6 +26,7 @@ from bandit_server.bandit.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulate import Player, Seat, play
 from bandit_server.bandit.traces import Trace
 from benchmarks import traces
+from benchmarks.flags import whole
 from benchmarks.peers import PEERS
 from benchmarks.regret_bar import BLIND, Cell, Results, bar, cells, ranking, report
 
@@ -98,13 +99,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help=f"of {', '.join(players)} (default: all; {BLIND} always plays)")  # fmt: skip
     parser.add_argument("--scenarios", nargs="+", choices=scenarios, default=scenarios, metavar="NAME",
                         help=f"of {', '.join(scenarios)} (default: all)")  # fmt: skip
-    parser.add_argument("--horizons", nargs="+", type=_number(1), default=[200, 500, 2000], metavar="PULLS")
-    parser.add_argument("--arms", nargs="+", type=_number(2), default=[3, 7], metavar="ARMS")
-    parser.add_argument("--seeds", type=_number(1), default=30, help="drawings of each cell (default: 30)")
-    parser.add_argument("--first-seed", type=_number(0), default=0, help="the seed of the first (default: 0)")
+    parser.add_argument("--horizons", nargs="+", type=whole(1), default=[200, 500, 2000], metavar="PULLS")
+    parser.add_argument("--arms", nargs="+", type=whole(2), default=[3, 7], metavar="ARMS")
+    parser.add_argument("--seeds", type=whole(1), default=30, help="drawings of each cell (default: 30)")
+    parser.add_argument("--first-seed", type=whole(0), default=0, help="the seed of the first (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where every number is written")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where a picture is drawn (.png, .svg)")
-    parser.add_argument("--jobs", type=_number(1), default=2, help="processes (default: 2)")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="processes (default: 2)")
     return parser.parse_args(arguments)
 
 
@@ -137,15 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from benchmarks.regret_plot import draw
 
         draw(results, asked.plot)
-
-
-def _number(least: int) -> Any:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ LABELS = {
     ("worker", JOINT): "(b) the worker",
     ("torchdistill", JOINT): "(c) torchdistill",
 }
-BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.25, 1.05
+BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.4, 1.05
 """Highest allowed: joint and an arm as multiples of the loop by hand; joint of torchdistill's; an arm's share of
-joint's time as a multiple of its share of joint's operations; peak memory as a multiple of the loop by hand's."""
+joint's time as a multiple of its share of joint's operations, where the loop by hand comes to 1.25 for the small
+model's image tower, whose products are small; peak memory as a multiple of the loop by hand's."""
 SHARE, START = 0.05, 15.0
 """Highest allowed: bandit and probe as a share of a run; seconds from the launch to the first step, less those that the
 models took to load."""
@@ -112,7 +113,7 @@ def table(job: Mapping[str, Any]) -> str:
     lines = [
         f"{title(job)}: teacher {job['teacher_parameters'] / 1e6:.1f} M, student "
         f"{job['student_parameters'] / 1e6:.1f} M parameters, on {job['device']}; "
-        f"{len(joint['seconds'])} turns of {job['steps_in_a_turn']} steps",
+        f"{len(joint['seconds'])} turns of {job['steps_in_a_turn']} steps, {job['clock']} time",
         f"  {'':30}{'ms/step':>9}{'× by hand':>11}{'× (b)':>8}{'GFLOP':>9}{'share':>8}{'peak MB':>9}",
     ]
     for (name, arm), variant in sorted(variants.items(), key=lambda item: (item[0][1] != JOINT, item[0][1])):

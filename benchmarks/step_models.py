@@ -35,7 +35,7 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         (directory / "coca.json").write_text(json.dumps(_config()), encoding="utf-8")
         content["teacher"] = {"model": "open_clip:coca.json"}
         content["student"] = {"keep": STUDENT}
-        content["data"] = {**content["data"], "batch_size": 8}
+        content["data"]["batch_size"] = 8
     path = directory / f"{size}.yaml"
     path.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
     return path

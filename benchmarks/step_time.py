@@ -24,31 +24,31 @@ from typing import Any
 
 from benchmarks.step_bars import bars, report
 from benchmarks.step_models import write
-from benchmarks.step_run import finished, launch, play
+from benchmarks.step_run import job, job_and_run
 
 PACKAGES = ("optima-distill", "torch", "deepspeed", "open_clip_torch", "torchdistill")
 # Size, ranks, seconds of taking turns.
 QUICK = (("small", 1, 3.0),)
 FULL = (("small", 1, 40.0), ("small", 2, 40.0), ("50m", 1, 120.0), ("50m", 2, 120.0))
 ALONE = (("50m", 1),)
-QUICK_ROUNDS, FULL_ROUNDS = 3, 40
-
-
-def job(recipe: Path, ranks: int, *arguments: str) -> dict[str, Any]:
-    """What `benchmarks/step_job.py` tells."""
-    told = recipe.with_suffix(".json")
-    process = launch("benchmarks/step_job.py", str(recipe), "--json", str(told), *arguments, ranks=ranks)
-    assert process.stdout is not None
-    finished(process, list(process.stdout))
-    found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-    return found
+QUICK_BATCH = 32
+"""Half the built-in recipe's: more turns in the same time."""
+QUICK_ROUNDS, FULL_ROUNDS = 4, 40
+RUN_FLAGS = ("--set", "data.batch_size=64", "--set", "probe.questions=256")
+"""The run's batches are the built-in recipe's; its questions are fewer, since how many are asked of teacher and student
+before the first step is its user's choice."""
 
 
 def measure(quick: bool, directory: Path) -> dict[str, Any]:
     """All there is to measure."""
-    run = play(write("small", directory), QUICK_ROUNDS if quick else FULL_ROUNDS, directory)
-    jobs = []
-    for size, ranks, seconds in QUICK if quick else FULL:
+    # The first launch is a run as well.
+    (size, _, seconds), *others = QUICK if quick else FULL
+    data = {"data": {"name": "digits", "batch_size": QUICK_BATCH}} if quick else {}
+    recipe = write(size, directory, **data)
+    rounds = QUICK_ROUNDS if quick else FULL_ROUNDS
+    first, run = job_and_run(recipe, RUN_FLAGS, rounds, directory, "--seconds", str(seconds))
+    jobs = [{"size": size, **first}]
+    for size, ranks, seconds in others:
         jobs.append({"size": size, **job(write(size, directory), ranks, "--seconds", str(seconds))})
     alone = []
     for size, ranks in () if quick else ALONE:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from bandit_server.config import Settings
 from bandit_server.server import Server
+
+# Tests run side by side, one a core. With torch's default of a thread a core in each, two cores spend a third of their
+# time on threads that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

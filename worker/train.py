@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
     )
 
 
-def main() -> int:
+def main(flags: list[str] | None = None) -> int:
     """Run one rank; the exit status is 0 only if the job did what it was asked for."""
-    arguments = parse()
+    arguments = parse(flags)
     # After the arguments: a wrong flag should not wait for torch.
     with uncollected():
         from worker.errors import Interrupted, WorkerError

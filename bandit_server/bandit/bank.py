@@ -217,5 +217,6 @@ class Bank:
         variances[~seen] = 1.0
         mean = means @ weights
         variance = (variances * noise + (means - mean[:, None]) ** 2) @ weights
-        count = np.minimum((1 / variances) @ weights, self.count)
+        # A hypothesis that excludes change has a variance that falls to nothing.
+        count = np.minimum((1 / np.maximum(variances, _LEAST)) @ weights, self.count)
         return mean, np.sqrt(variance), count

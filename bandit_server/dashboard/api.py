@@ -148,8 +148,10 @@ async def _now(feed: Feed, render: bool = True) -> dict[str, Any]:
     try:
         await feed.wait_ready(PATIENCE)
         if not feed.ready:
-            missing = feed.status.state == "missing"
-            raise HTTPException(404 if missing else 503, feed.status.reason or "the bandit server does not answer")
+            state, reason = feed.status.state, feed.status.reason or "the bandit server does not answer"
+            if state == "reading":
+                reason = f"the history of {feed.name} is still being read: {reason}; ask again"
+            raise HTTPException(404 if state == "missing" else 503, reason)
         payload = feed.render(None)[0] if render else None
         return {"status": asdict(feed.status), **(payload or {})}
     finally:

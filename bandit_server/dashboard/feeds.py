@@ -85,6 +85,10 @@ class RunFeed(Feed):
     def ready(self) -> bool:
         return self._caught_up
 
+    @property
+    def progress(self) -> str:
+        return f"{self.view.version:,} events so far"
+
     async def follow(self) -> None:
         try:
             await self._watch()

@@ -85,7 +85,7 @@ class RunDetail(Run):
 class Status(TypedDict):
     """How things stand with the bandit server; `since`: when it was heard last."""
 
-    state: Literal["connecting", "live", "stale", "missing"]
+    state: Literal["connecting", "reading", "live", "stale", "missing"]
     since: float | None
     reason: str
 

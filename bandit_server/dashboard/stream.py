@@ -43,9 +43,12 @@ Cursor = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand with the bandit server. `since`: when it was last heard, Unix seconds, if it ever was."""
+    """How things stand with the bandit server. `since`: when it was last heard, Unix seconds, if it ever was.
 
-    state: Literal["connecting", "live", "stale", "missing"]
+    "reading": it tells a long history, of which nothing is shown before its end; `reason` says how far that is.
+    """
+
+    state: Literal["connecting", "reading", "live", "stale", "missing"]
     since: float | None = None
     reason: str = ""
 
@@ -72,6 +75,11 @@ class Feed(ABC):
     def ready(self) -> bool:
         """Whether there is anything to show."""
 
+    @property
+    def progress(self) -> str:
+        """How far it is, in words, while it is not ready."""
+        return ""
+
     @abstractmethod
     def render(self, cursor: Cursor | None, part: Part = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
         """What is new since the cursor (None for all, or for nothing new), where that leads, and its size in rows."""
@@ -79,8 +87,9 @@ class Feed(ABC):
     def heard(self, changed: bool = True) -> None:
         """The server has answered just now; `changed` when there is something new to show."""
         self._heard = time.time()
-        if self.status.state != "live":
-            self.status = Status("live")
+        status = Status("live") if self.ready else Status("reading", reason=self.progress)
+        if self.status != status:
+            self.status = status
             changed = True
         if changed:
             self._notify()
@@ -149,7 +158,7 @@ class Feed(ABC):
     async def wait_ready(self, seconds: float) -> None:
         """Return once there is something to show, the server has failed, or the time is over."""
         deadline = time.monotonic() + seconds
-        while not self.ready and self.status.state in ("connecting", "live") and time.monotonic() < deadline:
+        while not self.ready and self.status.state in ("connecting", "reading", "live") and time.monotonic() < deadline:
             await _wait(self._changed, deadline - time.monotonic())
 
     async def messages(self, part: Part = "all") -> AsyncGenerator[str]:

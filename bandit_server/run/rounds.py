@@ -29,24 +29,25 @@ def select(
     """
     caller = request.caller
     check_caller(state, caller)
-    answer = pb.SelectArmResponse(incarnation=state.incarnation, version=state.version)
+    incarnation, version = state.incarnation, state.version
     if state.finished:
-        answer.finished = True
-        return Decision(answer)
+        return Decision(pb.SelectArmResponse(finished=True, incarnation=incarnation, version=version))
     known = round_of(state, caller.worker, request.round, recalled)
     if known is not None:
-        answer.duplicate = True
-        answer.pull.CopyFrom(known.pull)
-        answer.fallback_arms.extend(map(list(state.arms).__getitem__, known.fallback_arms))
-        return Decision(answer)
-    pulled = _choose(state, caller.worker, request.round, alive)
-    answer.pull.CopyFrom(pulled.pull)
-    answer.fallback_arms.extend(pulled.fallback_arms)
-    answer.version += 1
-    return Decision(answer, [pb.Event(schema=SCHEMA, arm_pulled=pulled)])
+        told = map(list(state.arms).__getitem__, known.fallback_arms)
+        return Decision(
+            pb.SelectArmResponse(
+                duplicate=True, pull=known.pull, fallback_arms=told, incarnation=incarnation, version=version
+            )
+        )
+    pull, later = _choose(state, caller.worker, request.round, alive)
+    event = pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull, fallback_arms=later))
+    answer = pb.SelectArmResponse(pull=pull, fallback_arms=later, incarnation=incarnation, version=version + 1)
+    return Decision(answer, [event])
 
 
-def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> pb.ArmPulled:
+def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> tuple[pb.Pull, list[str]]:
+    """The pull, and the policy's choices after it."""
     # What the worker itself has open it has given up: it reports a round before it asks for the next.
     in_flight = [
         arm
@@ -63,7 +64,7 @@ def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) ->
         count=1 + FALLBACK_ARMS,
     )
     pull = pb.Pull(number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY)
-    return pb.ArmPulled(pull=pull, fallback_arms=[names[at] for at in later])
+    return pull, [names[at] for at in later]
 
 
 def report(

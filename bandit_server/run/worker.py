@@ -24,32 +24,33 @@ class Round:
 
     Attributes:
         fallback_arms: What the worker was told with its pull: indices of arms.
+        reported: Whether it has a report.
     """
 
-    _pull: bytes
+    # Its report, which has the pull in it; its pull while it has none.
+    _told: bytes
     fallback_arms: array[int]
-    _report: bytes | None
+    reported: bool
 
     @classmethod
     def of(cls, pull: pb.Pull, fallback_arms: Iterable[int] = (), report: pb.RewardReported | None = None) -> Self:
-        """A round with its pull, and with its report once there is one."""
-        told = None if report is None else report.SerializeToString(deterministic=True)
-        return cls(pull.SerializeToString(), array("H", fallback_arms), told)
+        """A round with its pull, and with its report, which is of that pull, once there is one."""
+        if not isinstance(fallback_arms, array):
+            fallback_arms = array("H", fallback_arms)
+        if report is None:
+            return cls(pull.SerializeToString(), fallback_arms, False)
+        return cls(report.SerializeToString(deterministic=True), fallback_arms, True)
 
     @property
     def pull(self) -> pb.Pull:
         """Its pull, the caller's to change."""
-        return pb.Pull.FromString(self._pull)
-
-    @property
-    def reported(self) -> bool:
-        """Whether it has a report."""
-        return self._report is not None
+        report = self.report
+        return pb.Pull.FromString(self._told) if report is None else report.pull
 
     @property
     def report(self) -> pb.RewardReported | None:
         """Its report, if it has one, the caller's to change."""
-        return None if self._report is None else pb.RewardReported.FromString(self._report)
+        return pb.RewardReported.FromString(self._told) if self.reported else None
 
 
 @dataclass(slots=True)

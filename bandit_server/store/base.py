@@ -87,6 +87,10 @@ class Store(Protocol):
         """
         ...
 
+    async def stands(self, run: str, head: Head) -> bool:
+        """Whether this is the run's head, and not deleted: a `read` that has nothing to tell, for a fraction of it."""
+        ...
+
     async def read(self, run: str, after: int, limit: int) -> Page:
         """At most `limit` events after a version; an empty page for a run that is not there."""
         ...

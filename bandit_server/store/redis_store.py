@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
-from bandit_server.store.batches import Batches
+from bandit_server.store.line import Direct
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
@@ -58,7 +58,7 @@ class RedisStore:
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._appends = Batches(pool, APPEND, self._redis.register_script(APPEND).sha, deadline)
+        self._direct = Direct(cast(Any, pool), APPEND, deadline)
         self._deadline = deadline
         self._called = called
 
@@ -66,19 +66,32 @@ class RedisStore:
         self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
     ) -> Standing:
         """See base.py."""
+        return await self._compare(run, expected, events, incarnation, worker)
+
+    async def stands(self, run: str, head: Head) -> bool:
+        """See base.py."""
+        return await self._compare(run, head) == "stored"
+
+    async def _compare(
+        self, run: str, expected: Head, events: Sequence[bytes] = (), incarnation: str = "", worker: str = ""
+    ) -> Standing:
+        """Append if the run stands there."""
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
+        entries: list[str | bytes] = []
+        for version, event in enumerate(events, expected.version + 1):
+            entries += (f"{version}-0", event)
         with self._counted():
-            answer: bytes = await self._appends.call(
+            answer = await self._direct.script(
                 len(places),
                 *places,
-                expected.version,
+                f"{expected.version}-0",
                 expected.incarnation,
                 expected.last,
                 incarnation,
                 keys.PULSE_SECONDS,
-                *events,
+                *entries,
             )
         return cast(Standing, answer.decode())
 
@@ -159,10 +172,12 @@ class RedisStore:
     async def beat(self, run: str, worker: str, heartbeat: bytes | None = None) -> None:
         """See base.py."""
         key = keys.pulse(run, worker)
+        if heartbeat is not None:
+            with self._counted():
+                await self._direct.command("SET", key, heartbeat, "EX", keys.PULSE_SECONDS)
+            return
         async with self._answering():
-            if heartbeat is not None:
-                await self._redis.set(key, heartbeat, ex=keys.PULSE_SECONDS)
-            elif not await self._redis.expire(key, keys.PULSE_SECONDS):
+            if not await self._redis.expire(key, keys.PULSE_SECONDS):
                 await self._redis.set(key, b"", ex=keys.PULSE_SECONDS, nx=True)
 
     async def pulses(self, workers: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pulse]:
@@ -187,7 +202,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """See base.py."""
-        await self._appends.close()
+        await self._direct.close()
         await self._redis.aclose()
         await self._pool.aclose()
 

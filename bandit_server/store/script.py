@@ -1,22 +1,21 @@
 """The one script: compare, then append.
 
 Plain XADD with explicit ids refuses a version that is there already, but accepts a gap, and knows neither
-incarnations nor tombstones; a transaction with WATCH takes three round trips.
+incarnations nor tombstones; a transaction with WATCH takes three round trips. What can be made outside is given, ids
+for example: a script's own arithmetic takes the store longer than its commands.
 """
 
-# KEYS  events, incarnation, tombstone, and the caller's sign of life if it is a worker
-# ARGV  expected version, expected incarnation, expected last event's fingerprint or "", new incarnation or "",
-#       seconds of the sign of life, event …
+# KEYS  events, incarnation, tombstone, and the caller's sign of life if it is to be refreshed
+# ARGV  id of the expected last event or 0-0, expected incarnation, expected last event's fingerprint or "",
+#       new incarnation or "", seconds of the sign of life, and of each event its id and itself
 APPEND = """
-if redis.call('EXISTS', KEYS[3]) == 1 then return 'deleted' end
+local told = redis.call('MGET', KEYS[3], KEYS[2])
+if told[1] then return 'deleted' end
+if (told[2] or '') ~= ARGV[2] then return 'changed' end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local version = last and last[1]:match('^(%d+)-') or '0'
-local incarnation = redis.call('GET', KEYS[2]) or ''
-if version ~= ARGV[1] or incarnation ~= ARGV[2] then return 'changed' end
+if (last and last[1] or '0-0') ~= ARGV[1] then return 'changed' end
 if ARGV[3] ~= '' and last and redis.sha1hex(last[2][2]) ~= ARGV[3] then return 'changed' end
-for i = 6, #ARGV do
-  redis.call('XADD', KEYS[1], string.format('%.0f-0', tonumber(version) + i - 5), 'e', ARGV[i])
-end
+for i = 6, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'e', ARGV[i + 1]) end
 if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
 if KEYS[4] and redis.call('EXPIRE', KEYS[4], ARGV[5]) == 0 then
   redis.call('SET', KEYS[4], '', 'EX', ARGV[5])

@@ -29,7 +29,7 @@ def told(**faults: float) -> dict[str, Any]:
     arms = [variant("worker", arm, share * faults.get(arm, 1.0), share) for arm, share in ARMS.items()]
     arms += [variant("bare", arm, share, share) for arm, share in ARMS.items()]
     job = {
-        "size": "small", "ranks": 1, "device": "cpu", "steps_in_a_turn": 2, "copied_bytes": 10**6,
+        "size": "small", "ranks": 1, "device": "cpu", "steps_in_a_turn": 2, "clock": "wall", "copied_bytes": 10**6,
         "teacher_parameters": 10**6, "student_parameters": 10**6, "variants": joint + arms,
     }  # fmt: skip
     alone = {"size": "50m", "ranks": 2, "resident_bytes": {"worker": 100 * faults.get("resident", 1.0), "bare": 100}}

@@ -76,6 +76,7 @@ def test_another_head_changes_nothing(at_store: AtStore, expected: Head) -> None
     async def scenario(place: Place) -> None:
         await begin(place.store, "r", 3)
         before = await place.store.read("r", 0, 100)
+        assert not await place.store.stands("r", expected)
         assert await place.store.append("r", expected, [b"x", b"y"], incarnation="new", worker="w") == "changed"
         assert await place.store.read("r", 0, 100) == before
         assert await place.store.pulses([("r", "w")]) == {}
@@ -93,6 +94,24 @@ def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtSto
         assert await store.append("r", Head(1, "", False), [b"x"]) == "changed"
         assert await store.append("r", Head(0, "one", False), [b"x"]) == "changed"
         assert (await store.read("r", 0, 10)).head == NONE
+
+    at_store(scenario)
+
+
+def test_a_run_stands_where_it_is_until_it_moves_on_or_is_deleted(at_store: AtStore) -> None:
+    async def scenario(place: Place) -> None:
+        store = place.store
+        assert await store.stands("r", NONE)
+        head = await begin(store, "r", 3)
+        assert await store.stands("r", head)
+        assert (await store.read("r", 0, 10)).head == head, "nothing was added"
+        await store.append("r", head, [b"x"])
+        assert not await store.stands("r", head)
+        (head,) = await store.heads(["r"])
+        assert await store.stands("r", head)
+        await store.delete("r")
+        assert not await store.stands("r", head)
+        assert not await store.stands("r", NONE)
 
     at_store(scenario)
 

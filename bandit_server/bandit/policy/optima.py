@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from bandit_server.bandit.bank import Bank, Ints
 from bandit_server.bandit.policy.options import number, share
-from bandit_server.bandit.posterior import ArmPosterior, gaussian
+from bandit_server.bandit.posterior import ArmPosterior, Floats, gaussian
 from bandit_server.bandit.units import Units
 
 # How much longer an arm waits after each of its rewards.
@@ -116,38 +117,45 @@ class Optima:
         return arms
 
     def _best(self, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
+        hypotheses = self._bank.draw(rng.random(count))
         flying = [0] * len(self._pulled)
         for arm in in_flight:
             flying[arm] += 1
+        if count == 1:
+            return [self._highest(self._now_under(int(hypotheses[0])), flying, active)]
+        worth, variances, squares = self._foreseen(hypotheses)
+        winners, sure = _decided(worth, squares, active)
+        if sure.all():
+            return winners
+        open_to = iter(np.stack([worth, variances, squares], axis=2)[~sure].tolist())
         chosen = []
-        hypotheses = self._bank.draw(rng.random(count))
-        for step in self._foreseen(hypotheses) if count > 1 else [self._now_under(int(hypotheses[0]))]:
-            best, highest = -1, -1.0
-            for arm in active:
-                mean, variance, square = step[arm]
-                bound = mean + math.sqrt(square / (1.0 + flying[arm] * variance))
-                if bound > highest:
-                    best, highest = arm, bound
-            chosen.append(best)
-            flying[best] += 1
+        for winner, known in zip(winners, sure.tolist(), strict=True):
+            arm = winner if known else self._highest(next(open_to), flying, active)
+            chosen.append(arm)
+            flying[arm] += 1
         return chosen
 
     # Of each arm: its worth, its variance in units of σ², and the square of its bonus while no pull of it is in flight.
     # A few arms, one choice: plain numbers take half the time of arrays.
+
+    @staticmethod
+    def _highest(arms: Sequence[Sequence[float]], flying: Sequence[int], active: Sequence[int]) -> int:
+        best, highest = -1, -1.0
+        for arm in active:
+            mean, variance, square = arms[arm]
+            bound = mean + math.sqrt(square / (1.0 + flying[arm] * variance))
+            if bound > highest:
+                best, highest = arm, bound
+        return best
 
     def _now_under(self, hypothesis: int) -> list[tuple[float, float, float]]:
         noise = self._bank.noise(hypothesis) * self._exploration**2
         known = zip(*self._bank.predict(self._now, hypothesis), strict=True)
         return [(max(mean, 0.0), variance, variance * noise) for mean, variance in known]
 
-    def _foreseen(self, hypotheses: Ints) -> list[list[list[float]]]:
+    def _foreseen(self, hypotheses: Ints) -> tuple[Floats, Floats, Floats]:
         means, variances, noise = self._bank.foresee(self._now, hypotheses)
-        table = np.empty((*means.shape, 3))
-        np.maximum(means, 0.0, out=table[:, :, 0])
-        table[:, :, 1] = variances
-        np.multiply(variances, (noise * self._exploration**2)[:, None], out=table[:, :, 2])
-        steps: list[list[list[float]]] = table.tolist()
-        return steps
+        return np.maximum(means, 0.0, out=means), variances, variances * (noise * self._exploration**2)[:, None]
 
     def posterior(self) -> list[ArmPosterior]:
         """See Policy."""
@@ -155,3 +163,16 @@ class Optima:
             return []
         mean, sd, count = self._bank.averaged(self._now)
         return gaussian(mean, sd, count, self._units.unit)
+
+
+def _decided(worth: Floats, squares: Floats, active: Sequence[int]) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """For each choice the arm of the highest worth, and whether nothing in flight could let another one win: its worth
+    is above what any other has with its whole bonus."""
+    bounds = worth + np.sqrt(squares)
+    if len(active) < worth.shape[1]:
+        worth, bounds = worth[:, active], bounds[:, active]
+    winners = worth.argmax(axis=1)
+    each = np.arange(len(winners))
+    bounds[each, winners] = -1.0
+    sure: npt.NDArray[np.bool_] = worth[each, winners] > bounds.max(axis=1)
+    return [active[winner] for winner in winners.tolist()], sure

@@ -17,12 +17,14 @@ from tests.bandit_server.dashboard.history import History
 
 
 class ScriptedServer:
-    """Tells the histories of its runs; `frozen`, it takes calls and answers none; `lie` misplaces its next news."""
+    """Tells the histories of its runs; `frozen`, it takes calls and answers none; `lie` misplaces its next news; unless
+    `live`, there is more of the history to come."""
 
     def __init__(self, *histories: History) -> None:
         self.histories = {history.run: history for history in histories}
         self.frozen = threading.Event()
         self.lie = 0
+        self.live = True
         self.watches = 0
         self.authorizations: set[str] = set()
         self.address = ""
@@ -43,6 +45,7 @@ class ScriptedServer:
             if not self.frozen.is_set() and told < len(history.events):
                 batch = history.batch(told)
                 batch.from_version += self.lie
+                batch.live = self.live
                 self.lie = 0
                 told = len(history.events)
                 yield batch

@@ -87,7 +87,7 @@ checkLogin();
 function tell(status) {
   const link = document.getElementById("link");
   const banner = document.getElementById("banner");
-  link.textContent = status.state;
+  link.textContent = status.state === "reading" ? `reading, ${status.reason}` : status.state;
   link.className = `link ${status.state}`;
   const away = status.state === "stale";
   banner.hidden = !away;

@@ -1,0 +1,40 @@
+"""Runs that are let go of do not go on taking memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+RUNS = 300
+
+# A process of its own: what others have left in this one would hide what is measured.
+MEASURE = f"""
+import json
+import psutil
+from bandit_server import spare
+from bandit_server.run import snapshot
+from bandit_server.run.state import RunState
+from benchmarks.histories import history
+
+resident = lambda: psutil.Process().memory_info().rss
+state = RunState("a")
+for event in history(100, "w"):
+    state.apply(event)
+kept = snapshot.dump(state)
+snapshot.load("a", kept)
+before = resident()
+runs = [snapshot.load("a", kept) for _ in range({RUNS})]
+busy = resident()
+del runs
+spare.give_back()
+print(json.dumps([before, busy, resident()]))
+"""
+
+
+def test_memory_of_runs_that_went_is_given_back_to_the_system() -> None:
+    said = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=60)
+    before, busy, after = json.loads(said.stdout)
+    held = (after - before) / RUNS
+    assert (busy - before) / RUNS > 30_000, "the runs were there"
+    assert held < 15_000, f"{held:.0f} bytes a run are held"
