@@ -5,7 +5,8 @@
 
 Cost is calibrated CPU seconds of each kind of step times the steps, with what a method has to measure; so a noisy
 machine decides nothing. Runs that FILE has are not done again, and several commands may share one. `--report` only
-prints what is there. docs/does-it-pay.md tells what came of it.
+prints what is there:
+all tables, and with `--tune` what the tuning seeds said. docs/does-it-pay.md tells what came of it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality_report as report
-from benchmarks.quality_grid import METHODS, Cell, cells
+from benchmarks.quality_grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
 from benchmarks.quality_records import Records
 
 QUICK = ("joint", "round robin", "optima")
 QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
-TUNING = {"lr": (1.5e-3, 3e-3, 6e-3), "weight": (1.0, 3.0)}
-"""The grid for every method: the peak learning rate, and the weight of the layer terms."""
+TUNING = {"lr": (3e-3, 6e-3, 1.5e-3, 7.5e-4), "weight": (10.0, 30.0, 3.0, 1.0)}
+"""The grid for every method, the likelier first: the peak learning rate, and the weight of the layer terms."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
     records = Records(asked.json)
     try:
-        wanted = _wanted(asked)
+        wanted = _wanted(asked, records)
         if not asked.report:
             for cell in wanted:
                 _do(cell, records)
@@ -83,20 +84,26 @@ def _seconds(cell: Cell, records: Records, runner: Any) -> dict[str, float]:
     return {name: value * pace for name, value in known[kind].items()}
 
 
-def _wanted(asked: argparse.Namespace) -> list[Cell]:
-    """The runs that the command is about, the most valuable first."""
+def _wanted(asked: argparse.Namespace, records: Records) -> list[Cell]:
+    """The runs that the command is about, the most valuable first; for a report all that are there."""
+    settings = tuned(records.all("runs"))
     if asked.quick:
-        return list(cells([QUICK_RECIPE], QUICK, QUICK_SEEDS, QUICK_BUDGET))
+        return list(cells([QUICK_RECIPE], QUICK, QUICK_SEEDS, QUICK_BUDGET, settings))
+    if asked.report:
+        there = sorted(map(Cell.of, records.all("runs")), key=lambda cell: (-cell.budget, cell.rank))
+        if asked.tune:
+            return [cell for cell in there if cell.seed < FIRST_REPORTED]
+        return [c for c in there if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == settings[c.method]]
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    plain = cells(asked.recipes, asked.methods, seeds, asked.budget)
+    plain = list(cells(asked.recipes, asked.methods, seeds, asked.budget, settings))
     if not asked.tune:
-        return list(plain)
+        return plain
     return [
         replace(cell, lr=lr, weight=weight)
-        for cell in plain
-        for lr in TUNING["lr"]
         for weight in TUNING["weight"]
-        if METHODS[cell.method].layers or weight == 1.0
+        for lr in TUNING["lr"]
+        for cell in plain
+        if METHODS[cell.method].layers or weight == TUNING["weight"][0]
     ]
 
 
@@ -106,11 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", nargs="+", default=[QUICK_RECIPE], metavar="TASK/STUDENT/AMOUNT")
     parser.add_argument("--methods", nargs="+", default=list(QUICK), metavar="METHOD", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=200, metavar="S", help="(default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=FIRST_REPORTED, metavar="S", help="(default: %(default)s)")
     parser.add_argument("--budget", type=float, default=24.0, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="loss and metric against cost, and arms over time")
     parser.add_argument("--tune", action="store_true", help="every method on the grid of learning rates and weights")
-    parser.add_argument("--report", action="store_true", help="run nothing, report what the file has")
+    parser.add_argument("--report", action="store_true", help="run nothing, report all that FILE has")
     parser.add_argument("--quick", action="store_true", help="one task, two seeds; fails if optima does not win")
     return parser
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.quality_tasks import TASKS
@@ -28,6 +30,7 @@ class Method:
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
         layers: Whether hidden states are matched at all.
+        like: The method whose settings it takes, if it was not tuned itself.
     """
 
     train: Mode = "forced"
@@ -35,6 +38,7 @@ class Method:
     tail: float = 0.0
     cost_aware: bool = False
     layers: bool = True
+    like: str = ""
 
     @property
     def learns(self) -> bool:
@@ -46,18 +50,18 @@ METHODS: dict[str, Method] = {
     "joint": Method(),
     "task + logits only": Method(layers=False),
     "round robin": Method(policy="round_robin", tail=TAIL),
-    "uniform": Method(policy="uniform", tail=TAIL),
+    "uniform": Method(policy="uniform", tail=TAIL, like="round robin"),
     "optima": Method(policy="optima", tail=TAIL),
-    "optima per cost": Method(policy="optima", tail=TAIL, cost_aware=True),
-    "round robin, no tail": Method(policy="round_robin"),
-    "optima, no tail": Method(policy="optima"),
-    "all, round robin": Method("all", "round_robin"),
-    "all, optima": Method("all", "optima"),
-    "active, round robin": Method("active", "round_robin", TAIL),
-    "active, optima": Method("active", "optima", TAIL),
-    "image only": Method(policy="fixed:image", tail=TAIL),
-    "text only": Method(policy="fixed:text", tail=TAIL),
-    "decoder only": Method(policy="fixed:multimodal", tail=TAIL),
+    "optima per cost": Method(policy="optima", tail=TAIL, cost_aware=True, like="optima"),
+    "round robin, no tail": Method(policy="round_robin", like="round robin"),
+    "optima, no tail": Method(policy="optima", like="optima"),
+    "all, round robin": Method("all", "round_robin", like="joint"),
+    "all, optima": Method("all", "optima", like="joint"),
+    "active, round robin": Method("active", "round_robin", TAIL, like="joint"),
+    "active, optima": Method("active", "optima", TAIL, like="joint"),
+    "image only": Method(policy="fixed:image", tail=TAIL, like="round robin"),
+    "text only": Method(policy="fixed:text", tail=TAIL, like="round robin"),
+    "decoder only": Method(policy="fixed:multimodal", tail=TAIL, like="round robin"),
 }
 STUDENTS = {
     "uneven": {"image": 2, "text": 4, "multimodal": 4},
@@ -66,14 +70,19 @@ STUDENTS = {
 """Layers kept of the teacher's 8 image, 4 text and 4 decoder layers."""
 AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 """Source digits of the transfer set."""
-TUNED: dict[str, tuple[float, float]] = {}
-"""Learning rate and layer weight by method, chosen on the tuning seeds; see docs/does-it-pay.md."""
-USUAL = (2e-3, 1.0)
+USUAL = (3e-3, 3.0)
+"""Peak learning rate and weight of the layer terms where nothing was tuned."""
+ALIKE = 0.005
+FIRST_REPORTED = 200
+"""The first seed that is reported; those below are for tuning."""
 
 
-@dataclass(frozen=True, order=True)
+_NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One run of the study; `lr` and `weight` None for what the method was tuned to."""
+    """One run of the study; `lr` and `weight` are what it trains with."""
 
     task: str
     student: str
@@ -81,8 +90,8 @@ class Cell:
     method: str
     seed: int
     budget: float
-    lr: float = 0.0
-    weight: float = 0.0
+    lr: float
+    weight: float
 
     @property
     def problem(self) -> str:
@@ -92,17 +101,28 @@ class Cell:
     @property
     def name(self) -> str:
         """Of the run."""
-        tried = f" lr={self.lr:g} layers={self.weight:g}" if self.lr else ""
-        return f"{self.problem} {self.method} {self.budget:g}s{tried} #{self.seed}"
+        settings = f"{self.budget:g}s lr={self.lr:g} layers={self.weight:g}"
+        return f"{self.problem} {self.method} {settings} #{self.seed}"
 
-    def settled(self) -> Cell:
-        """With the settings that it is run with."""
-        lr, weight = TUNED.get(self.method, USUAL)
-        return self if self.lr else replace(self, lr=lr, weight=weight)
+    @classmethod
+    def of(cls, name: str) -> Cell:
+        """The run of that name. Raises ValueError if it is none's."""
+        told = _NAME.fullmatch(name)
+        if told is None:
+            raise ValueError(f"{name!r} is no name of a run of the study")
+        task, student, amount, method, budget, lr, weight, seed = told.groups()
+        return cls(task, student, amount, method, int(seed), float(budget), float(lr), float(weight))
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Its place in a report."""
+        known: list[Iterable[str]] = [STUDENTS, AMOUNTS, TASKS, METHODS]
+        parts = (self.student, self.amount, self.task, self.method)
+        return (*(list(there).index(part) for part, there in zip(parts, known, strict=True)), self.seed)
 
     def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
         """The built-in recipe with what this run changes of it."""
-        how, one = METHODS[self.method], self.settled()
+        how = METHODS[self.method]
         overrides: dict[str, Any] = {
             "student.keep": STUDENTS[self.student],
             "data.name": "benchmarks.quality_tasks:build",
@@ -116,8 +136,8 @@ class Cell:
             "tail": 0.0,
             "steps_per_round": steps_per_round,
             "seed": self.seed,
-            "loss.layers": one.weight if how.layers else 0.0,
-            "optimizer.lr": one.lr,
+            "loss.layers": self.weight if how.layers else 0.0,
+            "optimizer.lr": self.lr,
             "probe.batch_size": PROBE_ROWS,
         }
         if self.task == "two_pictures":
@@ -126,7 +146,39 @@ class Cell:
         return found.fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 
-def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int], budget: float) -> Iterator[Cell]:
+Settings = tuple[float, float]
+
+
+def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
+    """Of each method the learning rate and layer weight that did best on the tuning seeds: the lowest mean held-out
+    loss among those whose metric is within half a point of the best, since a seed or two tell no less apart.
+
+    Args:
+        runs: All records of runs, by name.
+    """
+    seen: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
+    for name, told in runs.items():
+        cell = Cell.of(name)
+        if cell.seed < FIRST_REPORTED:
+            last = told["results"][-1]
+            score = sum(last["right"]) / (last["items"] * len(last["right"]))
+            seen.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
+    best: dict[str, Settings] = {}
+    for method, tried in seen.items():
+        means = {at: tuple(map(fmean, zip(*found, strict=True))) for at, found in tried.items()}
+        highest = max(score for score, _ in means.values())
+        near = {at: loss for at, (score, loss) in means.items() if score > highest - ALIKE}
+        best[method] = min(near, key=near.__getitem__)
+    return {name: best.get(name, best.get(method.like, USUAL)) for name, method in METHODS.items()}
+
+
+def cells(
+    problems: Sequence[str],
+    methods: Sequence[str],
+    seeds: Iterable[int],
+    budget: float,
+    settings: Mapping[str, Settings],
+) -> Iterator[Cell]:
     """Runs in the order in which they are worth most: all methods of a problem, seed by seed.
 
     Raises:
@@ -144,7 +196,7 @@ def cells(problems: Sequence[str], methods: Sequence[str], seeds: Iterable[int],
             raise ValueError(f"{problem!r} is no recipe of the study; they are {shown}")
         for seed in numbers:
             for method in methods:
-                yield Cell(*parts, method, seed, budget)
+                yield Cell(*parts, method, seed, budget, *settings[method])
 
 
 def teacher_folder(task: str) -> Path:

@@ -90,7 +90,7 @@ def _by_problem(found: Found) -> Iterator[tuple[str, dict[str, dict[int, Mapping
 
 def _problem(name: str, runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
     teacher = next(iter(next(iter(runs.values())).values()))["teacher"]
-    yield f"### {name}\n\nThe teacher's own metric: {teacher:.1%}."
+    yield f"### {name}\n\nTeacher: {teacher:.1%}. Task metric / held-out distillation loss, by share of the budget:"
     yield "\n".join(_results(runs))
     compared = list(_attributed(runs))
     if compared:

@@ -25,7 +25,7 @@ def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, run in sorted(runs.items(), key=lambda item: len(item[1]["rewards"])):
         problem, _, rest = name.partition(f" {METHOD} ")
-        if rest and "lr=" not in rest:
+        if rest:
             paid: dict[str, list[float]] = {arm: [] for arm in ARMS.values()}
             for letter, reward in zip(run["arms"], run["rewards"], strict=False):
                 paid[ARMS[letter]].append(reward)

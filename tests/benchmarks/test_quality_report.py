@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import quality_report as report
-from benchmarks.quality_grid import METHODS, Cell, cells
+from benchmarks.quality_grid import METHODS, Cell, cells, tuned
 from benchmarks.quality_records import Records
 from benchmarks.quality_tasks import BLOCKS, TASKS, build
 from tests.benchmarks.command import benchmark
@@ -27,7 +27,7 @@ def ran(loss: float, right: int) -> dict[str, Any]:
 def study(**methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
     """Two seeds of each of these methods."""
     named = {name.replace("_", " "): told for name, told in methods.items()}
-    return {cell: ran(*named[cell.method]) for cell in cells([PROBLEM], list(named), (300, 301), 12.0)}
+    return {cell: ran(*named[cell.method]) for cell in cells([PROBLEM], list(named), (300, 301), 12.0, tuned({}))}
 
 
 def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path) -> None:
@@ -58,17 +58,29 @@ def test_the_cost_to_reach_a_loss_is_read_between_points_of_the_curve() -> None:
 
 
 def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all_that_matters() -> None:
-    names = [cell.name for cell in cells([PROBLEM], list(METHODS), (200, 201), 40.0)]
-    names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0)]
+    names = [cell.name for cell in cells([PROBLEM], list(METHODS), (200, 201), 40.0, tuned({}))]
+    names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0, tuned({}))]
     assert len(set(names)) == len(names) == 3 * len(METHODS)
+    assert [Cell.of(name).name for name in names] == names
     with pytest.raises(ValueError, match="no recipe of the study"):
-        list(cells(["questions/uneven"], ["joint"], (1,), 1.0))
+        list(cells(["questions/uneven"], ["joint"], (1,), 1.0, tuned({})))
     with pytest.raises(ValueError, match="no method 'best'"):
-        list(cells([PROBLEM], ["best"], (1,), 1.0))
+        list(cells([PROBLEM], ["best"], (1,), 1.0, tuned({})))
+
+
+def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_others() -> None:
+    tried = {(0.001, 1.0, 100): 60, (0.003, 1.0, 100): 70, (0.003, 1.0, 101): 70, (0.003, 3.0, 200): 90}
+    runs = {
+        Cell(*PROBLEM.split("/"), "round robin", seed, 40.0, lr, weight).name: ran(1.0, right)
+        for (lr, weight, seed), right in tried.items()
+    }
+    found = tuned(runs)
+    assert found["round robin"] == found["uniform"] == (0.003, 1.0)
+    assert found["joint"] == tuned({})["joint"]
 
 
 def test_every_method_makes_a_recipe() -> None:
-    for cell in cells([PROBLEM], list(METHODS), (200,), 40.0):
+    for cell in cells([PROBLEM], list(METHODS), (200,), 40.0, tuned({})):
         assert cell.recipe().seed == 200
 
 

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The whole study of docs/does-it-pay.md, the most valuable runs first; done again, only what is missing. Start it twice
+# to use two cores: they share the work.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+records=docs/does-it-pay.json
+study() { OMP_NUM_THREADS=1 python -m benchmarks.quality --json "$records" "$@"; }
+
+core=(joint "task + logits only" "round robin" optima)
+tasks=(questions entailment captions two_pictures)
+uneven=("${tasks[@]/%//uneven/little}")
+even=("${tasks[@]/%//even/little}")
+
+study --tune --methods "${core[@]}" --first-seed 100 --seeds 1
+# Another that shares the work may still be at the last of it, and settings follow from all.
+until [ "$(grep -c '#100"' "$records")" -ge 52 ]; do sleep 5; done
+exec > /dev/null
+for seeds in 2 5; do study --recipes "${uneven[@]}" --methods "${core[@]}" --seeds $seeds; done
+study --recipes "${uneven[@]}" --methods "optima per cost" uniform
+study --recipes "${even[@]}" --methods "${core[@]}" "optima per cost"
+study --recipes questions/uneven/plenty --methods "${core[@]}" "optima per cost"
+study --recipes questions/uneven/little --methods "round robin, no tail" "optima, no tail" "active, round robin" \
+    "active, optima" "all, round robin" "all, optima" "image only" "text only" "decoder only"
+# Longer, for traces of rewards, and to see where joint's plateau is.
+study --recipes questions/uneven/little questions/even/little captions/uneven/little --methods "round robin, no tail" \
+    --seeds 1 --budget 48
+study --recipes questions/uneven/{little,plenty} --methods "${core[@]}" --seeds 3 --budget 96
+study --recipes {entailment,captions,two_pictures}/uneven/little questions/even/little \
+    --methods "all, round robin" "all, optima"
