@@ -5,8 +5,7 @@
 
 Cost is calibrated CPU seconds of each kind of step times the steps, with what a method has to measure; so a noisy
 machine decides nothing. Runs that FILE has are not done again, and several commands may share one. `--report` only
-prints what is there:
-all tables, and with `--tune` what the tuning seeds said. docs/does-it-pay.md tells what came of it.
+prints what is there: all tables, and with `--tune` what the tuning seeds said. docs/does-it-pay.md has what came of it.
 """
 
 from __future__ import annotations
@@ -36,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         wanted = _wanted(asked, records)
         if not asked.report:
-            for cell in wanted:
-                _do(cell, records)
+            # First what nobody does, then what others have not finished.
+            for wait in (False, True):
+                for cell in wanted:
+                    _do(cell, records, wait=wait)
         found = {cell: told for cell in wanted if (told := records.read("runs", cell.name)) is not None}
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {fault}")
 
 
-def _do(cell: Cell, records: Records) -> None:
-    """Run it, unless that is done or another process's to do."""
-    with records.claim("runs", cell.name) as mine:
+def _do(cell: Cell, records: Records, *, wait: bool) -> None:
+    """Run it, unless that is done or another process's to do; `wait` for what becomes of that."""
+    with records.claim("runs", cell.name, wait=wait) as mine:
         if not mine:
             return
         # Slow to import, and not needed to report.
@@ -100,10 +101,10 @@ def _wanted(asked: argparse.Namespace, records: Records) -> list[Cell]:
         return plain
     return [
         replace(cell, lr=lr, weight=weight)
-        for weight in TUNING["weight"]
+        for weight in (*TUNING["weight"], 0.0)
         for lr in TUNING["lr"]
         for cell in plain
-        if METHODS[cell.method].layers or weight == TUNING["weight"][0]
+        if METHODS[cell.method].layers == (weight > 0)
     ]
 
 

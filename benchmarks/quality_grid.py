@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -136,7 +135,7 @@ class Cell:
             "tail": 0.0,
             "steps_per_round": steps_per_round,
             "seed": self.seed,
-            "loss.layers": self.weight if how.layers else 0.0,
+            "loss.layers": self.weight,
             "optimizer.lr": self.lr,
             "probe.batch_size": PROBE_ROWS,
         }
@@ -169,7 +168,8 @@ def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
         highest = max(score for score, _ in means.values())
         near = {at: loss for at, (score, loss) in means.items() if score > highest - ALIKE}
         best[method] = min(near, key=near.__getitem__)
-    return {name: best.get(name, best.get(method.like, USUAL)) for name, method in METHODS.items()}
+    usual = {name: USUAL if method.layers else (USUAL[0], 0.0) for name, method in METHODS.items()}
+    return {name: best.get(name, best.get(method.like, usual[name])) for name, method in METHODS.items()}
 
 
 def cells(
@@ -197,9 +197,3 @@ def cells(
         for seed in numbers:
             for method in methods:
                 yield Cell(*parts, method, seed, budget, *settings[method])
-
-
-def teacher_folder(task: str) -> Path:
-    """Where the task's teacher is, with its metrics."""
-    name = "digits-coca-two-pictures" if task == "two_pictures" else "digits-coca"
-    return recipes.BUILT_IN.parent.parent / "models" / name

@@ -34,7 +34,7 @@ from worker.probe import Evaluation, Probe
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.round_start import RoundStart
-from worker.trainer import Trained, Trainer
+from worker.trainer import Played, Trainer
 
 RESULTS = (0.25, 0.5, 1.0)
 """Shares of the budget at which a run is judged on many items."""
@@ -92,29 +92,19 @@ class Budgeted(Trainer):
         """Judging is outside of the job, and costs it nothing."""
         return None
 
-    def report(
-        self,
-        round: int,
-        pull: Pull,
-        before: float,
-        after: float,
-        trained: Trained,
-        evaluation: Evaluation | None,
-        probe_seconds: float,
-        evaluate_seconds: float,
-    ) -> None:
+    def report(self, played: Played) -> None:
         """Write down what it has cost, tell the policy what came of it, and look at the student if it is time."""
         steps = self.recipe.steps_per_round
-        self.ledger.add(f"step/{pull.arm}", steps)
-        if pull.chosen_by == pb.CHOSEN_BY_POLICY and self.bandit is not None:
+        self.ledger.add(f"step/{played.pull.arm}", steps)
+        if played.pull.chosen_by == pb.CHOSEN_BY_POLICY and self.bandit is not None:
             if self.method.learns:
-                self.ledger.add(f"round/{pull.arm}")
-            told = pb.Measurement(steps=steps, seconds=steps * self.ledger.seconds[f"step/{pull.arm}"])
-            told.outcome = pb.OUTCOME_MEASURED if math.isfinite(after) else pb.OUTCOME_DIVERGED
-            if math.isfinite(after):
-                told.before, told.after = before, after
-            self.bandit.report(round, pull.arm, told)
-        self.played.append(pull.arm)
+                self.ledger.add(f"round/{played.pull.arm}")
+            told = pb.Measurement(steps=steps, seconds=steps * self.ledger.seconds[f"step/{played.pull.arm}"])
+            told.outcome = pb.OUTCOME_MEASURED if math.isfinite(played.after) else pb.OUTCOME_DIVERGED
+            if math.isfinite(played.after):
+                told.before, told.after = played.before, played.after
+            self.bandit.report(played.round, played.pull.arm, told)
+        self.played.append(played.pull.arm)
         self._look()
 
     def _look(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_grid import STEPS_PER_ROUND
+from benchmarks.quality_grid import STEPS_PER_ROUND, Cell
 from benchmarks.quality_records import Records
 from benchmarks.record_trace import written
 from benchmarks.traces import FOLDER
@@ -24,19 +24,19 @@ def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By a name for the file, what `benchmarks.record_trace` would have made of the run."""
     found: dict[str, dict[str, Any]] = {}
     for name, run in sorted(runs.items(), key=lambda item: len(item[1]["rewards"])):
-        problem, _, rest = name.partition(f" {METHOD} ")
-        if rest:
+        cell = Cell.of(name)
+        if cell.method == METHOD:
             paid: dict[str, list[float]] = {arm: [] for arm in ARMS.values()}
             for letter, reward in zip(run["arms"], run["rewards"], strict=False):
                 paid[ARMS[letter]].append(reward)
-            found[f"study-{problem.replace('/', '-').replace('_', '-')}"] = {
-                "about": f"The study's {problem}, {rest.partition('#')[0].strip()}, in turn and without a tail",
+            found[f"study-{cell.problem.replace('/', '-').replace('_', '-')}"] = {
+                "about": f"The study's {cell.problem}, {cell.budget:g} s, in turn and without a tail",
                 "recipe": "digits",
                 "train": "forced",
                 "reward": "relative",
                 "policy": "round_robin",
                 "steps_per_round": STEPS_PER_ROUND,
-                "seed": int(rest.partition("#")[2]),
+                "seed": cell.seed,
                 "device": "cpu",
                 "rewards": paid,
             }

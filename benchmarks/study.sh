@@ -12,8 +12,6 @@ uneven=("${tasks[@]/%//uneven/little}")
 even=("${tasks[@]/%//even/little}")
 
 study --tune --methods "${core[@]}" --first-seed 100 --seeds 1
-# Another that shares the work may still be at the last of it, and settings follow from all.
-until [ "$(grep -c '#100"' "$records")" -ge 52 ]; do sleep 5; done
 exec > /dev/null
 for seeds in 2 5; do study --recipes "${uneven[@]}" --methods "${core[@]}" --seeds $seeds; done
 study --recipes "${uneven[@]}" --methods "optima per cost" uniform

@@ -51,6 +51,28 @@ class Trained:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Played:
+    """A round and what came of it.
+
+    Attributes:
+        before: The bandit loss before it.
+        after: The bandit loss after it; NaN or infinite if the student diverged.
+        evaluation: Of the student after it, in the rounds that have one.
+        probe_seconds: Measuring the bandit loss took.
+        evaluate_seconds: The evaluation took.
+    """
+
+    round: int
+    pull: Pull
+    before: float
+    after: float
+    trained: Trained
+    evaluation: Evaluation | None
+    probe_seconds: float
+    evaluate_seconds: float
+
+
 @dataclass
 class Trainer:
     """Plays rounds until there are no more, or the run is finished.
@@ -115,7 +137,8 @@ class Trainer:
             self.probe.terms = terms
             self.state.diverged += 1
         evaluation = self.evaluate(round)
-        self.report(round, pull, before, after, trained, evaluation, probed - started, time.monotonic() - probed)
+        took = probed - started, time.monotonic() - probed
+        self.report(Played(round, pull, before, after, trained, evaluation, *took))
         if self.state.diverged == self.recipe.max_diverged:
             raise Diverged(
                 f"round {round}: the loss is not finite after training arm {pull.arm!r}, for the "
@@ -185,27 +208,18 @@ class Trainer:
             return self.probe.evaluate()
         return None
 
-    def report(
-        self,
-        round: int,
-        pull: Pull,
-        before: float,
-        after: float,
-        trained: Trained,
-        evaluation: Evaluation | None,
-        probe_seconds: float,
-        evaluate_seconds: float,
-    ) -> None:
+    def report(self, played: Played) -> None:
         """Tell the server, the disk and the terminal what came of a round; rank 0 only."""
         if self.rank0 is None:
             return
         steps = self.recipe.steps_per_round
+        pull, trained, evaluation = played.pull, played.trained, played.evaluation
         measurement = pb.Measurement(
-            steps=steps, seconds=trained.seconds, probe_seconds=probe_seconds + evaluate_seconds
+            steps=steps, seconds=trained.seconds, probe_seconds=played.probe_seconds + played.evaluate_seconds
         )
-        if math.isfinite(after):
+        if math.isfinite(played.after):
             measurement.outcome = pb.OUTCOME_MEASURED
-            measurement.before, measurement.after = before, after
+            measurement.before, measurement.after = played.before, played.after
             measurement.terms.update(self.probe.terms)
             if math.isfinite(trained.loss):
                 measurement.train_loss = trained.loss
@@ -214,14 +228,14 @@ class Trainer:
                 measurement.metrics.update(evaluation.metrics)
         else:
             measurement.outcome = pb.OUTCOME_DIVERGED
-        reported = self.rank0.bandit.report(round, pull.arm, pull.chosen_by, measurement)
-        self.rank0.bandit.heartbeat(round + 1, self.engine.schedule.step, steps / trained.seconds)
+        reported = self.rank0.bandit.report(played.round, pull.arm, pull.chosen_by, measurement)
+        self.rank0.bandit.heartbeat(played.round + 1, self.engine.schedule.step, steps / trained.seconds)
         record = RoundRecord(
-            round=round,
+            round=played.round,
             arm=pull.arm,
             chosen_by=pb.ChosenBy.Name(pull.chosen_by).removeprefix("CHOSEN_BY_").lower(),
-            before=before,
-            after=after if math.isfinite(after) else None,
+            before=played.before,
+            after=played.after if math.isfinite(played.after) else None,
             reward=reported.reward,
             train_loss=trained.loss,
             train_terms=trained.terms,
@@ -230,8 +244,8 @@ class Trainer:
             steps=steps,
             step=self.engine.schedule.step,
             seconds=trained.seconds,
-            probe_seconds=probe_seconds,
-            evaluate_seconds=evaluate_seconds,
+            probe_seconds=played.probe_seconds,
+            evaluate_seconds=played.evaluate_seconds,
         )
         self.rank0.record.add(record)
         for tracker in self.rank0.trackers:

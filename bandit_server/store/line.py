@@ -26,11 +26,11 @@ class Line(asyncio.Protocol):
         deadline: Seconds that a command may be under way. If one takes longer, the connection ends.
 
     Attributes:
-        ended: Set when the connection is of no use any more.
+        ended: Whether the connection is of no use any more.
     """
 
     def __init__(self, transport: asyncio.Transport, deadline: float) -> None:
-        self.ended = asyncio.Event()
+        self.ended = False
         self._transport = transport
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
@@ -60,6 +60,8 @@ class Line(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (said := self._reader.gets()) is not False:
+                if not self._waiting:
+                    raise InvalidResponse("the store says what nobody has asked")
                 _, answer = self._waiting.popleft()
                 # Who has been cancelled since has nobody to tell.
                 if answer.done():
@@ -89,7 +91,7 @@ class Line(asyncio.Protocol):
                 self._timer = self._loop.call_later(left, self._look)
 
     def _end(self, error: Exception) -> None:
-        self.ended.set()
+        self.ended = True
         if self._timer is not None:
             self._timer.cancel()
         self._transport.abort()
@@ -141,10 +143,10 @@ class Direct:
             self._line = None
 
     async def _open(self) -> Line:
-        if self._line is not None and not self._line.ended.is_set():
+        if self._line is not None and not self._line.ended:
             return self._line
         async with asyncio.timeout(self._deadline), self._opening:
-            if self._line is None or self._line.ended.is_set():
+            if self._line is None or self._line.ended:
                 await self.close()
                 connection: Any = cast(Any, self._pool).make_connection()
                 try:
@@ -153,6 +155,7 @@ class Direct:
                     await connection.disconnect(nowait=True)
                     raise
                 self._connection = connection
+                # redis-py has no other way to what it has opened.
                 self._line = Line(connection._writer.transport, self._deadline)
             return self._line
 

@@ -9,8 +9,10 @@ import pytest
 
 from benchmarks import quality_report as report
 from benchmarks.quality_grid import METHODS, Cell, cells, tuned
+from benchmarks.quality_plot import plot
 from benchmarks.quality_records import Records
 from benchmarks.quality_tasks import BLOCKS, TASKS, build
+from benchmarks.quality_trace import METHOD, traces
 from tests.benchmarks.command import benchmark
 from worker.data.digits_rows import sources
 
@@ -96,3 +98,20 @@ def test_who_trains_who_chooses_and_who_judges_see_other_source_digits(task: str
     assert trained != set(other.train.scans.tolist()), "little data is another little for every seed"
     batch = data.blocks[0].batch(sources(train=False)[:8] * 0)
     assert data.metric in data.metrics(batch["image"].new_zeros(8, 14, data.vocab_size), batch)
+
+
+def test_rewards_of_arms_played_in_turn_become_a_trace() -> None:
+    [cell] = cells([PROBLEM], [METHOD], [200], 48.0, tuned({}))
+    played = ran(1.0, 80) | {"arms": "itmitm", "rewards": [0.3, 0.2, 0.1, 0.03, 0.02, 0.01]}
+    shorter = {cell.name.replace("48s", "24s"): played | {"arms": "itm", "rewards": [9.0, 9.0, 9.0]}}
+    [(name, content)] = traces(
+        {cell.name: played, **shorter, **{c.name: t for c, t in study(joint=(1.0, 80)).items()}}
+    ).items()
+    assert name == "study-questions-uneven-little"
+    assert content["rewards"] == {"image": [0.3, 0.03], "text": [0.2, 0.02], "multimodal": [0.1, 0.01]}
+    assert (content["seed"], content["about"]) == (200, f"The study's {PROBLEM}, 48 s, in turn and without a tail")
+
+
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
+    plot(study(joint=(1.0, 80), optima=(0.8, 90)), tmp_path / "q.png")
+    assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
