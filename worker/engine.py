@@ -24,6 +24,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from worker import optimizer as optim
 from worker import tensor_file
+from worker.gradient_mean import GradientMean
 from worker.models.base import Batch, Boundary
 from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
@@ -145,9 +146,7 @@ class Engine:
         if self._engine.zero_optimization_partition_weights():
             _tell_who_reads_what(student)
         self._files = self._engine.checkpoint_engine = _Files()
-        # A rank alone has nobody to agree with on gradients, but at stage 0 DeepSpeed packs, sends and unpacks them.
-        plain = not self._engine.zero_optimization() and self.dtype == torch.float32
-        self._backward = self._engine.no_sync if plain and dist.get_world_size() == 1 else nullcontext
+        self._mean = GradientMean(list(student.parameters())) if self._sends_late() else None
 
     @property
     def accumulation(self) -> int:
@@ -217,7 +216,7 @@ class Engine:
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
-            with self._backward():
+            with self._sending():
                 self._engine.backward(loss)
             self._engine.step()
             losses.append(loss.detach())
@@ -226,6 +225,27 @@ class Engine:
             return losses[0], terms[0]
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         return torch.stack(losses).mean(), mean
+
+    def _sends_late(self) -> bool:
+        """Whether DeepSpeed would send gradients as they are, in plain means, and only after the backward pass."""
+        engine = self._engine
+        halves = engine.fp16_enabled() or engine.bfloat16_enabled()
+        plain = engine.gradient_average and engine.postscale_gradients() and engine.gradient_predivide_factor() == 1.0
+        same = engine.communication_data_type == torch.float32
+        return bool(not engine.zero_optimization() and not halves and plain and same)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Around a backward pass: gradients are sent during it where DeepSpeed would send them afterwards.
+
+        A rank alone has nobody to agree with, but DeepSpeed packs, sends and unpacks them all the same.
+        """
+        if self._mean is None:
+            yield
+            return
+        last = self._engine.is_gradient_accumulation_boundary() and dist.get_world_size() > 1
+        with self._engine.no_sync(), self._mean.averaging() if last else nullcontext():
+            yield
 
     def _train(self, mode: bool) -> None:
         """Set train or eval mode, unless it is set: walking all modules takes about a millisecond."""
