@@ -34,11 +34,15 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Those that start DeepSpeed keep every core busy; the others mostly wait, so there may be more of them at a time; and
-# those that hold a time run alone.
+# Those that train keep every core busy, and each process of theirs takes ten seconds to import torch and the like; the
+# others mostly wait, so there may be more of them at a time; and those that hold a time run alone. In files' own order,
+# as xdist would end with those of few tests, which are the longest: then a core idles.
+TRAINING := tests/integration tests/worker tests/benchmarks
+PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder
+
 test: install system check
-	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m "not deepspeed and not alone and not slow" -n 3 --dist loadfile
+	$(PYTEST) -n logical --maxprocesses 4 $(TRAINING)
+	$(PYTEST) -n 3 $(addprefix --ignore=,$(TRAINING))
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install

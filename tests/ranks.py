@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 from tests.launch import ROOT, free_port
 
 _SERVER = get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.ranks_import"])
 
 
 class RankProcesses:
@@ -53,6 +52,7 @@ class RankProcesses:
             told = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(environment or {})}
             flags = (f"--local_rank={rank}", *arguments)
             self._processes.append(_SERVER.Process(target=_become, args=(script, flags, told, directory, log)))
+        _SERVER.set_forkserver_preload(["tests.ranks_import"])
         for process in self._processes:
             process.start()
         self._pids = [process.pid for process in self._processes if process.pid is not None]

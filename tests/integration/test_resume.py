@@ -91,6 +91,10 @@ class Job:
         recipe.write_text(yaml.safe_dump(RECIPE | varied), encoding="utf-8")
         self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
 
+    def reads_by_itself(self) -> None:
+        """Without a loader process, which changes nothing."""
+        self._arguments += ["--set", "data.workers=0"]
+
     def start(self) -> RankProcesses:
         """Start it; from the second time on, resume it."""
         log = self.directory.with_name(f"{self.name}-{len(self._started)}.log")
@@ -153,8 +157,10 @@ def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank, digits", "2 ranks, ZeRO 3, shards"])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess) -> Iterator[tuple[Job, Job]]:
-    """Two jobs of so many ranks and that ZeRO stage, alike but for the names of their runs."""
+    """Two jobs of so many ranks and that ZeRO stage, alike but that they are in two runs and the first has no loader
+    process."""
     straight, broken = (Job(name, tmp_path, server, *request.param) for name in ("straight", "broken"))
+    straight.reads_by_itself()
     yield straight, broken
     for job in (straight, broken):
         job.kill()
