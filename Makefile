@@ -29,10 +29,11 @@ demo: install
 system:
 	@deploy/install-test-tools.sh
 
+# What mypy has learned of torch, for most of a minute, stays with the environment.
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
 # Those that train keep every core busy, and each process of theirs takes ten seconds to import torch and the like; the
 # others mostly wait, so there may be more of them at a time; and those that hold a time run alone. In files' own order,
