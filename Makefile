@@ -38,12 +38,13 @@ check: install
 # Those that train keep every core busy, and each process of theirs takes ten seconds to import torch and the like; the
 # others mostly wait, so there may be more of them at a time; and those that hold a time run alone. In files' own order,
 # as xdist would end with those of few tests, which are the longest: then a core idles.
-TRAINING := tests/integration tests/worker tests/benchmarks
+TRAINING := tests/integration tests/benchmarks tests/worker
+WAITING := tests/faults $(filter-out $(TRAINING) tests/faults tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder
 
 test: install system check
 	$(PYTEST) -n logical --maxprocesses 4 $(TRAINING)
-	$(PYTEST) -n 3 $(addprefix --ignore=,$(TRAINING))
+	$(PYTEST) -n 3 $(WAITING) tests/test_*.py
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install
