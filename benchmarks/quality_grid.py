@@ -26,6 +26,7 @@ class Method:
     Attributes:
         train: What a round trains (worker/plan.py).
         policy: Who chooses; "" for joint steps throughout, without a bandit.
+        shares: Of image, text and decoder in the rounds before the tail, instead of a policy.
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
         layers: Whether hidden states are matched at all.
@@ -34,6 +35,7 @@ class Method:
 
     train: Mode = "forced"
     policy: str = ""
+    shares: tuple[float, ...] = ()
     tail: float = 0.0
     cost_aware: bool = False
     layers: bool = True
@@ -56,11 +58,15 @@ METHODS: dict[str, Method] = {
     "optima, no tail": Method(policy="optima", like="optima"),
     "all, round robin": Method("all", "round_robin", like="joint"),
     "all, optima": Method("all", "optima", like="joint"),
-    "active, round robin": Method("active", "round_robin", TAIL, like="joint"),
-    "active, optima": Method("active", "optima", TAIL, like="joint"),
-    "image only": Method(policy="fixed:image", tail=TAIL, like="round robin"),
-    "text only": Method(policy="fixed:text", tail=TAIL, like="round robin"),
-    "decoder only": Method(policy="fixed:multimodal", tail=TAIL, like="round robin"),
+    "active, round robin": Method("active", "round_robin", tail=TAIL, like="joint"),
+    "active, optima": Method("active", "optima", tail=TAIL, like="joint"),
+    "image only": Method(shares=(1, 0, 0), tail=TAIL, like="round robin"),
+    "text only": Method(shares=(0, 1, 0), tail=TAIL, like="round robin"),
+    "decoder only": Method(shares=(0, 0, 1), tail=TAIL, like="round robin"),
+} | {
+    # By what each gets of ten rounds: image, text, decoder.
+    f"shares {image}:{text}:{decoder}": Method(shares=(image, text, decoder), tail=TAIL, like="round robin")
+    for image, text, decoder in [(8, 1, 1), (6, 2, 2), (6, 1, 3), (6, 3, 1), (4, 3, 3), (4, 1, 5), (4, 5, 1), (2, 4, 4)]
 }
 STUDENTS = {
     "uneven": {"image": 2, "text": 4, "multimodal": 4},

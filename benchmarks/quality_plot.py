@@ -27,10 +27,10 @@ BINS = 14
 
 
 def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
-    """A row for each problem: loss, metric, and the shares of the arms of `optima` over its rounds."""
+    """A row for each problem and budget: loss, metric, and the shares of the arms of `optima` over its rounds."""
     problems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for cell, told in found.items():
-        problems.setdefault(cell.problem, {}).setdefault(cell.method, []).append(told)
+        problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(told)
     if not problems:
         return
     figure, axes = plt.subplots(len(problems), 3, figsize=(13, 3.3 * len(problems)), squeeze=False)
