@@ -1,5 +1,5 @@
-"""Judges a student on held-out items: the total distillation loss with the same weights, whatever weights it was trained
-with, and the task's metric; both block by block of source digits."""
+"""Judges a student on held-out items: the total distillation loss with the same weights, whatever weights it was
+trained with, and the task's metric; both block by block of source digits."""
 
 from __future__ import annotations
 
