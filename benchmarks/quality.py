@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality_report as report
+from benchmarks.quality_bars import bars
 from benchmarks.quality_grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
 from benchmarks.quality_records import Records
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.tune:
         print(report.tuning(found))
         return
-    print(report.tables(found))
+    print(*filter(None, (bars(found), report.tables(found))), sep="\n\n")
     if asked.plot:
         from benchmarks.quality_plot import plot
 

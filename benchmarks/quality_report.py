@@ -113,13 +113,19 @@ def _results(runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
         yield f"| {method} | {' | '.join(columns)} | {told} | {_shares(by_seed)} | {len(by_seed)} |"
 
 
-def _reached(ours: dict[int, Mapping[str, Any]], joint: dict[int, Mapping[str, Any]]) -> str:
-    """As a share of what joint has spent, over the seeds that both have."""
+def costs_to_reach(ours: Mapping[int, Mapping[str, Any]], joint: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
+    """For each seed that both have: the cost to joint's final loss, as a share of what joint has spent; None if it was
+    not reached."""
     costs: list[float | None] = []
-    for seed in ours.keys() & joint.keys():
+    for seed in sorted(ours.keys() & joint.keys()):
         spent, loss, _ = joint[seed]["curve"][-1]
         cost = reach(ours[seed]["curve"], loss)
         costs.append(None if cost is None else cost / spent)
+    return costs
+
+
+def _reached(ours: dict[int, Mapping[str, Any]], joint: dict[int, Mapping[str, Any]]) -> str:
+    costs = costs_to_reach(ours, joint)
     there = [cost for cost in costs if cost is not None]
     if not there:
         return "not reached" if costs else "–"
@@ -140,8 +146,18 @@ def _attributed(runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
             continue
         sides = [[runs[name][seed] for seed in both] for name in (ours, theirs)]
         metric, loss = difference(*sides, "metric"), difference(*sides, "loss")
-        shown = [_interval(metric, lambda x: f"{100 * x:+.1f}"), _interval(loss, lambda x: f"{x:+.3f}")]
+        shown = [shown_points(metric), shown_loss(loss)]
         yield f"| {what} | {ours} − {theirs} | {shown[0]} | {shown[1]} | {len(both)} |"
+
+
+def shown_points(found: Interval) -> str:
+    """A difference of a task's metric."""
+    return _interval(found, lambda x: f"{100 * x:+.1f}")
+
+
+def shown_loss(found: Interval) -> str:
+    """A difference of losses."""
+    return _interval(found, lambda x: f"{x:+.3f}")
 
 
 def _interval(found: Interval, shown: Callable[[float], str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import quality_report as report
+from benchmarks.quality_bars import bars
 from benchmarks.quality_grid import METHODS, Cell, cells, tuned
 from benchmarks.quality_plot import plot
 from benchmarks.quality_records import Records
@@ -26,10 +27,10 @@ def ran(loss: float, right: int) -> dict[str, Any]:
     return {"curve": curve, "results": results, "arms": "itmj", "rewards": [], "teacher": 0.97, "cpu_seconds": 1.0}
 
 
-def study(**methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
+def study(problem: str = PROBLEM, budget: float = 12.0, **methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
     """Two seeds of each of these methods."""
     named = {name.replace("_", " "): told for name, told in methods.items()}
-    return {cell: ran(*named[cell.method]) for cell in cells([PROBLEM], list(named), (300, 301), 12.0, tuned({}))}
+    return {cell: ran(*named[cell.method]) for cell in cells([problem], list(named), (300, 301), budget, tuned({}))}
 
 
 def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path) -> None:
@@ -50,6 +51,17 @@ def test_a_report_has_every_methods_results_and_what_each_part_of_the_gain_is_du
     assert "| optima | 85.0% / 0.500 | 85.0% / 0.500 | 85.0% / 0.500 | 0.67 |" in told
     assert "| the bandit | optima − round robin | +3.0 (+3.0 to +3.0) | -0.100 (-0.100 to -0.100) | 2 |" in told
     assert "the tail" not in told, "what was not run is not compared"
+
+
+def test_the_bars_are_told_recipe_by_recipe() -> None:
+    found = study(budget=24.0, joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.2, 85))
+    worse = study("captions/uneven/plenty", budget=24.0, joint=(0.5, 80), round_robin=(0.4, 80), optima=(0.6, 79))
+    told = bars(found | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    assert f"| {PROBLEM} | 2 | – | 0.56 | +5.0 (+5.0 to +5.0) | -0.400 (-0.400 to -0.400) |" in told
+    assert "| captions/uneven/plenty | 2 | – | not always reached | -1.0 (-1.0 to -1.0) | +0.200" in told
+    assert "Of 2 recipes" in told
+    assert "or less on 1" in told
+    assert not bars(study(joint=(1.0, 80))), "another budget is no row"
 
 
 def test_the_cost_to_reach_a_loss_is_read_between_points_of_the_curve() -> None:
