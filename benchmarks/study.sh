@@ -16,12 +16,14 @@ study --tune --methods "${core[@]}" --first-seed 100 --seeds 1
 study --methods "${shares[@]}" --first-seed 100 --seeds 1
 exec > /dev/null
 for seeds in 2 5; do study --recipes "${uneven[@]}" --methods "${core[@]}" --seeds $seeds; done
+study --recipes "${uneven[@]}" --methods optima --budget 14.4
 study --recipes "${even[@]}" --methods "${core[@]}" --seeds 3
 study --recipes questions/uneven/plenty --methods "${core[@]}"
 study --recipes "${uneven[@]}" --methods "optima per cost" uniform
 study --recipes questions/uneven/little --methods "round robin, no tail" "optima, no tail" "active, round robin" \
     "active, optima" "all, round robin" "all, optima" "image only" "text only" "decoder only"
 study --recipes "${even[@]}" --methods "${core[@]}"
+study --recipes "${even[@]}" questions/uneven/plenty --methods optima --budget 14.4
 # Longer, for traces of rewards, and to see where joint's plateau is.
 study --recipes questions/uneven/little questions/even/little captions/uneven/little --methods "round robin, no tail" \
     --seeds 1 --budget 48
