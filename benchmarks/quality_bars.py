@@ -11,8 +11,8 @@ from benchmarks.quality_interval import Interval
 from benchmarks.quality_report import Found, costs_to_reach, difference, shown_loss, shown_points
 
 BUDGET, LESS, WORSE = 24.0, 14.4, -0.5
-"""The usual budget; bars: that in which `optima` is to come to joint's final loss (0.6 of the usual one), and the points
-by which it may be worse with plenty of data."""
+"""The usual budget; bars: that in which `optima` is to come to joint's final loss (0.6 of the usual), and the points by
+which it may be worse with plenty of data."""
 HEAD = (
     "recipe",
     "seeds",
@@ -61,9 +61,9 @@ def bars(found: Found) -> str:
     sooner = sum(row.sooner is not None and row.sooner.mean <= 0 for row in rows)
     bandit = sum(row.bandit is not None and row.bandit.high < 0 for row in rows)
     told = (
-        f"joint's final loss with 0.6 of its budget on {sooner}; a better metric than joint's (with plenty of data: not "
-        f"worse by {-WORSE} points) with an interval that says so on {sum(row.as_good for row in rows)}; a lower loss "
-        f"than round robin's with an interval that says so on {bandit}"
+        f"joint's final loss with 0.6 of its budget on {sooner}; a better metric than joint's (with plenty of data: "
+        f"not worse by {-WORSE} points) with an interval that says so on {sum(row.as_good for row in rows)}; a lower "
+        f"loss than round robin's with an interval that says so on {bandit}"
     )
     head = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     return "\n".join([*head, *(row.told for row in rows), "", f"Of {len(rows)} recipes: {told}."])
