@@ -100,7 +100,7 @@ def _wanted(asked: argparse.Namespace, records: Records) -> list[Cell]:
     if asked.report:
         there = sorted(map(Cell.of, records.all("runs")), key=lambda cell: (-cell.budget, cell.rank))
         if asked.tune:
-            return [cell for cell in there if cell.seed < FIRST_REPORTED]
+            return [cell for cell in there if cell.tunes]
         return [c for c in there if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == settings[c.method]]
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     plain = list(cells(asked.recipes, asked.methods, seeds, asked.budget, settings))

@@ -18,7 +18,7 @@ HEAD = (
     "seeds",
     "matching hidden states: joint − task + logits, points",
     "optima with 0.6 of the budget − joint with all of it, held-out loss",
-    "cost along one run to joint's final loss",
+    "cost along one run to joint's final loss, at most",
     "optima − joint, points",
     "optima − round robin, held-out loss",
 )

@@ -78,8 +78,9 @@ AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 USUAL = (3e-3, 3.0)
 """Peak learning rate and weight of the layer terms where nothing was tuned."""
 ALIKE = 0.005
-FIRST_REPORTED = 200
-"""The first seed that is reported; those below are for tuning."""
+TUNED_ON, FIRST_TRIED, FIRST_REPORTED = "questions/uneven/little", 110, 200
+"""Settings are chosen on this recipe and seeds below the first number; what else is tried out, on those from there to
+the second; from there on they are reported."""
 
 
 _NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
@@ -117,6 +118,11 @@ class Cell:
             raise ValueError(f"{name!r} is no name of a run of the study")
         task, student, amount, method, budget, lr, weight, seed = told.groups()
         return cls(task, student, amount, method, int(seed), float(budget), float(lr), float(weight))
+
+    @property
+    def tunes(self) -> bool:
+        """Whether settings are chosen by it."""
+        return self.problem == TUNED_ON and self.seed < FIRST_TRIED
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -164,7 +170,7 @@ def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
     seen: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
     for name, told in runs.items():
         cell = Cell.of(name)
-        if cell.seed < FIRST_REPORTED:
+        if cell.tunes:
             last = told["results"][-1]
             score = sum(last["right"]) / (last["items"] * len(last["right"]))
             seen.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
