@@ -29,16 +29,22 @@ demo: install
 system:
 	@deploy/install-test-tools.sh
 
+# What mypy has learned of torch, for most of a minute, stays with the environment.
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
-# Those that start DeepSpeed keep every core busy; the others mostly wait, so there may be more of them at a time; and
-# those that hold a time run alone.
+# Those that train keep every core busy, and each process of theirs takes ten seconds to import torch and the like; the
+# others mostly wait, so there may be more of them at a time; and those that hold a time run alone. In files' own order,
+# as xdist would end with those of few tests, which are the longest: then a core idles.
+TRAINING := tests/integration tests/benchmarks tests/worker
+WAITING := tests/faults $(filter-out $(TRAINING) tests/faults tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder
+
 test: install system check
-	$(BIN)/python -m pytest -m deepspeed -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m "not deepspeed and not alone and not slow" -n 3 --dist loadfile
+	$(PYTEST) -n logical --maxprocesses 4 $(TRAINING)
+	$(PYTEST) -n 3 $(WAITING) tests/test_*.py
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install

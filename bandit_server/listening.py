@@ -26,7 +26,11 @@ def listen(flag: str, host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
+        # What is accepted inherits it: an answer's body does not wait 40 ms for the other side to confirm its head.
+        # asyncio sets it by itself, but not on sockets that were made as this one is.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         # A resolver's error has a number of its own, and says it in words.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)

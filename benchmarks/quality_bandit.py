@@ -1,8 +1,10 @@
-"""The server's own rules in this process: a run without a wire, for a worker that is alone with it."""
+"""Who chooses in a run of the study: the server's own rules in this process, without a wire, or a fixed allocation."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 from bandit_server import checks
 from bandit_server.run import lifecycle, rounds
@@ -12,6 +14,40 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 T = TypeVar("T")
 WORKER = "study"
+
+
+class Chooser(Protocol):
+    """Chooses arms for a run.
+
+    Attributes:
+        rewards: Of every round that it chose and that was paid, its arm and its reward.
+    """
+
+    rewards: list[tuple[str, float]]
+
+    def select(self, round: int) -> pb.Pull:
+        """The choice for a round."""
+
+    def report(self, round: int, arm: str, measurement: pb.Measurement) -> None:
+        """What came of it."""
+
+
+class Shares:
+    """Arms in fixed proportions, as evenly spread as they go: the static allocation that a bandit has to beat."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._shares = {arm: share for arm, share in shares.items() if share > 0}
+        self._played: Counter[str] = Counter()
+        self.rewards: list[tuple[str, float]] = []
+
+    def select(self, round: int) -> pb.Pull:
+        """The arm that would be the least ahead of its share after this round."""
+        arm = min(self._shares, key=lambda arm: (self._played[arm] + 1) / self._shares[arm])
+        self._played[arm] += 1
+        return pb.Pull(number=round, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY)
+
+    def report(self, round: int, arm: str, measurement: pb.Measurement) -> None:
+        """Changes nothing."""
 
 
 class LocalRun:

@@ -26,6 +26,7 @@ class Method:
     Attributes:
         train: What a round trains (worker/plan.py).
         policy: Who chooses; "" for joint steps throughout, without a bandit.
+        shares: Of image, text and decoder in the rounds before the tail, instead of a policy.
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
         layers: Whether hidden states are matched at all.
@@ -34,6 +35,7 @@ class Method:
 
     train: Mode = "forced"
     policy: str = ""
+    shares: tuple[float, ...] = ()
     tail: float = 0.0
     cost_aware: bool = False
     layers: bool = True
@@ -56,11 +58,15 @@ METHODS: dict[str, Method] = {
     "optima, no tail": Method(policy="optima", like="optima"),
     "all, round robin": Method("all", "round_robin", like="joint"),
     "all, optima": Method("all", "optima", like="joint"),
-    "active, round robin": Method("active", "round_robin", TAIL, like="joint"),
-    "active, optima": Method("active", "optima", TAIL, like="joint"),
-    "image only": Method(policy="fixed:image", tail=TAIL, like="round robin"),
-    "text only": Method(policy="fixed:text", tail=TAIL, like="round robin"),
-    "decoder only": Method(policy="fixed:multimodal", tail=TAIL, like="round robin"),
+    "active, round robin": Method("active", "round_robin", tail=TAIL, like="joint"),
+    "active, optima": Method("active", "optima", tail=TAIL, like="joint"),
+    "image only": Method(shares=(1, 0, 0), tail=TAIL, like="round robin"),
+    "text only": Method(shares=(0, 1, 0), tail=TAIL, like="round robin"),
+    "decoder only": Method(shares=(0, 0, 1), tail=TAIL, like="round robin"),
+} | {
+    # By what each gets of ten rounds: image, text, decoder.
+    f"shares {image}:{text}:{decoder}": Method(shares=(image, text, decoder), tail=TAIL, like="round robin")
+    for image, text, decoder in [(8, 1, 1), (6, 2, 2), (6, 1, 3), (6, 3, 1), (4, 3, 3), (4, 1, 5), (4, 5, 1), (2, 4, 4)]
 }
 STUDENTS = {
     "uneven": {"image": 2, "text": 4, "multimodal": 4},
@@ -72,8 +78,9 @@ AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 USUAL = (3e-3, 3.0)
 """Peak learning rate and weight of the layer terms where nothing was tuned."""
 ALIKE = 0.005
-FIRST_REPORTED = 200
-"""The first seed that is reported; those below are for tuning."""
+TUNED_ON, FIRST_TRIED, FIRST_REPORTED = "questions/uneven/little", 110, 200
+"""Settings are chosen on this recipe and seeds below the first number; what else is tried out, on those from there to
+the second; from there on they are reported."""
 
 
 _NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
@@ -111,6 +118,11 @@ class Cell:
             raise ValueError(f"{name!r} is no name of a run of the study")
         task, student, amount, method, budget, lr, weight, seed = told.groups()
         return cls(task, student, amount, method, int(seed), float(budget), float(lr), float(weight))
+
+    @property
+    def tunes(self) -> bool:
+        """Whether settings are chosen by it."""
+        return self.problem == TUNED_ON and self.seed < FIRST_TRIED
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -158,7 +170,7 @@ def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
     seen: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
     for name, told in runs.items():
         cell = Cell.of(name)
-        if cell.seed < FIRST_REPORTED:
+        if cell.tunes:
             last = told["results"][-1]
             score = sum(last["right"]) / (last["items"] * len(last["right"]))
             seen.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))

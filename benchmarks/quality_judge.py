@@ -1,5 +1,5 @@
-"""Judges a student on held-out items: the total distillation loss with the built-in recipe's weights, whatever weights
-it was trained with, and the task's metric; both block by block of source digits."""
+"""Judges a student on held-out items: the total distillation loss with the same weights, whatever weights it was
+trained with, and the task's metric; both block by block of source digits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.quality_tasks import TaskData
-from worker import recipe as recipes
 from worker.assemble import Models
 from worker.data.base import Batch
-from worker.objective import Objective
+from worker.objective import LossWeights, Objective
 from worker.parted import Outputs
 from worker.plan import Planner
 from worker.student import Student
@@ -20,6 +19,9 @@ from worker.teacher import Teacher
 
 GLANCE, LOOK = 24, 120
 """Items of each block, for a point of a curve and for a result."""
+
+WEIGHTS = LossWeights(task={"caption": 1.0, "contrastive": 0.1}, logits=1.0, temperature=2.0, layers=1.0)
+"""Of the loss that is reported."""
 
 Items = list[tuple[Batch, Outputs]]
 _known: dict[str, dict[int, Items]] = {}
@@ -53,7 +55,7 @@ class Judge:
     """
 
     def __init__(self, problem: str, models: Models, data: TaskData, planner: Planner, teacher: Teacher) -> None:
-        objective = Objective(models.adapter, models.pairs, recipes.read(recipes.BUILT_IN, {}).loss)
+        objective = Objective(models.adapter, models.pairs, WEIGHTS)
         self._student, self._weighted = Student(models.student, objective), objective.weighted
         self._data, self._plan, self._teacher = data, planner.joint(), teacher
         self._problem = problem

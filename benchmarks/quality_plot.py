@@ -27,10 +27,10 @@ BINS = 14
 
 
 def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
-    """A row for each problem: loss, metric, and the shares of the arms of `optima` over its rounds."""
+    """A row for each problem and budget: loss, metric, and the shares of the arms of `optima` over its rounds."""
     problems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for cell, told in found.items():
-        problems.setdefault(cell.problem, {}).setdefault(cell.method, []).append(told)
+        problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(told)
     if not problems:
         return
     figure, axes = plt.subplots(len(problems), 3, figsize=(13, 3.3 * len(problems)), squeeze=False)
@@ -52,12 +52,18 @@ def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
 
 
 def _curves(axes: Any, runs: list[Mapping[str, Any]], name: str, colour: str) -> None:
-    """The mean over seeds on a common grid of costs."""
-    curves = [np.asarray(run["curve"]) for run in runs]
+    """The mean over seeds on a common grid of costs, through the points at which the same items were looked at, and a
+    dot for each result, which is of more items."""
+    looks = [{round(result["cost"], 2) for result in run["results"]} for run in runs]
+    curves = [np.asarray([p for p in run["curve"] if p[0] not in seen]) for run, seen in zip(runs, looks, strict=True)]
+    ends = np.stack(
+        [np.asarray([p for p in run["curve"] if p[0] in seen]) for run, seen in zip(runs, looks, strict=True)]
+    )
     costs = np.linspace(0, min(curve[-1, 0] for curve in curves), 60)
     for axis, column in zip(axes, (1, 2), strict=True):
         values = np.stack([np.interp(costs, curve[:, 0], curve[:, column]) for curve in curves])
         axis.plot(costs, values.mean(0), color=colour, label=name)
+        axis.plot(ends[..., 0].mean(0), ends[..., column].mean(0), "o", color=colour, markersize=4)
         axis.fill_between(costs, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,15 @@ def lost(found: Found) -> str:
     return f"the held-out loss of optima is not below that of {', '.join(better)}" if better else ""
 
 
-def reach(curve: list[list[float]], loss: float) -> float | None:
-    """The cost at which a curve of (cost, loss, metric) comes down to a loss, between its points on a line."""
-    for (before, high, _), (after, low, _) in itertools.pairwise(curve):
+def reach(results: Sequence[Mapping[str, Any]], loss: float) -> float | None:
+    """The cost at which a run comes down to a loss; None if it never does. Between results that is read off a line;
+    losses fall ever slower, so that it was there earlier, if anything."""
+    ends = [(result["cost"], float(np.mean(result["loss"]))) for result in results]
+    if ends[0][1] <= loss:
+        return float(ends[0][0])
+    for (before, high), (after, low) in itertools.pairwise(ends):
         if low <= loss:
-            return before if high <= loss else before + (after - before) * (high - loss) / (high - low)
+            return float(before + (after - before) * (high - loss) / (high - low))
     return None
 
 
@@ -100,7 +104,7 @@ def _problem(name: str, runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterat
 
 def _results(runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
     """Metric and loss at shares of the budget; where joint's final loss is reached; shares of the arms."""
-    yield f"| method | {' | '.join(SHARES)} | cost to joint's final loss | rounds by arm | seeds |"
+    yield f"| method | {' | '.join(SHARES)} | cost to joint's final loss, at most | rounds by arm | seeds |"
     yield "|---|" + "---|" * (len(SHARES) + 3)
     for method, by_seed in runs.items():
         results = [run["results"] for run in by_seed.values()]
@@ -113,13 +117,19 @@ def _results(runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
         yield f"| {method} | {' | '.join(columns)} | {told} | {_shares(by_seed)} | {len(by_seed)} |"
 
 
-def _reached(ours: dict[int, Mapping[str, Any]], joint: dict[int, Mapping[str, Any]]) -> str:
-    """As a share of what joint has spent, over the seeds that both have."""
+def costs_to_reach(ours: Mapping[int, Mapping[str, Any]], joint: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
+    """For each seed that both have: the cost to joint's final loss, as a share of what joint has spent; None if it was
+    not reached."""
     costs: list[float | None] = []
-    for seed in ours.keys() & joint.keys():
-        spent, loss, _ = joint[seed]["curve"][-1]
-        cost = reach(ours[seed]["curve"], loss)
-        costs.append(None if cost is None else cost / spent)
+    for seed in sorted(ours.keys() & joint.keys()):
+        end = joint[seed]["results"][-1]
+        cost = reach(ours[seed]["results"], float(np.mean(end["loss"])))
+        costs.append(None if cost is None else cost / end["cost"])
+    return costs
+
+
+def _reached(ours: dict[int, Mapping[str, Any]], joint: dict[int, Mapping[str, Any]]) -> str:
+    costs = costs_to_reach(ours, joint)
     there = [cost for cost in costs if cost is not None]
     if not there:
         return "not reached" if costs else "–"
@@ -140,8 +150,18 @@ def _attributed(runs: dict[str, dict[int, Mapping[str, Any]]]) -> Iterator[str]:
             continue
         sides = [[runs[name][seed] for seed in both] for name in (ours, theirs)]
         metric, loss = difference(*sides, "metric"), difference(*sides, "loss")
-        shown = [_interval(metric, lambda x: f"{100 * x:+.1f}"), _interval(loss, lambda x: f"{x:+.3f}")]
+        shown = [shown_points(metric), shown_loss(loss)]
         yield f"| {what} | {ours} − {theirs} | {shown[0]} | {shown[1]} | {len(both)} |"
+
+
+def shown_points(found: Interval) -> str:
+    """A difference of a task's metric."""
+    return _interval(found, lambda x: f"{100 * x:+.1f}")
+
+
+def shown_loss(found: Interval) -> str:
+    """A difference of losses."""
+    return _interval(found, lambda x: f"{x:+.3f}")
 
 
 def _interval(found: Interval, shown: Callable[[float], str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.quality_bandit import LocalRun
+from benchmarks.quality_bandit import Chooser, LocalRun, Shares
 from benchmarks.quality_cost import Ledger
 from benchmarks.quality_grid import METHODS, Cell, Method
 from benchmarks.quality_judge import GLANCE, LOOK, Judge, Judged
@@ -60,7 +60,7 @@ class Budgeted(Trainer):
     ledger: Ledger
     budget: float
     judge: Judge
-    bandit: LocalRun | None
+    bandit: Chooser | None
     played: list[str]
     seen: list[tuple[float, Judged]]
 
@@ -68,7 +68,11 @@ class Budgeted(Trainer):
         """The whole run."""
         self.method, self.budget, self.judge = METHODS[cell.method], cell.budget, judge
         self.ledger, self.played, self.seen = Ledger(seconds), [], []
-        self.bandit = LocalRun(self.recipe.spec(self.arms)) if self.method.policy else None
+        self.bandit = None
+        if self.method.shares:
+            self.bandit = Shares(dict(zip(self.arms, self.method.shares, strict=True)))
+        elif self.method.policy:
+            self.bandit = LocalRun(self.recipe.spec(self.arms))
         if self.bandit is not None:
             self.probe.measure(self.planner.modules)
         while self.ledger.spent < self.budget:

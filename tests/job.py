@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.launch import ROOT, launch, rank
+from tests.launch import ROOT, launch
+from tests.ranks import RankProcesses
 from tests.server_process import eventually
 
 PATIENCE = 0.5
@@ -73,7 +74,7 @@ def gated(recipe: str, project: Path, name: str, rounds: int) -> dict[str, Any]:
 
 
 class Job:
-    """``deepspeed worker/train.py`` in a run; one rank by itself without the launcher.
+    """``deepspeed worker/train.py`` in a run; one rank without the launcher.
 
     Args:
         directory: Where its files go: recipe, output, log.
@@ -92,14 +93,18 @@ class Job:
         self._gate = directory / "gate"
         self._log = directory / "log"
         (directory / "recipe.yaml").write_text(recipe, encoding="utf-8")
-        with self._log.open("w") as log:
-            start = rank if ranks == 1 else partial(launch, ranks=ranks)
-            self._process = start(
-                str(ROOT / "worker" / "train.py"),
-                "--bandit-addr", address, "--bandit-patience", str(PATIENCE),
-                "--recipe", str(directory / "recipe.yaml"), "--output-dir", str(self.output), *flags,
-                directory=cwd, environment={"PYTHONPATH": str(ROOT)}, output=log,
-            )  # fmt: skip
+        command = (
+            str(ROOT / "worker" / "train.py"),
+            "--bandit-addr", address, "--bandit-patience", str(PATIENCE),
+            "--recipe", str(directory / "recipe.yaml"), "--output-dir", str(self.output), *flags,
+        )  # fmt: skip
+        environment = {"PYTHONPATH": str(ROOT)}
+        self._process: RankProcesses | subprocess.Popen[str]
+        if ranks == 1:
+            self._process = RankProcesses(*command, log=self._log, directory=cwd, environment=environment)
+        else:
+            with self._log.open("w") as log:
+                self._process = launch(*command, ranks=ranks, directory=cwd, environment=environment, output=log)
 
     @property
     def said(self) -> str:

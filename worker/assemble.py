@@ -18,7 +18,8 @@ from worker.models import sources
 from worker.models.base import Adapter, Loaded, Part
 from worker.models.whole import Named, Regrouped
 from worker.parted import Parted
-from worker.recipe import ModuleRecipe, Patterns, Recipe
+from worker.recipe import Recipe
+from worker.recipe_models import ModuleRecipe, Patterns
 from worker.recipe_names import name_faults
 
 

@@ -20,7 +20,7 @@ from worker import recipe as recipes
 from worker.access import Access
 from worker.assemble import Models
 from worker.bandit_client import BanditClient
-from worker.batches import training_batches
+from worker.batches import await_loaders, training_batches
 from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
 from worker.engine import Ranks
@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         recipe = kept_recipe(arguments.resume)
     else:
         recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
+    if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
+        await_loaders()
     with uncollected():
         models = assemble.models(recipe)
     if arguments.list_modules:

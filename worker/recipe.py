@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from protos.optima.v1 import bandit_pb2
 from worker.errors import RecipeError
@@ -16,91 +16,15 @@ from worker.objective import LossWeights
 from worker.optimizer import OptimizerRecipe
 from worker.plan import Mode
 from worker.recipe_faults import Places, faults
+from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "digits.yaml"
 """The recipe of a worker that is given none."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-Patterns = str | list[str]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class TeacherRecipe(_Section):
-    """The model that is distilled."""
-
-    model: str
-    """``open_clip:<name or path>[@<pretrained>]``, ``hf:<id or path>``, or ``package.module:factory``; paths are
-    relative to the recipe. See docs/bring-your-own-model.md."""
-    checkpoint: str | None = None
-    """File with its weights, relative to the recipe, where they do not come with the model."""
-    options: dict[str, Any] = {}
-    """A factory's keyword arguments, or fields of a configuration of transformers."""
-    dtype: Literal["fp32", "bf16"] | None = None
-    """What it computes in; by default what the student computes in."""
-    placement: Literal["replicate", "zero3", "cpu"] = "replicate"
-    """Where its weights lie: whole on every rank's device; a share on each rank's device, gathered module by module; or
-    a share in each rank's host memory, copied and gathered module by module. See worker/partitioned.py."""
-
-
-class StudentRecipe(_Section):
-    """The model that learns: cut from the teacher (``keep``), or another of any width (``model``)."""
-
-    keep: dict[str, Annotated[int, Field(ge=1)]] | None = None
-    """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
-    model: str | None = None
-    """Instead of ``keep``: another model, named as the teacher is."""
-    checkpoint: str | None = None
-    """File with the weights of ``model``, relative to the recipe; without one they are fresh, unless they come with
-    the model."""
-    options: dict[str, Any] = {}
-    """As the teacher's, for ``model``."""
-    checkpointing: Literal["none", "non_reentrant"] = "none"
-    """Activation checkpointing: ``non_reentrant`` recomputes the layers in the backward pass, to save memory."""
-    layer_map: dict[str, list[int]] = {}
-    """For a module, the teacher's layer that each student layer is compared with, instead of the spaced ones."""
-
-    @field_validator("checkpointing", mode="before")
-    @classmethod
-    def _with_a_graph(cls, value: object) -> object:
-        if value == "reentrant":
-            raise ValueError(
-                "reentrant checkpointing runs the layers without a graph, so that no layer term reaches them; "
-                "use non_reentrant"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> StudentRecipe:
-        if (self.keep is None) == (self.model is None):
-            raise ValueError("give either `keep` (layers cut from the teacher) or `model` (another model)")
-        if self.options and self.model is None:
-            raise ValueError("`options` are those of `model`; what is cut from the teacher has the teacher's")
-        if self.checkpoint is not None and self.model is None:
-            raise ValueError(
-                "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
-            )
-        return self
-
-
-class ModuleRecipe(_Section):
-    """A module of one's own choice: what it owns, and where its hidden states are."""
-
-    path: Patterns
-    """Dotted globs of the modules it owns, or of parameters that stand by themselves."""
-    layers: Patterns | None = None
-    """Dotted globs of the modules whose outputs are compared with the teacher's, in order; by default ``path``."""
-    teacher_path: Patterns | None = None
-    """``path`` in the teacher, where it differs."""
-    teacher_layers: Patterns | None = None
-    """``layers`` in the teacher, where they differ."""
-    mask: str | None = None
-    """The batch's entry [B, positions] that is not 0 at the positions that count; by default all do."""
-
-
-class DataRecipe(_Section):
+class DataRecipe(BaseModel, extra="forbid"):
     """Training and held-out data."""
 
     name: str
@@ -116,7 +40,7 @@ class DataRecipe(_Section):
     """Batches that each loader process keeps ready."""
 
 
-class PolicyRecipe(_Section):
+class PolicyRecipe(BaseModel, extra="forbid"):
     """How the server chooses arms."""
 
     name: str = "optima"
@@ -125,7 +49,7 @@ class PolicyRecipe(_Section):
     """The policy's options."""
 
 
-class ProbeRecipe(_Section):
+class ProbeRecipe(BaseModel, extra="forbid"):
     """How the student is measured around each round."""
 
     batches: int = Field(default=0, ge=0)
@@ -138,7 +62,7 @@ class ProbeRecipe(_Section):
     """Held-out rows the task metrics are measured on."""
 
 
-class CheckpointRecipe(_Section):
+class CheckpointRecipe(BaseModel, extra="forbid"):
     """When checkpoints are written, beside the one at SIGTERM."""
 
     every_seconds: float = Field(default=300.0, ge=0)
@@ -147,7 +71,7 @@ class CheckpointRecipe(_Section):
     """The newest so many are kept."""
 
 
-class WandbRecipe(_Section):
+class WandbRecipe(BaseModel, extra="forbid"):
     """Weights & Biases."""
 
     project: str = "optima"
@@ -160,7 +84,7 @@ class WandbRecipe(_Section):
     """Whether it is sent while the job runs; by default ``wandb sync`` sends it afterwards."""
 
 
-class TrackingRecipe(_Section):
+class TrackingRecipe(BaseModel, extra="forbid"):
     """Where the job's curves go, beside metrics.jsonl; see worker/tracking.py."""
 
     tensorboard: bool = False
@@ -183,7 +107,7 @@ class TrackingRecipe(_Section):
         return wanted
 
 
-class Recipe(_Section):
+class Recipe(BaseModel, extra="forbid"):
     """One distillation problem."""
 
     name: Name = "recipe"

@@ -1,10 +1,12 @@
 """The pure parts of the study: costs, intervals, records."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.quality_bandit import Shares
 from benchmarks.quality_cost import Ledger
 from benchmarks.quality_interval import paired
 from benchmarks.quality_records import Records
@@ -17,6 +19,13 @@ def test_cost_is_counts_times_calibrated_seconds() -> None:
     assert ledger.spent == 5.25
     with pytest.raises(KeyError, match="was not measured"):
         ledger.add("step/text")
+
+
+def test_fixed_shares_are_kept_over_any_stretch() -> None:
+    chooser = Shares({"image": 6, "text": 3, "multimodal": 1, "other": 0})
+    played = [chooser.select(round).arm for round in range(40)]
+    assert Counter(played) == {"image": 24, "text": 12, "multimodal": 4}
+    assert all(Counter(played[at : at + 10])["image"] in {5, 6, 7} for at in range(30))
 
 
 def test_an_interval_holds_a_difference_that_is_there_and_not_one_that_is_not() -> None:

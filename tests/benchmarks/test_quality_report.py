@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import quality_report as report
+from benchmarks.quality_bars import bars
 from benchmarks.quality_grid import METHODS, Cell, cells, tuned
 from benchmarks.quality_plot import plot
 from benchmarks.quality_records import Records
@@ -21,15 +22,19 @@ PROBLEM = "questions/uneven/little"
 
 def ran(loss: float, right: int) -> dict[str, Any]:
     """A run's record: the loss falls on a line from 2 to `loss` within 40 seconds."""
-    results = [{"cost": at, "loss": [loss] * BLOCKS, "right": [right] * BLOCKS, "items": 100} for at in (10, 20, 40)]
-    curve = [[0.0, 2.0, 0.5], [40.0, loss, right / 100]]
+    at = {cost: 2 + (loss - 2) * cost / 40 for cost in (0.0, 5.0, 10.0, 20.0, 30.0, 40.0)}
+    results = [
+        {"cost": cost, "loss": [at[cost]] * BLOCKS, "right": [right] * BLOCKS, "items": 100}
+        for cost in (10.0, 20.0, 40.0)
+    ]
+    curve = [[cost, high, right / 100] for cost, high in at.items()]
     return {"curve": curve, "results": results, "arms": "itmj", "rewards": [], "teacher": 0.97, "cpu_seconds": 1.0}
 
 
-def study(**methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
+def study(problem: str = PROBLEM, budget: float = 12.0, **methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
     """Two seeds of each of these methods."""
     named = {name.replace("_", " "): told for name, told in methods.items()}
-    return {cell: ran(*named[cell.method]) for cell in cells([PROBLEM], list(named), (300, 301), 12.0, tuned({}))}
+    return {cell: ran(*named[cell.method]) for cell in cells([problem], list(named), (300, 301), budget, tuned({}))}
 
 
 def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path) -> None:
@@ -45,18 +50,30 @@ def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path)
 
 def test_a_report_has_every_methods_results_and_what_each_part_of_the_gain_is_due_to() -> None:
     told = report.tables(study(joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.5, 85)))
-    assert "| joint | 80.0% / 1.000 | 80.0% / 1.000 | 80.0% / 1.000 | 1.00 |" in told
+    assert "| joint | 80.0% / 1.750 | 80.0% / 1.500 | 80.0% / 1.000 | 1.00 |" in told
     # From 2 to 0.5 in 40 s: at 1.0 after two thirds.
-    assert "| optima | 85.0% / 0.500 | 85.0% / 0.500 | 85.0% / 0.500 | 0.67 |" in told
+    assert "| optima | 85.0% / 1.625 | 85.0% / 1.250 | 85.0% / 0.500 | 0.67 |" in told
     assert "| the bandit | optima − round robin | +3.0 (+3.0 to +3.0) | -0.100 (-0.100 to -0.100) | 2 |" in told
     assert "the tail" not in told, "what was not run is not compared"
 
 
-def test_the_cost_to_reach_a_loss_is_read_between_points_of_the_curve() -> None:
-    curve = [[0.0, 2.0, 0.5], [10.0, 1.0, 0.6], [20.0, 0.5, 0.7]]
-    assert report.reach(curve, 1.5) == 5.0
-    assert report.reach(curve, 2.5) == 0.0
-    assert report.reach(curve, 0.4) is None
+def test_the_bars_are_told_recipe_by_recipe() -> None:
+    found = study(budget=24.0, joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.2, 85))
+    sooner = study(budget=14.4, optima=(0.9, 81))
+    worse = study("captions/uneven/plenty", budget=24.0, joint=(0.5, 80), round_robin=(0.4, 80), optima=(0.6, 79))
+    told = bars(found | sooner | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    ours = "-0.100 (-0.100 to -0.100) | 0.56 | +5.0 (+5.0 to +5.0) | -0.400 (-0.400 to -0.400)"
+    assert f"| {PROBLEM} | 2 | – | {ours} |" in told
+    assert "| captions/uneven/plenty | 2 | – | – | not always reached | -1.0 (-1.0 to -1.0) | +0.200" in told
+    assert "Of 2 recipes: joint's final loss with 0.6 of its budget on 1;" in told
+    assert not bars(study(joint=(1.0, 80), optima=(0.8, 80))), "another budget is no row"
+
+
+def test_the_cost_to_reach_a_loss_is_read_between_results() -> None:
+    results = [{"cost": cost, "loss": [loss, loss]} for cost, loss in ((10.0, 1.0), (20.0, 0.5), (40.0, 0.3))]
+    assert report.reach(results, 0.75) == 15.0
+    assert report.reach(results, 1.5) == 10.0
+    assert report.reach(results, 0.2) is None
 
 
 def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all_that_matters() -> None:

@@ -38,7 +38,8 @@ REFUSALS = {
     "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "ABORTED", "DATA_LOSS",
     "RESOURCE_EXHAUSTED",
 }  # fmt: skip
-RANDOM, MUTATED, STRUCTURED = 3000, 6000, 1500
+# The last are the dearest to make.
+RANDOM, MUTATED, STRUCTURED = 3000, 6000, 1000
 # A leak of a kilobyte a message would be ten times as much.
 GROWTH_BYTES = 24 * 2**20
 
@@ -76,8 +77,11 @@ class Target:
     def heads(self) -> dict[bytes, Any]:
         """Where every history in the store stands, asked of the store itself."""
         found: Any = self.store.keys("optima:*:events")
-        heads: dict[bytes, Any] = {key: self.store.xrevrange(key, count=1) for key in found}
-        return {**heads, b"runs": self.store.zrange("optima:runs", 0, -1)}
+        with self.store.pipeline(transaction=False) as asked:
+            for key in found:
+                asked.xrevrange(key, count=1)
+            asked.zrange("optima:runs", 0, -1)
+            return dict(zip([*found, b"runs"], asked.execute(), strict=True))
 
     def memory(self) -> int:
         return int(psutil.Process(self.server.pid).memory_info().rss)

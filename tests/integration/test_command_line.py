@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import deepspeed, free_port
+from tests.launch import free_port
+from tests.ranks import run_ranks
 from worker.command_line import parse
 from worker.errors import WorkerError
 from worker.job import run
@@ -17,7 +18,7 @@ RECIPE = (Path(__file__).parents[2] / "deploy" / "recipes" / "digits.yaml").read
 
 def test_an_address_nobody_listens_on(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    output = deepspeed(
+    output = run_ranks(
         "worker/train.py", "--bandit-addr", address, "--bandit-patience", "0.5",
         "--output-dir", str(tmp_path / "out"), status=1,
     )  # fmt: skip
@@ -55,7 +56,7 @@ def test_a_broken_recipe(tmp_path: Path, change: tuple[str, str], message: str) 
 
 
 def test_a_dry_run_tells_of_every_arm_and_writes_nothing(tmp_path: Path) -> None:
-    output = deepspeed("worker/train.py", "--dry-run", "--output-dir", str(tmp_path / "out"))
+    output = run_ranks("worker/train.py", "--dry-run", "--output-dir", str(tmp_path / "out"))
     for line in (
         "arm image",
         "  computes       student: image; teacher: image",

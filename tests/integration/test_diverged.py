@@ -11,7 +11,7 @@ import yaml
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.integration.test_resume import RECIPE
-from tests.launch import deepspeed
+from tests.ranks import run_ranks
 from tests.server_process import reports_of
 
 pytestmark = pytest.mark.deepspeed
@@ -36,7 +36,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_p
         "checkpoint": {"every_seconds": 300},
     }  # fmt: skip
     recipe.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
-    output = deepspeed(
+    output = run_ranks(
         "worker/train.py", "--bandit-addr", address, "--recipe", str(recipe), "--run", run,
         "--output-dir", str(tmp_path / "out"), ranks=ranks, status=1,
     )  # fmt: skip

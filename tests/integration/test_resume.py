@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.launch import ROOT, launch
+from tests.ranks import RankProcesses
 from tests.server_process import ServerProcess, eventually
 from tests.worker.data.pictures import write, write_collages
 
@@ -80,7 +81,8 @@ class Job:
     def __init__(self, name: str, tmp_path: Path, server: ServerProcess, ranks: int, stage: int) -> None:
         self.name, self.directory = name, tmp_path / name
         self._address, self.ranks = server.address, ranks
-        self._groups: list[int] = []
+        self._started: list[RankProcesses] = []
+        self._launched: list[subprocess.Popen[str]] = []
         self.directory.mkdir()
         # The server's choices depend on the worker's id: the two jobs compared have the same one, in runs of their own.
         (self.directory / "worker-id").write_text("0123456789abcdef\n", encoding="ascii")
@@ -89,24 +91,39 @@ class Job:
         recipe.write_text(yaml.safe_dump(RECIPE | varied), encoding="utf-8")
         self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
 
-    def start(self) -> subprocess.Popen[str]:
+    def reads_by_itself(self) -> None:
+        """Without a loader process, which changes nothing."""
+        self._arguments += ["--set", "data.workers=0"]
+
+    def start(self) -> RankProcesses:
         """Start it; from the second time on, resume it."""
-        process = launch("worker/train.py", "--bandit-addr", self._address, *self._arguments, ranks=self.ranks)
+        log = self.directory.with_name(f"{self.name}-{len(self._started)}.log")
+        self._started.append(RankProcesses("worker/train.py", *self._words(), ranks=self.ranks, log=log))
+        return self._started[-1]
+
+    def launch(self) -> subprocess.Popen[str]:
+        """Resume it through DeepSpeed's launcher."""
+        self._launched.append(launch("worker/train.py", *self._words(), ranks=self.ranks))
+        return self._launched[-1]
+
+    def _words(self) -> list[str]:
+        words = ["--bandit-addr", self._address, *self._arguments]
         self._arguments = ["--resume", str(self.directory)]
-        self._groups.append(process.pid)
-        return process
+        return words
 
     def kill(self) -> None:
         """End what is left of it."""
-        for group in self._groups:
+        for ranks in self._started:
+            ranks.kill()
+        for process in self._launched:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
 
-    def reaches(self, process: subprocess.Popen[str], round: int, step: int) -> None:
+    def reaches(self, process: RankProcesses | subprocess.Popen[str], round: int, step: int) -> None:
         """Wait for a checkpoint at that step or a later one."""
         wanted = f"round-{round:06d}-step-{step:04d}"
         eventually(lambda: process.poll() is not None or any(name >= wanted for name in self.checkpoints()), 500)
-        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert process.poll() is None, process.said if isinstance(process, RankProcesses) else process.communicate()[0]
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in self.directory.glob("checkpoints/round-*"))
@@ -117,10 +134,9 @@ class Job:
         return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
 
 
-def ended(process: subprocess.Popen[str], status: int) -> str:
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == status, output[-4000:]
-    return output
+def ended(ranks: RankProcesses) -> str:
+    assert ranks.wait(500) == 0, ranks.said[-4000:]
+    return ranks.said
 
 
 def damage(checkpoints: Path) -> None:
@@ -141,8 +157,10 @@ def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank, digits", "2 ranks, ZeRO 3, shards"])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess) -> Iterator[tuple[Job, Job]]:
-    """Two jobs of so many ranks and that ZeRO stage, alike but for the names of their runs."""
+    """Two jobs of so many ranks and that ZeRO stage, alike but that they are in two runs and the first has no loader
+    process."""
     straight, broken = (Job(name, tmp_path, server, *request.param) for name in ("straight", "broken"))
+    straight.reads_by_itself()
     yield straight, broken
     for job in (straight, broken):
         job.kill()
@@ -157,11 +175,10 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     print("killed at", where[0], "asked to stop at", where[1])
 
     broken.reaches(killed, *where[0])
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
     damage(broken.directory / "checkpoints")
 
-    asked = broken.start()
+    asked = broken.launch()
     broken.reaches(asked, *where[1])
     by_hand = broken.ranks == 1
     if by_hand:
@@ -179,10 +196,10 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     assert stopped, output
     assert stopped[1] == ("SIGINT" if by_hand else "SIGTERM")
 
-    output = ended(broken.start(), 0)
+    output = ended(broken.start())
     step = f", step {stopped[3]}" if stopped[3] else ""
     assert f"goes on with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
-    ended(unbroken, 0)
+    ended(unbroken)
     student = "student.safetensors"
     assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()
     assert [record["round"] for record in straight.records()] == list(range(ROUNDS))

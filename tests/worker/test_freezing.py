@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.launch import deepspeed
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.deepspeed
 
@@ -14,7 +14,7 @@ def test_only_the_arm_moves_and_as_in_a_bare_loop(ranks: int, modes: tuple[str, 
     """Forced and active rounds, overlapping arms, projections, the dry step in between; fp32 and bf16; with weight
     decay, clipping, accumulation, and activation checkpointing in half of the cases."""
     stages = (0, 1, 2, 3)
-    output = deepspeed("tests/worker/jobs/freezing.py", *map(str, stages), ranks=ranks, timeout=290)
+    output = run_ranks("tests/worker/jobs/freezing.py", *map(str, stages), ranks=ranks, timeout=290)
     cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]
     assert [(case["stage"], case["dtype"], case["mode"]) for case in cases] == [
         (stage, dtype, mode) for stage in stages for dtype, mode in zip(("fp32", "bf16"), modes, strict=True)

@@ -1,4 +1,4 @@
-"""What the worker's entry finds where (DESIGN.md §6, "The path"). Real jobs: tests/faults/test_training_survives.py."""
+"""What the worker's entry finds where (DESIGN.md §6, "The path"); in real jobs: tests/integration/."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT, launch
+from tests.launch import ROOT
+from tests.ranks import RankProcesses
 from worker import assemble, job
 from worker import recipe as recipes
 from worker.command_line import parse
@@ -20,6 +21,8 @@ from worker.engine import Ranks
 from worker.errors import RecipeError
 from worker.proof_report import report
 from worker.rig import assemble_rig
+
+pytestmark = pytest.mark.deepspeed
 
 TUTORIAL = ROOT / "docs" / "bring-your-own-model.md"
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,15 +68,13 @@ def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
         assemble.models(recipes.read(here / "reader.yaml", {"train": "forced"}))
 
 
-@pytest.mark.deepspeed
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:
-    process = launch(
+    started = RankProcesses(
         str(ROOT / "worker" / "train.py"),
         "--bandit-addr", address, "--recipe", "forced.yaml", "--output-dir", "out",
-        directory=here, environment={"PYTHONPATH": str(ROOT)},
+        log=here / "log", directory=here, environment={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, output
+    assert started.wait(280) == 0, started.said
     summary = json.loads((here / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["rounds"] == 6
     assert summary["teacher_accuracy"] > 0.8

@@ -76,7 +76,8 @@ def by_module(weights: dict[str, Tensor], owned: dict[str, tuple[str, ...]]) -> 
 def models(checkpointing: bool) -> Models:
     """The student is narrower than its teacher, so that there are projections too."""
     adapter = CoCaAdapter()
-    teacher, student = Parted(coca(1), adapter, {}), Parted(coca(2, width=16), adapter, {})
+    small = {"layers": 1, "text_layers": 1}
+    teacher, student = Parted(coca(1, **small), adapter, {}), Parted(coca(2, width=16, **small), adapter, {})
     if checkpointing:
         adapter.checkpoint_activations(student.model)
     pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}

@@ -204,6 +204,8 @@ def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
     assert not any(witness["grpc"] for witness in loaders.values())
     parents = {psutil.Process(witness["ppid"]) for witness in loaders.values()}
     assert ["multiprocessing.forkserver" in " ".join(parent.cmdline()) for parent in parents] == [True, True]
+    # What they all need is loaded there, once.
+    assert all(any("libtorch" in file.path for file in parent.memory_maps()) for parent in parents)
     ranks = {parent.ppid() for parent in parents}
     assert {psutil.Process(rank).environ()["RANK"] for rank in ranks} == {"0", "1"}
     for rank in ranks:

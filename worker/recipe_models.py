@@ -1,0 +1,81 @@
+"""What a recipe says of models: the teacher, the student, and modules of one's own choice."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+Patterns = str | list[str]
+
+
+class TeacherRecipe(BaseModel, extra="forbid"):
+    """The model that is distilled."""
+
+    model: str
+    """``open_clip:<name or path>[@<pretrained>]``, ``hf:<id or path>``, or ``package.module:factory``; paths are
+    relative to the recipe. See docs/bring-your-own-model.md."""
+    checkpoint: str | None = None
+    """File with its weights, relative to the recipe, where they do not come with the model."""
+    options: dict[str, Any] = {}
+    """A factory's keyword arguments, or fields of a configuration of transformers."""
+    dtype: Literal["fp32", "bf16"] | None = None
+    """What it computes in; by default what the student computes in."""
+    placement: Literal["replicate", "zero3", "cpu"] = "replicate"
+    """Where its weights lie: whole on every rank's device; a share on each rank's device, gathered module by module; or
+    a share in each rank's host memory, copied and gathered module by module. See worker/partitioned.py."""
+
+
+class StudentRecipe(BaseModel, extra="forbid"):
+    """The model that learns: cut from the teacher (``keep``), or another of any width (``model``)."""
+
+    keep: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    """Layers kept of each of the teacher's modules, uniformly spaced; a module not named keeps all."""
+    model: str | None = None
+    """Instead of ``keep``: another model, named as the teacher is."""
+    checkpoint: str | None = None
+    """File with the weights of ``model``, relative to the recipe; without one they are fresh, unless they come with
+    the model."""
+    options: dict[str, Any] = {}
+    """As the teacher's, for ``model``."""
+    checkpointing: Literal["none", "non_reentrant"] = "none"
+    """Activation checkpointing: ``non_reentrant`` recomputes the layers in the backward pass, to save memory."""
+    layer_map: dict[str, list[int]] = {}
+    """For a module, the teacher's layer that each student layer is compared with, instead of the spaced ones."""
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _with_a_graph(cls, value: object) -> object:
+        if value == "reentrant":
+            raise ValueError(
+                "reentrant checkpointing runs the layers without a graph, so that no layer term reaches them; "
+                "use non_reentrant"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentRecipe:
+        if (self.keep is None) == (self.model is None):
+            raise ValueError("give either `keep` (layers cut from the teacher) or `model` (another model)")
+        if self.options and self.model is None:
+            raise ValueError("`options` are those of `model`; what is cut from the teacher has the teacher's")
+        if self.checkpoint is not None and self.model is None:
+            raise ValueError(
+                "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
+            )
+        return self
+
+
+class ModuleRecipe(BaseModel, extra="forbid"):
+    """A module of one's own choice: what it owns, and where its hidden states are."""
+
+    path: Patterns
+    """Dotted globs of the modules it owns, or of parameters that stand by themselves."""
+    layers: Patterns | None = None
+    """Dotted globs of the modules whose outputs are compared with the teacher's, in order; by default ``path``."""
+    teacher_path: Patterns | None = None
+    """``path`` in the teacher, where it differs."""
+    teacher_layers: Patterns | None = None
+    """``layers`` in the teacher, where they differ."""
+    mask: str | None = None
+    """The batch's entry [B, positions] that is not 0 at the positions that count; by default all do."""
