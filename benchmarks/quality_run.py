@@ -27,10 +27,10 @@ from worker import assemble
 from worker.arms import JOINT
 from worker.batches import training_batches
 from worker.checkpoint import Checkpoints
-from worker.engine import Ranks
 from worker.journal import Pull
 from worker.loop_state import LoopState
 from worker.probe import Evaluation, Probe
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.round_start import RoundStart

@@ -46,7 +46,7 @@ def measure(asked: argparse.Namespace) -> None:
     from benchmarks.step_turns import WARM_UP, compared, resident
     from benchmarks.step_variants import Makers, Worker
     from worker.arms import JOINT
-    from worker.engine import Ranks
+    from worker.ranks import Ranks
 
     ranks = Ranks()
     makers = Makers(asked.recipe, ranks, alone=asked.only is not None)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_variants import Makers, Variant, Worker
 from worker.arms import JOINT
-from worker.engine import Ranks
+from worker.ranks import Ranks
 
 WARM_UP = 1
 """Steps before any is timed, after the first that tells its loss."""

@@ -22,9 +22,9 @@ from worker.arms import JOINT
 from worker.batches import fixed_batch
 from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
-from worker.engine import Ranks
 from worker.loop_state import LoopState
 from worker.probe import Probe
+from worker.ranks import Ranks
 from worker.rig import assemble_rig
 from worker.round_start import RoundStart
 from worker.trainer import Trainer

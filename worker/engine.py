@@ -1,29 +1,21 @@
-"""DeepSpeed: processes, the wrapped student, optimizer steps."""
+"""DeepSpeed: the wrapped student, optimizer steps."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor
 
-# DeepSpeed greets on import and on every setting; ranks share one terminal.
-os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-import deepspeed
-from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from deepspeed.utils.tensor_fragment import fragment_address
-
 from worker import optimizer as optim
-from worker import tensor_file
+from worker.checkpoint_files import CheckpointFiles
 from worker.gradient_mean import GradientMean
 from worker.models.base import Batch, Boundary
 from worker.optimizer import OptimizerRecipe, Schedule
@@ -34,72 +26,6 @@ from worker.student import Student
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 """What DeepSpeed's engine counts."""
-
-
-class Ranks:
-    """The job's processes and what they tell each other. Every method but the properties is collective."""
-
-    def __init__(self) -> None:
-        # Gloo serves CPU ranks well; DeepSpeed's own shared-memory op would be compiled for over a minute first.
-        ops = getattr(deepspeed.ops, "__compatible_ops__", None)
-        if isinstance(ops, dict) and get_accelerator().device_name() == "cpu":
-            ops["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(verbose=False)
-        self.device = torch.device(get_accelerator().current_device_name())
-        if self.device.type != "cpu":
-            get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            self.device = torch.device(get_accelerator().current_device_name())
-        # What ranks agree on between steps goes from host to host: through the device it would wait for the step.
-        self._hosts: Any = None if self.device.type == "cpu" else dist.new_group(backend="gloo")
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank()
-
-    @property
-    def world(self) -> int:
-        return dist.get_world_size()
-
-    @property
-    def device_kind(self) -> str:
-        return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Every rank's values [n], as float64 [world, n], in the order of ranks and so the same numbers everywhere."""
-        # gloo and NCCL both carry float64.
-        local = values.to(self.device, torch.float64)
-        parts = [torch.empty_like(local) for _ in range(self.world)]
-        dist.all_gather(parts, local)
-        return torch.stack(parts)
-
-    def highest(self, value: int) -> int:
-        """The highest of all ranks' values, on every rank; cheap enough for every step."""
-        if self.world == 1:
-            return value
-        box = torch.tensor(value)
-        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self._hosts)
-        return int(box)
-
-    def collect(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of ranks, on every rank."""
-        boxes: list[Any] = [None] * self.world
-        dist.all_gather_object(boxes, value, group=self._hosts)
-        return boxes
-
-    def wait(self) -> None:
-        """For every rank to come here."""
-        dist.barrier()
-
-    def close(self) -> None:
-        """Leave together; without this a stage 3 job can abort after it has finished."""
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 class Engine:
@@ -145,7 +71,7 @@ class Engine:
         )
         if self._engine.zero_optimization_partition_weights():
             _tell_who_reads_what(student)
-        self._files = self._engine.checkpoint_engine = _Files()
+        self._files = self._engine.checkpoint_engine = CheckpointFiles()
         self._mean = GradientMean(list(student.parameters())) if self._sends_late() else None
 
     @property
@@ -229,10 +155,10 @@ class Engine:
     def _sends_late(self) -> bool:
         """Whether DeepSpeed would send gradients as they are, in plain means, and only after the backward pass."""
         engine = self._engine
-        halves = engine.fp16_enabled() or engine.bfloat16_enabled()
+        parts = engine.zero_optimization() or engine.has_moe_layers or engine.dp_world_size != dist.get_world_size()
+        halves = engine.fp16_enabled() or engine.bfloat16_enabled() or engine.sparse_gradients_enabled()
         plain = engine.gradient_average and engine.postscale_gradients() and engine.gradient_predivide_factor() == 1.0
-        same = engine.communication_data_type == torch.float32
-        return bool(not engine.zero_optimization() and not halves and plain and same)
+        return bool(not parts and not halves and plain and engine.communication_data_type == torch.float32)
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
@@ -349,24 +275,3 @@ def _tell_who_reads_what(student: Student) -> None:
 def _plain(tensor: Tensor) -> Tensor:
     copy = tensor.detach().cpu().clone()
     return copy.float() if copy.is_floating_point() else copy
-
-
-class _Files(TorchCheckpointEngine):  # type: ignore[misc]
-    """How DeepSpeed's checkpoint files are written and read: through to the disk, and without unpickling code.
-
-    DeepSpeed's own reader unpickles whatever a file holds. Beside tensors and plain values its files hold objects of
-    the four classes below, and nothing else is read.
-    """
-
-    classes = (ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[Path] = []
-
-    def save(self, state_dict: Any, path: str) -> None:
-        tensor_file.write(state_dict, Path(path))
-        self.written.append(Path(path))
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        return tensor_file.read(Path(path), map_location, self.classes)

@@ -24,11 +24,11 @@ BUCKET = 25 * 2**20
 
 @dataclass
 class _Bucket:
-    """Parameters of one type and device, and how many of them have no gradient yet."""
+    """Parameters of one type, and which of them have no gradient yet."""
 
     parameters: list[Parameter]
     size: int
-    missing: int
+    missing: set[Parameter]
 
 
 class GradientMean:
@@ -72,18 +72,27 @@ class GradientMean:
             if bucket and bucket.size + parameter.nbytes <= BUCKET and parameter.dtype == bucket.parameters[0].dtype:
                 bucket.parameters.append(parameter)
                 bucket.size += parameter.nbytes
-                bucket.missing += 1
+                bucket.missing.add(parameter)
             else:
                 if bucket:
                     yield bucket
-                bucket = _Bucket([parameter], parameter.nbytes, 1)
+                bucket = _Bucket([parameter], parameter.nbytes, {parameter})
         if bucket:
             yield bucket
 
     def _ready(self, parameter: Parameter) -> None:
-        """A gradient has been accumulated; in passes before the last nobody waits for it."""
+        """A gradient has been accumulated; in passes before the last nobody waits for it.
+
+        Raises:
+            RuntimeError: For the second time in one pass: what was sent is not all of it.
+        """
         if (bucket := self._of.get(parameter)) is not None:
-            bucket.missing -= 1
+            if parameter not in bucket.missing:
+                raise RuntimeError(
+                    "a parameter got its gradient in two parts within one backward pass, as with reentrant activation "
+                    "checkpointing; use the non-reentrant kind, or ZeRO stage 1"
+                )
+            bucket.missing.remove(parameter)
             while self._waiting and not self._waiting[0].missing:
                 self._send(self._waiting.popleft())
 

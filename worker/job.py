@@ -23,7 +23,6 @@ from worker.bandit_client import BanditClient
 from worker.batches import await_loaders, training_batches
 from worker.checkpoint import Checkpoints
 from worker.command_line import overrides
-from worker.engine import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.garbage import uncollected
 from worker.loop_state import LoopState
@@ -31,6 +30,7 @@ from worker.metrics import Record
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.proof_report import report
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer

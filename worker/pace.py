@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from worker.batches import fixed_batch
 from worker.data import Judged
-from worker.engine import Ranks
 from worker.parted import Outputs
 from worker.plan import Plan
 from worker.proof import Proven
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig
 from worker.writing import Writer

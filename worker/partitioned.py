@@ -11,12 +11,9 @@ the CPU, is what ``placement: cpu`` means: the arithmetic of a large teacher tak
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# As in worker/engine.py.
-os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from worker.batches import fixed_batch
 from worker.data.base import Batch, DataModule, Judged, Measured, Rows
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.objective import Objective
 from worker.parted import Outputs
 from worker.plan import Plan, Planner
+from worker.ranks import Ranks
 from worker.recipe import ProbeRecipe
 from worker.teacher import Teacher
 from worker.writing import Writer

@@ -17,10 +17,11 @@ from torch import Tensor
 from worker.arms import JOINT
 from worker.assemble import Models
 from worker.data.base import Batch
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.parted import Outputs
 from worker.plan import Plan, Planner
+from worker.ranks import Ranks
 from worker.student import Student
 from worker.teacher import Teacher
 

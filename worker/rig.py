@@ -11,13 +11,14 @@ from worker import assemble
 from worker.assemble import Models
 from worker.batches import first_batches
 from worker.data import DataModule, Judged
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.objective import Objective
 from worker.partitioned import partitioned
 from worker.plan import Planner
 from worker.projection import Projections, principal_map
 from worker.proof import Proof
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.shapes import Widths, compare
 from worker.student import Student

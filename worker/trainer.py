@@ -14,7 +14,7 @@ from worker.arms import JOINT
 from worker.bandit_client import BanditClient
 from worker.batches import TrainingBatches
 from worker.checkpoint import Checkpoints
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import Diverged, Interrupted
 from worker.journal import Pull
 from worker.loop_state import LoopState
@@ -22,6 +22,7 @@ from worker.metrics import Record, RoundRecord
 from worker.plan import Plan, Planner
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.round_start import RoundStart
 from worker.stop_signal import StopSignal

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from worker.data.base import Batch, Writing
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.models.base import Boundary, Part
 from worker.parted import Outputs
 from worker.plan import Planner
+from worker.ranks import Ranks
 from worker.teacher import Teacher
 
 Look = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launch import free_port
-from worker.engine import Ranks
+from worker.ranks import Ranks
 
 
 @pytest.fixture(scope="session")

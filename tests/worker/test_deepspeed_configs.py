@@ -13,13 +13,14 @@ from tests.worker.jobs.tiny_coca import batch, coca
 from worker import recipe as recipes
 from worker.arms import layer_pairs, ownership
 from worker.data.webdataset import WebDatasetOptions
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
 from worker.objective import LossWeights, Objective
 from worker.optimizer import OptimizerRecipe
 from worker.parted import Parted
 from worker.plan import Planner
+from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.student import Student
 from worker.teacher import Teacher

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.arms import layer_pairs, ownership
 from worker.assemble import Models
-from worker.engine import Engine, Ranks
+from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
 from worker.objective import LossWeights, Objective
@@ -24,6 +24,7 @@ from worker.plan import Planner
 from worker.projection import Projections
 from worker.proof import Proof
 from worker.proof_report import report
+from worker.ranks import Ranks
 from worker.shapes import compare
 from worker.student import Student
 from worker.teacher import Teacher

@@ -15,9 +15,9 @@ from worker.assemble import Models
 from worker.data.base import Writing
 from worker.data.digits import build_digits
 from worker.data.digits_text import WORD
-from worker.engine import Ranks
 from worker.models.coca import CoCaAdapter
 from worker.parted import Parted
+from worker.ranks import Ranks
 from worker.rig import assemble_rig
 from worker.teacher import Teacher
 from worker.writing import Writer

@@ -19,12 +19,13 @@ import torch  # noqa: E402
 from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.arms import layer_pairs, ownership  # noqa: E402
-from worker.engine import Engine, Ranks  # noqa: E402
+from worker.engine import Engine  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
 from worker.objective import LossWeights, Objective  # noqa: E402
 from worker.optimizer import OptimizerRecipe  # noqa: E402
 from worker.parted import Parted  # noqa: E402
 from worker.plan import Planner  # noqa: E402
+from worker.ranks import Ranks  # noqa: E402
 from worker.round_start import RoundStart  # noqa: E402
 from worker.student import Student  # noqa: E402
 from worker.teacher import Teacher  # noqa: E402
