@@ -156,7 +156,7 @@ class Engine:
         """Whether DeepSpeed would send gradients as they are, in plain means, and only after the backward pass."""
         engine = self._engine
         parts = engine.zero_optimization() or engine.has_moe_layers or engine.dp_world_size != dist.get_world_size()
-        halves = engine.fp16_enabled() or engine.bfloat16_enabled() or engine.sparse_gradients_enabled()
+        halves = engine.fp16_enabled() or engine.bfloat16_enabled()
         plain = engine.gradient_average and engine.postscale_gradients() and engine.gradient_predivide_factor() == 1.0
         return bool(not parts and not halves and plain and engine.communication_data_type == torch.float32)
 
