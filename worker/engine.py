@@ -14,9 +14,9 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor
 
+from worker import gradient_mean
 from worker import optimizer as optim
 from worker.checkpoint_files import CheckpointFiles
-from worker.gradient_mean import GradientMean
 from worker.models.base import Batch, Boundary
 from worker.optimizer import OptimizerRecipe, Schedule
 from worker.parted import Outputs
@@ -72,7 +72,13 @@ class Engine:
         if self._engine.zero_optimization_partition_weights():
             _tell_who_reads_what(student)
         self._files = self._engine.checkpoint_engine = CheckpointFiles()
-        self._mean = GradientMean(list(student.parameters())) if self._sends_late() else None
+        late, alone = self._sends_late(), dist.get_world_size() == 1
+        # A rank alone has nobody to agree with, but DeepSpeed packs, sends and unpacks gradients all the same.
+        self._unsent = self._engine.no_sync if late and alone else nullcontext
+        # What fits into one bucket is sent when the backward pass is over, whoever sends it.
+        several = sum(parameter.nbytes for parameter in student.parameters()) > gradient_mean.BUCKET
+        together = late and several and not alone
+        self._mean = gradient_mean.GradientMean(list(student.parameters())) if together else None
 
     @property
     def accumulation(self) -> int:
@@ -162,14 +168,12 @@ class Engine:
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """Around a backward pass: gradients are sent during it where DeepSpeed would send them afterwards.
-
-        A rank alone has nobody to agree with, but DeepSpeed packs, sends and unpacks them all the same.
-        """
+        """Around a backward pass: gradients are sent during it, where that is of use."""
         if self._mean is None:
-            yield
+            with self._unsent():
+                yield
             return
-        last = self._engine.is_gradient_accumulation_boundary() and dist.get_world_size() > 1
+        last = self._engine.is_gradient_accumulation_boundary()
         with self._engine.no_sync(), self._mean.averaging() if last else nullcontext():
             yield
 

@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
+from worker import gradient_mean  # noqa: E402
 from worker.arms import layer_pairs, ownership  # noqa: E402
 from worker.engine import Engine  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
@@ -130,6 +131,8 @@ def compare(where: str, one: tuple, other: tuple, faults: list[str]) -> None:  #
 
 
 def main() -> None:
+    # Of so small a model all gradients would be sent at once, when the backward pass is over.
+    gradient_mean.BUCKET = 2**13
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("stages", type=int, nargs="+")

@@ -18,6 +18,7 @@ from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
+from worker import gradient_mean  # noqa: E402
 from worker.arms import layer_pairs, ownership  # noqa: E402
 from worker.assemble import Models  # noqa: E402
 from worker.engine import Engine  # noqa: E402
@@ -94,6 +95,8 @@ def wrapped(made: Models) -> Student:
 
 
 def main() -> None:
+    # Of so small a model all gradients would be sent at once, when the backward pass is over.
+    gradient_mean.BUCKET = 2**13
     parser = argparse.ArgumentParser()
     parser.add_argument("stages", nargs="+", type=int)
     parser.add_argument("--local_rank", type=int)
