@@ -21,7 +21,7 @@ study --recipes "${even[@]}" --methods "${core[@]}" --seeds 3
 study --recipes questions/uneven/plenty --methods "${core[@]}"
 study --recipes "${uneven[@]}" --methods "optima per cost" uniform
 study --recipes questions/uneven/little --methods "round robin, no tail" "optima, no tail" "active, round robin" \
-    "active, optima" "all, round robin" "all, optima" "image only" "text only" "decoder only"
+    "active, optima" "all, round robin" "all, optima" "image only" "text only" "decoder only" "shares 8:1:1"
 study --recipes "${even[@]}" --methods "${core[@]}"
 study --recipes "${even[@]}" questions/uneven/plenty --methods optima --budget 14.4
 # Longer, for traces of rewards, and to see where joint's plateau is.
