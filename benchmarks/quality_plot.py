@@ -27,10 +27,12 @@ BINS = 14
 
 
 def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
-    """A row for each problem and budget: loss, metric, and the shares of the arms of `optima` over its rounds."""
+    """A row for each problem and budget in which `optima` and joint can be compared: loss, metric, and the shares of the
+    arms of `optima` over its rounds."""
     problems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for cell, told in found.items():
         problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(told)
+    problems = {name: methods for name, methods in problems.items() if {"joint", "optima"} <= methods.keys()}
     if not problems:
         return
     figure, axes = plt.subplots(len(problems), 3, figsize=(13, 3.3 * len(problems)), squeeze=False)
