@@ -27,8 +27,8 @@ BINS = 14
 
 
 def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
-    """A row for each problem and budget in which `optima` and joint can be compared: loss, metric, and the shares of the
-    arms of `optima` over its rounds."""
+    """A row for each problem and budget in which `optima` and joint can be compared: loss, metric, and the shares of
+    the arms of `optima` over its rounds."""
     problems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for cell, told in found.items():
         problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(told)
