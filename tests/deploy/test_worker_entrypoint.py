@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.server_process import eventually
 
 ENTRYPOINT = Path(__file__).parents[2] / "deploy" / "worker-entrypoint.sh"
 
@@ -33,7 +34,7 @@ signal.pause()
 
 def test_sigterm_reaches_what_the_launcher_started_and_is_waited_for(tmp_path: Path) -> None:
     with _started(sys.executable, "-c", LAUNCHER, SAVES_ON_SIGTERM, str(tmp_path)) as process:
-        _wait_for(tmp_path / "ready")
+        eventually((tmp_path / "ready").exists, 20)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 7
     assert (tmp_path / "saved").exists()
@@ -42,7 +43,7 @@ def test_sigterm_reaches_what_the_launcher_started_and_is_waited_for(tmp_path: P
 def test_sigterm_ends_a_command_that_has_started_nothing_yet(tmp_path: Path) -> None:
     alone = "import pathlib, signal, sys; (pathlib.Path(sys.argv[1]) / 'ready').touch(); signal.pause()"
     with _started(sys.executable, "-c", alone, str(tmp_path)) as process:
-        _wait_for(tmp_path / "ready")
+        eventually((tmp_path / "ready").exists, 20)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
 
@@ -63,10 +64,3 @@ def _started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} did not appear"
-        time.sleep(0.01)
