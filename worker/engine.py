@@ -76,9 +76,9 @@ class Engine:
         # A rank alone has nobody to agree with, but DeepSpeed packs, sends and unpacks gradients all the same.
         self._unsent = self._engine.no_sync if late and alone else nullcontext
         # What fits into one bucket is sent when the backward pass is over, whoever sends it.
-        several = sum(parameter.nbytes for parameter in student.parameters()) > gradient_mean.BUCKET
-        together = late and several and not alone
-        self._mean = gradient_mean.GradientMean(list(student.parameters())) if together else None
+        movable = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        several = sum(parameter.nbytes for parameter in movable) > gradient_mean.BUCKET
+        self._mean = gradient_mean.GradientMean(movable) if late and several and not alone else None
 
     @property
     def accumulation(self) -> int:
