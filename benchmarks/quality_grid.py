@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -29,6 +29,8 @@ class Method:
         shares: Of image, text and decoder in the rounds before the tail, instead of a policy.
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
+        absolute: Rewards are decrements of the loss itself, not shares of it.
+        options: The policy's.
         layers: Whether hidden states are matched at all.
         like: The method whose settings it takes, if it was not tuned itself.
     """
@@ -38,6 +40,8 @@ class Method:
     shares: tuple[float, ...] = ()
     tail: float = 0.0
     cost_aware: bool = False
+    absolute: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
     layers: bool = True
     like: str = ""
 
@@ -57,9 +61,15 @@ METHODS: dict[str, Method] = {
     "round robin, no tail": Method(policy="round_robin", like="round robin"),
     "optima, no tail": Method(policy="optima", like="optima"),
     "all, round robin": Method("all", "round_robin", like="joint"),
-    "all, optima": Method("all", "optima", like="joint"),
+    "all, optima": Method("all", "optima", like="all, round robin"),
     "active, round robin": Method("active", "round_robin", tail=TAIL, like="joint"),
-    "active, optima": Method("active", "optima", tail=TAIL, like="joint"),
+    "active, optima": Method("active", "optima", tail=TAIL, like="active, round robin"),
+    "optima, absolute": Method(policy="optima", tail=TAIL, absolute=True, like="optima"),
+    "optima, absolute per cost": Method(policy="optima", tail=TAIL, absolute=True, cost_aware=True, like="optima"),
+    "optima, settle 0": Method(policy="optima", tail=TAIL, options={"settle": 0.0}, like="optima"),
+    "optima, half as curious": Method(policy="optima", tail=TAIL, options={"exploration": 0.5}, like="optima"),
+    "optima, tail 15 %": Method(policy="optima", tail=0.15, like="optima"),
+    "optima, tail 50 %": Method(policy="optima", tail=0.5, like="optima"),
     "image only": Method(shares=(1, 0, 0), tail=TAIL, like="round robin"),
     "text only": Method(shares=(0, 1, 0), tail=TAIL, like="round robin"),
     "decoder only": Method(shares=(0, 0, 1), tail=TAIL, like="round robin"),
@@ -142,6 +152,7 @@ class Cell:
             "train": how.train,
             "cost_aware": how.cost_aware,
             "policy.name": how.policy or "joint",
+            "policy.options": dict(how.options),
             # Lengths and the tail are of the budget, see quality_run.py.
             "rounds": 0,
             "tail": 0.0,

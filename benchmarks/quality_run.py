@@ -72,7 +72,10 @@ class Budgeted(Trainer):
         if self.method.shares:
             self.bandit = Shares(dict(zip(self.arms, self.method.shares, strict=True)))
         elif self.method.policy:
-            self.bandit = LocalRun(self.recipe.spec(self.arms))
+            spec = self.recipe.spec(self.arms)
+            if self.method.absolute:
+                spec.reward = pb.REWARD_KIND_ABSOLUTE
+            self.bandit = LocalRun(spec)
         if self.bandit is not None:
             self.probe.measure(self.planner.modules)
         while self.ledger.spent < self.budget:

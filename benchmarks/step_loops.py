@@ -7,7 +7,7 @@ its own, and computes nothing that it does not need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,8 +161,21 @@ def adamw(trained: nn.Module, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
 
 
-def with_deepspeed(loop: Distillation, batches: Iterator[Batch], lr: float, micro_batch: int) -> Loop:
-    """Around DeepSpeed's engine."""
+def there(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    """The batch on a device, floating tensors in this type."""
+    moved = {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in moved.items()}
+
+
+def with_deepspeed(
+    loop: Distillation,
+    batches: Iterator[Batch],
+    lr: float,
+    micro_batch: int,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Loop:
+    """Around DeepSpeed's engine, which is told in `config` to compute in `dtype`."""
     optimizer = adamw(loop.trained, lr)
     engine, _, _, _ = deepspeed.initialize(
         model=loop,
@@ -171,7 +184,7 @@ def with_deepspeed(loop: Distillation, batches: Iterator[Batch], lr: float, micr
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": CLIP,
             "steps_per_print": 10**9,
-            "zero_optimization": {"stage": 0},
+            **config,
             "train_micro_batch_size_per_gpu": micro_batch,
         },
         dist_init_required=False,
@@ -179,7 +192,7 @@ def with_deepspeed(loop: Distillation, batches: Iterator[Batch], lr: float, micr
     engine.train()
 
     def step() -> Tensor:
-        loss: Tensor = engine({name: tensor.to(engine.device) for name, tensor in next(batches).items()})
+        loss: Tensor = engine(there(next(batches), engine.device, dtype))
         engine.backward(loss)
         engine.step()
         return loss.detach()
@@ -187,8 +200,10 @@ def with_deepspeed(loop: Distillation, batches: Iterator[Batch], lr: float, micr
     return Loop(step, optimizer)
 
 
-def with_pytorch(loop: Distillation, batches: Iterator[Batch], lr: float, device: torch.device) -> Loop:
-    """In plain PyTorch."""
+def with_pytorch(
+    loop: Distillation, batches: Iterator[Batch], lr: float, device: torch.device, dtype: torch.dtype
+) -> Loop:
+    """In plain PyTorch; in half precision by autocast."""
     optimizer = adamw(loop.trained, lr)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wrapped: nn.Module = loop.to(device).train()
@@ -196,7 +211,8 @@ def with_pytorch(loop: Distillation, batches: Iterator[Batch], lr: float, device
         wrapped = DistributedDataParallel(loop)
 
     def step() -> Tensor:
-        loss: Tensor = wrapped({name: tensor.to(device) for name, tensor in next(batches).items()})
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss: Tensor = wrapped(there(next(batches), device, dtype))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()

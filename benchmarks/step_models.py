@@ -1,4 +1,5 @@
-"""The models that `benchmarks.step_time` times, as recipes: the built-in one's, and a student of 50 M parameters."""
+"""The models that `benchmarks.step_time` times, as recipes: the built-in one's, a student of 50 M parameters, and for a
+GPU the paper's."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ WIDTH, HEADS = 512, 8
 TEACHER = {"image": 8, "text": 6, "multimodal": 6}
 STUDENT = {"image": 4, "text": 4, "multimodal": 4}
 """Layers: 82 M parameters and 50 M."""
-SIZES = ("small", "50m")
+PAPER = BUILT_IN.parent / "coca_l14_to_tiny12.yaml"
+SIZES = ("small", "50m", "l14")
 
 
 def write(size: str, directory: Path, **changes: Any) -> Path:
     """Write the recipe of a size, with changes of its own; its path.
 
     Args:
-        size: Of `SIZES`. ``small`` is the built-in recipe.
+        size: Of `SIZES`. ``small`` is the built-in recipe; ``l14`` CoCa-Large and half of each of its modules, in bf16,
+            with weights and data of chance.
         directory: Where it is written, with a model's configuration if it needs one.
         changes: Top-level fields of the recipe to replace.
     """
@@ -31,6 +34,14 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         teacher = content["teacher"]
         teacher["model"] = "open_clip:" + str(BUILT_IN.parent / teacher["model"].partition(":")[2])
         teacher["checkpoint"] = str(BUILT_IN.parent / teacher["checkpoint"])
+    elif size == "l14":
+        paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
+        content["teacher"] = {"model": "open_clip:coca_ViT-L-14", "dtype": paper["teacher"]["dtype"]}
+        content["student"] = {"keep": paper["student"]["keep"]}
+        content["data"] = {"name": "benchmarks.step_data:build", "batch_size": 32}
+        content["deepspeed"] = str(BUILT_IN.parent / paper["deepspeed"])
+        # As long as what is measured around it wants.
+        del content["steps_per_round"]
     else:
         (directory / "coca.json").write_text(json.dumps(_config()), encoding="utf-8")
         content["teacher"] = {"model": "open_clip:coca.json"}

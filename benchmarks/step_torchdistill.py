@@ -22,7 +22,7 @@ from torchdistill.core.interfaces.registry import register_forward_proc_func
 from torchdistill.losses.registry import register_mid_level_loss
 
 from benchmarks import step_loops
-from benchmarks.step_loops import Batch, Loop, Pairs, contrastive
+from benchmarks.step_loops import Batch, Loop, Pairs, contrastive, there
 from worker.losses import logit_kl, normalised_mse
 
 IO = dict[str, dict[str, Any]]
@@ -132,9 +132,15 @@ def configuration(pairs: Pairs, scale: Tensor, lr: float) -> dict[str, Any]:
 
 
 def with_torchdistill(
-    student: Any, teacher: Any, pairs: Pairs, batches: Iterator[Batch], lr: float, device: torch.device
+    student: Any,
+    teacher: Any,
+    pairs: Pairs,
+    batches: Iterator[Batch],
+    lr: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Loop:
-    """Its loop."""
+    """Its loop; in half precision by autocast."""
     logging.getLogger("torchdistill").setLevel(logging.ERROR)
     teacher.to(device).eval()
     box = get_distillation_box(
@@ -146,8 +152,9 @@ def with_torchdistill(
         box.student_model = DistributedDataParallel(box.student_model, find_unused_parameters=False)
 
     def step() -> Tensor:
-        batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
-        loss: Tensor = box.forward_process(batch, batch, None)
+        batch = there(next(batches), device, dtype)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss: Tensor = box.forward_process(batch, batch, None)
         box.post_forward_process(loss=loss)
         return loss.detach()
 

@@ -25,8 +25,8 @@ WARM_UP = 1
 """Steps before any is timed, after the first that tells its loss."""
 TURNS, FEWEST, LONGEST_TURN = 20, 9, 5
 """Turns of each variant, if there is time for as many, and the fewest; the most steps in a turn."""
-SAME = 1e-4
-"""Between the losses of two variants of one job, relative."""
+SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Between the losses of two variants of one job, relative, by what they compute in."""
 
 
 def looked_at(variant: Variant, device: torch.device) -> tuple[int, int]:
@@ -58,11 +58,11 @@ def resident() -> int:
     return 0
 
 
-def compare(variants: list[Variant]) -> None:
+def compare(variants: list[Variant], dtype: torch.dtype) -> None:
     """Raise SystemExit unless all variants of a job begin with one loss."""
     ours = {variant.arm: variant.first for variant in variants if variant.name == "worker"}
     for variant in variants:
-        if abs(variant.first - ours[variant.arm]) > SAME * abs(ours[variant.arm]):
+        if abs(variant.first - ours[variant.arm]) > SAME[dtype] * abs(ours[variant.arm]):
             sys.exit(
                 f"{variant.name} does not do what the worker does for {variant.arm}: its first loss is "
                 f"{variant.first}, not {ours[variant.arm]}"
@@ -104,7 +104,7 @@ def compared(makers: Makers, directory: Path, seconds: float) -> dict[str, Any]:
     worker = Worker(makers, directory)
     variants = [*worker.variants(), makers.bare("bare", JOINT), makers.bare("pytorch", JOINT), makers.torchdistill()]
     variants += [makers.bare("bare", arm) for arm in makers.pairs]
-    compare(variants)
+    compare(variants, makers.dtype)
     alone = makers.ranks.world == 1 and makers.ranks.device.type == "cpu"
     clock = time.process_time if alone else time.perf_counter
     steps, times = take_turns(variants, makers.ranks, seconds, clock)

@@ -69,6 +69,8 @@ class Makers:
         self.models = assemble.models(self.recipe)
         self.pairs: Pairs = {module: list(pairs) for module, pairs in self.models.pairs.items()}
         self.data = assemble.data(self.recipe, self.models)
+        half = {"bf16", "torch_autocast"} & self.recipe.deepspeed.keys()
+        self.dtype = torch.bfloat16 if half else torch.float32
         size = self.recipe.data.batch_size
         first = [(index * ranks.world + ranks.rank) * size for index in range(BATCHES)]
         self._rows = [fixed_batch(self.data, self.data.train, one, size) for one in first]
@@ -86,11 +88,13 @@ class Makers:
         student, teacher = self._pair()
         hooked = [CoCa(model, [pair[side] for pair in chosen]) for side, model in enumerate((student, teacher))]
         loop = Distillation(*hooked, self.pairs, None if arm == JOINT else arm)
-        lr = self.recipe.optimizer.lr
+        lr, deepspeed = self.recipe.optimizer.lr, self.recipe.deepspeed
         if name == "pytorch":
-            made = step_loops.with_pytorch(loop, self.batches(), lr, self.ranks.device)
+            made = step_loops.with_pytorch(loop, self.batches(), lr, self.ranks.device, self.dtype)
         else:
-            made = step_loops.with_deepspeed(loop, self.batches(), lr, self.recipe.data.batch_size)
+            made = step_loops.with_deepspeed(
+                loop, self.batches(), lr, self.recipe.data.batch_size, deepspeed, self.dtype
+            )
         return _variant(name, arm, made, student, teacher)
 
     def torchdistill(self) -> Variant:
@@ -99,7 +103,7 @@ class Makers:
 
         student, teacher = self._pair()
         lr = self.recipe.optimizer.lr
-        made = with_torchdistill(student, teacher, self.pairs, self.batches(), lr, self.ranks.device)
+        made = with_torchdistill(student, teacher, self.pairs, self.batches(), lr, self.ranks.device, self.dtype)
         return _variant("torchdistill", JOINT, made, student, teacher)
 
     def _pair(self) -> tuple[Any, Any]:
@@ -110,7 +114,7 @@ class Makers:
                 module._forward_hooks.clear()
         # The contrastive term does not train it, and it is owned by no module.
         student.logit_scale.requires_grad_(False)
-        return student, teacher.requires_grad_(False).to(self.ranks.device).eval()
+        return student, teacher.requires_grad_(False).to(self.ranks.device, self.dtype).eval()
 
 
 class Worker:

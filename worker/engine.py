@@ -93,7 +93,9 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type the student computes in."""
+        """The type the student computes in: its weights' own, or what DeepSpeed's ``torch_autocast`` makes of them."""
+        if self._engine.torch_autocast_enabled():
+            return self._engine.torch_autocast_dtype()  # type: ignore[no-any-return]
         return torch.bfloat16 if self._engine.bfloat16_enabled() else torch.float32
 
     def to_device(self, batch: Batch) -> dict[str, Tensor]:

@@ -94,7 +94,9 @@ def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor
     if paired is None:
         paired = torch.ones(len(image), dtype=torch.bool, device=image.device)
     scale = logit_scale.detach().float().exp().squeeze()
-    similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    # Autocast would multiply in half precision.
+    with torch.autocast(image.device.type, enabled=False):
+        similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
     target = torch.arange(len(paired), device=paired.device)
     impossible = ~paired[None, :] & (target[None, :] != target[:, None])
     # A finite penalty: an infinite one makes the gradient of a row without any other candidate NaN.

@@ -71,8 +71,9 @@ class Projections(nn.Module):
     def _reduced(self, part: str, name: str, tensor: Tensor) -> Tensor:
         if (part, name) not in self._boundary:
             return tensor
-        # In fp32 whatever the model computes in: these are targets.
-        return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
+        # In fp32 whatever the model computes in, autocast or not: these are targets.
+        with torch.autocast(tensor.device.type, enabled=False):
+            return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
 
 
 def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], width: int) -> Tensor:

@@ -51,13 +51,13 @@ def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, 
     data = engine.to_device(batch(0))
     losses = [float(engine.step([(data, told.run(plan.teacher, data))], plan)[0]) for _ in range(4)]
     assert losses[-1] < losses[0]
-    stage = int(path.stem[-1])
+    stage = 0 if path.stem == "autocast" else int(path.stem[-1])
     assert engine._engine.zero_optimization_stage() == stage
 
 
 def test_the_recipe_for_gpus_reads_its_configuration() -> None:
     recipe = recipes.read(ROOT / "deploy" / "recipes" / "coca-shards.yaml", {})
-    assert recipe.deepspeed["zero_optimization"]["stage"] == 1
+    assert recipe.deepspeed["torch_autocast"]["enabled"]
     assert WebDatasetOptions(**recipe.data.options).augment
 
 

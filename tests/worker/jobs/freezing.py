@@ -39,10 +39,10 @@ ACCUMULATION = 2
 ARMS = {"image": ["image"], "sight": ["image", "multimodal"], "text": ["text"], "multimodal": ["multimodal"]}
 # Joint first, so that every module has moments that could leak; overlapping arms; one arm twice.
 PLAYED = (None, ["image"], ["image", "multimodal"], ["text"], ["multimodal"], ["image"])
-# By the number of ranks: each type at every stage, the two modes in turn.
+# By the number of ranks: each type at every stage, the two modes in turn; autocast is for stage 0.
 CASES: dict[int, tuple[tuple[str, Mode], ...]] = {
-    1: (("fp32", "forced"), ("bf16", "active")),
-    2: (("fp32", "active"), ("bf16", "forced")),
+    1: (("fp32", "forced"), ("bf16", "active"), ("autocast", "active")),
+    2: (("fp32", "active"), ("bf16", "forced"), ("autocast", "forced")),
 }
 # A large epsilon: where a gradient is zero but for rounding, Adam would make steps of the rounding.
 OPTIMIZER = OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=0, eps=1e-4)
@@ -104,6 +104,8 @@ def main() -> None:
     ranks = Ranks()
     for stage in arguments.stages:
         for dtype, mode in CASES[ranks.world]:
+            if dtype == "autocast" and stage:
+                continue
             # At even stages with one mode, at odd ones with the other.
             checkpointing = (mode == "active") == (stage % 2 == 0)
             case = run_case(ranks, stage, dtype, mode, checkpointing)
@@ -123,6 +125,7 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
         {
             "zero_optimization": {"stage": stage},
             "bf16": {"enabled": dtype == "bf16"},
+            "torch_autocast": {"enabled": dtype == "autocast", "dtype": "bfloat16"},
             "gradient_accumulation_steps": ACCUMULATION,
         },
         micro_batch=4,
