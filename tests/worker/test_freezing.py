@@ -11,8 +11,8 @@ pytestmark = pytest.mark.deepspeed
 
 @pytest.mark.parametrize(("ranks", "modes"), [(1, ("forced", "active")), (2, ("active", "forced"))])
 def test_only_the_arm_moves_and_as_in_a_bare_loop(ranks: int, modes: tuple[str, str]) -> None:
-    """Forced and active rounds, overlapping arms, projections, the dry step in between; fp32, bf16 and autocast; with weight
-    decay, clipping, accumulation, and activation checkpointing in half of the cases."""
+    """Forced and active rounds, overlapping arms, projections, the dry step in between; fp32, bf16 and autocast; with
+    weight decay, clipping, accumulation, and activation checkpointing in half of the cases."""
     stages = (0, 1, 2, 3)
     output = run_ranks("tests/worker/jobs/freezing.py", *map(str, stages), ranks=ranks, timeout=290)
     cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]
