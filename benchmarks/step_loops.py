@@ -24,7 +24,7 @@ Batch = dict[str, Tensor]
 Pairs = dict[str, list[tuple[str, str]]]
 MODULES = {"image": "visual", "text": "text", "multimodal": "text_decoder"}
 # The built-in recipe's.
-CAPTION, CONTRASTIVE, LOGITS, LAYERS, TEMPERATURE = 1.0, 0.1, 1.0, 1.0, 2.0
+CAPTION, CONTRASTIVE, LOGITS, LAYERS, TEMPERATURE = 1.0, 0.1, 1.0, 100.0, 2.0
 CLIP = 1.0
 
 
