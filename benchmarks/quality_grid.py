@@ -30,6 +30,7 @@ class Method:
         tail: Share of the budget that is joint at its end.
         cost_aware: Rewards per second.
         absolute: Rewards are decrements of the loss itself, not shares of it.
+        end_to_end: Rewards are of the whole loss on the student's own inputs, whatever `train` says.
         options: The policy's.
         layers: Whether hidden states are matched at all.
         like: The method whose settings it takes, if it was not tuned itself.
@@ -41,6 +42,7 @@ class Method:
     tail: float = 0.0
     cost_aware: bool = False
     absolute: bool = False
+    end_to_end: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
     layers: bool = True
     like: str = ""
@@ -66,6 +68,7 @@ METHODS: dict[str, Method] = {
     "active, optima": Method("active", "optima", tail=TAIL, like="active, round robin"),
     "optima, absolute": Method(policy="optima", tail=TAIL, absolute=True, like="optima"),
     "optima, absolute per cost": Method(policy="optima", tail=TAIL, absolute=True, cost_aware=True, like="optima"),
+    "optima, end to end": Method(policy="optima", tail=TAIL, end_to_end=True, like="optima"),
     "optima, settle 0": Method(policy="optima", tail=TAIL, options={"settle": 0.0}, like="optima"),
     "optima, half as curious": Method(policy="optima", tail=TAIL, options={"exploration": 0.5}, like="optima"),
     "optima, tail 15 %": Method(policy="optima", tail=0.15, like="optima"),

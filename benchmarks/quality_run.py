@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +51,15 @@ def alone() -> Ranks:
     where = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     os.environ.update({name: value for name, value in where.items() if name not in os.environ})
     return Ranks()
+
+
+class EndToEnd(Probe):
+    """A probe that measures the whole loss, also where rounds train modules on the teacher's inputs."""
+
+    def measure(self, trained: Sequence[str]) -> float:
+        """See Probe."""
+        self.terms = self._terms(self.planner.joint())
+        return self.loss
 
 
 class Budgeted(Trainer):
@@ -105,7 +114,7 @@ class Budgeted(Trainer):
         self.ledger.add(f"step/{played.pull.arm}", steps)
         if played.pull.chosen_by == pb.CHOSEN_BY_POLICY and self.bandit is not None:
             if self.method.learns:
-                self.ledger.add(f"round/{played.pull.arm}")
+                self.ledger.add(f"round/{JOINT if self.method.end_to_end else played.pull.arm}")
             told = pb.Measurement(steps=steps, seconds=steps * self.ledger.seconds[f"step/{played.pull.arm}"])
             told.outcome = pb.OUTCOME_MEASURED if math.isfinite(played.after) else pb.OUTCOME_DIVERGED
             if math.isfinite(played.after):
@@ -166,7 +175,8 @@ def run(cell: Cell, seconds: Seconds, ranks: Ranks) -> dict[str, Any]:
     """Distil, and what came of it: JSON values."""
     recipe = cell.recipe()
     models, rig = rig_of(recipe, ranks)
-    probe = Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
+    made = EndToEnd if METHODS[cell.method].end_to_end else Probe
+    probe = made(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
     with tempfile.TemporaryDirectory() as directory:
         checkpoints = Checkpoints(Path(directory), recipe.checkpoint, ranks, "run", "worker")
         trainer = Budgeted(
