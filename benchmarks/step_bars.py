@@ -126,7 +126,7 @@ def table(job: Mapping[str, Any]) -> str:
             f"{ratio(mine, joint['seconds']):8.3f}{variant['flops'] / 1e9:9.2f}"
             f"{variant['flops'] / joint['flops']:8.3f}{variant['peak_bytes'] / 1e6:9.1f}"
         )
-    lines.append(f"  in host memory, to take a diverged joint round back: {job['copied_bytes'] / 1e6:.1f} MB")
+    lines.append(f"  to take a diverged joint round back: {job['copied_bytes'] / 1e6:.1f} MB")
     return "\n".join(lines)
 
 

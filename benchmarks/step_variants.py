@@ -138,7 +138,7 @@ class Worker:
         return [Variant("worker", arm, self._rounds(arm), self._held, self._loss(arm)) for arm in self._arms]
 
     def copied(self) -> int:
-        """Bytes in host memory that a joint round can be taken back with."""
+        """Bytes that a joint round can be taken back with."""
         saved = RoundStart(self._rig.engine, self._trainer.plan(JOINT).trained).state()
         tensors = [*saved["tensors"], *(value for moments in saved["moments"] for value in moments.values())]
         return sum(tensor.nbytes for tensor in tensors)

@@ -12,9 +12,16 @@ uneven=("${tasks[@]/%//uneven/little}")
 even=("${tasks[@]/%//even/little}")
 shares=("shares "{8:1:1,6:2:2,6:1:3,6:3:1,4:3:3,4:1:5,4:5:1,2:4:4})
 
-study --tune --methods "${core[@]}" --first-seed 100 --seeds 1
+# What is tuned and tried is on seeds that are not reported.
+study --tune --methods "${core[@]}" "all, round robin" "active, round robin" --first-seed 100 --seeds 1
 study --methods "${shares[@]}" --first-seed 100 --seeds 1
 exec > /dev/null
+tried() { study --first-seed 110 --seeds 3 "$@"; }
+tried --recipes "${uneven[@]}" --methods joint optima "optima, tail 15 %" "optima, tail 50 %" "optima, end to end"
+tried --recipes {captions,entailment}/uneven/little --methods "image only"
+tried --recipes {questions,captions}/uneven/little --methods "optima, absolute" "optima, absolute per cost" \
+    "optima, settle 0" "optima, half as curious"
+tried --recipes {questions,entailment}/even/little --methods joint optima "optima, end to end"
 for seeds in 2 5; do study --recipes "${uneven[@]}" --methods "${core[@]}" --seeds $seeds; done
 study --recipes "${uneven[@]}" --methods optima --budget 14.4
 study --recipes "${even[@]}" --methods "${core[@]}" --seeds 3
@@ -24,10 +31,8 @@ study --recipes questions/uneven/little --methods "round robin, no tail" "optima
     "active, optima" "all, round robin" "all, optima" "image only" "text only" "decoder only" "shares 8:1:1"
 study --recipes "${even[@]}" --methods "${core[@]}"
 study --recipes "${even[@]}" questions/uneven/plenty --methods optima --budget 14.4
-# Longer, for traces of rewards, and to see where joint's plateau is.
-study --recipes questions/uneven/little questions/even/little captions/uneven/little --methods "round robin, no tail" \
-    --seeds 1 --budget 48
-study --recipes questions/uneven/{little,plenty} --methods "${core[@]}" --seeds 3 --budget 96
-study --recipes "${even[@]}" questions/uneven/plenty --methods "optima per cost"
-study --recipes {entailment,captions,two_pictures}/uneven/little questions/even/little \
-    --methods "all, round robin" "all, optima"
+# Longer, for traces of rewards.
+study --recipes {questions,captions}/uneven/little {questions,entailment}/even/little \
+    --methods "round robin, no tail" --first-seed 110 --seeds 1 --budget 48
+study --recipes {entailment,captions,two_pictures}/uneven/little --methods "all, round robin" "all, optima" --seeds 3
+study --recipes "${even[@]}" --methods "optima per cost" uniform "all, round robin" "all, optima" --seeds 3

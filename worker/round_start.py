@@ -1,4 +1,4 @@
-"""What a round may move, as it was when the round began: a copy in host memory to go back to (DESIGN.md §6, NaN)."""
+"""What a round may move, as it was when the round began: a copy to go back to (DESIGN.md §6, NaN)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor
 
 from worker.engine import Engine
 
 
 class RoundStart:
     """This rank's copy of its share of some modules' weights, masters and moments, of the model's buffers, and of the
-    schedule. Everything else stays as it is during the round, so it need not be copied.
+    schedule. Everything else stays as it is during the round, so it need not be copied. It lies where they do if the
+    device has room for it, which takes milliseconds, and else in host memory.
 
     Args:
         engine: Between two optimizer steps.
@@ -26,8 +29,9 @@ class RoundStart:
         self._saved = saved or self._copy()
 
     def state(self) -> dict[str, Any]:
-        """The copy, to be saved with a checkpoint in the middle of the round."""
-        return self._saved
+        """The copy, in host memory, to be saved with a checkpoint in the middle of the round."""
+        moments = [{name: value.cpu() for name, value in some.items()} for some in self._saved["moments"]]
+        return {**self._saved, "tensors": [tensor.cpu() for tensor in self._saved["tensors"]], "moments": moments}
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -48,15 +52,26 @@ class RoundStart:
     @torch.no_grad()
     def _copy(self) -> dict[str, Any]:
         states = self._engine.base_optimizer.state
+        tensors = self._engine.moved_by(self._modules)
+        moments = [
+            {name: torch.as_tensor(value) for name, value in states.get(master, {}).items()}
+            for master in self._engine.masters(self._modules)
+        ]
+        here = _room_for([*tensors, *(value for some in moments for value in some.values())])
+
+        def copy(tensor: Tensor) -> Tensor:
+            return tensor.detach().clone() if here else tensor.detach().to("cpu", copy=True)
+
         return {
-            "tensors": [_to_host(tensor) for tensor in self._engine.moved_by(self._modules)],
-            "moments": [
-                {name: _to_host(torch.as_tensor(value)) for name, value in states.get(master, {}).items()}
-                for master in self._engine.masters(self._modules)
-            ],
+            "tensors": [copy(tensor) for tensor in tensors],
+            "moments": [{name: copy(value) for name, value in some.items()} for some in moments],
             "schedule": self._engine.schedule.state(),
         }
 
 
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+def _room_for(tensors: Sequence[Tensor]) -> bool:
+    """Whether their device could hold twice as much more at its fullest moment so far: before the first round every arm
+    has had a step."""
+    size = sum(tensor.nbytes for tensor in tensors if tensor.device.type != "cpu")
+    accelerator = get_accelerator()
+    return not size or 2 * size <= accelerator.total_memory() - accelerator.max_memory_allocated()

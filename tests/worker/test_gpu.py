@@ -21,5 +21,8 @@ def test_training_on_a_gpu_is_bf16_over_nccl_from_pinned_memory_with_fused_atten
         "pinned": True,
         "teachers alike": [True, True, True],
         "on the host": ["cpu"],
+        "taken back": True,
+        "copied to": "cuda",
+        "saved from": "cpu",
         "finite": True,
     }

@@ -29,6 +29,7 @@ from worker.parted import Parted  # noqa: E402
 from worker.partitioned import partitioned  # noqa: E402
 from worker.plan import Planner  # noqa: E402
 from worker.ranks import Ranks  # noqa: E402
+from worker.round_start import RoundStart  # noqa: E402
 from worker.student import Student  # noqa: E402
 from worker.teacher import Teacher  # noqa: E402
 
@@ -69,7 +70,17 @@ def main() -> None:
     with torch.no_grad(), flash:
         # The image tower has no mask, so it gets flash attention itself.
         student.model.visual.train()(data["image"])
+    plan = planner.arm(["image"])
+    start, moving = RoundStart(engine, plan.trained), engine.moved_by(plan.trained)
+    before = [tensor.clone() for tensor in moving]
+    engine.activate(plan.trained)
+    engine.step([(data, replicas[0].run(plan.teacher, data))], plan)
+    moved = any(not torch.equal(a, b) for a, b in zip(before, moving, strict=True))
+    start.restore()
     found = {
+        "taken back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
+        "copied to": start._saved["tensors"][0].device.type,
+        "saved from": start.state()["tensors"][0].device.type,
         "backend": dist.get_backend(),
         "device": ranks.device.type,
         "dtype": str(engine.dtype),
