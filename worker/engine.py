@@ -145,6 +145,11 @@ class Engine:
         """Wait until the device has done what it was told, so that a clock measures work."""
         get_accelerator().synchronize()
 
+    def has_room(self, size: int) -> bool:
+        """Whether the device could have held so many more bytes at its fullest moment so far."""
+        accelerator = get_accelerator()
+        return size == 0 or size <= accelerator.total_memory() - accelerator.max_memory_allocated()
+
     def _work(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         self._train(True)
         losses, terms = [], []

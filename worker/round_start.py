@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from worker.engine import Engine
@@ -15,7 +14,7 @@ from worker.engine import Engine
 class RoundStart:
     """This rank's copy of its share of some modules' weights, masters and moments, of the model's buffers, and of the
     schedule. Everything else stays as it is during the round, so it need not be copied. It lies where they do if the
-    device has room for it, which takes milliseconds, and else in host memory.
+    device has room for two of it, which takes milliseconds, and else in host memory.
 
     Args:
         engine: Between two optimizer steps.
@@ -57,7 +56,8 @@ class RoundStart:
             {name: torch.as_tensor(value) for name, value in states.get(master, {}).items()}
             for master in self._engine.masters(self._modules)
         ]
-        here = _room_for([*tensors, *(value for some in moments for value in some.values())])
+        every = [*tensors, *(value for some in moments for value in some.values())]
+        here = self._engine.has_room(2 * sum(tensor.nbytes for tensor in every if tensor.device.type != "cpu"))
 
         def copy(tensor: Tensor) -> Tensor:
             return tensor.detach().clone() if here else tensor.detach().to("cpu", copy=True)
@@ -67,11 +67,3 @@ class RoundStart:
             "moments": [{name: copy(value) for name, value in some.items()} for some in moments],
             "schedule": self._engine.schedule.state(),
         }
-
-
-def _room_for(tensors: Sequence[Tensor]) -> bool:
-    """Whether their device could hold twice as much more at its fullest moment so far: before the first round every arm
-    has had a step."""
-    size = sum(tensor.nbytes for tensor in tensors if tensor.device.type != "cpu")
-    accelerator = get_accelerator()
-    return not size or 2 * size <= accelerator.total_memory() - accelerator.max_memory_allocated()
