@@ -56,20 +56,22 @@ def test_a_late_viewer_gets_a_snapshot_and_then_only_what_is_new() -> None:
 
 def test_of_a_long_history_it_is_said_how_far_it_has_been_read_and_nothing_shown_before_its_end() -> None:
     history = History()
-    with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
+    history.select(0, "text")
+    with serving(history) as server, dashboard(server.address) as url:
+        # Before anybody looks, or its end may have been told by then.
         server.live = False
-        history.select(0, "text")
-        told = [next(stream) for _ in range(2)]
-        assert [payload["state"] for _, payload in told] == ["connecting", "reading"]
-        assert told[1][1]["reason"] == f"{len(history.events)} events so far"
-        asked = httpx.get(f"{url}/api/runs/demo", timeout=30)
-        assert asked.status_code == 503
-        assert "is still being read: 2 events so far; ask again" in asked.json()["detail"]
-        server.live = True
-        history.report(0, "text")
-        told = [next(stream) for _ in range(2)]
-        assert told[0][1]["state"] == "live"
-        assert told[1][1]["version"] == len(history.events)
+        with events(f"{url}/events/runs/demo") as stream:
+            told = [next(stream) for _ in range(2)]
+            assert [payload["state"] for _, payload in told] == ["connecting", "reading"]
+            assert told[1][1]["reason"] == f"{len(history.events)} events so far"
+            asked = httpx.get(f"{url}/api/runs/demo", timeout=30)
+            assert asked.status_code == 503
+            assert "is still being read: 2 events so far; ask again" in asked.json()["detail"]
+            server.live = True
+            history.report(0, "text")
+            told = [next(stream) for _ in range(2)]
+            assert told[0][1]["state"] == "live"
+            assert told[1][1]["version"] == len(history.events)
 
 
 def test_a_frozen_server_is_noticed_and_then_heard_again() -> None:
