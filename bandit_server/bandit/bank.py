@@ -43,6 +43,7 @@ _LEAST = math.ldexp(1.0, -1000)
 
 _OWN, _TIME, _SHARED = (np.array(values) for values in zip(*itertools.product(OWN, TIME, SHARED), strict=True))
 _LOG_SHARED = np.log(_SHARED)
+_NAMED = np.stack([_OWN, _TIME, _LOG_SHARED])
 HYPOTHESES = len(_OWN)
 # The same as numbers of Python's own: reading one of an array's takes several times as long.
 _NUMBERS: list[tuple[float, float, float]] = list(zip(_OWN.tolist(), _TIME.tolist(), _LOG_SHARED.tolist(), strict=True))
@@ -187,23 +188,32 @@ class Bank:
         """`predict` and `noise` for pull `now` and those after it, each under a hypothesis of its own.
 
         Returns:
-            Means and variances, both [hypotheses, arms], and σ², [hypotheses].
+            Means and variances, both [arms, hypotheses], and σ², [hypotheses].
         """
-        gaps = np.arange(now, now + len(hypotheses), dtype=float)[:, None] - self._last
-        change = np.exp(_LOG_SHARED[hypotheses][:, None] * gaps)
-        means = self._mean.T[hypotheses] * change
+        arms = len(self.count)
+        # All that is known under each hypothesis in one table: one look-up instead of six, which take longer than the
+        # arithmetic.
+        table = np.concatenate((_NAMED, self._squares[None], self._mean, self._variance))
+        own, time, shared, squares = (found := table.take(hypotheses, axis=1))[:4]
+        means, variances = found[4 : 4 + arms], found[4 + arms :]
+        gaps = np.array([[float(now - last)] for last in self._last]) + np.arange(len(hypotheses))
+        change = np.exp(shared * gaps)
+        means *= change
         change *= change
-        variances = self._variance.T[hypotheses] * change
-        gaps *= _TIME[hypotheses][:, None]
+        variances *= change
+        gaps *= time
         variances += gaps
-        variances += _OWN[hypotheses][:, None]
+        variances += own
         if 0 in self.count:
             seen = np.array(self.count) > 0
-            means[:, ~seen] = means[:, seen].mean(axis=1, keepdims=True) if seen.any() else 0.0
-            variances[:, ~seen] = 1.0
+            # As a mean of rows: the sum of a column may be rounded otherwise.
+            means[~seen] = np.ascontiguousarray(means[seen].T).mean(axis=1) if seen.any() else 0.0
+            variances[~seen] = 1.0
         if not self._steps:
             return means, variances, np.full(len(hypotheses), self.noise(0))
-        return means, variances, (self._squares[hypotheses] + self._floor) / self._steps
+        squares += self._floor
+        squares /= self._steps
+        return means, variances, squares
 
     def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""
