@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
-from prometheus_client import Counter
 
 from bandit_server.errors import Invalid
 from bandit_server.logs import REQUEST
-from bandit_server.metrics import Metrics, own_version
+from bandit_server.metrics import Metrics, Tally, Times, own_version
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
@@ -100,19 +99,21 @@ class _Call:
     """The numbers of one method."""
 
     def __init__(self, metrics: Metrics, method: str, kind: str) -> None:
-        labels = (kind, NAME, method)
-        self._labels = labels
-        self._handled: dict[grpc.StatusCode, Counter] = {}
+        self._labels = labels = (kind, NAME, method)
+        self._handled: dict[grpc.StatusCode, Tally] = {}
         self.method = method
         self.metrics = metrics
-        self.started = metrics.started.labels(*labels)
-        self.handling = metrics.handling.labels(*labels)
+        self.started = metrics.calls.started.setdefault(labels, Tally())
+        self.handling = metrics.calls.handling.setdefault(labels, Times())
+        self.level = logging.INFO if method in _TOLD else logging.DEBUG
 
     def ended(self, code: grpc.StatusCode) -> None:
         """Count a call; a status that never was has no number."""
-        if code not in self._handled:
-            self._handled[code] = self.metrics.handled.labels(*self._labels, code.name)
-        self._handled[code].inc()
+        handled = self._handled.get(code)
+        if handled is None:
+            labels = (*self._labels, code.name)
+            handled = self._handled[code] = self.metrics.calls.handled.setdefault(labels, Tally())
+        handled.value += 1
 
     def observed(self, context: Context) -> _Observed:
         return _Observed(self, context)
@@ -127,7 +128,7 @@ class _Observed:
 
     def __enter__(self) -> _Observed:
         self._began = time.perf_counter()
-        self._call.started.inc()
+        self._call.started.value += 1
         return self
 
     async def read(self, deserializer: Callable[[bytes], Any] | None, given: bytes) -> Any:
@@ -165,10 +166,9 @@ class _Observed:
             reason = str(dict(self._context.trailing_metadata() or ()).get("optima-reason", ""))
             if reason:
                 call.metrics.refusals.labels(reason).inc()
-        level = logging.INFO if call.method in _TOLD else logging.DEBUG
-        if log.isEnabledFor(level):
+        if log.isEnabledFor(call.level):
             details = {"code": code.name, "seconds": round(seconds, 6), **({"reason": reason} if reason else {})}
-            log.log(level, "%s", call.method, extra={"details": details})
+            log.log(call.level, "%s", call.method, extra={"details": details})
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):

@@ -10,6 +10,7 @@ What it holds grows with arms and workers, never with the length of the history.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bandit_server.bandit import policy as policies
@@ -94,8 +95,8 @@ class RunState:
         # Pulls that may still be in flight, by worker: arm indices by round.
         self.open: dict[str, dict[int, int]] = {}
 
-    def apply(self, event: pb.Event) -> None:
-        """Take in the next event."""
+    def apply(self, event: pb.Event, later: Iterable[int] | None = None) -> None:
+        """Take in the next event. `later`: a pull's fallback arms as indices, where they are at hand."""
         self.version += 1
         self.updated = event.time
         match event.WhichOneof("kind"):
@@ -107,7 +108,7 @@ class RunState:
                 if self.first_loss is None and told.info.HasField("total_loss"):
                     self._measured(told.info.total_loss)
             case "arm_pulled":
-                self._pulled(event.arm_pulled)
+                self._pulled(event.arm_pulled, later)
             case "reward_reported":
                 self._reported(event.reward_reported)
             case "arm_updated":
@@ -139,11 +140,13 @@ class RunState:
         self.created = time
         self.begin(created.spec)
 
-    def _pulled(self, pulled: pb.ArmPulled) -> None:
+    def _pulled(self, pulled: pb.ArmPulled, later: Iterable[int] | None) -> None:
         pull = pulled.pull
         self._begin(pull)
         self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
-        self._keep(pull, Round.of(pull, map(self.index.__getitem__, pulled.fallback_arms)))
+        if later is None:
+            later = map(self.index.__getitem__, pulled.fallback_arms)
+        self._keep(pull, Round.of(pull, later))
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement

@@ -127,7 +127,9 @@ class Direct:
 
     async def script(self, *words: Argument) -> bytes:
         """The script's answer. `words`: how many keys, the keys, the arguments."""
-        line = await self._open()
+        line = self._line
+        if line is None or line.ended:
+            line = await self._open()
         try:
             return await line.ask("EVALSHA", self._sha, *words)
         except NoScriptError:

@@ -155,9 +155,7 @@ class Optima:
         return gaussian(mean, sd, count, self._units.unit)
 
 
-def _in_turn(
-    worth: Floats, variances: Floats, squares: Floats, flying: list[int], active: Sequence[int]
-) -> list[int]:
+def _in_turn(worth: Floats, variances: Floats, squares: Floats, flying: list[int], active: Sequence[int]) -> list[int]:
     """Choices one after the other, each of which is in flight for those after it; the numbers are all [arms, choices].
 
     Of each choice only the arms are looked at that could win: whose whole bonus takes them to the highest worth.
