@@ -98,11 +98,14 @@ def measurement(given: pb.Measurement) -> None:
     """What a round measured."""
     if given.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
         raise Invalid("measurement.outcome is not set; expected MEASURED or DIVERGED")
-    losses = {"before": given.before, "after": given.after, "total_loss": given.total_loss,
-              "train_loss": given.train_loss}  # fmt: skip
-    for field, value in losses.items():
-        if not math.isfinite(value):
-            raise Invalid(f"measurement.{field} is {value}; a round whose loss is not finite is reported as DIVERGED")
+    for field, loss in (
+        ("before", given.before),
+        ("after", given.after),
+        ("total_loss", given.total_loss),
+        ("train_loss", given.train_loss),
+    ):
+        if not math.isfinite(loss):
+            raise Invalid(f"measurement.{field} is {loss}; a round whose loss is not finite is reported as DIVERGED")
     for field, value in (("seconds", given.seconds), ("probe_seconds", given.probe_seconds)):
         if not 0 <= value <= LONGEST_SECONDS:
             raise Invalid(f"measurement.{field} is {value}; expected seconds, from 0 to {LONGEST_SECONDS:g}")
@@ -164,6 +167,8 @@ def _texts(entries: Mapping[str, str], what: str) -> None:
 
 
 def _numbers(entries: Mapping[str, float], what: str) -> None:
+    if not entries:
+        return
     _count(entries, what)
     named = f"a name in {what}"
     for key, value in entries.items():

@@ -56,6 +56,12 @@ def _change(gap: int) -> tuple[Floats, Floats, Floats]:
     return shared, shared * shared, _OWN + _TIME * gap
 
 
+@functools.cache
+def _ahead(count: int) -> Floats:
+    """0, 1, 2, …, [count]."""
+    return np.arange(count, dtype=float)
+
+
 class Bank:
     """The filters of all arms.
 
@@ -194,9 +200,10 @@ class Bank:
         # All that is known under each hypothesis in one table: one look-up instead of six, which take longer than the
         # arithmetic.
         table = np.concatenate((_NAMED, self._squares[None], self._mean, self._variance))
-        own, time, shared, squares = (found := table.take(hypotheses, axis=1))[:4]
+        found = table.take(hypotheses, axis=1)
+        own, time, shared, squares = found[:4]
         means, variances = found[4 : 4 + arms], found[4 + arms :]
-        gaps = np.array([[float(now - last)] for last in self._last]) + np.arange(len(hypotheses))
+        gaps = np.add.outer([now - last for last in self._last], _ahead(len(hypotheses)))
         change = np.exp(shared * gaps)
         means *= change
         change *= change

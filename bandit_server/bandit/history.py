@@ -37,7 +37,8 @@ class History:
         """A pull has brought its reward, maybe later than others after it."""
         known = self.rewards[arm]
         insort(known, Reward(number, reward, worker), key=_number)
-        del known[:-WINDOW]
+        if len(known) > WINDOW:
+            del known[0]
 
     def worst(self, arm: int) -> float:
         """The worst of the arm's last rewards, else of all arms', else 0."""

@@ -11,7 +11,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 T = TypeVar("T", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision(Generic[T]):
     """A command's outcome.
 

@@ -104,7 +104,7 @@ class RunState:
                 self._created(event.run_created, event.time)
             case "worker_started":
                 told = event.worker_started
-                self.workers.setdefault(told.worker, Worker()).start(told.process, told.info)
+                self._worker(told.worker).start(told.process, told.info)
                 if self.first_loss is None and told.info.HasField("total_loss"):
                     self._measured(told.info.total_loss)
             case "arm_pulled":
@@ -150,7 +150,7 @@ class RunState:
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement
-        worker = self.workers.setdefault(pull.worker, Worker())
+        worker = self._worker(pull.worker)
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
             given = known.pull
@@ -170,6 +170,12 @@ class RunState:
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
         self._keep(pull, Round.of(pull, fallback_arms, report))
+
+    def _worker(self, name: str) -> Worker:
+        known = self.workers.get(name)
+        if known is None:
+            known = self.workers[name] = Worker()
+        return known
 
     def _measured(self, total_loss: float) -> None:
         self.first_loss = total_loss if self.first_loss is None else self.first_loss
@@ -198,7 +204,7 @@ class RunState:
 
     def _keep(self, pull: pb.Pull, round: Round) -> None:
         """Keep a round at hand. One that has to go for it while it is open counts as in flight no longer."""
-        worker = self.workers.setdefault(pull.worker, Worker())
+        worker = self._worker(pull.worker)
         worker.last_round = pull.round
         gone = worker.keep(pull.round, round)
         if gone is not None and not gone.reported:

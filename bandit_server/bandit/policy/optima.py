@@ -144,7 +144,8 @@ class Optima:
 
     def _foreseen(self, hypotheses: Ints) -> tuple[Floats, Floats, Floats]:
         means, variances, noise = self._bank.foresee(self._now, hypotheses)
-        noise *= self._exploration**2
+        if self._exploration != 1.0:
+            noise *= self._exploration**2
         return np.maximum(means, 0.0, out=means), variances, variances * noise
 
     def posterior(self) -> list[ArmPosterior]:
