@@ -7,6 +7,7 @@ every call.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -23,33 +24,27 @@ class Deadline:
     def __init__(self, seconds: float, error: Callable[[], Exception]) -> None:
         self.seconds = seconds
         self.error = error
-        # In the order in which they end.
-        self._running: dict[_Block, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        # When each block that is under way must end, the first one first.
+        self.running: dict[_Block, float] = {}
+        self.timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> _Block:
         """A block."""
         return _Block(self)
 
-    def begin(self, block: _Block) -> None:
-        """Watch a block."""
+    def set(self) -> None:
+        """Set the timer."""
         loop = asyncio.get_running_loop()
-        self._running[block] = loop.time() + self.seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self.seconds, self._look, loop)
-
-    def end(self, block: _Block) -> None:
-        """Watch it no more. Idempotent."""
-        self._running.pop(block, None)
+        self.timer = loop.call_later(self.seconds, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now = loop.time()
-        for block, ends in list(self._running.items()):
+        self.timer = None
+        now = time.monotonic()
+        for block, ends in list(self.running.items()):
             if ends > now:
-                self._timer = loop.call_at(ends, self._look, loop)
+                self.timer = loop.call_later(ends - now, self._look, loop)
                 return
-            del self._running[block]
+            del self.running[block]
             block.stop()
 
 
@@ -65,7 +60,10 @@ class _Block:
         assert task is not None, "a deadline is for code in a task"
         self._task = task
         self._cancelling = task.cancelling()
-        self._deadline.begin(self)
+        deadline = self._deadline
+        deadline.running[self] = time.monotonic() + deadline.seconds
+        if deadline.timer is None:
+            deadline.set()
 
     def stop(self) -> None:
         """Its time is over."""
@@ -73,7 +71,7 @@ class _Block:
         self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._deadline.end(self)
+        self._deadline.running.pop(self, None)
         # Whoever else has cancelled the task meant more than this block.
         if self._late and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise self._deadline.error() from error

@@ -95,7 +95,7 @@ def report(
         return Decision(answer)
     given = known.pull if known is not None else None
     pull = _pull(state, request, given)
-    event = pb.Event(schema=SCHEMA, reward_reported=reported(state, pull, request.measurement))
+    event = reported(state, pull, request.measurement)
     stored = event.reward_reported
     if given is not None and given.number != pull.number:
         stored.superseded = given.number
@@ -104,22 +104,26 @@ def report(
     return Decision(answer, [event])
 
 
-def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.RewardReported:
+def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.Event:
     """A pull's report with its reward, as the state has it now."""
-    stored = pb.RewardReported(pull=pull, measurement=measurement)
-    if pull.chosen_by == pb.CHOSEN_BY_TAIL:
-        return stored
+    event = pb.Event(schema=SCHEMA)
+    stored = event.reward_reported
+    stored.pull.CopyFrom(pull)
+    stored.measurement.CopyFrom(measurement)
+    if pull.chosen_by != pb.CHOSEN_BY_TAIL:
+        stored.reward = _reward(state, pull, measurement)
+    return event
+
+
+def _reward(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> float:
     arm = state.index[pull.arm]
     if measurement.outcome == pb.OUTCOME_DIVERGED:
-        stored.reward = state.history.worst(arm)
-        return stored
-    if state.spec.reward != pb.REWARD_KIND_ABSOLUTE and measurement.before <= 0:
+        return state.history.worst(arm)
+    absolute = state.spec.reward == pb.REWARD_KIND_ABSOLUTE
+    if not absolute and measurement.before <= 0:
         raise Invalid(f"measurement.before is {measurement.before}; relative rewards need a loss above 0")
-    kind = reward.absolute if state.spec.reward == pb.REWARD_KIND_ABSOLUTE else reward.relative
-    stored.reward = kind(measurement.before, measurement.after)
-    if state.spec.cost_aware:
-        stored.reward = reward.per_cost(stored.reward, state.costs.relative(pull.worker, arm))
-    return stored
+    found = (reward.absolute if absolute else reward.relative)(measurement.before, measurement.after)
+    return reward.per_cost(found, state.costs.relative(pull.worker, arm)) if state.spec.cost_aware else found
 
 
 def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> None:
