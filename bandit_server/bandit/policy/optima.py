@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class Optima:
         best, highest = -1, -1.0
         for arm in active:
             mean, variance, square = arms[arm]
-            bound = mean + math.sqrt(square / (1.0 + flying[arm] * variance))
+            bound = mean + sqrt(square / (1.0 + flying[arm] * variance))
             if bound > highest:
                 best, highest = arm, bound
         return best
@@ -179,7 +180,7 @@ def _in_turn(worth: Floats, variances: Floats, squares: Floats, flying: list[int
             flying[best] += 1
             turn, highest = at, -1.0
         arm = active[row]
-        bound = mean + math.sqrt(square / (1.0 + flying[arm] * variance))
+        bound = mean + sqrt(square / (1.0 + flying[arm] * variance))
         if bound > highest:
             best, highest = arm, bound
     chosen.append(best)
