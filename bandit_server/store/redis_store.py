@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -62,14 +62,20 @@ class RedisStore:
         self._deadline = deadline
         self._called = called
 
+    def append(
+        self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
+    ) -> Coroutine[Any, Any, Standing]:
+        """See base.py."""
+        return self._compare(run, expected, events, incarnation, worker)
+
     async def stands(self, run: str, head: Head) -> bool:
         """See base.py."""
-        return await self.append(run, head, ()) == "stored"
+        return await self._compare(run, head) == "stored"
 
-    async def append(
-        self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
+    async def _compare(
+        self, run: str, expected: Head, events: Sequence[bytes] = (), incarnation: str = "", worker: str = ""
     ) -> Standing:
-        """See base.py."""
+        """Append if the run stands there."""
         places = [keys.events(run), keys.head(run), keys.tombstone(run)]
         if worker:
             places.append(keys.pulse(run, worker))
