@@ -166,7 +166,11 @@ class Bank:
         if self._steps:
             return (self._squares.item(hypothesis) + self._floor) / self._steps
         seen = self._mean[[count > 0 for count in self.count], 0]
-        return (float(seen.var()) if len(seen) else 0.0) + self._floor
+        if not len(seen):
+            return self._floor
+        # As numpy's `var` does it, which takes three times as long to begin.
+        apart = seen - np.add.reduce(seen) / len(seen)
+        return float(np.add.reduce(apart * apart)) / len(seen) + self._floor
 
     def predict(self, now: int, hypothesis: int) -> tuple[list[float], list[float]]:
         """Mean of each arm's reward at pull `now`, and its variance in units of σ², both [arms].

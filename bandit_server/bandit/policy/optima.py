@@ -168,18 +168,18 @@ def _in_turn(worth: Floats, variances: Floats, squares: Floats, flying: list[int
     bounds += worth
     could = bounds >= np.maximum.reduce(worth)
     turns, rows = could.T.nonzero()
+    arms = [active[row] for row in rows.tolist()]
     if len(turns) == len(could[0]):
         # Nothing in flight could change any.
-        return [active[row] for row in rows.tolist()]
+        return arms
     chosen: list[int] = []
     known = (numbers[rows, turns].tolist() for numbers in (worth, variances, squares))
     turn, best, highest = 0, -1, -1.0
-    for at, row, mean, variance, square in zip(turns.tolist(), rows.tolist(), *known, strict=True):
+    for at, arm, mean, variance, square in zip(turns.tolist(), arms, *known, strict=True):
         if at != turn:
             chosen.append(best)
             flying[best] += 1
             turn, highest = at, -1.0
-        arm = active[row]
         bound = mean + sqrt(square / (1.0 + flying[arm] * variance))
         if bound > highest:
             best, highest = arm, bound
