@@ -50,7 +50,7 @@ def round(number: int) -> None:
 
 def text(value: str, what: str) -> None:
     """A line that is shown only."""
-    if len(value) > LONGEST_TEXT or not (value.isprintable() or not value):
+    if len(value) > LONGEST_TEXT or not value.isprintable():
         raise Invalid(f"{what} is {brief(value)}; expected at most {LONGEST_TEXT} printable characters")
 
 
@@ -98,12 +98,15 @@ def measurement(given: pb.Measurement) -> None:
     """What a round measured."""
     if given.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
         raise Invalid("measurement.outcome is not set; expected MEASURED or DIVERGED")
-    for field in ("before", "after", "total_loss", "train_loss"):
-        value = getattr(given, field)
-        if not math.isfinite(value):
-            raise Invalid(f"measurement.{field} is {value}; a round whose loss is not finite is reported as DIVERGED")
-    for field in ("seconds", "probe_seconds"):
-        value = getattr(given, field)
+    for field, loss in (
+        ("before", given.before),
+        ("after", given.after),
+        ("total_loss", given.total_loss),
+        ("train_loss", given.train_loss),
+    ):
+        if not math.isfinite(loss):
+            raise Invalid(f"measurement.{field} is {loss}; a round whose loss is not finite is reported as DIVERGED")
+    for field, value in (("seconds", given.seconds), ("probe_seconds", given.probe_seconds)):
         if not 0 <= value <= LONGEST_SECONDS:
             raise Invalid(f"measurement.{field} is {value}; expected seconds, from 0 to {LONGEST_SECONDS:g}")
     _numbers(given.terms, "measurement.terms")
@@ -164,9 +167,12 @@ def _texts(entries: Mapping[str, str], what: str) -> None:
 
 
 def _numbers(entries: Mapping[str, float], what: str) -> None:
+    if not entries:
+        return
     _count(entries, what)
+    named = f"a name in {what}"
     for key, value in entries.items():
-        text(key, f"a name in {what}")
+        text(key, named)
         if not math.isfinite(value):
             raise Invalid(f"{what}[{brief(key)}] is {value}; expected a finite number")
 

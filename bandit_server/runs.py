@@ -13,9 +13,10 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bandit_server import snapshots, spare
+from bandit_server.deadline import Deadline
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
@@ -58,14 +59,14 @@ class Run:
         state: As of the last event that this replica has seen.
         head: Where the store said the run stood, then.
         lock: Held while the state changes.
-        appended: Set, and replaced by another, when this replica appends.
+        appended: Set when this replica appends; there is one only while somebody waits.
     """
 
     def __init__(self, name: str) -> None:
         self.state = RunState(name)
         self.head = Head(0, "", False)
         self.lock = asyncio.Lock()
-        self.appended = asyncio.Event()
+        self.appended: asyncio.Event | None = None
         # Until when, by the monotonic clock, each worker counts as alive, and when the store was asked last.
         self.alive: dict[str, float] = {}
         self.alive_asked = -ALIVE_CHECK_SECONDS
@@ -76,8 +77,9 @@ class Run:
     def tell(self) -> None:
         """Wake everyone who waits for something new."""
         self.moved = time.monotonic()
-        self.appended.set()
-        self.appended = asyncio.Event()
+        if self.appended is not None:
+            self.appended.set()
+            self.appended = None
 
 
 class Runs:
@@ -90,6 +92,7 @@ class Runs:
         self.store = store
         self._appended = appended
         self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._in_time = Deadline(DEADLINE, _late)
 
     def at_hand(self, name: str, head: Head) -> RunState | None:
         """The run, if it is at hand as the store has said that it stands."""
@@ -105,8 +108,9 @@ class Runs:
             RunNotFound: No such run.
         """
         run = self._run(name)
-        async with _InTime(), run.lock:
-            await self._sync(run)
+        with self._in_time():
+            async with run.lock:
+                await self._sync(run)
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
         return run.state
@@ -121,57 +125,59 @@ class Runs:
             ServerError: What the command refuses.
         """
         run = self._run(name)
-        async with _InTime(), run.lock:
-            fresh = False
-            recalled: Recalled | None = None
-            while True:
-                if not fresh and run.state.version == 0:
-                    await self._sync(run)
-                    fresh = True
-                decision: Decision[T] | None = None
-                refusal: ServerError | None = None
-                try:
-                    decision = decide(run.state, recalled)
-                except NeedsHistory as needed:
-                    recalled = Recalled(await self._recall(run, needed))
-                    continue
-                except ServerError as error:
-                    refusal = error
-                if run.state.version == 0 and not may_create and not isinstance(refusal, DataLoss):
-                    refusal = RunNotFound(f"there is no run {name}")
-                if decision is not None and decision.events and refusal is None:
-                    if await self._append(run, decision, worker):
-                        return decision.answer, run.state
-                    fresh = False
-                if not fresh:
-                    before = (run.state.incarnation, run.state.version)
-                    await self._sync(run)
-                    fresh = True
-                    recalled = None
-                    if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
+        with self._in_time():
+            async with run.lock:
+                fresh = False
+                recalled: Recalled | None = None
+                while True:
+                    if not fresh and run.state.version == 0:
+                        await self._sync(run)
+                        fresh = True
+                    decision: Decision[T] | None = None
+                    refusal: ServerError | None = None
+                    try:
+                        decision = decide(run.state, recalled)
+                    except NeedsHistory as needed:
+                        recalled = Recalled(await self._recall(run, needed))
                         continue
-                if refusal is not None:
-                    raise refusal
-                assert decision is not None
-                if worker:
-                    # A store that takes no writes now (its disk is full) still answers what it has.
-                    with contextlib.suppress(StoreUnavailable):
-                        await self.store.beat(name, worker)
-                    self._saw(run, worker)
-                return decision.answer, run.state
+                    except ServerError as error:
+                        refusal = error
+                    if run.state.version == 0 and not may_create and not isinstance(refusal, DataLoss):
+                        refusal = RunNotFound(f"there is no run {name}")
+                    if decision is not None and decision.events and refusal is None:
+                        if await self._append(run, decision, worker):
+                            return decision.answer, run.state
+                        fresh = False
+                    if not fresh:
+                        before = (run.state.incarnation, run.state.version)
+                        await self._sync(run)
+                        fresh = True
+                        recalled = None
+                        if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
+                            continue
+                    if refusal is not None:
+                        raise refusal
+                    assert decision is not None
+                    if worker:
+                        # A store that takes no writes now (its disk is full) still answers what it has.
+                        with contextlib.suppress(StoreUnavailable):
+                            await self.store.beat(name, worker)
+                        self._saw(run, worker)
+                    return decision.answer, run.state
 
     async def read(self, name: str) -> list[pb.Event]:
         """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
         Empty for a run that is not there."""
         run = self._run(name)
-        async with _InTime(), run.lock:
-            await self._sync(run)
-            events: list[pb.Event] = []
-            while len(events) < run.state.version:
-                page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
-                if not page.events:
-                    raise StoreUnavailable(f"the store has just lost history of run {name}; try again")
-                events += [pb.Event.FromString(event) for _, event in page.events]
+        with self._in_time():
+            async with run.lock:
+                await self._sync(run)
+                events: list[pb.Event] = []
+                while len(events) < run.state.version:
+                    page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
+                    if not page.events:
+                        raise StoreUnavailable(f"the store has just lost history of run {name}; try again")
+                    events += [pb.Event.FromString(event) for _, event in page.events]
         return events
 
     async def alive(self, name: str, besides: str) -> set[str]:
@@ -202,9 +208,12 @@ class Runs:
 
     async def wait(self, name: str, seconds: float) -> None:
         """Return when this replica appends to the run, at the latest after so many seconds."""
+        run = self._run(name)
+        if run.appended is None:
+            run.appended = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._run(name).appended.wait()
+                await run.appended.wait()
 
     async def tend(self) -> None:
         """Look after the runs, for ever: take snapshots, and let go of runs that nobody asks for."""
@@ -285,7 +294,7 @@ class Runs:
         if standing == "changed":
             return False
         for event in decision.events:
-            run.state.apply(event)
+            run.state.apply(event, decision.later)
         run.head = Head(run.state.version, run.state.incarnation, False, fingerprint(events[-1]))
         if worker:
             self._saw(run, worker)
@@ -382,15 +391,5 @@ async def following(store: Store, run: str, version: int, last: str) -> tuple[Pa
     return Page(page.head, page.events[1:]), follows
 
 
-class _InTime:
-    """A block that ends in time, or in StoreUnavailable."""
-
-    async def __aenter__(self) -> None:
-        self._timeout = asyncio.timeout(DEADLINE)
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: Any) -> None:
-        try:
-            await self._timeout.__aexit__(*raised)
-        except TimeoutError as error:
-            raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error
+def _late() -> StoreUnavailable:
+    return StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again")

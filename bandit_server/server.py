@@ -155,7 +155,7 @@ class Server:
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
-            runs = Runs(store, metrics.events.inc)
+            runs = Runs(store, metrics.calls.events.inc)
             edge.serve(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:

@@ -42,17 +42,7 @@ class ColdStart:
 def cold_start(site: Site, asked: int) -> ColdStart:
     """Many copies of a run that a server has played, in a database of their own, and a new server there, which is then
     asked for so many of them."""
-    first = site.ours()
-    ready(first)
-    histories.write(site.redis, "template", (EVENTS - 2) // 2, "w")
-    with channel(first.address) as to:
-        stub = BanditStub(to)
-        # Whoever asks makes it known to the server, which keeps a snapshot of it then.
-        stub.GetRun(pb.GetRunRequest(run="template"))
-        deadline = time.monotonic() + SLACK
-        while not site.redis.exists("optima:{template}:snapshot") and time.monotonic() < deadline:
-            time.sleep(0.02)
-    first.stop()
+    played(site, "template", (EVENTS - 2) // 2)
     names = histories.multiply(site.redis, "template", RUNS, DATABASE)
     began = time.perf_counter()
     server = site.ours(DATABASE)
@@ -65,7 +55,7 @@ def cold_start(site: Site, asked: int) -> ColdStart:
         _at_once(stub)
         unlisted = server.resident
         start = time.perf_counter()
-        listed = _list(stub)
+        listed = list_all(stub)
         list_seconds = time.perf_counter() - start
         assert len(listed) == RUNS
         assert all(run.version >= EVENTS for run in listed)
@@ -84,6 +74,21 @@ def cold_start(site: Site, asked: int) -> ColdStart:
         "asked": float(asked),
     }
     return ColdStart(server, told, before, time.monotonic())
+
+
+def played(site: Site, run: str, rounds: int) -> None:
+    """A run that a server has played."""
+    server = site.ours()
+    ready(server)
+    histories.write(site.redis, run, rounds, "w")
+    with channel(server.address) as to:
+        stub = BanditStub(to)
+        # Whoever asks makes it known to the server, which keeps a snapshot of it then.
+        stub.GetRun(pb.GetRunRequest(run=run))
+        deadline = time.monotonic() + SLACK
+        while not site.redis.exists(f"optima:{{{run}}}:snapshot") and time.monotonic() < deadline:
+            time.sleep(0.02)
+    server.stop()
 
 
 def idle_memory(cold: ColdStart) -> dict[str, float]:
@@ -110,7 +115,8 @@ def _at_once(stub: BanditStub) -> None:
         call.exception()
 
 
-def _list(stub: BanditStub) -> list[Any]:
+def list_all(stub: BanditStub) -> list[Any]:
+    """Every run."""
     runs: list[Any] = []
     token = ""
     while True:

@@ -33,6 +33,7 @@ from typing import Any
 from benchmarks import histories
 from benchmarks.clients import Window
 from benchmarks.cold_start import cold_start, idle_memory
+from benchmarks.idle_runs import idle_runs, slope
 from benchmarks.server_bars import Bar, bars, table
 from benchmarks.site import Process, Site, ready
 
@@ -118,6 +119,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
         ready(server)
     ours = replicas[0]
     found: dict[str, Any] = {"cold_start": (cold := cold_start(site, 250 if quick else 1000)).told}
+    idle = idle_runs(site)
     _say(began, "a cold start")
     ready(proxy, health=False)
     found["stacks"] = {}
@@ -145,7 +147,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     _say(began, f"{RUNS_AT_ONCE} runs at once")
     found["history"] = _history(site, ours, measuring, turns=6 if quick else 20)
     _say(began, "a history of 100,000 events")
-    found["memory"] = idle_memory(cold)
+    found["memory"] = {**idle_memory(cold), **slope(idle)}
     found["redis_bytes_per_event"] = site.redis.memory_usage("optima:{long}:events", samples=0) / (2 * LONG_ROUNDS)
     found["seconds"] = time.perf_counter() - began
     return found

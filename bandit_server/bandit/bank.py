@@ -43,6 +43,7 @@ _LEAST = math.ldexp(1.0, -1000)
 
 _OWN, _TIME, _SHARED = (np.array(values) for values in zip(*itertools.product(OWN, TIME, SHARED), strict=True))
 _LOG_SHARED = np.log(_SHARED)
+_NAMED = np.stack([_OWN, _TIME, _LOG_SHARED])
 HYPOTHESES = len(_OWN)
 # The same as numbers of Python's own: reading one of an array's takes several times as long.
 _NUMBERS: list[tuple[float, float, float]] = list(zip(_OWN.tolist(), _TIME.tolist(), _LOG_SHARED.tolist(), strict=True))
@@ -53,6 +54,12 @@ def _change(gap: int) -> tuple[Floats, Floats, Floats]:
     """What `gap` pulls of the run do to an arm that is then pulled: ρ^gap, its square and the step, [HYPOTHESES]."""
     shared = np.exp(_LOG_SHARED * gap)
     return shared, shared * shared, _OWN + _TIME * gap
+
+
+@functools.cache
+def _ahead(count: int) -> Floats:
+    """0, 1, 2, …, [count]."""
+    return np.arange(count, dtype=float)
 
 
 class Bank:
@@ -159,7 +166,11 @@ class Bank:
         if self._steps:
             return (self._squares.item(hypothesis) + self._floor) / self._steps
         seen = self._mean[[count > 0 for count in self.count], 0]
-        return (float(seen.var()) if len(seen) else 0.0) + self._floor
+        if not len(seen):
+            return self._floor
+        # As numpy's `var` does it, which takes three times as long to begin.
+        apart = seen - np.add.reduce(seen) / len(seen)
+        return float(np.add.reduce(apart * apart)) / len(seen) + self._floor
 
     def predict(self, now: int, hypothesis: int) -> tuple[list[float], list[float]]:
         """Mean of each arm's reward at pull `now`, and its variance in units of σ², both [arms].
@@ -187,23 +198,33 @@ class Bank:
         """`predict` and `noise` for pull `now` and those after it, each under a hypothesis of its own.
 
         Returns:
-            Means and variances, both [hypotheses, arms], and σ², [hypotheses].
+            Means and variances, both [arms, hypotheses], and σ², [hypotheses].
         """
-        gaps = np.arange(now, now + len(hypotheses), dtype=float)[:, None] - self._last
-        change = np.exp(_LOG_SHARED[hypotheses][:, None] * gaps)
-        means = self._mean.T[hypotheses] * change
+        arms = len(self.count)
+        # All that is known under each hypothesis in one table: one look-up instead of six, which take longer than the
+        # arithmetic.
+        table = np.concatenate((_NAMED, self._squares[None], self._mean, self._variance))
+        found = table.take(hypotheses, axis=1)
+        own, time, shared, squares = found[:4]
+        means, variances = found[4 : 4 + arms], found[4 + arms :]
+        gaps = np.add.outer([now - last for last in self._last], _ahead(len(hypotheses)))
+        change = np.exp(shared * gaps)
+        means *= change
         change *= change
-        variances = self._variance.T[hypotheses] * change
-        gaps *= _TIME[hypotheses][:, None]
+        variances *= change
+        gaps *= time
         variances += gaps
-        variances += _OWN[hypotheses][:, None]
+        variances += own
         if 0 in self.count:
             seen = np.array(self.count) > 0
-            means[:, ~seen] = means[:, seen].mean(axis=1, keepdims=True) if seen.any() else 0.0
-            variances[:, ~seen] = 1.0
+            # As a mean of rows: the sum of a column may be rounded otherwise.
+            means[~seen] = np.ascontiguousarray(means[seen].T).mean(axis=1) if seen.any() else 0.0
+            variances[~seen] = 1.0
         if not self._steps:
             return means, variances, np.full(len(hypotheses), self.noise(0))
-        return means, variances, (self._squares[hypotheses] + self._floor) / self._steps
+        squares += self._floor
+        squares /= self._steps
+        return means, variances, squares
 
     def averaged(self, now: int) -> tuple[Floats, Floats, Floats]:
         """Mean and standard deviation of each arm's mean reward, and its effective count, over all hypotheses."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
 
 # Rewards kept for each arm.
 WINDOW = 20
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reward:
+class Reward(NamedTuple):
     """What a pull brought.
 
     Attributes:
@@ -20,8 +20,11 @@ class Reward:
     """
 
     number: int
-    value: float = field(compare=False)
-    worker: str = field(compare=False)
+    value: float
+    worker: str
+
+
+_number = attrgetter("number")
 
 
 class History:
@@ -33,8 +36,9 @@ class History:
     def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
         """A pull has brought its reward, maybe later than others after it."""
         known = self.rewards[arm]
-        insort(known, Reward(number, reward, worker))
-        del known[:-WINDOW]
+        insort(known, Reward(number, reward, worker), key=_number)
+        if len(known) > WINDOW:
+            del known[0]
 
     def worst(self, arm: int) -> float:
         """The worst of the arm's last rewards, else of all arms', else 0."""

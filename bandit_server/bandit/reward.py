@@ -40,10 +40,13 @@ class Costs:
 
     def add(self, worker: str, arm: int, seconds: float) -> None:
         """A round of this worker on this arm took so long."""
-        if worker not in self._seconds:
+        by_arm = self._seconds.get(worker)
+        if by_arm is None:
             self._seconds[worker] = {}
             return
-        self._seconds[worker].setdefault(arm, deque(maxlen=TIMES_KEPT)).append(seconds)
+        if arm not in by_arm:
+            by_arm[arm] = deque(maxlen=TIMES_KEPT)
+        by_arm[arm].append(seconds)
 
     def relative(self, worker: str, arm: int) -> float:
         """The arm's median round time on this worker, divided by the mean of those medians over the arms; above 0.

@@ -11,17 +11,19 @@ from protos.optima.v1 import bandit_pb2 as pb
 T = TypeVar("T", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision(Generic[T]):
     """A command's outcome.
 
     Attributes:
         answer: What the caller is told once the events are stored.
         events: What is to be appended; none if the command changes nothing.
+        later: If the event is a pull, its fallback arms as indices: the fold need not look them up.
     """
 
     answer: T
     events: Sequence[pb.Event] = ()
+    later: Sequence[int] | None = None
 
     @property
     def incarnation(self) -> str:

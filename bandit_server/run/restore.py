@@ -123,10 +123,10 @@ class _Restoring:
             else:
                 self.append(pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull)))
         if record.HasField("measurement"):
-            report = reported(self.state, pull, record.measurement)
+            event = reported(self.state, pull, record.measurement)
             if known is not None and not adopted:
-                report.superseded = known.pull.number
-            self.append(pb.Event(schema=SCHEMA, reward_reported=report))
+                event.reward_reported.superseded = known.pull.number
+            self.append(event)
 
     def _pull(self, record: pb.JournalRecord) -> pb.Pull:
         pull = pb.Pull()

@@ -11,7 +11,6 @@ from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import Recalled, round_of
 from bandit_server.run.state import JOINT, SCHEMA, RunState
-from bandit_server.run.worker import Round
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Choices that a worker takes along for the time without a server.
@@ -34,20 +33,32 @@ def select(
         return Decision(pb.SelectArmResponse(finished=True, incarnation=incarnation, version=version))
     known = round_of(state, caller.worker, request.round, recalled)
     if known is not None:
-        told = map(list(state.arms).__getitem__, known.fallback_arms)
+        names = list(state.arms)
+        told = [names[at] for at in known.fallback_arms]
         return Decision(
             pb.SelectArmResponse(
                 duplicate=True, pull=known.pull, fallback_arms=told, incarnation=incarnation, version=version
             )
         )
-    pull, later = _choose(state, caller.worker, request.round, alive)
-    event = pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull, fallback_arms=later))
-    answer = pb.SelectArmResponse(pull=pull, fallback_arms=later, incarnation=incarnation, version=version + 1)
-    return Decision(answer, [event])
+    arm, *later = _choose(state, caller.worker, request.round, alive)
+    names = list(state.arms)
+    told = [names[at] for at in later]
+    event = pb.Event(schema=SCHEMA)
+    # Filled in place: a message that is given to another is copied.
+    pulled = event.arm_pulled
+    pulled.fallback_arms.extend(told)
+    pull = pulled.pull
+    pull.number = state.next_number
+    pull.worker = caller.worker
+    pull.round = request.round
+    pull.arm = names[arm]
+    pull.chosen_by = pb.CHOSEN_BY_POLICY
+    answer = pb.SelectArmResponse(pull=pull, fallback_arms=told, incarnation=incarnation, version=version + 1)
+    return Decision(answer, [event], later)
 
 
-def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> tuple[pb.Pull, list[str]]:
-    """The pull, and the policy's choices after it."""
+def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> list[int]:
+    """The policy's choice, and those after it: for a worker that loses the server before it can report."""
     # What the worker itself has open it has given up: it reports a round before it asks for the next.
     in_flight = [
         arm
@@ -55,16 +66,12 @@ def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) ->
         if other != worker and other in alive
         for arm in rounds.values()
     ]
-    names = list(state.arms)
-    # The first is the choice; the rest is for a worker that loses the server before it can report.
-    arm, *later = state.policy.choose(
+    return state.policy.choose(
         in_flight=in_flight,
         active=state.active,
         rng=state.randomness.at(worker, round),
         count=1 + FALLBACK_ARMS,
     )
-    pull = pb.Pull(number=state.next_number, worker=worker, round=round, arm=names[arm], chosen_by=pb.CHOSEN_BY_POLICY)
-    return pull, [names[at] for at in later]
 
 
 def report(
@@ -86,31 +93,37 @@ def report(
         answer.duplicate = True
         answer.report.CopyFrom(earlier)
         return Decision(answer)
-    pull = _pull(state, request, known)
-    stored = reported(state, pull, request.measurement)
-    if known is not None and known.pull.number != pull.number:
-        stored.superseded = known.pull.number
+    given = known.pull if known is not None else None
+    pull = _pull(state, request, given)
+    event = reported(state, pull, request.measurement)
+    stored = event.reward_reported
+    if given is not None and given.number != pull.number:
+        stored.superseded = given.number
     answer.report.CopyFrom(stored)
     answer.version += 1
-    return Decision(answer, [pb.Event(schema=SCHEMA, reward_reported=stored)])
+    return Decision(answer, [event])
 
 
-def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.RewardReported:
+def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.Event:
     """A pull's report with its reward, as the state has it now."""
-    stored = pb.RewardReported(pull=pull, measurement=measurement)
-    if pull.chosen_by == pb.CHOSEN_BY_TAIL:
-        return stored
+    event = pb.Event(schema=SCHEMA)
+    stored = event.reward_reported
+    stored.pull.CopyFrom(pull)
+    stored.measurement.CopyFrom(measurement)
+    if pull.chosen_by != pb.CHOSEN_BY_TAIL:
+        stored.reward = _reward(state, pull, measurement)
+    return event
+
+
+def _reward(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> float:
     arm = state.index[pull.arm]
     if measurement.outcome == pb.OUTCOME_DIVERGED:
-        stored.reward = state.history.worst(arm)
-        return stored
-    if state.spec.reward != pb.REWARD_KIND_ABSOLUTE and measurement.before <= 0:
+        return state.history.worst(arm)
+    absolute = state.spec.reward == pb.REWARD_KIND_ABSOLUTE
+    if not absolute and measurement.before <= 0:
         raise Invalid(f"measurement.before is {measurement.before}; relative rewards need a loss above 0")
-    kind = reward.absolute if state.spec.reward == pb.REWARD_KIND_ABSOLUTE else reward.relative
-    stored.reward = kind(measurement.before, measurement.after)
-    if state.spec.cost_aware:
-        stored.reward = reward.per_cost(stored.reward, state.costs.relative(pull.worker, arm))
-    return stored
+    found = (reward.absolute if absolute else reward.relative)(measurement.before, measurement.after)
+    return reward.per_cost(found, state.costs.relative(pull.worker, arm)) if state.spec.cost_aware else found
 
 
 def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> None:
@@ -133,30 +146,27 @@ def unknown_arm(state: RunState, arm: str) -> str:
     return f"run {state.run} has no arm {arm!r}, only {', '.join(state.arms)}{meant}"
 
 
-def _pull(state: RunState, request: pb.ReportRewardRequest, known: Round | None) -> pb.Pull:
-    """The pull that a report belongs to: the open one, or one that begins with it."""
+def _pull(state: RunState, request: pb.ReportRewardRequest, given: pb.Pull | None) -> pb.Pull:
+    """The pull that a report belongs to: the one that was given, or one that begins with it."""
     caller = request.caller
     check_arm(state, request.arm, request.chosen_by)
     if request.chosen_by == pb.CHOSEN_BY_POLICY:
-        if known is None and caller.incarnation:
+        if given is None and caller.incarnation:
             raise DataLoss(
                 f"run {state.run} has no pull of worker {caller.worker} for round {request.round}, which the worker "
                 "says the policy chose: the store has lost history; restore it from the worker's journal"
             )
-        if known is None:
+        if given is None:
             raise Invalid(f"no arm was selected for round {request.round} of worker {caller.worker}")
-        pull = known.pull
-        if pull.arm != request.arm:
+        if given.arm != request.arm:
             raise Invalid(
-                f"the policy chose arm {pull.arm} for round {request.round} of worker {caller.worker}, not "
+                f"the policy chose arm {given.arm} for round {request.round} of worker {caller.worker}, not "
                 f"{request.arm}; a worker that chose itself reports chosen_by FALLBACK"
             )
-        return pull
-    if known is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK:
-        pull = known.pull
-        if pull.arm == request.arm:
-            # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
-            return pull
+        return given
+    if given is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and given.arm == request.arm:
+        # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
+        return given
     return pb.Pull(
         number=state.next_number,
         worker=caller.worker,

@@ -10,6 +10,7 @@ What it holds grows with arms and workers, never with the length of the history.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bandit_server.bandit import policy as policies
@@ -94,8 +95,8 @@ class RunState:
         # Pulls that may still be in flight, by worker: arm indices by round.
         self.open: dict[str, dict[int, int]] = {}
 
-    def apply(self, event: pb.Event) -> None:
-        """Take in the next event."""
+    def apply(self, event: pb.Event, later: Iterable[int] | None = None) -> None:
+        """Take in the next event. `later`: a pull's fallback arms as indices, where they are at hand."""
         self.version += 1
         self.updated = event.time
         match event.WhichOneof("kind"):
@@ -103,11 +104,11 @@ class RunState:
                 self._created(event.run_created, event.time)
             case "worker_started":
                 told = event.worker_started
-                self.workers.setdefault(told.worker, Worker()).start(told.process, told.info)
+                self._worker(told.worker).start(told.process, told.info)
                 if self.first_loss is None and told.info.HasField("total_loss"):
                     self._measured(told.info.total_loss)
             case "arm_pulled":
-                self._pulled(event.arm_pulled)
+                self._pulled(event.arm_pulled, later)
             case "reward_reported":
                 self._reported(event.reward_reported)
             case "arm_updated":
@@ -139,15 +140,17 @@ class RunState:
         self.created = time
         self.begin(created.spec)
 
-    def _pulled(self, pulled: pb.ArmPulled) -> None:
+    def _pulled(self, pulled: pb.ArmPulled, later: Iterable[int] | None) -> None:
         pull = pulled.pull
         self._begin(pull)
         self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
-        self._keep(pull, Round.of(pull, map(self.index.__getitem__, pulled.fallback_arms)))
+        if later is None:
+            later = map(self.index.__getitem__, pulled.fallback_arms)
+        self._keep(pull, Round.of(pull, later))
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement
-        worker = self.workers.setdefault(pull.worker, Worker())
+        worker = self._worker(pull.worker)
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
             given = known.pull
@@ -167,6 +170,12 @@ class RunState:
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
         self._keep(pull, Round.of(pull, fallback_arms, report))
+
+    def _worker(self, name: str) -> Worker:
+        known = self.workers.get(name)
+        if known is None:
+            known = self.workers[name] = Worker()
+        return known
 
     def _measured(self, total_loss: float) -> None:
         self.first_loss = total_loss if self.first_loss is None else self.first_loss
@@ -195,7 +204,7 @@ class RunState:
 
     def _keep(self, pull: pb.Pull, round: Round) -> None:
         """Keep a round at hand. One that has to go for it while it is open counts as in flight no longer."""
-        worker = self.workers.setdefault(pull.worker, Worker())
+        worker = self._worker(pull.worker)
         worker.last_round = pull.round
         gone = worker.keep(pull.round, round)
         if gone is not None and not gone.reported:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
 from bandit_server.bandit.bank import Bank, Ints
 from bandit_server.bandit.policy.options import number, share
@@ -123,17 +123,7 @@ class Optima:
             flying[arm] += 1
         if count == 1:
             return [self._highest(self._now_under(int(hypotheses[0])), flying, active)]
-        worth, variances, squares = self._foreseen(hypotheses)
-        winners, sure = _decided(worth, squares, active)
-        if sure.all():
-            return winners
-        open_to = iter(np.stack([worth, variances, squares], axis=2)[~sure].tolist())
-        chosen = []
-        for winner, known in zip(winners, sure.tolist(), strict=True):
-            arm = winner if known else self._highest(next(open_to), flying, active)
-            chosen.append(arm)
-            flying[arm] += 1
-        return chosen
+        return _in_turn(*self._foreseen(hypotheses), flying, active)
 
     # Of each arm: its worth, its variance in units of σ², and the square of its bonus while no pull of it is in flight.
     # A few arms, one choice: plain numbers take half the time of arrays.
@@ -143,7 +133,7 @@ class Optima:
         best, highest = -1, -1.0
         for arm in active:
             mean, variance, square = arms[arm]
-            bound = mean + math.sqrt(square / (1.0 + flying[arm] * variance))
+            bound = mean + sqrt(square / (1.0 + flying[arm] * variance))
             if bound > highest:
                 best, highest = arm, bound
         return best
@@ -155,7 +145,9 @@ class Optima:
 
     def _foreseen(self, hypotheses: Ints) -> tuple[Floats, Floats, Floats]:
         means, variances, noise = self._bank.foresee(self._now, hypotheses)
-        return np.maximum(means, 0.0, out=means), variances, variances * (noise * self._exploration**2)[:, None]
+        if self._exploration != 1.0:
+            noise *= self._exploration**2
+        return np.maximum(means, 0.0, out=means), variances, variances * noise
 
     def posterior(self) -> list[ArmPosterior]:
         """See Policy."""
@@ -165,14 +157,31 @@ class Optima:
         return gaussian(mean, sd, count, self._units.unit)
 
 
-def _decided(worth: Floats, squares: Floats, active: Sequence[int]) -> tuple[list[int], npt.NDArray[np.bool_]]:
-    """For each choice the arm of the highest worth, and whether nothing in flight could let another one win: its worth
-    is above what any other has with its whole bonus."""
-    bounds = worth + np.sqrt(squares)
-    if len(active) < worth.shape[1]:
-        worth, bounds = worth[:, active], bounds[:, active]
-    winners = worth.argmax(axis=1)
-    each = np.arange(len(winners))
-    bounds[each, winners] = -1.0
-    sure: npt.NDArray[np.bool_] = worth[each, winners] > bounds.max(axis=1)
-    return [active[winner] for winner in winners.tolist()], sure
+def _in_turn(worth: Floats, variances: Floats, squares: Floats, flying: list[int], active: Sequence[int]) -> list[int]:
+    """Choices one after the other, each of which is in flight for those after it; the numbers are all [arms, choices].
+
+    Of each choice only the arms are looked at that could win: whose whole bonus takes them to the highest worth.
+    """
+    if len(active) < len(worth):
+        worth, variances, squares = worth[active], variances[active], squares[active]
+    bounds = np.sqrt(squares)
+    bounds += worth
+    could = bounds >= np.maximum.reduce(worth)
+    turns, rows = could.T.nonzero()
+    arms = [active[row] for row in rows.tolist()]
+    if len(turns) == len(could[0]):
+        # Nothing in flight could change any.
+        return arms
+    chosen: list[int] = []
+    known = (numbers[rows, turns].tolist() for numbers in (worth, variances, squares))
+    turn, best, highest = 0, -1, -1.0
+    for at, arm, mean, variance, square in zip(turns.tolist(), arms, *known, strict=True):
+        if at != turn:
+            chosen.append(best)
+            flying[best] += 1
+            turn, highest = at, -1.0
+        bound = mean + sqrt(square / (1.0 + flying[arm] * variance))
+        if bound > highest:
+            best, highest = arm, bound
+    chosen.append(best)
+    return chosen

@@ -127,8 +127,8 @@ def test_what_is_foreseen_is_what_is_predicted_then(rewards: list[tuple[int, int
     means, variances, noises = bank.foresee(95, hypotheses)
     for ahead, hypothesis in enumerate(hypotheses.tolist()):
         mean, variance = bank.predict(95 + ahead, hypothesis)
-        assert means[ahead] == pytest.approx(mean)
-        assert variances[ahead] == pytest.approx(variance)
+        assert means[:, ahead] == pytest.approx(mean)
+        assert variances[:, ahead] == pytest.approx(variance)
         assert noises[ahead] == pytest.approx(bank.noise(hypothesis))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import fmean
 
 import numpy as np
@@ -67,6 +68,33 @@ def test_no_arm_counts_as_worth_less_than_nothing() -> None:
     history(policy, [(0, -0.1)] * 12 + [(1, -0.5)])
     chosen = policy.choose(in_flight=[], active=range(2), rng=np.random.default_rng(0))
     assert chosen == [1], "the less known one, though the other's mean is higher"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002, 0.02, 0.2])
+@pytest.mark.parametrize("active", [[0, 1, 2, 3, 4], [1, 3, 4], [2]])
+def test_each_choice_ahead_has_the_highest_bound_with_those_before_it_in_flight(
+    active: list[int], noise: float
+) -> None:
+    policy, chance = Optima(5, retry=0, exploration=0.7), np.random.default_rng(5)
+    for number in range(60):
+        arm = number % 5
+        policy.pulled(number, arm)
+        policy.rewarded(number, arm, "w", 0.03 - 0.005 * arm + noise * chance.standard_normal())
+        bank, flying = policy._bank, [number % 2, 0, 2, 0, 0]
+        in_flight = [arm for arm in range(5) for _ in range(flying[arm])]
+        chosen = policy.choose(in_flight=in_flight, active=active, rng=np.random.default_rng(number), count=30)
+        if number < 4:
+            # Until every arm has a reward, those without come first.
+            continue
+        for ahead, hypothesis in enumerate(bank.draw(np.random.default_rng(number).random(30)).tolist()):
+            known = bank.predict(number + 1 + ahead, hypothesis)
+            spread = bank.noise(hypothesis) * 0.7**2
+            bounds = {
+                arm: max(known[0][arm], 0.0) + math.sqrt(known[1][arm] * spread / (1 + flying[arm] * known[1][arm]))
+                for arm in active
+            }
+            assert bounds[chosen[ahead]] == pytest.approx(max(bounds.values()), rel=1e-12)
+            flying[chosen[ahead]] += 1
 
 
 @pytest.mark.parametrize("arms", [3, 7])

@@ -68,7 +68,7 @@ class Play:
             event.time = 100.0 + len(self.events)
             stored = pb.Event.FromString(event.SerializeToString())
             self.events.append(stored)
-            self.state.apply(stored)
+            self.state.apply(stored, decision.later)
         return decision.answer
 
     def caller(self, worker: str = "w", **fields: object) -> pb.Caller:
