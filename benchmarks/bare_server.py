@@ -1,4 +1,4 @@
-"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.bare_server URL --stack asyncio``.
+"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.bare_server URL --stack uvloop``.
 
 The wire contract's own messages on the stack that is asked for. `Heartbeat` answers at once: an empty unary call.
 `SelectArm` and `ReportReward` append an event of the size that a real one has, and answer as a real server would, but
@@ -18,12 +18,13 @@ import grpc
 import grpc.aio
 import redis
 import redis.asyncio
+import uvloop
 
 from benchmarks.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
-STACKS = ("sync", "asyncio", "uvloop")
+STACKS = ("uvloop", "asyncio", "sync")
 # As many as a real server sends along.
 FALLBACK_ARMS = [SPEC.arms[at % 3].name for at in range(64)]
 THREADS = 64
@@ -116,17 +117,14 @@ def main() -> None:
         prog="python -m benchmarks.bare_server", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("redis_url")
-    parser.add_argument("--stack", choices=STACKS, default="asyncio")
+    parser.add_argument("--stack", choices=STACKS, default="uvloop")
     asked = parser.parse_args()
     if asked.stack == "sync":
         serve_in_threads(asked.redis_url)
     elif asked.stack == "asyncio":
         asyncio.run(serve(asked.redis_url))
     else:
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(asked.redis_url))
+        uvloop.run(serve(asked.redis_url))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ def table(found: Mapping[str, Any], judged: Sequence[Bar]) -> str:
     lines += [_line(f"{count} replicas, 64 clients", told) for count, told in found["replicas"].items()]
     lines.append(_line("1,000 runs, 64 clients", found["runs_at_once"]))
     lines += [_line(f"{which} history, 1 client", told) for which, told in found["history"].items()]
-    for stack, kinds in found["stacks"].items():
-        lines += [_line(f"{stack}, 8 clients: {kind}", told) for kind, told in kinds.items()]
+    lines += [_line(f"8 clients: {what}", told) for what, told in found["stacks"].items()]
     lines += ["", "empty: calls; else: pairs of select and report, or ask and tell", ""]
     for bar in judged:
         sign = "≥" if bar.at_least else "≤"

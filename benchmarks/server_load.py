@@ -31,16 +31,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import histories
+from benchmarks.bare_server import STACKS
 from benchmarks.clients import Window
 from benchmarks.cold_start import cold_start, idle_memory
 from benchmarks.idle_runs import idle_runs, slope
 from benchmarks.server_bars import Bar, bars, table
-from benchmarks.site import Process, Site, ready
+from benchmarks.site import LOOPS, Process, Site, ready
 
 CLIENTS = (1, 8, 64)
 RUNS_AT_ONCE = 1000
 LONG_ROUNDS = 50_000
-PACKAGES = ("optima-distill", "grpcio", "redis", "optuna", "numpy")
+PACKAGES = ("optima-distill", "grpcio", "redis", "optuna", "numpy", "uvloop")
 
 
 @dataclass
@@ -113,7 +114,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     """Everything."""
     measuring = Measuring(site, turns=3 if quick else 8, seconds=0.3 if quick else 1.0)
     began = time.perf_counter()
-    bare, proxy = site.bare("asyncio"), site.optuna()
+    bare, proxy = site.bare("uvloop"), site.optuna()
     replicas = [site.ours() for _ in range(3)]
     for server in replicas:
         ready(server)
@@ -122,11 +123,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     idle = idle_runs(site)
     _say(began, "a cold start")
     ready(proxy, health=False)
-    found["stacks"] = {}
-    for stack in ("asyncio", "uvloop", "sync") if not quick else ():
-        server = site.bare(stack)
-        kinds = {kind: (kind, [server], _runs(f"{stack}-{kind}", 8)) for kind in ("empty", "bare")}
-        found["stacks"][stack] = _told(measuring.side_by_side(kinds))
+    found["stacks"] = {} if quick else _stacks(site, measuring)
     found["clients"] = {}
     on = {"empty": bare, "bare": bare, "ours": ours, "optuna": proxy, "optuna_random": proxy}
     for clients in CLIENTS:
@@ -151,6 +148,14 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     found["redis_bytes_per_event"] = site.redis.memory_usage("optima:{long}:events", samples=0) / (2 * LONG_ROUNDS)
     found["seconds"] = time.perf_counter() - began
     return found
+
+
+def _stacks(site: Site, measuring: Measuring) -> dict[str, Any]:
+    on = {f"{kind} on {stack}": (kind, site.bare(stack)) for stack in STACKS for kind in ("empty", "bare")}
+    for loop in LOOPS:
+        on[f"ours on {loop}"] = ("ours", site.ours(loop=loop))
+        ready(on[f"ours on {loop}"][1])
+    return _told(measuring.side_by_side({name: (kind, [to], _runs(name, 8)) for name, (kind, to) in on.items()}))
 
 
 def _history(site: Site, ours: Process, measuring: Measuring, turns: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from benchmarks.clients import Window
 from benchmarks.load import ROOT
 
 START_SECONDS = 60.0
+# What runs our server on an event loop; the first one is what `optima` itself does.
+LOOPS = {"uvloop": "bandit_server.cli", "asyncio": "benchmarks.on_asyncio"}
 
 
 def free_port() -> int:
@@ -113,10 +115,10 @@ class Site:
         process.address = f"127.0.0.1:{process.line()}"
         return process
 
-    def ours(self, db: int = 0) -> Process:
-        """`optima serve`; see `ready`."""
+    def ours(self, db: int = 0, loop: str = "uvloop") -> Process:
+        """`optima serve`; see `ready`. `loop`: one of LOOPS."""
         port = free_port()
-        words = ["bandit_server.cli", "serve", "--port", str(port), "--no-dashboard", "--log-level", "warning",
+        words = [LOOPS[loop], "serve", "--port", str(port), "--no-dashboard", "--log-level", "warning",
                  "--redis-url", f"{self.redis_url}?db={db}"]  # fmt: skip
         return self._start([*self._python, *words], f"127.0.0.1:{port}")
 
