@@ -33,7 +33,7 @@ class LoopState:
         rows: This rank's loss and terms by name, scalars, of every step of the open round.
         cursors: Where this rank's lanes of streamed training data go on; filled when it is saved.
         random: This rank's random number generators; filled when it is saved.
-        round_start: What `RoundStart.state` gives for the open round.
+        round_start: What `RoundStart.state` gives for the open round; filled when it is saved.
     """
 
     round: int = 0

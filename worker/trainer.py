@@ -99,6 +99,8 @@ class Trainer:
     began: float
     rank0: Rank0 | None = None
     _stop: StopSignal = field(default_factory=StopSignal, init=False)
+    # Of the open round.
+    _begun: RoundStart | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Play rounds from where the job stands.
@@ -124,8 +126,7 @@ class Trainer:
         if pull is None:
             return False
         plan = self.plan(pull.arm)
-        begun = RoundStart(self.engine, plan.trained, self.state.round_start)
-        self.state.round_start = begun.state()
+        begun = self._begun = RoundStart(self.engine, plan.trained, self.state.round_start)
         before, terms = self.probe.loss, dict(self.probe.terms)
         trained = self.train(plan)
         started = time.monotonic()
@@ -139,6 +140,7 @@ class Trainer:
             self.state.diverged += 1
         evaluation = self.evaluate(round)
         took = probed - started, time.monotonic() - probed
+        self._begun = None
         self.report(Played(round, pull, before, after, trained, evaluation, *took))
         if self.state.diverged == self.recipe.max_diverged:
             raise Diverged(
@@ -158,6 +160,7 @@ class Trainer:
         self.state.terms = dict(self.probe.terms)
         self.state.elapsed = time.monotonic() - self.began
         self.state.cursors = dict(self.batches.cursors)
+        self.state.round_start = self._begun.state() if self._begun else None
         self.checkpoints.save(self.engine, self.state)
         if wish != SAVE:
             steps = f", after {self.state.step} of its {self.recipe.steps_per_round} steps" if self.state.step else ""
