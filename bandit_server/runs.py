@@ -86,13 +86,16 @@ class Runs:
     """All runs. To be used in the store's event loop. `appended` is told how many events this replica has stored.
 
     Every method raises StoreUnavailable if the store does not answer in time, and RunDeleted for a deleted run.
+
+    Attributes:
+        in_time: A block that ends within the time that a command may take, or in StoreUnavailable.
     """
 
     def __init__(self, store: Store, appended: Callable[[int], None] = lambda _: None) -> None:
         self.store = store
         self._appended = appended
         self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._in_time = Deadline(DEADLINE, _late)
+        self.in_time = Deadline(DEADLINE, _late)
 
     def at_hand(self, name: str, head: Head) -> RunState | None:
         """The run, if it is at hand as the store has said that it stands."""
@@ -108,7 +111,7 @@ class Runs:
             RunNotFound: No such run.
         """
         run = self._run(name)
-        with self._in_time():
+        with self.in_time():
             async with run.lock:
                 await self._sync(run)
         if run.state.version == 0:
@@ -125,7 +128,7 @@ class Runs:
             ServerError: What the command refuses.
         """
         run = self._run(name)
-        with self._in_time():
+        with self.in_time():
             async with run.lock:
                 fresh = False
                 recalled: Recalled | None = None
@@ -169,7 +172,7 @@ class Runs:
         """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
         Empty for a run that is not there."""
         run = self._run(name)
-        with self._in_time():
+        with self.in_time():
             async with run.lock:
                 await self._sync(run)
                 events: list[pb.Event] = []

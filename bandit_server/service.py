@@ -119,9 +119,12 @@ class Service(rpc.BanditServicer):
 
     @_answering
     async def SelectArm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
-        caller = request.caller
-        checks.caller(caller)
+        checks.caller(request.caller)
         checks.round(request.round)
+        return await self._select(request)
+
+    async def _select(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
+        caller = request.caller
         alive = await self._runs.alive(caller.run, besides=caller.worker)
 
         def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.SelectArmResponse]:
@@ -136,6 +139,17 @@ class Service(rpc.BanditServicer):
         checks.round(request.round)
         checks.chosen(request.arm, request.chosen_by)
         checks.measurement(request.measurement)
+        if not request.HasField("select_round"):
+            return await self._report(request)
+        checks.round(request.select_round)
+        # Both within the time of one.
+        with self._runs.in_time():
+            answer = await self._report(request)
+            answer.selected.CopyFrom(await self._select(pb.SelectArmRequest(caller=caller, round=request.select_round)))
+        return answer
+
+    async def _report(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
+        caller = request.caller
 
         def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
             return rounds.report(state, request, recalled)

@@ -29,7 +29,7 @@ class Window:
     """What the clients of a process do for some time.
 
     Attributes:
-        kind: `empty`, `bare`, `ours`, `optuna` or `optuna_random`.
+        kind: `empty`, `bare`, `ours`, `ours_apart`, `optuna` or `optuna_random`.
         addresses: Of servers; client i is connected to the i-th of them, modulo how many there are.
         runs: For each client the runs that it plays in turn.
         seconds: How long; 0 for each of its runs once.
@@ -49,11 +49,12 @@ class Window:
 
 @dataclass
 class Seat:
-    """One worker in one run."""
+    """One worker in one run; `arm`: of its round, once it is selected."""
 
     caller: pb.Caller
     round: int
     joined: bool = False
+    arm: str = ""
 
 
 @dataclass
@@ -71,14 +72,23 @@ class Client:
     def bare(self, run: str, first: int) -> None:
         """A round at a server that only appends."""
         seat = self._seat(run, first)
-        self._round(seat)
+        self._select(seat)
+        self.stub.ReportReward(self._report(seat))
 
     def ours(self, run: str, first: int) -> None:
-        """A round of training that takes no time."""
-        seat = self._seat(run, first)
-        if not seat.joined:
-            self.join(seat)
-        self._round(seat)
+        """A round of training that takes no time, as a worker plays it: report and next selection in one call."""
+        seat = self._joined(run, first)
+        if not seat.arm:
+            self._select(seat)
+        request = self._report(seat)
+        request.select_round = seat.round
+        self._take(seat, self.stub.ReportReward(request).selected)
+
+    def ours_apart(self, run: str, first: int) -> None:
+        """The same in two calls."""
+        seat = self._joined(run, first)
+        self._select(seat)
+        self.stub.ReportReward(self._report(seat))
 
     def join(self, seat: Seat) -> None:
         """Create the run, or join it; a long history may take a server that is new to it several calls."""
@@ -97,22 +107,30 @@ class Client:
             self.seats[run] = Seat(pb.Caller(run=run, worker=self.name, process="p"), first)
         return self.seats[run]
 
-    def _round(self, seat: Seat) -> None:
-        caller, round = seat.caller, seat.round
-        answer = self.stub.SelectArm(pb.SelectArmRequest(caller=caller, round=round))
+    def _joined(self, run: str, first: int) -> Seat:
+        seat = self._seat(run, first)
+        if not seat.joined:
+            self.join(seat)
+        return seat
+
+    def _select(self, seat: Seat) -> None:
+        self._take(seat, self.stub.SelectArm(pb.SelectArmRequest(caller=seat.caller, round=seat.round)))
+
+    def _take(self, seat: Seat, answer: pb.SelectArmResponse) -> None:
         if seat.joined:
-            caller.incarnation, caller.seen_version = answer.incarnation, answer.version
-        arm = answer.pull.arm
+            seat.caller.incarnation, seat.caller.seen_version = answer.incarnation, answer.version
+        seat.arm = answer.pull.arm
+
+    def _report(self, seat: Seat) -> pb.ReportRewardRequest:
+        round, arm = seat.round, seat.arm
         # What arms pay differs, and shrinks: a game that is worth a policy's while.
         loss = 1 - {"image": 0.03, "text": 0.02, "decoder": 0.01}[arm] / (1 + round % 1000 / 100)
         measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=loss, steps=10, seconds=1.0,
                                   terms={"image": loss, "text": 0.5, "decoder": 0.3, "task": 0.2})  # fmt: skip
-        self.stub.ReportReward(
-            pb.ReportRewardRequest(
-                caller=caller, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured
-            )
-        )
         seat.round += 1
+        return pb.ReportRewardRequest(
+            caller=seat.caller, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured
+        )
 
 
 class OptunaClient:

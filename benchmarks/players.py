@@ -73,7 +73,7 @@ class Player:
             self._ending.wait(self._seconds)
             after = 1 - (round + 1) / 1e6
             measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=after, steps=1, seconds=0.1)
-            self.client.report(round, pull.arm, pull.chosen_by, measured)
+            self.client.report(round, pull.arm, pull.chosen_by, measured, next_round=round + 1)
             self.told[round] = (pull.arm, after)
             self._next_round += 1
 

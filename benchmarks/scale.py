@@ -32,7 +32,7 @@ class Costs:
 
     Attributes:
         idle: Of one second of a replica that nobody calls.
-        round: Of a worker's round: a select and a report.
+        round: Of a worker's round: a report and the next selection.
         heartbeat: Of a heartbeat.
         round_bytes: That Redis keeps of a round.
         run_bytes: That Redis keeps of a run besides its rounds: its snapshot.

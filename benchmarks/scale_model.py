@@ -1,9 +1,10 @@
 """What many workers need: ``python -m benchmarks.scale_model --json scale.json``. See docs/scale.md.
 
-Measured on this machine: the processor time that the server and Redis take for a round (a select and a report), for a
-heartbeat, and when nobody calls; and the bytes that Redis keeps; with 200 workers that do nothing but call
-(benchmarks/virtual_workers.py). From these follows what so many workers need (benchmarks/scale.py). Then that is
-checked: 1,000 such workers, at a worker's pace; what server and Redis use meanwhile, beside what was foreseen.
+Measured on this machine: the processor time that the server and Redis take for a round (its report and the next one's
+selection, one call), for a heartbeat, and when nobody calls; and the bytes that Redis keeps; with 200 workers that do
+nothing but call (benchmarks/virtual_workers.py). From these follows what so many workers need (benchmarks/scale.py).
+Then that is checked: 1,000 such workers, at a worker's pace; what server and Redis use meanwhile, beside what was
+foreseen.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Seen:
 
     Attributes:
         used: By the server and Redis.
-        taken: Seconds of each round's two calls, ascending.
+        taken: Seconds of each round's call, ascending.
     """
 
     rounds: float
@@ -156,7 +157,7 @@ def table(costs: Costs, needed: Sequence[dict[str, float]], checked: dict[str, A
         f"{checked['heartbeats_per_second']:9.1f}",
         f"{'cores of the server':24} {foreseen['server']:9.2f} {used['server']:9.2f}",
         f"{'cores of Redis':24} {foreseen['redis']:9.2f} {used['redis']:9.2f}",
-        f"{checked['failed']} calls failed; a round's two calls: p50 {checked['p50_ms']:.1f} ms, "
+        f"{checked['failed']} calls failed; a round's call: p50 {checked['p50_ms']:.1f} ms, "
         f"p99 {checked['p99_ms']:.1f} ms",
     ]
     return "\n".join(lines)

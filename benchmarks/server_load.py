@@ -4,7 +4,8 @@ On one Redis (`appendfsync everysec`) and in one run, turn by turn, so that what
 
     empty    an empty unary call on the same gRPC stack
     bare     a select and a report that only append to Redis (benchmarks/bare_server.py)
-    ours     a select and a report
+    ours     a select and a report, as a worker makes them: a round's report and the next one's selection in one call
+    ours_apart  the same in two calls, as the bare pair
     optuna   an ask and a tell through Optuna's gRPC proxy on its Journal-Redis storage, with the sampler that it
              chooses if nobody does (TPE), and for one client with the cheapest (random)
 
@@ -125,7 +126,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     ready(proxy, health=False)
     found["stacks"] = {} if quick else _stacks(site, measuring)
     found["clients"] = {}
-    on = {"empty": bare, "bare": bare, "ours": ours, "optuna": proxy, "optuna_random": proxy}
+    on = {"empty": bare, "bare": bare, "ours": ours, "ours_apart": ours, "optuna": proxy, "optuna_random": proxy}
     for clients in CLIENTS:
         kinds = {kind: (kind, [server], _runs(f"{kind}-{clients}", clients)) for kind, server in on.items()}
         if clients > 1:
@@ -155,7 +156,8 @@ def _stacks(site: Site, measuring: Measuring) -> dict[str, Any]:
     for loop in LOOPS:
         on[f"ours on {loop}"] = ("ours", site.ours(loop=loop))
         ready(on[f"ours on {loop}"][1])
-    return _told(measuring.side_by_side({name: (kind, [to], _runs(name, 8)) for name, (kind, to) in on.items()}))
+    kinds = {name: (kind, [to], _runs(name.replace(" ", "-"), 8)) for name, (kind, to) in on.items()}
+    return _told(measuring.side_by_side(kinds))
 
 
 def _history(site: Site, ours: Process, measuring: Measuring, turns: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Each is a worker of its own in one of some runs, with rounds that last as long as `--pace` says, a tenth more or less,
 and as many heartbeats as a real one's; all share a few connections. What they do before all have joined is no part of
 the result: `go` on standard input starts the time that is. Prints `joined`, and then as JSON how many rounds and
-heartbeats there were, how many calls failed, and what each round's two calls took.
+heartbeats there were, how many calls failed, and what each round's call took.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CALL_SECONDS = 5.0
 
 @dataclass
 class Told:
-    """What became of the calls. `taken`: seconds of each round's two."""
+    """What became of the calls. `taken`: seconds of each round's call."""
 
     rounds: int = 0
     heartbeats: int = 0
@@ -46,6 +46,7 @@ class VirtualWorker:
         self._caller = pb.Caller(run=run, worker=name, process="p")
         self._random = random.Random(name)
         self._round = 0
+        self._arm = ""
         self.told = Told()
 
     async def join(self) -> None:
@@ -86,17 +87,23 @@ class VirtualWorker:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _play_round(self) -> None:
-        request = pb.SelectArmRequest(caller=self._caller, round=self._round)
-        chosen: pb.SelectArmResponse = await self._stub.SelectArm(request, timeout=CALL_SECONDS)  # type: ignore[misc]
-        self._saw(chosen)
+        if not self._arm:
+            request = pb.SelectArmRequest(caller=self._caller, round=self._round)
+            self._take(await self._stub.SelectArm(request, timeout=CALL_SECONDS))  # type: ignore[misc]
         measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=0.99, steps=10, seconds=1.0,
                                   terms={"image": 0.9, "text": 0.5, "decoder": 0.3, "task": 0.2})  # fmt: skip
-        report = pb.ReportRewardRequest(caller=self._caller, round=self._round, arm=chosen.pull.arm,
-                                        chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured)  # fmt: skip
-        self._saw(await self._stub.ReportReward(report, timeout=CALL_SECONDS))  # type: ignore[misc]
+        report = pb.ReportRewardRequest(caller=self._caller, round=self._round, arm=self._arm,
+                                        chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured,
+                                        select_round=self._round + 1)  # fmt: skip
+        answer: pb.ReportRewardResponse = await self._stub.ReportReward(report, timeout=CALL_SECONDS)  # type: ignore[misc]
         self._round += 1
+        self._take(answer.selected)
 
-    def _saw(self, told: pb.RunSummary | pb.SelectArmResponse | pb.ReportRewardResponse) -> None:
+    def _take(self, chosen: pb.SelectArmResponse) -> None:
+        self._saw(chosen)
+        self._arm = chosen.pull.arm
+
+    def _saw(self, told: pb.RunSummary | pb.SelectArmResponse) -> None:
         self._caller.incarnation, self._caller.seen_version = told.incarnation, told.version
 
 

@@ -3,7 +3,7 @@
     client = BanditClient("host:50051", run=…, worker=…, spec=…, journal=Journal(path))
     joined = client.start(info)
     while (pull := client.select(round)) is not None:
-        reported = client.report(round, pull.arm, pull.chosen_by, measurement)
+        reported = client.report(round, pull.arm, pull.chosen_by, measurement, next_round=round + 1)
     client.close()
 
 Training does not depend on the server once it has started: see courier.py and
@@ -258,8 +258,22 @@ class BanditClient:
         self._journal.pulled(round, pull, [])
         return pull
 
-    def report(self, round: int, arm: str, chosen_by: pb.ChosenBy.ValueType, measurement: pb.Measurement) -> Reported:
+    def report(
+        self,
+        round: int,
+        arm: str,
+        chosen_by: pb.ChosenBy.ValueType,
+        measurement: pb.Measurement,
+        next_round: int | None = None,
+    ) -> Reported:
         """What came of a round. Journalled, then sent; the first report of a round stands.
+
+        Args:
+            round: Which.
+            arm: What was trained.
+            chosen_by: Who chose it.
+            measurement: What was measured.
+            next_round: A round that `select` will be called for next: the same call to the server asks for its arm.
 
         Raises:
             Fenced: A newer process of this worker has started.
@@ -267,7 +281,7 @@ class BanditClient:
         """
         handover = self._started()
         self._journal.reported(round, arm, chosen_by, measurement)
-        report = Report(round, arm, chosen_by, measurement)
+        report = Report(round, arm, chosen_by, measurement, next_round)
         handover.report(report)
         self._started()
         if report.reply is None:

@@ -218,19 +218,21 @@ class Courier:
 
     def _select(self, question: Question) -> None:
         response = self._wire.select_arm(pb.SelectArmRequest(caller=self._caller, round=question.round))
+        self._heard(response)
+        self._handover.answer(question, lambda: self._chosen(question.round, response))
+
+    def _heard(self, response: pb.SelectArmResponse) -> None:
         self._saw(response.incarnation, response.version)
         if response.finished:
             self._handover.has_finished()
 
-        def decide() -> Pull | None:
-            if response.finished:
-                return None
-            pull = Pull(response.pull.arm, response.pull.number, response.pull.chosen_by)
-            arms = list(response.fallback_arms)
-            self._journal.pulled(question.round, pull, arms, response.incarnation, response.version)
-            return pull
-
-        self._handover.answer(question, decide)
+    def _chosen(self, round: int, response: pb.SelectArmResponse) -> Pull | None:
+        """The pull, journalled; None if the run is finished."""
+        if response.finished:
+            return None
+        pull = Pull(response.pull.arm, response.pull.number, response.pull.chosen_by)
+        self._journal.pulled(round, pull, list(response.fallback_arms), response.incarnation, response.version)
+        return pull
 
     def _report(self, report: Report) -> None:
         request = pb.ReportRewardRequest(
@@ -239,6 +241,7 @@ class Courier:
             arm=report.arm,
             chosen_by=report.chosen_by,
             measurement=report.measurement,
+            select_round=report.next_round,
         )
         try:
             reply = self._wire.report_reward(request)
@@ -251,7 +254,9 @@ class Courier:
         else:
             self._saw(reply.incarnation, reply.version)
             self._journal.replied(report.round, reply)
-            self._handover.settle(reply)
+            if reply.HasField("selected"):
+                self._heard(reply.selected)
+            self._handover.settle(reply, self._chosen)
 
     def _finish(self) -> None:
         actor = f"worker {self._caller.worker}"

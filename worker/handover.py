@@ -37,12 +37,17 @@ class Question:
 
 @dataclass
 class Report:
-    """What came of a round; `settled` once the server has stored or refused it, with a reply if it has stored it."""
+    """What came of a round; `settled` once the server has stored or refused it, with a reply if it has stored it.
+
+    Attributes:
+        next_round: The round to choose an arm for as well, if there is one; None also once nobody waits any more.
+    """
 
     round: int
     arm: str
     chosen_by: pb.ChosenBy.ValueType
     measurement: pb.Measurement
+    next_round: int | None = None
     settled: bool = False
     reply: pb.ReportRewardResponse | None = None
 
@@ -103,6 +108,8 @@ class Handover:
             self._reports.append(report)
             self._changed.notify_all()
             self._wait(lambda: report.settled)
+            # From here on a choice comes too late.
+            report.next_round = None
 
     def finish(self) -> None:
         """Queue the run's end behind all reports; returns like `report`."""
@@ -147,10 +154,16 @@ class Handover:
         """The next report to send."""
         return self._reports[0] if self._reports else None
 
-    def settle(self, reply: pb.ReportRewardResponse | None) -> None:
-        """The oldest report is stored, or refused for good."""
+    def settle(
+        self, reply: pb.ReportRewardResponse | None, choose: Callable[[int, pb.SelectArmResponse], object] | None = None
+    ) -> None:
+        """The oldest report is stored, or refused for good. `choose` is told what was selected with it, for which
+        round, unless the trainer's thread has gone on by itself."""
         with self._changed:
-            report = self._reports.popleft()
+            report = self._reports[0]
+            if choose and reply and reply.HasField("selected") and report.next_round is not None:
+                choose(report.next_round, reply.selected)
+            self._reports.popleft()
             report.reply = reply
             report.settled = True
             # Before the trainer's thread wakes up, or it would choose its next arm by itself.

@@ -172,10 +172,14 @@ class Trainer:
 
     def select(self, round: int) -> Pull | None:
         """The arm to train: the server's choice, or joint in the tail. The same on every rank."""
-        if self.recipe.rounds and round >= self.recipe.rounds - self.recipe.tail_rounds:
+        if self.in_tail(round):
             return Pull(arm=JOINT, number=None, chosen_by=pb.CHOSEN_BY_TAIL)
         pull: Pull | None = self.ranks.broadcast(self.rank0.bandit.select(round) if self.rank0 else None)
         return pull
+
+    def in_tail(self, round: int) -> bool:
+        """Whether nobody is asked for the round's arm; so after the last round."""
+        return bool(self.recipe.rounds) and round >= self.recipe.rounds - self.recipe.tail_rounds
 
     def plan(self, arm: str) -> Plan:
         """What a round on this arm trains."""
@@ -232,7 +236,9 @@ class Trainer:
                 measurement.metrics.update(evaluation.metrics)
         else:
             measurement.outcome = pb.OUTCOME_DIVERGED
-        reported = self.rank0.bandit.report(played.round, pull.arm, pull.chosen_by, measurement)
+        gives_up = self.state.diverged == self.recipe.max_diverged
+        next_round = None if gives_up or self.in_tail(played.round + 1) else played.round + 1
+        reported = self.rank0.bandit.report(played.round, pull.arm, pull.chosen_by, measurement, next_round)
         self.rank0.bandit.heartbeat(played.round + 1, self.engine.schedule.step, steps / trained.seconds)
         record = RoundRecord(
             round=played.round,

@@ -1560,12 +1560,15 @@ class ReportRewardRequest(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     CHOSEN_BY_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
+    SELECT_ROUND_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """The worker's round."""
     arm: _builtins.str
     """The arm that was trained."""
     chosen_by: Global___ChosenBy.ValueType
     """Who chose it."""
+    select_round: _builtins.int
+    """Also select the arm of this round, once the report is stored."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who reports."""
@@ -1582,12 +1585,15 @@ class ReportRewardRequest(_message.Message):
         arm: _builtins.str = ...,
         chosen_by: Global___ChosenBy.ValueType = ...,
         measurement: Global___Measurement | None = ...,
+        select_round: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "measurement", b"measurement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_select_round", b"_select_round", "caller", b"caller", "measurement", b"measurement", "select_round", b"select_round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "caller", b"caller", "chosen_by", b"chosen_by", "measurement", b"measurement", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_select_round", b"_select_round", "arm", b"arm", "caller", b"caller", "chosen_by", b"chosen_by", "measurement", b"measurement", "round", b"round", "select_round", b"select_round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__select_round: _TypeAlias = _typing.Literal["select_round"]  # noqa: Y015
+    _WhichOneofArgType__select_round: _TypeAlias = _typing.Literal["_select_round", b"_select_round"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__select_round) -> _WhichOneofReturnType__select_round | None: ...
 
 Global___ReportRewardRequest: _TypeAlias = ReportRewardRequest  # noqa: Y015
 
@@ -1599,15 +1605,20 @@ class ReportRewardResponse(_message.Message):
     DUPLICATE_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SELECTED_FIELD_NUMBER: _builtins.int
     duplicate: _builtins.bool
     """Whether it had been stored before."""
     incarnation: _builtins.str
     """The run's incarnation."""
     version: _builtins.int
-    """The run's version after this call."""
+    """The run's version once the report was stored."""
     @_builtins.property
     def report(self) -> Global___RewardReported:
         """The report as stored."""
+
+    @_builtins.property
+    def selected(self) -> Global___SelectArmResponse:
+        """What SelectArm says for `select_round`, if that was asked for."""
 
     def __init__(
         self,
@@ -1616,10 +1627,11 @@ class ReportRewardResponse(_message.Message):
         duplicate: _builtins.bool = ...,
         incarnation: _builtins.str = ...,
         version: _builtins.int = ...,
+        selected: Global___SelectArmResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "selected", b"selected"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "incarnation", b"incarnation", "report", b"report", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "incarnation", b"incarnation", "report", b"report", "selected", b"selected", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,8 @@ class BanditStub:
     """What came of (worker, round). The first report stands: a repeat with the same numbers returns it with
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
     trailing metadata `optima-stored-report-bin` (a RewardReported).
+    With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
+    second fails the call fails, and the report stands: repeat the call.
     """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.HeartbeatRequest, _bandit_pb2.HeartbeatResponse]
     """"I am alive." Kept for a short time only and not part of the history."""
@@ -118,6 +120,8 @@ class BanditAsyncStub(BanditStub):
     """What came of (worker, round). The first report stands: a repeat with the same numbers returns it with
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
     trailing metadata `optima-stored-report-bin` (a RewardReported).
+    With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
+    second fails the call fails, and the report stands: repeat the call.
     """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_bandit_pb2.HeartbeatRequest, _bandit_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """"I am alive." Kept for a short time only and not part of the history."""
@@ -202,6 +206,8 @@ class BanditServicer(metaclass=_abc_1.ABCMeta):
         """What came of (worker, round). The first report stands: a repeat with the same numbers returns it with
         `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
         trailing metadata `optima-stored-report-bin` (a RewardReported).
+        With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
+        second fails the call fails, and the report stands: repeat the call.
         """
 
     @_abc_1.abstractmethod
