@@ -50,13 +50,26 @@ class Player:
         return answer
 
     def report(
-        self, round: int, arm: str, after: float, by: pb.ChosenBy.ValueType = pb.CHOSEN_BY_POLICY
+        self,
+        round: int,
+        arm: str,
+        after: float,
+        by: pb.ChosenBy.ValueType = pb.CHOSEN_BY_POLICY,
+        select_round: int | None = None,
     ) -> pb.ReportRewardResponse:
-        """What came of a round."""
+        """What came of a round, and maybe the arm for another one."""
         answer = self.stub.ReportReward(
-            pb.ReportRewardRequest(caller=self.caller, round=round, arm=arm, chosen_by=by, measurement=measured(after))
+            pb.ReportRewardRequest(
+                caller=self.caller,
+                round=round,
+                arm=arm,
+                chosen_by=by,
+                measurement=measured(after),
+                select_round=select_round,
+            )
         )
-        self._saw(answer.incarnation, answer.version)
+        last = answer.selected if answer.HasField("selected") else answer
+        self._saw(last.incarnation, last.version)
         return answer
 
     def play(self, rounds: range) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -42,6 +43,26 @@ def test_of_many_blocks_only_those_end_that_take_too_long() -> None:
 
     found = asyncio.run(many())
     assert [type(result) for result in found] == [Late, str, Late, str, Late, str]
+
+
+def test_of_nested_blocks_the_outer_one_ends_in_its_own_time() -> None:
+    deadline, ended = Deadline(0.1, Late), list[str]()
+
+    async def alone(name: str) -> None:
+        with contextlib.suppress(Late):
+            await wait(deadline, asyncio.Event())
+        ended.append(name)
+
+    async def nested() -> None:
+        with contextlib.suppress(Late), deadline():
+            between = asyncio.create_task(alone("one that began between outer and inner"))
+            await asyncio.sleep(0)
+            await wait(deadline, asyncio.Event())
+        ended.append("outer")
+        await between
+
+    asyncio.run(nested())
+    assert ended == ["outer", "one that began between outer and inner"]
 
 
 def test_a_block_that_is_cancelled_by_someone_else_is_cancelled() -> None:

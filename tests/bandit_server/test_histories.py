@@ -104,14 +104,20 @@ class Histories(RuleBasedStateMachine):
             self.call(replica, "SelectArm", pb.SelectArmRequest(caller=caller, round=round), fate)
 
     @rule(worker=workers, replica=replicas, which=st.sampled_from(WHICH), back=backs,
-          fate=fates, how=hows, loss=st.integers(1, 60))  # fmt: skip
-    def report(self, worker: str, replica: int, which: str, back: int, fate: Fate, how: str, loss: int) -> None:
-        """Of a round that is open, one that has not begun here as the worker chose itself, or any before."""
+          fate=fates, how=hows, loss=st.integers(1, 60), selects=st.booleans())  # fmt: skip
+    def report(
+        self, worker: str, replica: int, which: str, back: int, fate: Fate, how: str, loss: int, selects: bool
+    ) -> None:
+        """Of a round that is open, one that has not begun here as the worker chose itself, or any before; it may select
+        the next one as well."""
         if caller := self.newest(worker):
             next_round = self.model.frontier(worker)
             open_rounds = [r for (who, r), pull in self.model.rounds.items() if who == worker and not pull.measurement]
             round = {"open": max(open_rounds, default=next_round), "next": next_round}.get(which, next_round - 1 - back)
-            self.call(replica, "ReportReward", self.reported(caller, max(0, round), how, loss), fate)
+            request = self.reported(caller, max(0, round), how, loss)
+            if selects:
+                request.select_round = max(next_round, round + 1)
+            self.call(replica, "ReportReward", request, fate)
 
     @rule(worker=workers, replica=replicas, fate=fates)
     def retry(self, worker: str, replica: int, fate: Fate) -> None:
@@ -196,7 +202,7 @@ class Histories(RuleBasedStateMachine):
                     self.select(worker, replica, back, fate)
                 case _:
                     how, loss = rng.choice(HOWS), rng.randint(1, 60)
-                    self.report(worker, replica, rng.choice(WHICH), back, fate, how, loss)
+                    self.report(worker, replica, rng.choice(WHICH), back, fate, how, loss, rng.random() < 0.5)
         self.asked = [0, 1]
         self.agree()
 
@@ -258,6 +264,8 @@ class Histories(RuleBasedStateMachine):
         elif behind and fate == "store unheard" and isinstance(answer, Refused) and answer.status == "UNAVAILABLE":
             # It would have appended what nobody else has, and never heard that it is late.
             nothing(self.appended())
+        elif expected.status == "OK" and method == "ReportReward" and request.HasField("select_round"):
+            self.both(request, expected, answer, fate)
         else:
             assert (answer.status if isinstance(answer, Refused) else "OK") == expected.status, answer
             expected.commit(self.appended())
@@ -267,6 +275,25 @@ class Histories(RuleBasedStateMachine):
         if hasattr(request, "caller") and request.caller.process == self.processes[request.caller.worker][-1].process:
             self.last[request.caller.worker] = (method, request)
         self.agree()
+
+    def both(self, request: pb.ReportRewardRequest, reported: Expected, answer: Any, fate: Fate) -> None:
+        """A report that the store has taken, or had already, and the selection after it."""
+        events = self.appended()
+        reported.commit(events[: reported.stores])
+        if not isinstance(answer, Refused):
+            self.compare(request, reported, answer)
+        selection = pb.SelectArmRequest(caller=request.caller, round=request.select_round)
+        selected = self.model.select(selection.caller, selection.round)
+        if selected.stores and fate.startswith("store"):
+            assert isinstance(answer, Refused)
+            assert answer.status == "UNAVAILABLE"
+            (selected.commit if fate == "store unanswered" else nothing)(events[reported.stores :])
+            return
+        assert not isinstance(answer, Refused), answer
+        selected.commit(events[reported.stores :])
+        self.compare(selection, selected, answer.selected)
+        if fate != "answer lost":
+            self.saw(request, answer.selected)
 
     def expected(self, method: str, request: Any) -> Expected:
         match method:

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import ARMS, Player, connected, history, measured, spec, told
+from tests.calls import ARMS, PAYS, Player, connected, history, measured, spec, told
 
 RUNS = itertools.count()
 NAN = float("nan")
@@ -74,6 +74,25 @@ def test_the_first_report_stands(stub: BanditStub, run: str) -> None:
     stored = dict(caught.value.trailing_metadata() or ())["optima-stored-report-bin"]
     assert pb.RewardReported.FromString(stored) == first.report  # type: ignore[arg-type]
     assert told(stub, run).reports == 1
+
+
+def test_a_report_may_select_the_next_arm_in_the_same_call(stub: BanditStub, run: str) -> None:
+    apart, together = Player(stub, run), Player(stub, f"{run}-together")
+    arms = [together.select(0).pull.arm]
+    for round in range(20):
+        answer = together.report(round, arms[-1], 1 - PAYS[arms[-1]] / (round + 20), select_round=round + 1)
+        assert (answer.duplicate, answer.selected.duplicate) == (False, False)
+        assert answer.selected.version == answer.version + 1 == 2 * round + 5
+        arms.append(answer.selected.pull.arm)
+    assert arms[:-1] == apart.play(range(20)), "what two calls choose"
+    assert len(answer.selected.fallback_arms) == 64
+    again = together.report(19, arms[-2], 1 - PAYS[arms[-2]] / 39, select_round=20)
+    assert (again.duplicate, again.selected.duplicate) == (True, True)
+    assert (again.report, again.selected.pull) == (answer.report, answer.selected.pull)
+    stub.FinishRun(pb.FinishRunRequest(run=together.caller.run))
+    last = together.report(20, arms[-1], 0.9, select_round=21)
+    assert (last.duplicate, last.selected.finished) == (False, True)
+    assert (told(stub, together.caller.run).pulls, told(stub, together.caller.run).reports) == (21, 21)
 
 
 def test_rounds_older_than_those_at_hand_are_looked_up(stub: BanditStub, run: str) -> None:
@@ -270,6 +289,7 @@ BAD = pytest.mark.parametrize(
         (lambda s, p: p.report(0, "txt", 0.5, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "did you mean 'text'?"),
         (lambda s, p: p.report(0, "text", NAN, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "measurement.after is nan"),
         (lambda s, p: p.report(-3, "text", 0.5, pb.CHOSEN_BY_FALLBACK), "INVALID_ARGUMENT", "round is -3"),
+        (lambda s, p: p.report(0, "text", 0.5, pb.CHOSEN_BY_FALLBACK, -3), "INVALID_ARGUMENT", "round is -3"),
         (lambda s, p: Player(s, "new", policy="best"), "INVALID_ARGUMENT", "the server offers no policy 'best'"),
         (lambda s, p: Player(s, "new", policy="fixed:txt"), "INVALID_ARGUMENT", "must name one of the arms"),
         (lambda s, p: Player(s, "new", tail=2.0), "INVALID_ARGUMENT", "spec.tail is 2.0"),

@@ -13,6 +13,7 @@ import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
+from tests.calls import history
 from tests.launch import free_port
 from tests.server_process import eventually
 from worker.bandit_client import BanditClient, Joined
@@ -80,6 +81,26 @@ def test_a_round_is_chosen_reported_and_rewarded(connect: Connect, run: str, stu
     assert (reported.reward, reported.duplicate, reported.delivered) == (pytest.approx(0.25), False, True)
     told = stub.GetRun(pb.GetRunRequest(run=run)).run
     assert (told.incarnation, told.reports, told.workers[0].info.recipe) == (joined.incarnation, 1, "digits")
+
+
+def test_the_next_arm_comes_with_the_report(connect: Connect, run: str, stub: BanditStub) -> None:
+    client = connect()
+    client.start()
+    pull = client.select(0)
+    for round in range(3):
+        assert pull is not None
+        client.report(round, pull.arm, pull.chosen_by, measured(0.9), next_round=round + 1)
+        pull = client.select(round + 1)
+    kinds = [event.WhichOneof("kind") for event in history(stub, run)]
+    assert kinds == ["run_created", "worker_started", "arm_pulled", *["reward_reported", "arm_pulled"] * 3]
+    assert pull is not None
+    client.report(3, pull.arm, pull.chosen_by, measured(0.9), next_round=4)
+    stub.FinishRun(pb.FinishRunRequest(run=run))
+    last = client.select(4)
+    assert last is not None, "it was known before the run's end"
+    client.report(4, last.arm, last.chosen_by, measured(0.9), next_round=5)
+    assert client.select(5) is None
+    assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 5
 
 
 def test_a_second_start_joins_and_goes_on(connect: Connect) -> None:

@@ -103,6 +103,29 @@ def test_after_an_unanswered_question_the_next_has_one_try() -> None:
     assert question.pull == Pull("text", 7, pb.CHOSEN_BY_POLICY)
 
 
+def test_what_a_report_selects_is_taken_while_it_is_waited_for_and_else_dropped() -> None:
+    handover = Handover(PATIENCE, [])
+    answer = pb.ReportRewardResponse(selected=pb.SelectArmResponse(pull=pb.Pull(arm="text")))
+    taken: list[tuple[int, str]] = []
+
+    def settle() -> None:
+        eventually(lambda: handover.oldest_report)
+        handover.settle(answer, lambda round, selected: taken.append((round, selected.pull.arm)))
+
+    courier = threading.Thread(target=settle)
+    courier.start()
+    waited_for = report(0)
+    waited_for.next_round = 1
+    handover.report(waited_for)
+    courier.join()
+    assert (waited_for.settled, taken) == (True, [(1, "text")])
+    given_up = report(1)
+    given_up.next_round = 2
+    handover.report(given_up)
+    settle()
+    assert (given_up.settled, taken) == (True, [(1, "text")])
+
+
 def test_an_answer_that_comes_too_late_is_dropped() -> None:
     handover = Handover(PATIENCE, [])
     question = handover.ask(0)
