@@ -236,8 +236,7 @@ class Trainer:
                 measurement.metrics.update(evaluation.metrics)
         else:
             measurement.outcome = pb.OUTCOME_DIVERGED
-        gives_up = self.state.diverged == self.recipe.max_diverged
-        next_round = None if gives_up or self.in_tail(played.round + 1) else played.round + 1
+        next_round = None if self.in_tail(played.round + 1) else played.round + 1
         reported = self.rank0.bandit.report(played.round, pull.arm, pull.chosen_by, measurement, next_round)
         self.rank0.bandit.heartbeat(played.round + 1, self.engine.schedule.step, steps / trained.seconds)
         record = RoundRecord(
