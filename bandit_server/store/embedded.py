@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -61,7 +62,7 @@ class EmbeddedValkey:
     def __init__(self, directory: Path, fsync: str = "everysec") -> None:
         self._directory = directory.absolute()
         self._fsync = fsync
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._locks: list[IO[bytes]] = []
         self._socket_directory: str | None = None
@@ -109,16 +110,16 @@ class EmbeddedValkey:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
             self._keeper = None
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self._process.poll() is None:
             # A frozen process sees no SIGTERM.
             for number in (signal.SIGCONT, signal.SIGTERM):
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(number)
             try:
-                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
-            except TimeoutError:
+                await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+            except subprocess.TimeoutExpired:
                 self._process.kill()
-                await self._process.wait()
+                await asyncio.to_thread(self._process.wait)
         self._process = None
         for lock in self._locks:
             lock.close()
@@ -171,11 +172,13 @@ class EmbeddedValkey:
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), binary, *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+        # Not the event loop's own way: uvloop learns of an end by SIGCHLD, which belongs to the process we are part of.
+        # On this thread, not another: the kernel takes the end of the one that starts it for the server's.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), binary, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             # Ctrl-C on the terminal is for the server, which stops its store when it needs it no more.
             start_new_session=True,
             # The lock lives as long as the last process that has it open: with Valkey.
@@ -187,7 +190,7 @@ class EmbeddedValkey:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not await asyncio.to_thread(_answers, self._socket):
-            if self._process.returncode is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
                 raise StartError(f"the embedded store does not start; its last words:\n{self._last_words()}")
@@ -198,7 +201,7 @@ class EmbeddedValkey:
         pause = 0.1
         while True:
             assert self._process is not None
-            status = await self._process.wait()
+            status = await asyncio.to_thread(self._process.wait)
             log.error("the embedded store ended with status %d and is started again:\n%s", status, self._last_words())
             try:
                 await self._launch(lock)

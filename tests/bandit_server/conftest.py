@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import uvloop
 
 from bandit_server.store.embedded import EmbeddedValkey
 
@@ -21,7 +22,7 @@ class Valkey:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         embedded = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
         runner.run(embedded.start())
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
@@ -91,6 +91,6 @@ def at_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., No
                 finally:
                     await store.close()
 
-        asyncio.run(whole())
+        uvloop.run(whole())
 
     return play

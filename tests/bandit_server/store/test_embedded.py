@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from bandit_server.errors import StartError
 from bandit_server.store import embedded
@@ -272,12 +273,17 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
             asyncio.run(EmbeddedValkey(directory).start())
 
 
-def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
-    """A server that somebody embeds runs its event loop where it likes, and starts its store again there, too."""
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
+def test_in_a_thread_of_its_own(tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None]) -> None:
+    """A server that somebody embeds runs its event loop where it likes, and starts its store again there, too; whoever
+    embeds it may have use for SIGCHLD."""
     failures: list[BaseException] = []
+    started, may_go_on = threading.Event(), threading.Event()
 
     async def scenario() -> None:
         async with running(tmp_path) as (valkey, store):
+            started.set()
+            await asyncio.to_thread(may_go_on.wait, 60)
             first = process_id(valkey.url)
             send(signal.SIGKILL, first)
             await asyncio.to_thread(eventually, lambda: answers(valkey.url) and process_id(valkey.url) != first)
@@ -285,13 +291,19 @@ def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
 
     def play() -> None:
         try:
-            asyncio.run(scenario())
+            run(scenario())
         except BaseException as failure:
             failures.append(failure)
 
-    thread = threading.Thread(target=play)
+    thread = threading.Thread(target=play, daemon=True)
     thread.start()
-    thread.join(timeout=60)
+    assert started.wait(60)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        may_go_on.set()
+        thread.join(timeout=60)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     assert failures == []
     assert not thread.is_alive()
     assert store_processes(tmp_path) == []
