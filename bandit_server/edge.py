@@ -6,15 +6,16 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from prometheus_client import Counter
 
 from bandit_server.errors import Invalid
 from bandit_server.logs import REQUEST
-from bandit_server.metrics import Metrics, Tally, Times, own_version
+from bandit_server.metrics import Metrics, own_version
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
@@ -63,16 +64,12 @@ class Edge:
 
         async def answer(given: bytes, context: Context) -> Any:
             with call.observed(context) as observed:
-                request = observed.read(read, given)
-                if request is None:
-                    await observed.refuse()
+                request = await observed.read(read, given)
                 return await behaviour(request, context)
 
         async def stream(given: bytes, context: Context) -> AsyncIterator[Any]:
             with call.observed(context) as observed, self._metrics.watchers.track_inprogress():
-                request = observed.read(read, given)
-                if request is None:
-                    await observed.refuse()
+                request = await observed.read(read, given)
                 async for response in behaviour(request, context):
                     yield response
 
@@ -103,21 +100,19 @@ class _Call:
     """The numbers of one method."""
 
     def __init__(self, metrics: Metrics, method: str, kind: str) -> None:
-        self._labels = labels = (kind, NAME, method)
-        self._handled: dict[grpc.StatusCode, Tally] = {}
+        labels = (kind, NAME, method)
+        self._labels = labels
+        self._handled: dict[grpc.StatusCode, Counter] = {}
         self.method = method
         self.metrics = metrics
-        self.started = metrics.calls.started.setdefault(labels, Tally())
-        self.handling = metrics.calls.handling.setdefault(labels, Times())
-        self.level = logging.INFO if method in _TOLD else logging.DEBUG
+        self.started = metrics.started.labels(*labels)
+        self.handling = metrics.handling.labels(*labels)
 
     def ended(self, code: grpc.StatusCode) -> None:
         """Count a call; a status that never was has no number."""
-        handled = self._handled.get(code)
-        if handled is None:
-            labels = (*self._labels, code.name)
-            handled = self._handled[code] = self.metrics.calls.handled.setdefault(labels, Tally())
-        handled.value += 1
+        if code not in self._handled:
+            self._handled[code] = self.metrics.handled.labels(*self._labels, code.name)
+        self._handled[code].inc()
 
     def observed(self, context: Context) -> _Observed:
         return _Observed(self, context)
@@ -129,25 +124,28 @@ class _Observed:
     def __init__(self, call: _Call, context: Context) -> None:
         self._call = call
         self._context = context
-        # How many bytes there were that are no request.
-        self._unread: int | None = None
 
     def __enter__(self) -> _Observed:
         self._began = time.perf_counter()
-        self._call.started.value += 1
+        self._call.started.inc()
         return self
 
-    def read(self, deserializer: Callable[[bytes], Any] | None, given: bytes) -> Any:
-        """The request; None if it is not to be answered."""
-        if self._late():
-            return None
+    async def read(self, deserializer: Callable[[bytes], Any] | None, given: bytes) -> Any:
+        """The request. Bytes that are none end the call."""
+        left = self._context.time_remaining()
+        if left is not None and left <= 0:
+            # Nobody waits for the answer; what it would write, nobody would know of.
+            await self._context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline had passed on its arrival"
+            )
         if deserializer is None:
             return given
         try:
             request = deserializer(given)
         except DecodeError:
-            self._unread = len(given)
-            return None
+            sentence = f"the request is no {self._call.method}Request: its {len(given)} bytes cannot be read"
+            reason = (("optima-reason", Invalid.reason),)
+            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence, reason)
         if isinstance(request, Message):
             REQUEST.set(request)
         if self._call.method == "ListRuns":
@@ -155,20 +153,6 @@ class _Observed:
             about = (("optima-version", own_version()), ("optima-time", f"{time.time():.3f}"))
             self._context.set_trailing_metadata(about)
         return request
-
-    async def refuse(self) -> NoReturn:
-        """End a call whose bytes are no request; or for whose answer nobody waits: what it would write, nobody would
-        know of."""
-        if self._unread is None:
-            await self._context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline had passed on its arrival"
-            )
-        sentence = f"the request is no {self._call.method}Request: its {self._unread} bytes cannot be read"
-        await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence, (("optima-reason", Invalid.reason),))
-
-    def _late(self) -> bool:
-        left = self._context.time_remaining()
-        return left is not None and left <= 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         seconds = time.perf_counter() - self._began
@@ -181,9 +165,10 @@ class _Observed:
             reason = str(dict(self._context.trailing_metadata() or ()).get("optima-reason", ""))
             if reason:
                 call.metrics.refusals.labels(reason).inc()
-        if log.isEnabledFor(call.level):
+        level = logging.INFO if call.method in _TOLD else logging.DEBUG
+        if log.isEnabledFor(level):
             details = {"code": code.name, "seconds": round(seconds, 6), **({"reason": reason} if reason else {})}
-            log.log(call.level, "%s", call.method, extra={"details": details})
+            log.log(level, "%s", call.method, extra={"details": details})
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):
@@ -192,4 +177,6 @@ class _Observed:
         if isinstance(error, Exception):
             return grpc.StatusCode.UNKNOWN
         # Cancelled, or a stream that is closed: the caller's doing, or its deadline's.
-        return grpc.StatusCode.DEADLINE_EXCEEDED if self._late() else grpc.StatusCode.CANCELLED
+        left = self._context.time_remaining()
+        late = left is not None and left <= 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED

@@ -13,10 +13,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bandit_server import snapshots, spare
-from bandit_server.deadline import Deadline
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled
@@ -86,16 +85,12 @@ class Runs:
     """All runs. To be used in the store's event loop. `appended` is told how many events this replica has stored.
 
     Every method raises StoreUnavailable if the store does not answer in time, and RunDeleted for a deleted run.
-
-    Attributes:
-        in_time: A block that ends within the time that a command may take, or in StoreUnavailable.
     """
 
     def __init__(self, store: Store, appended: Callable[[int], None] = lambda _: None) -> None:
         self.store = store
         self._appended = appended
         self._runs: OrderedDict[str, Run] = OrderedDict()
-        self.in_time = Deadline(DEADLINE, _late)
 
     def at_hand(self, name: str, head: Head) -> RunState | None:
         """The run, if it is at hand as the store has said that it stands."""
@@ -111,9 +106,8 @@ class Runs:
             RunNotFound: No such run.
         """
         run = self._run(name)
-        with self.in_time():
-            async with run.lock:
-                await self._sync(run)
+        async with InTime(), run.lock:
+            await self._sync(run)
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
         return run.state
@@ -128,59 +122,57 @@ class Runs:
             ServerError: What the command refuses.
         """
         run = self._run(name)
-        with self.in_time():
-            async with run.lock:
-                fresh = False
-                recalled: Recalled | None = None
-                while True:
-                    if not fresh and run.state.version == 0:
-                        await self._sync(run)
-                        fresh = True
-                    decision: Decision[T] | None = None
-                    refusal: ServerError | None = None
-                    try:
-                        decision = decide(run.state, recalled)
-                    except NeedsHistory as needed:
-                        recalled = Recalled(await self._recall(run, needed))
+        async with InTime(), run.lock:
+            fresh = False
+            recalled: Recalled | None = None
+            while True:
+                if not fresh and run.state.version == 0:
+                    await self._sync(run)
+                    fresh = True
+                decision: Decision[T] | None = None
+                refusal: ServerError | None = None
+                try:
+                    decision = decide(run.state, recalled)
+                except NeedsHistory as needed:
+                    recalled = Recalled(await self._recall(run, needed))
+                    continue
+                except ServerError as error:
+                    refusal = error
+                if run.state.version == 0 and not may_create and not isinstance(refusal, DataLoss):
+                    refusal = RunNotFound(f"there is no run {name}")
+                if decision is not None and decision.events and refusal is None:
+                    if await self._append(run, decision, worker):
+                        return decision.answer, run.state
+                    fresh = False
+                if not fresh:
+                    before = (run.state.incarnation, run.state.version)
+                    await self._sync(run)
+                    fresh = True
+                    recalled = None
+                    if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
                         continue
-                    except ServerError as error:
-                        refusal = error
-                    if run.state.version == 0 and not may_create and not isinstance(refusal, DataLoss):
-                        refusal = RunNotFound(f"there is no run {name}")
-                    if decision is not None and decision.events and refusal is None:
-                        if await self._append(run, decision, worker):
-                            return decision.answer, run.state
-                        fresh = False
-                    if not fresh:
-                        before = (run.state.incarnation, run.state.version)
-                        await self._sync(run)
-                        fresh = True
-                        recalled = None
-                        if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
-                            continue
-                    if refusal is not None:
-                        raise refusal
-                    assert decision is not None
-                    if worker:
-                        # A store that takes no writes now (its disk is full) still answers what it has.
-                        with contextlib.suppress(StoreUnavailable):
-                            await self.store.beat(name, worker)
-                        self._saw(run, worker)
-                    return decision.answer, run.state
+                if refusal is not None:
+                    raise refusal
+                assert decision is not None
+                if worker:
+                    # A store that takes no writes now (its disk is full) still answers what it has.
+                    with contextlib.suppress(StoreUnavailable):
+                        await self.store.beat(name, worker)
+                    self._saw(run, worker)
+                return decision.answer, run.state
 
     async def read(self, name: str) -> list[pb.Event]:
         """The whole history, oldest first: as long as the run's state, which is brought up to date, has versions.
         Empty for a run that is not there."""
         run = self._run(name)
-        with self.in_time():
-            async with run.lock:
-                await self._sync(run)
-                events: list[pb.Event] = []
-                while len(events) < run.state.version:
-                    page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
-                    if not page.events:
-                        raise StoreUnavailable(f"the store has just lost history of run {name}; try again")
-                    events += [pb.Event.FromString(event) for _, event in page.events]
+        async with InTime(), run.lock:
+            await self._sync(run)
+            events: list[pb.Event] = []
+            while len(events) < run.state.version:
+                page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
+                if not page.events:
+                    raise StoreUnavailable(f"the store has just lost history of run {name}; try again")
+                events += [pb.Event.FromString(event) for _, event in page.events]
         return events
 
     async def alive(self, name: str, besides: str) -> set[str]:
@@ -394,5 +386,15 @@ async def following(store: Store, run: str, version: int, last: str) -> tuple[Pa
     return Page(page.head, page.events[1:]), follows
 
 
-def _late() -> StoreUnavailable:
-    return StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again")
+class InTime:
+    """A block that ends within the time that a command may take, or in StoreUnavailable. They may be nested."""
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(DEADLINE)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the store was too slow (more than {DEADLINE:g} s); try again") from error

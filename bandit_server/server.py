@@ -19,7 +19,6 @@ from typing import Self
 
 import grpc
 import grpc.aio
-import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -127,7 +126,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            uvloop.run(self._serve())
+            asyncio.run(self._serve())
         except BaseException as error:
             if not self._started.done():
                 self._started.set_exception(error)
@@ -156,7 +155,7 @@ class Server:
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
-            runs = Runs(store, metrics.calls.events.inc)
+            runs = Runs(store, metrics.events.inc)
             edge.serve(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:

@@ -20,7 +20,7 @@ from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import Recalled
 from bandit_server.run.state import RunState
-from bandit_server.runs import DEADLINE, Runs
+from bandit_server.runs import DEADLINE, InTime, Runs
 from bandit_server.watch import watch
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
@@ -143,7 +143,7 @@ class Service(rpc.BanditServicer):
             return await self._report(request)
         checks.round(request.select_round)
         # Both within the time of one.
-        with self._runs.in_time():
+        async with InTime():
             answer = await self._report(request)
             answer.selected.CopyFrom(await self._select(pb.SelectArmRequest(caller=caller, round=request.select_round)))
         return answer

@@ -1,4 +1,4 @@
-"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.bare_server URL --stack uvloop``.
+"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.bare_server URL --stack asyncio``.
 
 The wire contract's own messages on the stack that is asked for. `Heartbeat` answers at once: an empty unary call.
 `SelectArm` and `ReportReward` append an event of the size that a real one has, and answer as a real server would, but
@@ -24,7 +24,7 @@ from benchmarks.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
-STACKS = ("uvloop", "asyncio", "sync")
+STACKS = ("asyncio", "uvloop", "sync")
 # As many as a real server sends along.
 FALLBACK_ARMS = [SPEC.arms[at % 3].name for at in range(64)]
 THREADS = 64
@@ -117,7 +117,7 @@ def main() -> None:
         prog="python -m benchmarks.bare_server", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("redis_url")
-    parser.add_argument("--stack", choices=STACKS, default="uvloop")
+    parser.add_argument("--stack", choices=STACKS, default="asyncio")
     asked = parser.parse_args()
     if asked.stack == "sync":
         serve_in_threads(asked.redis_url)

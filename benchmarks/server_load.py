@@ -7,7 +7,7 @@ On one Redis (`appendfsync everysec`) and in one run, turn by turn, so that what
     ours     a select and a report, as a worker makes them: a round's report and the next one's selection in one call
     ours_apart  the same in two calls, as the bare pair
     optuna   an ask and a tell through Optuna's gRPC proxy on its Journal-Redis storage, with the sampler that it
-             chooses if nobody does (TPE), and for one client with the cheapest (random)
+             chooses if nobody does (TPE), past its ten trials at random, and for one client with the cheapest (random)
 
 with 1, 8 and 64 clients; then 1 to 3 replicas, 1,000 runs at once, a history of 100,000 events beside a fresh one, and
 a cold start among 1,000 runs of 1,000 events. Times are told as ratios of medians of turns that follow each other. The
@@ -115,7 +115,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
     """Everything."""
     measuring = Measuring(site, turns=3 if quick else 8, seconds=0.3 if quick else 1.0)
     began = time.perf_counter()
-    bare, proxy = site.bare("uvloop"), site.optuna()
+    bare, proxy = site.bare("asyncio"), site.optuna()
     replicas = [site.ours() for _ in range(3)]
     for server in replicas:
         ready(server)

@@ -23,7 +23,7 @@ from benchmarks.load import ROOT
 
 START_SECONDS = 60.0
 # What runs our server on an event loop; the first one is what `optima` itself does.
-LOOPS = {"uvloop": "bandit_server.cli", "asyncio": "benchmarks.on_asyncio"}
+LOOPS = {"asyncio": "bandit_server.cli", "uvloop": "benchmarks.on_uvloop"}
 
 
 def free_port() -> int:
@@ -115,7 +115,7 @@ class Site:
         process.address = f"127.0.0.1:{process.line()}"
         return process
 
-    def ours(self, db: int = 0, loop: str = "uvloop") -> Process:
+    def ours(self, db: int = 0, loop: str = "asyncio") -> Process:
         """`optima serve`; see `ready`. `loop`: one of LOOPS."""
         port = free_port()
         words = [LOOPS[loop], "serve", "--port", str(port), "--no-dashboard", "--log-level", "warning",

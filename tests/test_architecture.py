@@ -36,7 +36,7 @@ UPWARDS = [
         "bandit_server.listening",
         "bandit_server.store",
     ],
-    ["bandit_server.access", "bandit_server.deadline", "bandit_server.snapshots", "bandit_server.spare"],
+    ["bandit_server.access", "bandit_server.snapshots", "bandit_server.spare"],
     ["bandit_server.runs"],
     ["bandit_server.listing", "bandit_server.watch"],
     ["bandit_server.service"],

@@ -30,7 +30,7 @@ ALIVE_SECONDS = 12.0
 Standing = Literal["stored", "deleted", "changed"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """Where a run stands: version 0 and no incarnation when there is none. `last`: the fingerprint of its last event,
     empty where it does not matter: a store that has lost its end may have got other events of the same versions since.

@@ -172,8 +172,8 @@ class EmbeddedValkey:
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
-        # Not the event loop's own way: uvloop learns of an end by SIGCHLD, which belongs to the process we are part of.
-        # On this thread, not another: the kernel takes the end of the one that starts it for the server's.
+        # Not by the event loop: a program that embeds a server may have chosen one which learns of a child's end by the
+        # program's own SIGCHLD. On this thread: the kernel takes the end of the one that starts it for the server's.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), binary, *arguments],
             stdin=subprocess.DEVNULL,

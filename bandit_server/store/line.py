@@ -1,5 +1,4 @@
-"""What is asked of the store all the time, on a connection of its own: what is asked for in one turn of the event loop
-is sent in one piece, and it is answered in order.
+"""What is asked of the store all the time, on a connection of its own: written at once, and answered in order.
 
 redis-py opens the connection, and greets the store; hiredis writes and reads the protocol. What redis-py does for a
 command later on takes twice the time of all else that an append takes.
@@ -35,11 +34,10 @@ class Line(asyncio.Protocol):
         self._transport = transport
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
-        # When each was asked for, oldest first.
+        # When each was written, oldest first.
         self._waiting: deque[tuple[float, asyncio.Future[bytes]]] = deque()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent: list[bytes] = []
         transport.set_protocol(self)
 
     def ask(self, *words: Argument) -> asyncio.Future[bytes]:
@@ -53,17 +51,9 @@ class Line(asyncio.Protocol):
         self._waiting.append((self._loop.time(), answer))
         if self._timer is None:
             self._timer = self._loop.call_later(self._deadline, self._look)
-        # At the end of the turn: the store wakes up with every piece, often on this very processor.
-        if not self._unsent:
-            self._loop.call_soon(self._send)
         # Its stub means a tuple of any length.
-        self._unsent.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
         return answer
-
-    def _send(self) -> None:
-        if not self.ended:
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -137,9 +127,7 @@ class Direct:
 
     async def script(self, *words: Argument) -> bytes:
         """The script's answer. `words`: how many keys, the keys, the arguments."""
-        line = self._line
-        if line is None or line.ended:
-            line = await self._open()
+        line = await self._open()
         try:
             return await line.ask("EVALSHA", self._sha, *words)
         except NoScriptError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -62,11 +62,11 @@ class RedisStore:
         self._deadline = deadline
         self._called = called
 
-    def append(
+    async def append(
         self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
-    ) -> Coroutine[Any, Any, Standing]:
+    ) -> Standing:
         """See base.py."""
-        return self._compare(run, expected, events, incarnation, worker)
+        return await self._compare(run, expected, events, incarnation, worker)
 
     async def stands(self, run: str, head: Head) -> bool:
         """See base.py."""
@@ -82,26 +82,17 @@ class RedisStore:
         entries: list[str | bytes] = []
         for version, event in enumerate(events, expected.version + 1):
             entries += (f"{version}-0", event)
-        last = f"{expected.version}-0"
-        # Every round of every worker comes by here twice, so what `_counted` does is written out.
-        began = time.perf_counter()
-        answered = False
-        try:
+        with self._counted():
             answer = await self._direct.script(
                 len(places),
                 *places,
-                last,
+                f"{expected.version}-0",
                 expected.incarnation,
                 expected.last,
                 incarnation,
                 keys.PULSE_SECONDS,
                 *entries,
             )
-            answered = True
-        except (RedisError, OSError) as error:
-            raise self._unusable(error) from error
-        finally:
-            self._called(time.perf_counter() - began, answered)
         return cast(Standing, answer.decode())
 
     async def read(self, run: str, after: int, limit: int) -> Page:
@@ -230,15 +221,12 @@ class RedisStore:
         try:
             yield
             answered = True
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again") from error
         except (RedisError, OSError) as error:
-            raise self._unusable(error) from error
+            raise StoreUnavailable(f"the store cannot be used: {str(error).rstrip('.')}; try again") from error
         finally:
             self._called(time.perf_counter() - began, answered)
-
-    def _unusable(self, error: Exception) -> StoreUnavailable:
-        if isinstance(error, TimeoutError):
-            return StoreUnavailable(f"the store has not answered within {self._deadline:g} s; try again")
-        return StoreUnavailable(f"the store cannot be used: {str(error).rstrip('.')}; try again")
 
 
 def _ask_head(pipe: Any, run: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-import uvloop
 
 from bandit_server.store.embedded import EmbeddedValkey
 
@@ -22,7 +21,7 @@ class Valkey:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner() as runner:
         embedded = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
         runner.run(embedded.start())
         try:

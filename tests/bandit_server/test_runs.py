@@ -14,6 +14,7 @@ from bandit_server import runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
+from bandit_server.store.base import Standing
 from bandit_server.watch import watch
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
@@ -162,3 +163,33 @@ def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypat
         return seen
 
     assert site.runner.run(asyncio.wait_for(watched(), 60)) == events
+
+
+class SlowStore(FickleStore):
+    """Takes `pause` seconds before every append."""
+
+    pause = 0.0
+
+    async def append(self, *args: Any, **options: Any) -> Standing:
+        await asyncio.sleep(self.pause)
+        return await super().append(*args, **options)
+
+
+def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(
+    site: Site, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SlowStore(valkey.url, deadline=60)
+    site.replicas.insert(0, Replica(store))
+    site.join(0, "w")
+    arm = site.call(0, "SelectArm", pb.SelectArmRequest(caller=site.callers["w"], round=0)).pull.arm
+    request = pb.ReportRewardRequest(caller=site.callers["w"], round=0, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY,
+                                     measurement=measured(after=0.9), select_round=1)  # fmt: skip
+    monkeypatch.setattr(runs, "DEADLINE", 2.0)
+    # One append is in time, and two are not.
+    store.pause = 1.2
+    with pytest.raises(Refused, match=r"UNAVAILABLE: the store was too slow \(more than 2 s\); try again"):
+        site.call(0, "ReportReward", request)
+    assert [event.WhichOneof("kind") for event in site.events()[2:]] == ["arm_pulled", "reward_reported"]
+    store.pause = 0.0
+    answer = site.call(0, "ReportReward", request)
+    assert (answer.duplicate, answer.selected.duplicate, answer.selected.pull.round) == (True, False, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
@@ -91,6 +91,6 @@ def at_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., No
                 finally:
                     await store.close()
 
-        uvloop.run(whole())
+        asyncio.run(whole())
 
     return play

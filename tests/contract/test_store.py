@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
-import uvloop
 
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
@@ -190,7 +189,7 @@ def compete(url: str, name: str, wins: int) -> list[bytes]:
         await store.close()
         return won
 
-    return uvloop.run(whole())
+    return asyncio.run(whole())
 
 
 def test_processes_do_not_overwrite_each_other(at_store: AtStore) -> None:
@@ -563,7 +562,7 @@ def test_nobody_there_is_unavailable() -> None:
         await all_unavailable(every_call(store, "r"), seconds=3)
         await store.close()
 
-    uvloop.run(scenario())
+    asyncio.run(scenario())
 
 
 def test_a_store_that_does_not_write_says_why(at_store: AtStore) -> None:

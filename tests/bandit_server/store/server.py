@@ -3,10 +3,9 @@
 python -m tests.bandit_server.store.server DIRECTORY
 """
 
+import asyncio
 import sys
 from pathlib import Path
-
-import uvloop
 
 from bandit_server.store.base import Head
 from bandit_server.store.embedded import EmbeddedValkey
@@ -25,4 +24,4 @@ async def serve(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1])))
