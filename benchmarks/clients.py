@@ -1,8 +1,8 @@
 """Clients of a server under load, many in one process: ``python -m benchmarks.clients``, commands on standard input.
 
 Each client is a thread with a connection of its own, and has one call under way at a time. A command is a line of JSON,
-a `Window`; the answer is one too: the seconds that every one of its calls took. What they have played is kept from one
-window to the next, so a run that is played again goes on where it was.
+a `Window`; the answer is one too: for each client the seconds that every one of its calls took. What they have played
+is kept from one window to the next, so a run that is played again goes on where it was.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ class Clients:
         self._name = name
         self._clients: dict[tuple[str, int], Any] = {}
 
-    def play(self, window: Window) -> list[float]:
-        """The seconds each call took."""
+    def play(self, window: Window) -> list[list[float]]:
+        """The seconds each call took, by client."""
         taken: list[list[float]] = [[] for _ in window.runs]
         clients = [self._client(window, at) for at in range(len(window.runs))]
         begin = threading.Barrier(len(clients))
@@ -192,7 +192,7 @@ class Clients:
             thread.start()
         for thread in threads:
             thread.join()
-        return [seconds for some in taken for seconds in some]
+        return taken
 
     def _client(self, window: Window, at: int) -> Any:
         address = window.addresses[at % len(window.addresses)]

@@ -62,12 +62,13 @@ class Turns:
     cpu: list[float] = field(default_factory=list)
     all: list[float] = field(default_factory=list)
 
-    def add(self, taken: Sequence[float], seconds: float, cpu: float) -> None:
-        """One more turn."""
-        ordered = sorted(taken)
+    def add(self, taken: Sequence[Sequence[float]], cpu: float) -> None:
+        """One more turn: what each client's calls took, one after the other, and the server for all of them."""
+        ordered = sorted(seconds for some in taken for seconds in some)
         self.p50.append(statistics.median(ordered))
         self.p99.append(ordered[int(0.99 * len(ordered))])
-        self.rate.append(len(ordered) / seconds)
+        # The last call of a client may end long after the turn's time.
+        self.rate.append(sum(len(some) / sum(some) for some in taken))
         self.cpu.append(cpu / len(ordered))
         self.all += ordered
 
@@ -107,7 +108,7 @@ class Measuring:
                 taken = self._site.play(window, len(runs))
                 cpu = sum(server.cpu for server in servers) - before
                 if turn:
-                    found[name].add(taken, self._seconds, cpu)
+                    found[name].add(taken, cpu)
         return found
 
 

@@ -132,13 +132,13 @@ class Site:
         """A module of ours, with its arguments."""
         return self._start([*self._python, *words])
 
-    def play(self, window: Window, clients: int) -> list[float]:
-        """What the clients' calls took, seconds each; the window's runs are dealt out to their processes."""
+    def play(self, window: Window, clients: int) -> list[list[float]]:
+        """What each client's calls took, seconds each; the window's runs are dealt out to their processes."""
         busy = self.clients[: min(clients, len(self.clients))]
         for at, process in enumerate(busy):
             runs = window.runs[at :: len(busy)]
             process.say(Window(window.kind, window.addresses, runs, window.seconds, window.first_round).line())
-        return [seconds for process in busy for seconds in json.loads(process.line())]
+        return [taken for process in busy for taken in json.loads(process.line())]
 
     def _start(self, words: list[str], address: str = "") -> Process:
         process = Process(words, self._directory / "processes.log", address)
