@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bandit_server import snapshots, spare
+from bandit_server.at_hand import Run
+from bandit_server.catch_up import PAGE, catch_up, deleted, recall
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
 from bandit_server.run.decision import Decision
-from bandit_server.run.recall import NeedsHistory, Recall, Recalled
-from bandit_server.run.state import SCHEMA, RunState
-from bandit_server.run.worker import Round
-from bandit_server.store.base import ALIVE_SECONDS, Head, Page, Store, fingerprint
+from bandit_server.run.recall import NeedsHistory, Recalled
+from bandit_server.run.state import RunState
+from bandit_server.store.base import ALIVE_SECONDS, Head, Store, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb
 
 T = TypeVar("T")
 Decide = Callable[[RunState, Recalled | None], Decision[T]]
 
-# Events fetched from the store at a time.
-PAGE = 1000
 # Seconds a command may take in all; a call to the store has its own, shorter deadline.
 DEADLINE = 3.5
 # Seconds for which what the store said of other workers' signs of life is good enough.
@@ -47,38 +45,6 @@ CROWD = 100
 # How often runs are looked after, and how much of that time snapshots may take.
 TEND_SECONDS = 1.0
 TEND_SHARE = 0.05
-# Events folded at a time while other calls wait.
-FOLDED_AT_ONCE = 100
-
-
-class Run:
-    """One run on this replica.
-
-    Attributes:
-        state: As of the last event that this replica has seen.
-        head: Where the store said the run stood, then.
-        lock: Held while the state changes.
-        appended: Set when this replica appends; there is one only while somebody waits.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.state = RunState(name)
-        self.head = Head(0, "", False)
-        self.lock = asyncio.Lock()
-        self.appended: asyncio.Event | None = None
-        # Until when, by the monotonic clock, each worker counts as alive, and when the store was asked last.
-        self.alive: dict[str, float] = {}
-        self.alive_asked = -ALIVE_CHECK_SECONDS
-        # The version of the last snapshot; when the run last moved on and was last asked for, by the monotonic clock.
-        self.kept = 0
-        self.moved = self.used = time.monotonic()
-
-    def tell(self) -> None:
-        """Wake everyone who waits for something new."""
-        self.moved = time.monotonic()
-        if self.appended is not None:
-            self.appended.set()
-            self.appended = None
 
 
 class Runs:
@@ -107,7 +73,7 @@ class Runs:
         """
         run = self._run(name)
         async with InTime(), run.lock:
-            await self._sync(run)
+            await self._catch_up(run)
         if run.state.version == 0:
             raise RunNotFound(f"there is no run {name}")
         return run.state
@@ -127,14 +93,14 @@ class Runs:
             recalled: Recalled | None = None
             while True:
                 if not fresh and run.state.version == 0:
-                    await self._sync(run)
+                    await self._catch_up(run)
                     fresh = True
                 decision: Decision[T] | None = None
                 refusal: ServerError | None = None
                 try:
                     decision = decide(run.state, recalled)
                 except NeedsHistory as needed:
-                    recalled = Recalled(await self._recall(run, needed))
+                    recalled = Recalled(await recall(self.store, run, needed))
                     continue
                 except ServerError as error:
                     refusal = error
@@ -146,7 +112,7 @@ class Runs:
                     fresh = False
                 if not fresh:
                     before = (run.state.incarnation, run.state.version)
-                    await self._sync(run)
+                    await self._catch_up(run)
                     fresh = True
                     recalled = None
                     if (run.state.incarnation, run.state.version) != before or (decision and decision.events):
@@ -166,7 +132,7 @@ class Runs:
         Empty for a run that is not there."""
         run = self._run(name)
         async with InTime(), run.lock:
-            await self._sync(run)
+            await self._catch_up(run)
             events: list[pb.Event] = []
             while len(events) < run.state.version:
                 page = await self.store.read(name, len(events), min(PAGE, run.state.version - len(events)))
@@ -197,9 +163,7 @@ class Runs:
     async def delete(self, name: str) -> None:
         """Delete a run's history."""
         await self.store.delete(name)
-        run = self._runs.pop(name, None)
-        if run is not None:
-            run.tell()
+        self._drop(name)
 
     async def wait(self, name: str, seconds: float) -> None:
         """Return when this replica appends to the run, at the latest after so many seconds."""
@@ -243,7 +207,7 @@ class Runs:
     async def _keep_some(self) -> None:
         now = time.monotonic()
         due = [
-            (run.kept - run.state.version, run.state.run)
+            (run.kept - run.state.version, run.name)
             for run in self._runs.values()
             if run.state.version - run.kept >= SNAPSHOT_EVENTS
             or (run.state.version > run.kept and now - run.moved > RESTED_SECONDS)
@@ -271,21 +235,15 @@ class Runs:
         now = time.time()
         for event in decision.events:
             event.time = now
-        name = run.state.run
         if run.state.version == 0:
-            await self.store.enlist(name, now)
+            await self.store.enlist(run.name, now)
         events = [event.SerializeToString() for event in decision.events]
         if run.alive.get(worker, 0.0) > time.monotonic() + ALIVE_SECONDS - FRESH_SECONDS:
             worker = ""
-        standing = await self.store.append(
-            name,
-            run.head,
-            events,
-            incarnation=decision.incarnation,
-            worker=worker,
-        )
+        standing = await self.store.append(run.name, run.head, events, incarnation=decision.incarnation, worker=worker)
         if standing == "deleted":
-            raise self._deleted(name)
+            self._drop(run.name)
+            raise deleted(run.name)
         if standing == "changed":
             return False
         for event in decision.events:
@@ -297,93 +255,21 @@ class Runs:
         run.tell()
         return True
 
-    async def _sync(self, run: Run) -> None:
-        """Fold what the store has and this replica has not."""
-        name = run.state.run
-        if run.state.version == 0:
-            await self._recover(run)
-        elif await self.store.stands(name, run.head):
-            return
-        while True:
-            known = run.state
-            page, follows = await following(self.store, name, known.version, run.head.last)
-            if page.head.deleted:
-                raise self._deleted(name)
-            if not follows:
-                if page.head.incarnation == known.incarnation:
-                    await self._store_fell_back(run, page.head)
-                run.state, run.head, run.kept, run.alive = RunState(name), Head(0, "", False), 0, {}
-                continue
-            for at in range(0, len(page.events), FOLDED_AT_ONCE):
-                some = page.events[at : at + FOLDED_AT_ONCE]
-                for _, event in some:
-                    known.apply(pb.Event.FromString(event))
-                run.head = Head(known.version, known.incarnation, False, fingerprint(some[-1][1]))
-                if len(page.events) > FOLDED_AT_ONCE:
-                    await asyncio.sleep(0)
-            if page.events:
-                run.tell()
-            if known.version >= page.head.version:
-                run.head = page.head
-                return
+    async def _catch_up(self, run: Run) -> None:
+        try:
+            await catch_up(self.store, run)
+        except RunDeleted:
+            self._drop(run.name)
+            raise
 
-    async def _recover(self, run: Run) -> None:
-        """Begin with the run's snapshot, if it has one whose last event is in the history."""
-        name = run.state.run
-        kept = await self.store.kept([name], [snapshots.OF, snapshots.STATE])
-        found = snapshots.restored(name, kept[0])
-        if found is None:
-            return
-        state, head = found
-        page = await self.store.read(name, head.version - 1, 1)
-        if page.events and (page.events[0][0], fingerprint(page.events[0][1])) == (head.version, head.last):
-            run.state, run.head, run.kept = state, head, head.version
-
-    async def _store_fell_back(self, run: Run, head: Head) -> None:
-        """The store has less than this replica has seen of the same incarnation, or, another replica having filled it
-        up, something else. Workers that saw no more than is left would not notice, and those that did would, once new
-        events have taken the lost versions, not notice either: a new incarnation tells all of them."""
-        restored = pb.RunRestored(
-            incarnation=secrets.token_hex(8),
-            lost_incarnation=run.state.incarnation,
-            lost_version=run.state.version,
-        )
-        event = pb.Event(schema=SCHEMA, time=time.time(), run_restored=restored)
-        name = run.state.run
-        # If it fails, another replica was faster.
-        await self.store.append(name, head, [event.SerializeToString()], incarnation=restored.incarnation)
-
-    async def _recall(self, run: Run, needed: NeedsHistory) -> Round | None:
-        recall = Recall(needed.worker, needed.round, run.state.index)
-        before = run.state.version
-        while before > 0 and not recall.done:
-            entries: Sequence[tuple[int, bytes]] = await self.store.read_back(run.state.run, before, PAGE)
-            for _, event in entries:
-                recall.give(pb.Event.FromString(event))
-                if recall.done:
-                    break
-            before = entries[-1][0] - 1 if entries else 0
-        return recall.found
-
-    def _deleted(self, name: str) -> RunDeleted:
+    def _drop(self, name: str) -> None:
+        """Let go of a deleted run."""
         run = self._runs.pop(name, None)
         if run is not None:
             run.tell()
-        return RunDeleted(f"run {name} was deleted; its name is free again 30 days later: choose another one")
 
     def _saw(self, run: Run, worker: str) -> None:
         run.alive[worker] = time.monotonic() + ALIVE_SECONDS
-
-
-async def following(store: Store, run: str, version: int, last: str) -> tuple[Page, bool]:
-    """A page of events after a version, and whether they follow the event of that version with the fingerprint `last`:
-    if not, the store has lost history, and maybe got another since. The incarnation does not tell that: it changes
-    within a history, and only once somebody has noticed."""
-    if version == 0:
-        return await store.read(run, 0, PAGE), True
-    page = await store.read(run, version - 1, PAGE)
-    follows = bool(page.events) and fingerprint(page.events[0][1]) == last
-    return Page(page.head, page.events[1:]), follows
 
 
 class InTime:

@@ -37,6 +37,8 @@ UPWARDS = [
         "bandit_server.store",
     ],
     ["bandit_server.access", "bandit_server.snapshots", "bandit_server.spare"],
+    ["bandit_server.at_hand"],
+    ["bandit_server.catch_up"],
     ["bandit_server.runs"],
     ["bandit_server.listing", "bandit_server.watch"],
     ["bandit_server.service"],

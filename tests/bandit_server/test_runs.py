@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from bandit_server import runs
+from bandit_server import catch_up, runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
@@ -149,7 +149,7 @@ def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypat
     events = site.events()
     changes = [at for at, event in enumerate(events) if event.HasField("run_restored")]
     assert 10 < changes[-1] < len(events) - 10
-    monkeypatch.setattr(runs, "PAGE", 10)
+    monkeypatch.setattr(catch_up, "PAGE", 10)
     site.replicas[1].restart()
     site.assert_all_serve_the_fold()
 
