@@ -16,8 +16,8 @@ from benchmarks.site import Process, Site, channel, ready
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
-# How many runs each server has had at hand, and where they are.
-RUNS = {500: 3, 1500: 4}
+# Where the runs of each server are.
+DATABASES = (3, 4)
 # A state is as large after these as after any number of further ones.
 ROUNDS = 100
 
@@ -30,11 +30,11 @@ class IdleRuns:
     since: float
 
 
-def idle_runs(site: Site) -> IdleRuns:
+def idle_runs(site: Site, counts: tuple[int, int]) -> IdleRuns:
     """Servers that list so many runs that were played, and are asked for each of them once."""
     played(site, "idle", ROUNDS)
     servers = {}
-    for count, database in RUNS.items():
+    for count, database in zip(counts, DATABASES, strict=True):
         names = histories.multiply(site.redis, "idle", count, database)
         server = servers[count] = site.ours(database)
         ready(server)

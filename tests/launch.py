@@ -1,7 +1,6 @@
 """Starts jobs through DeepSpeed's launcher, as a user does; `tests.ranks` starts them without it."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,11 +11,13 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
-def on_a_terminal() -> None:
-    """For Popen's preexec_fn: Ctrl-C is heard, as on a terminal, also where the tests run as a shell's background job,
-    whose children are born deaf to it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def on_a_terminal(command: Sequence[str]) -> list[str]:
+    """A command that hears Ctrl-C, as on a terminal, also where the tests run as a shell's background job, whose
+    children are born deaf to it. Not by Popen's preexec_fn: that is Python after a fork, and gRPC's threads are here."""
+    return [sys.executable, "-c", HEARING, *command]
 
 
 def free_port() -> int:

@@ -107,7 +107,7 @@ def test_serve_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> Non
     address = f"127.0.0.1:{free_port()}"
     command = [str(OPTIMA), "serve", "--port", address.rpartition(":")[2], "--dashboard-port", "0"]
     command += ["--data-dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=on_a_terminal)
+    process = subprocess.Popen(on_a_terminal(command), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert f"bandit server: {address}" in process.stdout.readline()
     with connected(address) as stub:

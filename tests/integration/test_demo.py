@@ -24,13 +24,12 @@ def demo(output: Path, *flags: str) -> "subprocess.Popen[str]":
     command = [str(OPTIMA), "demo", "--output-dir", str(output), "--port", str(free_port()),
                "--dashboard-port", str(free_port()), *flags]  # fmt: skip
     return subprocess.Popen(
-        command,
+        on_a_terminal(command),
         cwd=ROOT,
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=on_a_terminal,
     )
 
 

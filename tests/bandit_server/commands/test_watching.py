@@ -48,11 +48,10 @@ def test_a_terminal_follows_a_run_through_a_restart_of_the_server(tmp_path: Path
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "bandit_server.cli", "runs", "--server", server.address, "watch", "r"]
     watching = subprocess.Popen(
-        command,
+        on_a_terminal(command),
         cwd=ROOT,
         stdout=theirs,
         env={**os.environ, "COLUMNS": "120", "LINES": "40"},
-        preexec_fn=on_a_terminal,
     )
     os.close(theirs)
     os.set_blocking(ours, False)
