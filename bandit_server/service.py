@@ -139,22 +139,29 @@ class Service(rpc.BanditServicer):
         checks.round(request.round)
         checks.chosen(request.arm, request.chosen_by)
         checks.measurement(request.measurement)
-        if not request.HasField("select_round"):
-            return await self._report(request)
-        checks.round(request.select_round)
-        # Both within the time of one.
-        async with InTime():
-            answer = await self._report(request)
-            answer.selected.CopyFrom(await self._select(pb.SelectArmRequest(caller=caller, round=request.select_round)))
-        return answer
-
-    async def _report(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
-        caller = request.caller
+        if request.HasField("select_round"):
+            checks.round(request.select_round)
+            return await self._report_and_select(request)
 
         def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
             return rounds.report(state, request, recalled)
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
+
+    async def _report_and_select(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
+        caller = request.caller
+        # Also if it takes two appends, both are within the time of one.
+        async with InTime():
+            alive = await self._runs.alive(caller.run, besides=caller.worker)
+
+            def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
+                return rounds.report_and_select(state, request, alive, recalled)
+
+            answer, _ = await self._runs.execute(caller.run, decide, worker=caller.worker)
+            if not answer.HasField("selected"):
+                selection = pb.SelectArmRequest(caller=caller, round=request.select_round)
+                answer.selected.CopyFrom(await self._select(selection))
+        return answer
 
     @_answering
     async def Heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:

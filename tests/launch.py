@@ -16,7 +16,7 @@ HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);
 
 def on_a_terminal(command: Sequence[str]) -> list[str]:
     """A command that hears Ctrl-C, as on a terminal, also where the tests run as a shell's background job, whose
-    children are born deaf to it. Not by Popen's preexec_fn: that is Python after a fork, and gRPC's threads are here."""
+    children are born deaf to it. Not by Popen's preexec_fn: that is Python after a fork, with gRPC's threads here."""
     return [sys.executable, "-c", HEARING, *command]
 
 

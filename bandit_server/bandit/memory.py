@@ -1,4 +1,4 @@
-"""What a policy remembers, as plain JSON values, and back."""
+"""What a policy remembers: a copy of it; or as plain JSON values, and back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 _OURS = __name__.rpartition(".")[0]
+_UNCHANGING = frozenset({type(None), bool, int, float, str})
 
 
 def dump(value: Any) -> Any:
@@ -61,3 +62,26 @@ def load(into: Any, dumped: Any) -> Any:
                 setattr(into, name, load(getattr(into, name), part))
             return into
     raise ValueError("this is not what a policy of this name and version has written down")
+
+
+def copied(value: Any) -> Any:
+    """A policy, or a part of what it remembers, that goes its own way from now on. Several times as fast as deepcopy,
+    which has to allow for anything."""
+    kind = type(value)
+    if kind in _UNCHANGING:
+        return value
+    if kind is np.ndarray:
+        return value.copy()
+    if kind is list:
+        return [copied(item) for item in value]
+    if kind is tuple:
+        return tuple([copied(item) for item in value])
+    if kind is deque:
+        return deque((copied(item) for item in value), maxlen=value.maxlen)
+    if kind is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if not kind.__module__.startswith(_OURS):
+        raise TypeError(f"a policy remembers a {kind.__qualname__}, which cannot be copied")
+    other = object.__new__(kind)
+    vars(other).update({name: copied(item) for name, item in vars(value).items()})
+    return other

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-from bandit_server.bandit import reward
+from bandit_server.bandit import memory, reward
+from bandit_server.bandit.policy import Policy
 from bandit_server.errors import DataLoss, Invalid, ReportConflict
 from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
@@ -40,7 +41,14 @@ def select(
                 duplicate=True, pull=known.pull, fallback_arms=told, incarnation=incarnation, version=version
             )
         )
-    arm, *later = _choose(state, caller.worker, request.round, alive)
+    return _selected(state, state.policy, caller.worker, request.round, alive, version)
+
+
+def _selected(
+    state: RunState, policy: Policy, worker: str, round: int, alive: Collection[str], version: int
+) -> Decision[pb.SelectArmResponse]:
+    """A new pull, chosen by the policy. `version`: the run's before it."""
+    arm, *later = _choose(state, policy, worker, round, alive)
     names = list(state.arms)
     told = [names[at] for at in later]
     event = pb.Event(schema=SCHEMA)
@@ -49,15 +57,15 @@ def select(
     pulled.fallback_arms.extend(told)
     pull = pulled.pull
     pull.number = state.next_number
-    pull.worker = caller.worker
-    pull.round = request.round
+    pull.worker = worker
+    pull.round = round
     pull.arm = names[arm]
     pull.chosen_by = pb.CHOSEN_BY_POLICY
-    answer = pb.SelectArmResponse(pull=pull, fallback_arms=told, incarnation=incarnation, version=version + 1)
+    answer = pb.SelectArmResponse(pull=pull, fallback_arms=told, incarnation=state.incarnation, version=version + 1)
     return Decision(answer, [event], later)
 
 
-def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) -> list[int]:
+def _choose(state: RunState, policy: Policy, worker: str, round: int, alive: Collection[str]) -> list[int]:
     """The policy's choice, and those after it: for a worker that loses the server before it can report."""
     # What the worker itself has open it has given up: it reports a round before it asks for the next.
     in_flight = [
@@ -66,7 +74,7 @@ def _choose(state: RunState, worker: str, round: int, alive: Collection[str]) ->
         if other != worker and other in alive
         for arm in rounds.values()
     ]
-    return state.policy.choose(
+    return policy.choose(
         in_flight=in_flight,
         active=state.active,
         rng=state.randomness.at(worker, round),
@@ -102,6 +110,29 @@ def report(
     answer.report.CopyFrom(stored)
     answer.version += 1
     return Decision(answer, [event])
+
+
+def report_and_select(
+    state: RunState, request: pb.ReportRewardRequest, alive: Collection[str], recalled: Recalled | None = None
+) -> Decision[pb.ReportRewardResponse]:
+    """The report, and with it, if it is what nearly all are, the selection for `select_round`: after the first report
+    of a pull that the policy chose, for a round that has not begun. Otherwise that is still to be asked for.
+
+    Raises:
+        As `report` does.
+    """
+    decision = report(state, request, recalled)
+    answer, worker = decision.answer, state.workers[request.caller.worker]
+    new = request.select_round >= worker.horizon and request.select_round not in worker.rounds
+    if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not new:
+        return decision
+    # What the policy will be when the report is folded.
+    policy = memory.copied(state.policy)
+    pull = answer.report.pull
+    policy.rewarded(pull.number, state.index[pull.arm], pull.worker, answer.report.reward)
+    then = _selected(state, policy, pull.worker, request.select_round, alive, answer.version)
+    answer.selected.CopyFrom(then.answer)
+    return Decision(answer, [*decision.events, *then.events], then.later)
 
 
 def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.Event:

@@ -181,15 +181,15 @@ def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(
     store = SlowStore(valkey.url, deadline=60)
     site.replicas.insert(0, Replica(store))
     site.join(0, "w")
-    arm = site.call(0, "SelectArm", pb.SelectArmRequest(caller=site.callers["w"], round=0)).pull.arm
-    request = pb.ReportRewardRequest(caller=site.callers["w"], round=0, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY,
+    # What the worker chose itself is reported by an append of its own.
+    request = pb.ReportRewardRequest(caller=site.callers["w"], round=0, arm="text", chosen_by=pb.CHOSEN_BY_FALLBACK,
                                      measurement=measured(after=0.9), select_round=1)  # fmt: skip
     monkeypatch.setattr(runs, "DEADLINE", 2.0)
     # One append is in time, and two are not.
     store.pause = 1.2
     with pytest.raises(Refused, match=r"UNAVAILABLE: the store was too slow \(more than 2 s\); try again"):
         site.call(0, "ReportReward", request)
-    assert [event.WhichOneof("kind") for event in site.events()[2:]] == ["arm_pulled", "reward_reported"]
+    assert [event.WhichOneof("kind") for event in site.events()[2:]] == ["reward_reported"]
     store.pause = 0.0
     answer = site.call(0, "ReportReward", request)
     assert (answer.duplicate, answer.selected.duplicate, answer.selected.pull.round) == (True, False, 1)

@@ -76,8 +76,9 @@ def test_the_first_report_stands(stub: BanditStub, run: str) -> None:
     assert told(stub, run).reports == 1
 
 
-def test_a_report_may_select_the_next_arm_in_the_same_call(stub: BanditStub, run: str) -> None:
-    apart, together = Player(stub, run), Player(stub, f"{run}-together")
+@pytest.mark.parametrize("policy", ["optima", "sliding_window_ts", "uniform", "round_robin", "joint", "fixed:text"])
+def test_a_report_may_select_the_next_arm_in_the_same_call(stub: BanditStub, run: str, policy: str) -> None:
+    apart, together = Player(stub, run, policy=policy), Player(stub, f"{run}-together", policy=policy)
     arms = [together.select(0).pull.arm]
     for round in range(20):
         answer = together.report(round, arms[-1], 1 - PAYS[arms[-1]] / (round + 20), select_round=round + 1)

@@ -152,7 +152,7 @@ class BanditServicer:
         `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
         trailing metadata `optima-stored-report-bin` (a RewardReported).
         With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
-        second fails the call fails, and the report stands: repeat the call.
+        second fails the call fails, and the report may stand: repeat the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -80,7 +80,7 @@ class BanditStub:
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
     trailing metadata `optima-stored-report-bin` (a RewardReported).
     With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
-    second fails the call fails, and the report stands: repeat the call.
+    second fails the call fails, and the report may stand: repeat the call.
     """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.HeartbeatRequest, _bandit_pb2.HeartbeatResponse]
     """"I am alive." Kept for a short time only and not part of the history."""
@@ -121,7 +121,7 @@ class BanditAsyncStub(BanditStub):
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
     trailing metadata `optima-stored-report-bin` (a RewardReported).
     With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
-    second fails the call fails, and the report stands: repeat the call.
+    second fails the call fails, and the report may stand: repeat the call.
     """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_bandit_pb2.HeartbeatRequest, _bandit_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """"I am alive." Kept for a short time only and not part of the history."""
@@ -207,7 +207,7 @@ class BanditServicer(metaclass=_abc_1.ABCMeta):
         `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
         trailing metadata `optima-stored-report-bin` (a RewardReported).
         With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
-        second fails the call fails, and the report stands: repeat the call.
+        second fails the call fails, and the report may stand: repeat the call.
         """
 
     @_abc_1.abstractmethod

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bandit_server.bandit import memory
 from bandit_server.bandit.policy import POLICIES, Policy, build
 from bandit_server.bandit.random import Randomness
 
@@ -53,6 +54,21 @@ def noisy(seed: int, gap: float = 0.25, sd: float = 0.2) -> Pays:
     """Arm k pays gap · k, and noise that depends on the round alone."""
     noise = np.random.default_rng(seed).normal(0, sd, 5000)
     return lambda arm, round: gap * arm + float(noise[round])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_copy_is_the_same_and_goes_its_own_way(name: str) -> None:
+    policy = made(name, 5)
+    played(policy, 5, noisy(1), 60, workers="vw")
+    before = memory.dump(policy)
+    other, last = memory.copied(policy), memory.copied(policy)
+    assert memory.dump(other) == before
+    for one in (other, last):
+        one.pulled(60, 2)
+        one.rewarded(60, 2, "x", 0.3)
+    assert memory.dump(other) == memory.dump(last)
+    assert (memory.dump(other) != before) == policy.learns or name == "round_robin"
+    assert memory.dump(policy) == before
 
 
 @pytest.mark.parametrize("name", LEARNING)
