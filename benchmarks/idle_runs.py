@@ -7,6 +7,7 @@ but cannot give back.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bandit_server.runs import IDLE_SECONDS
@@ -16,8 +17,9 @@ from benchmarks.site import Process, Site, channel, ready
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
-# Where the runs of each server are.
-DATABASES = (3, 4)
+# How many runs each server has had at hand, and where they are.
+RUNS = {500: 3, 1500: 4}
+ASKED_AT_ONCE = 4
 # A state is as large after these as after any number of further ones.
 ROUNDS = 100
 
@@ -30,18 +32,17 @@ class IdleRuns:
     since: float
 
 
-def idle_runs(site: Site, counts: tuple[int, int]) -> IdleRuns:
+def idle_runs(site: Site) -> IdleRuns:
     """Servers that list so many runs that were played, and are asked for each of them once."""
     played(site, "idle", ROUNDS)
     servers = {}
-    for count, database in zip(counts, DATABASES, strict=True):
+    for count, database in RUNS.items():
         names = histories.multiply(site.redis, "idle", count, database)
         server = servers[count] = site.ours(database)
         ready(server)
-        with channel(server.address) as to:
+        with channel(server.address) as to, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             stub = BanditStub(to)
-            for name in names:
-                stub.GetRun(pb.GetRunRequest(run=name))
+            list(pool.map(stub.GetRun, [pb.GetRunRequest(run=name) for name in names]))
             assert len(list_all(stub)) == count
     return IdleRuns(servers, time.monotonic())
 

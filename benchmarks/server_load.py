@@ -122,7 +122,7 @@ def measure(site: Site, quick: bool) -> dict[str, Any]:
         ready(server)
     ours = replicas[0]
     found: dict[str, Any] = {"cold_start": (cold := cold_start(site, 250 if quick else 1000)).told}
-    idle = idle_runs(site, (200, 1200) if quick else (500, 1500))
+    idle = idle_runs(site)
     _say(began, "a cold start")
     ready(proxy, health=False)
     found["stacks"] = {} if quick else _stacks(site, measuring)
