@@ -18,10 +18,10 @@ def _trim() -> Callable[[int], int] | None:
 def give_back() -> None:
     """Give back what can be. It takes some tens of milliseconds where a thousand runs are at hand.
 
-    Python gives memory back in pieces of a megabyte, and one small object holds a piece. Such objects are freed ones of
-    every kind that it keeps for the next, which a collection lets go of, and the names of the last thousands of
-    attributes that were looked up, which are kept beside what was found until that is cleared. Of what is left the C
-    library keeps the heap up to the last piece in use.
+    One small object holds all the memory around it that is given back only together: a page of the C library's, if
+    PYTHONMALLOC says `malloc`; else a megabyte of Python's own. Such objects are freed ones of every kind that Python
+    keeps for the next, which a collection lets go of, and the names of the last thousands of attributes that were
+    looked up, which are kept beside what was found until that is cleared.
     """
     # Python's own name for it may change; without it more is held, and nothing is wrong.
     clear = getattr(sys, "_clear_type_cache", None)

@@ -136,10 +136,8 @@ class Client:
 class OptunaClient:
     """Asks for an arm and tells what it paid, through Optuna's own proxy.
 
-    A study's first trials are no round: TPE begins with ten at random, which cost less and are soon over.
+    Each study begins with ten trials, as TPE takes its first ten at random, which cost less and are soon over.
     """
-
-    BEGINNING = 10
 
     def __init__(self, address: str, name: str) -> None:
         import optuna
@@ -148,6 +146,10 @@ class OptunaClient:
         host, _, port = address.rpartition(":")
         self._storage = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
         self._arms = {"arm": optuna.distributions.CategoricalDistribution([arm.name for arm in SPEC.arms])}
+        arms = [SPEC.arms[at % len(SPEC.arms)].name for at in range(10)]
+        self._beginning = [
+            optuna.trial.create_trial(value=0.01, params={"arm": arm}, distributions=self._arms) for arm in arms
+        ]
         self._samplers = optuna.samplers
         self._name = name
         self._studies: dict[str, Any] = {}
@@ -167,8 +169,7 @@ class OptunaClient:
             study = self._studies[run] = self._optuna.create_study(
                 study_name=f"{run}-{self._name}", storage=self._storage, sampler=sampler(seed=0)
             )
-            for _ in range(self.BEGINNING):
-                study.tell(study.ask(self._arms), 0.01)
+            study.add_trials(self._beginning)
         study.tell(study.ask(self._arms), 0.01)
 
 

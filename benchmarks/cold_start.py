@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ DATABASE = 1
 # Seconds for a server to have kept what it keeps of a run, and after an idle time to have let go of it.
 SLACK = 5.0
 TOGETHER = 16
+ASKED_AT_ONCE = 4
 
 
 @dataclass
@@ -39,44 +41,42 @@ class ColdStart:
     since: float
 
 
-def cold_start(site: Site, asked: int) -> ColdStart:
+def cold_start(site: Site) -> ColdStart:
     """Many copies of a run that a server has played, in a database of their own, and a new server there, which is then
-    asked for so many of them."""
-    played(site, "template", (EVENTS - 2) // 2)
+    asked for each of them."""
+    _played(site, "template", (EVENTS - 2) // 2)
     names = histories.multiply(site.redis, "template", RUNS, DATABASE)
     began = time.perf_counter()
     server = site.ours(DATABASE)
     ready(server)
     up = time.perf_counter()
-    with channel(server.address) as to:
+    with channel(server.address) as to, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         stub = BanditStub(to)
         select_seconds = _first_select(stub, names[RUNS // 2])
         # What first calls take, and connections to the store, no further run takes again.
         _at_once(stub)
         unlisted = server.resident
         start = time.perf_counter()
-        listed = list_all(stub)
+        listed = _list_all(stub)
         list_seconds = time.perf_counter() - start
         assert len(listed) == RUNS
         assert all(run.version >= EVENTS for run in listed)
         before = server.resident
         start = time.perf_counter()
-        for name in names[:asked]:
-            stub.GetRun(pb.GetRunRequest(run=name))
-        load_seconds = (time.perf_counter() - start) / asked
+        list(pool.map(stub.GetRun, [pb.GetRunRequest(run=name) for name in names]))
+        load_seconds = (time.perf_counter() - start) / RUNS
     told = {
         "start_seconds": up - began,
         "select_seconds": select_seconds,
         "list_seconds": list_seconds,
         "load_run_seconds": load_seconds,
         "listed_kb_per_run": (before - unlisted) / RUNS / 1000,
-        "busy_kb_per_run": (server.resident - before) / asked / 1000,
-        "asked": float(asked),
+        "busy_kb_per_run": (server.resident - before) / RUNS / 1000,
     }
     return ColdStart(server, told, before, time.monotonic())
 
 
-def played(site: Site, run: str, rounds: int) -> None:
+def _played(site: Site, run: str, rounds: int) -> None:
     """A run that a server has played."""
     server = site.ours()
     ready(server)
@@ -95,7 +95,7 @@ def idle_memory(cold: ColdStart) -> dict[str, float]:
     """What the runs that it had at hand in a cold start cost the server when it has let go of them."""
     while time.monotonic() < cold.since + IDLE_SECONDS + SLACK:
         time.sleep(0.1)
-    held = (cold.server.resident - cold.before) / cold.told["asked"] / 1000
+    held = (cold.server.resident - cold.before) / RUNS / 1000
     return {"kb_per_idle_run": cold.told["listed_kb_per_run"] + held}
 
 
@@ -115,7 +115,7 @@ def _at_once(stub: BanditStub) -> None:
         call.exception()
 
 
-def list_all(stub: BanditStub) -> list[Any]:
+def _list_all(stub: BanditStub) -> list[Any]:
     """Every run."""
     runs: list[Any] = []
     token = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from benchmarks.clients import Window
 from benchmarks.load import ROOT
 
 START_SECONDS = 60.0
+# As deploy/server.Dockerfile has it.
+IMAGE = {"PYTHONMALLOC": "malloc"}
 # What runs our server on an event loop; the first one is what `optima` itself does.
 LOOPS = {"asyncio": "bandit_server.cli", "uvloop": "benchmarks.on_uvloop"}
 
@@ -37,10 +40,16 @@ def free_port() -> int:
 class Process:
     """A process of ours, and where it listens."""
 
-    def __init__(self, words: list[str], log: Path, address: str = "") -> None:
+    def __init__(self, words: list[str], log: Path, address: str = "", image: bool = False) -> None:
         self._log = log.open("ab")
         self.process = subprocess.Popen(
-            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+            words,
+            cwd=ROOT,
+            env={**os.environ, **(IMAGE if image else {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
         )
         self.address = address
 
@@ -111,7 +120,7 @@ class Site:
 
     def bare(self, stack: str) -> Process:
         """A server that only appends, answering."""
-        process = self._start([*self._python, "benchmarks.bare_server", self.redis_url, "--stack", stack])
+        process = self._start([*self._python, "benchmarks.bare_server", self.redis_url, "--stack", stack], image=True)
         process.address = f"127.0.0.1:{process.line()}"
         return process
 
@@ -120,7 +129,7 @@ class Site:
         port = free_port()
         words = [LOOPS[loop], "serve", "--port", str(port), "--no-dashboard", "--log-level", "warning",
                  "--redis-url", f"{self.redis_url}?db={db}"]  # fmt: skip
-        return self._start([*self._python, *words], f"127.0.0.1:{port}")
+        return self._start([*self._python, *words], f"127.0.0.1:{port}", image=True)
 
     def optuna(self) -> Process:
         """Optuna's proxy; see `ready`."""
@@ -140,8 +149,8 @@ class Site:
             process.say(Window(window.kind, window.addresses, runs, window.seconds, window.first_round).line())
         return [taken for process in busy for taken in json.loads(process.line())]
 
-    def _start(self, words: list[str], address: str = "") -> Process:
-        process = Process(words, self._directory / "processes.log", address)
+    def _start(self, words: list[str], address: str = "", image: bool = False) -> Process:
+        process = Process(words, self._directory / "processes.log", address, image)
         self._stack.callback(process.stop)
         return process
 

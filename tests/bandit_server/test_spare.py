@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -33,8 +34,12 @@ print(json.dumps([before, busy, resident()]))
 
 
 def test_memory_of_runs_that_went_is_given_back_to_the_system() -> None:
-    said = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=60)
+    # As the server's image has it.
+    malloc = {**os.environ, "PYTHONMALLOC": "malloc"}
+    said = subprocess.run(
+        [sys.executable, "-c", MEASURE], env=malloc, capture_output=True, text=True, check=True, timeout=60
+    )
     before, busy, after = json.loads(said.stdout)
     held = (after - before) / RUNS
     assert (busy - before) / RUNS > 30_000, "the runs were there"
-    assert held < 15_000, f"{held:.0f} bytes a run are held"
+    assert held < 5_000, f"{held:.0f} bytes a run are held"
