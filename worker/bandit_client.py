@@ -281,6 +281,9 @@ class BanditClient:
         """
         handover = self._started()
         self._journal.reported(round, arm, chosen_by, measurement)
+        if next_round is not None and self._journal.pull_of(next_round) is not None:
+            # `select` has nothing to ask.
+            next_round = None
         report = Report(round, arm, chosen_by, measurement, next_round)
         handover.report(report)
         self._started()

@@ -76,7 +76,7 @@ class Handover:
         # Since when there is an outage, and whether it still is one as far as calls go.
         self._away_since: float | None = None
         self._failing = False
-        # The last question found no answer.
+        # The last question, or wait for a choice that a report asked for too, found no answer.
         self._in_doubt = False
         self._closing = False
         self._changed = threading.Condition()
@@ -86,8 +86,8 @@ class Handover:
     def ask(self, round: int) -> Question:
         """The arm for a round; comes back unanswered when patience is spent.
 
-        After an unanswered question the next one has a single try: where a server takes reports but cannot choose,
-        every round would spend the whole patience again.
+        After an unanswered one the next has a single try, and a report does not ask for a choice until one is answered:
+        where a server takes reports but cannot choose, every round would spend the whole patience again.
         """
         question = Question(round)
         with self._changed:
@@ -105,9 +105,13 @@ class Handover:
     def report(self, report: Report) -> None:
         """Queue a report; returns when it is settled or patience is spent."""
         with self._changed:
+            if self._in_doubt:
+                report.next_round = None
             self._reports.append(report)
             self._changed.notify_all()
             self._wait(lambda: report.settled)
+            if report.next_round is not None:
+                self._in_doubt = not report.settled
             # From here on a choice comes too late.
             report.next_round = None
 

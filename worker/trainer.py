@@ -142,7 +142,7 @@ class Trainer:
         took = probed - started, time.monotonic() - probed
         self._begun = None
         self.report(Played(round, pull, before, after, trained, evaluation, *took))
-        if self.state.diverged == self.recipe.max_diverged:
+        if self.gives_up:
             raise Diverged(
                 f"round {round}: the loss is not finite after training arm {pull.arm!r}, for the "
                 f"{self.state.diverged}. round in a row; lower optimizer.lr or check the data"
@@ -180,6 +180,11 @@ class Trainer:
     def in_tail(self, round: int) -> bool:
         """Whether nobody is asked for the round's arm; so after the last round."""
         return bool(self.recipe.rounds) and round >= self.recipe.rounds - self.recipe.tail_rounds
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether too many rounds in a row have diverged."""
+        return self.state.diverged == self.recipe.max_diverged
 
     def plan(self, arm: str) -> Plan:
         """What a round on this arm trains."""
@@ -236,7 +241,7 @@ class Trainer:
                 measurement.metrics.update(evaluation.metrics)
         else:
             measurement.outcome = pb.OUTCOME_DIVERGED
-        next_round = None if self.in_tail(played.round + 1) else played.round + 1
+        next_round = None if self.gives_up or self.in_tail(played.round + 1) else played.round + 1
         reported = self.rank0.bandit.report(played.round, pull.arm, pull.chosen_by, measurement, next_round)
         self.rank0.bandit.heartbeat(played.round + 1, self.engine.schedule.step, steps / trained.seconds)
         record = RoundRecord(

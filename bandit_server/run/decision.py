@@ -18,7 +18,7 @@ class Decision(Generic[T]):
     Attributes:
         answer: What the caller is told once the events are stored.
         events: What is to be appended; none if the command changes nothing.
-        later: If the event is a pull, its fallback arms as indices: the fold need not look them up.
+        later: If one of them is a pull, its fallback arms as indices: the fold need not look them up.
     """
 
     answer: T

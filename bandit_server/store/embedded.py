@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -201,7 +202,7 @@ class EmbeddedValkey:
         pause = 0.1
         while True:
             assert self._process is not None
-            status = await asyncio.to_thread(self._process.wait)
+            status = await _end(self._process)
             log.error("the embedded store ended with status %d and is started again:\n%s", status, self._last_words())
             try:
                 await self._launch(lock)
@@ -216,6 +217,30 @@ class EmbeddedValkey:
             lines = (self._directory / "valkey.log").read_text(errors="replace").splitlines()
             return "\n".join(lines[-5:])
         return f"(nothing in {self._directory / 'valkey.log'})"
+
+
+async def _end(process: subprocess.Popen[bytes]) -> int:
+    """The status of a process, once it has ended.
+
+    The thread that waits for it is not `asyncio.to_thread`'s, which the interpreter waits for when a program ends: one
+    that has not stopped its server would wait for a store that ends only after it.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def tell(status: int) -> None:
+        # Nobody may want to know any more.
+        if not ended.done():
+            ended.set_result(status)
+
+    def wait() -> None:
+        status = process.wait()
+        # The loop may be closed by then.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, status)
+
+    threading.Thread(target=wait, name="embedded-store", daemon=True).start()
+    return await ended
 
 
 def _lock(file: IO[bytes]) -> bool:

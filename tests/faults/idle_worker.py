@@ -45,7 +45,7 @@ class Worker:
             measurement = pb.Measurement(
                 outcome=pb.OUTCOME_MEASURED, before=1.0, after=self.told[round], steps=1, seconds=0.1
             )
-            played.append((pull, self.client.report(round, pull.arm, pull.chosen_by, measurement)))
+            played.append((pull, self.client.report(round, pull.arm, pull.chosen_by, measurement, round + 1)))
             self.arms.append(pull.arm)
             self.seconds += time.monotonic() - began
         self.next_round += rounds

@@ -41,7 +41,9 @@ def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerP
         worker.seconds = 0.0
         away = worker.play(20)
         assert worker.seconds < PATIENCE + 0.4
-        assert {pull.chosen_by for pull, _ in away} == {pb.CHOSEN_BY_FALLBACK}
+        (chosen, _), *others = away
+        assert chosen.chosen_by == pb.CHOSEN_BY_POLICY, "it came with the last report"
+        assert {pull.chosen_by for pull, _ in others} == {pb.CHOSEN_BY_FALLBACK}
         assert not any(reported.delivered for _, reported in away)
         server.start()
         assert worker.client.flush(15) == 0
@@ -50,7 +52,8 @@ def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerP
         assert_every_reward_counts_once(server, worker)
         run = server.run()
         assert not run.restored, "nothing was lost, so nothing had to be restored"
-        assert sum(arm.pulls for arm in run.arms) == 30, "the arms trained meanwhile are in the posterior"
+        assert run.reports == 30
+        assert sum(arm.pulls for arm in run.arms) == 30 + 1, "the arms trained meanwhile are in the posterior"
 
 
 def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
@@ -172,8 +175,13 @@ class Undecided(BanditServicer):
 
     def __init__(self, behind: BanditStub) -> None:
         self.CreateRun = lambda request, _: behind.CreateRun(request)
-        self.ReportReward = lambda request, _: behind.ReportReward(request)
         self.Heartbeat = lambda request, _: behind.Heartbeat(request)
+        self._behind = behind
+
+    def ReportReward(self, request: pb.ReportRewardRequest, context: grpc.ServicerContext) -> pb.ReportRewardResponse:
+        if request.HasField("select_round"):
+            context.abort(grpc.StatusCode.INTERNAL, "the server has a fault")
+        return self._behind.ReportReward(request)
 
     def SelectArm(self, request: pb.SelectArmRequest, context: grpc.ServicerContext) -> pb.SelectArmResponse:
         context.abort(grpc.StatusCode.INTERNAL, "the server has a fault")
@@ -204,7 +212,7 @@ def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerPr
         resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "w.jsonl").stat().st_size, limits[1]))
         try:
             with pytest.raises(JournalError, match="cannot be written"):
-                worker.client.select(2)
+                worker.client.select(3)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, previous)

@@ -6,10 +6,12 @@ import itertools
 import json
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
 from protos.optima.v1 import bandit_pb2 as pb
+from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.integration.test_resume import RECIPE
 from tests.ranks import run_ranks
 from tests.server_process import reports_of
@@ -54,3 +56,6 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_p
     reports = reports_of(address, run)
     assert [r.pull.round for r in reports if r.measurement.outcome == pb.OUTCOME_DIVERGED] == ROTTEN
     assert [r.pull.round for r in reports] == list(range(last + 1))
+    with grpc.insecure_channel(address) as channel:
+        run_now = BanditStub(channel).GetRun(pb.GetRunRequest(run=run)).run
+    assert run_now.pulls == len(reports), "an arm is chosen for a round that nobody plays"

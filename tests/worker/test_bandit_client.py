@@ -103,6 +103,24 @@ def test_the_next_arm_comes_with_the_report(connect: Connect, run: str, stub: Ba
     assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 5
 
 
+def test_a_round_that_was_begun_keeps_its_arm_when_the_one_before_is_reported(connect: Connect, run: str) -> None:
+    first = connect()
+    first.start()
+    pull = first.select(0)
+    assert pull is not None
+    first.close()
+    offline = connect(address=f"127.0.0.1:{free_port()}", patience=0.1, allow_offline=True)
+    offline.start()
+    begun = offline.select(1)
+    assert begun is not None
+    assert begun.chosen_by == pb.CHOSEN_BY_FALLBACK
+    offline.close()
+    back = connect()
+    back.start()
+    assert back.report(0, pull.arm, pull.chosen_by, measured(0.9), next_round=1).delivered
+    assert back.select(1) == begun
+
+
 def test_a_second_start_joins_and_goes_on(connect: Connect) -> None:
     first = connect()
     first.start()

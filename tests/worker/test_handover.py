@@ -126,6 +126,38 @@ def test_what_a_report_selects_is_taken_while_it_is_waited_for_and_else_dropped(
     assert (given_up.settled, taken) == (True, [(1, "text")])
 
 
+def test_after_a_choice_that_did_not_come_with_a_report_the_next_report_asks_for_none() -> None:
+    handover = Handover(PATIENCE, [])
+    asked: list[int | None] = []
+
+    def settle() -> None:
+        """As a server that takes reports and cannot choose."""
+        while not handover.closing:
+            told = handover.oldest_report
+            if told is None:
+                handover.wait_for_work(0.01)
+            elif told.next_round is None:
+                handover.settle(STORED)
+            else:
+                asked.append(told.next_round)
+                handover.is_away(time.monotonic(), AWAY)
+                handover.pause(0.01)
+
+    courier = threading.Thread(target=settle)
+    courier.start()
+    first, *others = [report(round) for round in range(3)]
+    first.next_round = 1
+    assert seconds(lambda: handover.report(first)) >= PATIENCE - 0.05
+    eventually(lambda: not handover.away)
+    for told in others:
+        told.next_round = told.round + 1
+        handover.report(told)
+        assert told.settled
+    handover.close()
+    courier.join()
+    assert set(asked) == {1}
+
+
 def test_an_answer_that_comes_too_late_is_dropped() -> None:
     handover = Handover(PATIENCE, [])
     question = handover.ask(0)

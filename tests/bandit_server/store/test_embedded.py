@@ -204,6 +204,20 @@ def test_it_ends_with_its_killed_server(tmp_path: Path) -> None:
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
+def test_it_ends_with_a_program_that_does_not_stop_its_server(tmp_path: Path) -> None:
+    settings = f"port=0, dashboard_port=None, data_dir=pathlib.Path({str(tmp_path)!r})"
+    program = f"""
+import pathlib
+from bandit_server.config import Settings
+from bandit_server.server import Server
+Server(Settings({settings})).start()
+raise SystemExit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
+    assert ended.returncode == 3
+    eventually(lambda: store_processes(tmp_path) == [])
+
+
 def test_the_next_server_need_not_wait_for_the_orphan(tmp_path: Path) -> None:
     """It starts at once after the kill, whether or not the last one's store is gone by then."""
     with server(tmp_path) as process:
