@@ -12,12 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 from worker.handover import Handover, Question, Report
 from worker.journal import Journal, Pull
+from worker.wire import Wire
 
 HEARTBEAT_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 0.05
@@ -33,24 +33,6 @@ FINAL = frozenset({"run_deleted", "spec_mismatch"})
 UNACCEPTABLE = frozenset({"invalid", "run_finished", "arm_required"})
 
 log = logging.getLogger(__name__)
-
-
-class Wire(Protocol):
-    """The calls, each with a deadline.
-
-    Raises:
-        BanditUnreachable: No answer, or none that settles anything; to be tried again.
-        BanditRefused: The server says no.
-        RunLost: The server has less history than the caller.
-        Fenced: A newer process of this worker has started.
-    """
-
-    def create_run(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse: ...
-    def select_arm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse: ...
-    def report_reward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse: ...
-    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse: ...
-    def finish_run(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse: ...
-    def restore_run(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse: ...
 
 
 class Courier:

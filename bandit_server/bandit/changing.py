@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from bandit_server.bandit.posterior import Floats
 
 
-class Scenario:
+class Scenario(ABC):
     """One drawing of a scenario; `pull` plays it once, from beginning to end.
 
     Args:
@@ -43,9 +45,9 @@ class Scenario:
         """Who makes pull t."""
         return "first"
 
+    @abstractmethod
     def mean(self, arm: int) -> float:
         """The arm's expected reward, were it pulled now."""
-        raise NotImplementedError
 
     def pull(self, arm: int) -> float:
         """The arm's reward, in the units of who pulls."""

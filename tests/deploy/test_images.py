@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.site import IMAGE
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
 
@@ -40,6 +42,12 @@ def test_the_server_image_holds_no_worker_and_the_worker_image_no_server() -> No
     server, worker = (path.read_text(encoding="utf-8") for path in DOCKERFILES)
     assert "COPY worker" not in server
     assert "COPY bandit_server" not in worker
+
+
+def test_benchmarks_start_servers_as_the_server_image_does() -> None:
+    text = (ROOT / "deploy" / "server.Dockerfile").read_text(encoding="utf-8")
+    for name, value in IMAGE.items():
+        assert re.search(rf"^(ENV|   ) {name}={value}\b", text, re.MULTILINE)
 
 
 @each_image

@@ -18,12 +18,13 @@ import subprocess, sys
 status = subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2]]).returncode
 sys.exit(status)
 """
-# What it starts: on SIGTERM it takes its time, leaves a mark, and ends with a status of its own.
+# What it starts: on SIGTERM it says so, ends when it may, with a status of its own, and leaves a mark.
 SAVES_ON_SIGTERM = """
-import pathlib, signal, sys, time
+import pathlib, signal, sys
 mark = pathlib.Path(sys.argv[1])
 def save(number, frame):
-    time.sleep(0.3)
+    (mark / "told").touch()
+    (mark / "may end").read_bytes()
     (mark / "saved").touch()
     sys.exit(7)
 signal.signal(signal.SIGTERM, save)
@@ -33,9 +34,14 @@ signal.pause()
 
 
 def test_sigterm_reaches_what_the_launcher_started_and_is_waited_for(tmp_path: Path) -> None:
+    # Who reads it waits for who writes it.
+    os.mkfifo(tmp_path / "may end")
     with _started(sys.executable, "-c", LAUNCHER, SAVES_ON_SIGTERM, str(tmp_path)) as process:
         eventually((tmp_path / "ready").exists, 20)
         process.send_signal(signal.SIGTERM)
+        eventually((tmp_path / "told").exists, 20)
+        assert process.poll() is None
+        (tmp_path / "may end").write_bytes(b"")
         assert process.wait(20) == 7
     assert (tmp_path / "saved").exists()
 

@@ -11,6 +11,7 @@ factory builds (factory.py); sources.py knows which is meant.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,9 @@ class Adapter:
 
     def run(self, model: nn.Module, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         """Run one part on the boundary tensors of its inputs and return its own."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} says what its parts read, and not how to run one: it needs a `run`"
+        )
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
         """Run the whole model and return every part's boundary tensors; some may be empty."""
@@ -120,7 +123,7 @@ class Adapter:
         raise RecipeError(f"student.checkpointing: {type(model).__name__} does not offer activation checkpointing")
 
 
-class Loaded:
+class Loaded(ABC):
     """A model, how it is taken apart, and how it is given back to where it came from.
 
     Attributes:
@@ -154,6 +157,7 @@ class Loaded:
             "module of your own (docs/bring-your-own-model.md)"
         )
 
+    @abstractmethod
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
         """Write weights and configuration so that what the model came from loads them, and nothing of ours.
 
@@ -164,7 +168,6 @@ class Loaded:
         Returns:
             The path of the weights.
         """
-        raise NotImplementedError
 
 
 def entry(batch: Batch, *names: str) -> Tensor:

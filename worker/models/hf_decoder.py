@@ -4,6 +4,7 @@ Of GPT-2 and of those made like Llama it is known how their layers are run, so t
 the third below put out. Of others only where the layers are: they train under ``active`` and ``all``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -89,6 +90,10 @@ class _Decoder(TextAdapter):
         logits = self.logits_of(model, boundary)
         return {} if logits is None else {"tokens": token_loss(logits, self.targets(batch))}
 
+
+class _Apart(_Decoder, ABC):
+    """A model of which it is known how its layers are run."""
+
     def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         index = next(index for index, one in enumerate(self.parts) if one.name == part)
         if index == 0:
@@ -103,17 +108,17 @@ class _Decoder(TextAdapter):
             return {"tokens": hidden}
         return {"logits": model.get_output_embeddings()(self.finish(model.base_model, hidden))[:, :-1]}
 
+    @abstractmethod
     def embed(self, base: Any, words: Tensor) -> Tensor:
         """What the first layer reads: [B, L, width]."""
-        raise NotImplementedError
 
     def arguments(self, base: Any, hidden: Tensor) -> dict[str, Any]:
         """What every layer is given beside its input and the mask."""
         return {}
 
+    @abstractmethod
     def finish(self, base: Any, hidden: Tensor) -> Tensor:
         """What the head reads."""
-        raise NotImplementedError
 
     def _attention(self, hidden: Tensor, batch: Batch) -> Tensor | None:
         """What is added to attention scores, [B or 1, 1, L, L]; None where attention is causal by itself.
@@ -130,7 +135,7 @@ class _Decoder(TextAdapter):
         return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
 
 
-class _Gpt2(_Decoder):
+class _Gpt2(_Apart):
     def embed(self, base: Any, words: Tensor) -> Tensor:
         positions = torch.arange(words.shape[1], device=words.device)[None]
         return base.drop(base.wte(words) + base.wpe(positions))  # type: ignore[no-any-return]
@@ -139,7 +144,7 @@ class _Gpt2(_Decoder):
         return base.ln_f(hidden)  # type: ignore[no-any-return]
 
 
-class _Llama(_Decoder):
+class _Llama(_Apart):
     def embed(self, base: Any, words: Tensor) -> Tensor:
         return base.embed_tokens(words)  # type: ignore[no-any-return]
 
