@@ -10,7 +10,8 @@ from bandit_server.errors import Invalid
 from bandit_server.run.state import JOINT, build_policy
 from protos.optima.v1 import bandit_pb2 as pb
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Not "." and "..": a name is a directory's, and a part of an address, too.
+NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
 MOST_ARMS = 256
 MOST_MODULES = 4096
 MOST_ENTRIES = 256
@@ -24,7 +25,10 @@ LONGEST_SECONDS = 1e9
 def name(value: str, what: str) -> None:
     """The name of a run, an arm or a worker."""
     if not NAME.fullmatch(value):
-        raise Invalid(f"{what} {brief(value)} is no name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+        raise Invalid(
+            f"{what} {brief(value)} is no name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, "
+            "and neither . nor .."
+        )
 
 
 def brief(value: str) -> str:

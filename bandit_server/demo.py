@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,35 +23,43 @@ import grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = Path("worker") / "train.py"
-OURS = "bandit-journal.jsonl"
+DIRECTORY = Path("runs/demo")
 GRACE_SECONDS = 10.0
 
 
 @click.command("demo")
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help=f"Where the student goes: an empty directory (default: {DIRECTORY}, or the next number behind it).",
+)
 @click.option("--policy", default="optima", show_default=True, help="How arms are chosen.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds to play (default: the recipe's).")
 @click.option("--ranks", type=click.IntRange(min=1), help="Processes to train with (default: one per device).")
 @click.option("--port", default=50051, show_default=True, help="gRPC port; another one if it is taken.")
 @click.option("--dashboard-port", default=8080, show_default=True, help="The same for the dashboard.")
 def demo_command(
-    output_dir: Path, policy: str, rounds: int | None, ranks: int | None, port: int, dashboard_port: int
+    output_dir: Path | None, policy: str, rounds: int | None, ranks: int | None, port: int, dashboard_port: int
 ) -> None:
     """Distil the built-in recipe here, with server, store, dashboard and worker, and say what came of it."""
-    output_dir = output_dir.absolute()
+    output_dir = (output_dir or _unused(DIRECTORY)).absolute()
     launcher = shutil.which("deepspeed", path=_path())
     if launcher is None or not (ROOT / TRAIN).is_file():
         raise click.ClickException(
             "the demo needs a checkout of OPTIMA with its worker installed: run `make install` there"
         )
-    _clear(output_dir)
-    output_dir.mkdir(parents=True)
+    # Beside the worker's directory, which is the worker's alone.
+    server_dir = output_dir.with_name(f"{output_dir.name}-server")
+    for directory in (output_dir, server_dir):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise click.ClickException(f"{directory} is in use; choose an --output-dir that is empty or not there yet")
+    server_dir.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{_free(port)}"
     dashboard = f"127.0.0.1:{_free(dashboard_port)}"
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        with _server(address, dashboard, output_dir):
+        with _server(address, dashboard, server_dir):
             click.echo(f"dashboard: http://{dashboard}   (bandit server at {address})")
             _train(launcher, address, output_dir, policy, rounds, ranks)
             _conclude(output_dir)
@@ -77,11 +86,11 @@ def _train(launcher: str, address: str, output_dir: Path, policy: str, rounds: i
 
 
 @contextlib.contextmanager
-def _server(address: str, dashboard: str, output_dir: Path) -> Iterator[None]:
+def _server(address: str, dashboard: str, directory: Path) -> Iterator[None]:
     """A bandit server with the embedded store and the dashboard, ready to be called."""
-    log = output_dir / "server.log"
+    log = directory / "server.log"
     command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", address.rpartition(":")[2],
-               "--dashboard-port", dashboard.rpartition(":")[2], "--data-dir", str(output_dir / "store")]  # fmt: skip
+               "--dashboard-port", dashboard.rpartition(":")[2], "--data-dir", str(directory / "store")]  # fmt: skip
     with log.open("w", encoding="utf-8") as output, _group(command, stdout=output, stderr=output) as server:
         with grpc.insecure_channel(address) as channel:
             ready = grpc.channel_ready_future(channel)
@@ -150,14 +159,10 @@ def _conclude(output_dir: Path) -> None:
         click.echo(f"  {name:28} {value}")
 
 
-def _clear(output_dir: Path) -> None:
-    """Remove an earlier demo's output, and nothing else."""
-    if not output_dir.exists() or not any(output_dir.iterdir()):
-        shutil.rmtree(output_dir, ignore_errors=True)
-    elif (output_dir / OURS).exists() or (output_dir / "server.log").exists():
-        shutil.rmtree(output_dir)
-    else:
-        raise click.ClickException(f"{output_dir} holds something else than a demo; choose another --output-dir")
+def _unused(directory: Path) -> Path:
+    """The directory, or the first of those with a number behind it, that no earlier demo has written to."""
+    candidates = chain([directory], (directory.with_name(f"{directory.name}-{number}") for number in count(2)))
+    return next(path for path in candidates if not (path.exists() or path.with_name(f"{path.name}-server").exists()))
 
 
 def _free(preferred: int) -> int:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from worker.names import EXPECTED, is_run_name
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags as attributes; unknown or malformed ones end the process with a sentence and status 2."""
@@ -14,7 +16,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--bandit-addr", metavar="HOST:PORT", help="the bandit server; needed to train")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="what to distil (default: the built-in digits)")
-    parser.add_argument("--run", metavar="NAME", help="join this run, or create it (default: a fresh name)")
+    parser.add_argument("--run", type=_run, metavar="NAME", help="join this run, or create it (default: a fresh name)")
     parser.add_argument("--policy", metavar="NAME",
                         help="optima, sliding_window_ts, uniform, round_robin, joint or fixed:ARM; "
                              "with its default options")  # fmt: skip
@@ -93,6 +95,13 @@ def _field(text: str) -> tuple[str, Any]:
         return field, yaml.safe_load(value)
     except yaml.YAMLError:
         raise argparse.ArgumentTypeError(f"{value!r} is not YAML") from None
+
+
+def _run(text: str) -> str:
+    """A run's name: it is a directory's, too."""
+    if not is_run_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a run's name: expected {EXPECTED}, and neither . nor ..")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -2,7 +2,8 @@
 
     python -m worker.pretrain
 
-Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json`` into ``deploy/models/digits-coca``. Mostly
+Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json`` into ``teachers/digits-coca``; those in
+``deploy/models/digits-coca`` were made so. Mostly
 captions come first, because they supervise every word, and mostly questions then. In an even mix throughout, presence
 and entailment were still at chance after 2,500 steps; in this order they passed 95 % by step 2,400.
 """
@@ -28,10 +29,12 @@ from torch import Tensor, nn
 from worker.data.digits import DigitsData, build_digits
 from worker.data.digits_rows import Collages
 from worker.data.digits_text import QUESTIONS
-from worker.models.open_clip_files import create, read_config
+from worker.models.open_clip_files import CONFIG_FILE, create, read_config
 from worker.models.open_clip_loader import save
 
 TEACHER = Path(__file__).resolve().parent.parent / "deploy" / "models" / "digits-coca"
+OUTPUT = Path("teachers") / "digits-coca"
+WEIGHTS_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 REPORT_EVERY = 250
 """Steps between two lines of progress."""
 OTHER_WORDS = 0.1
@@ -40,6 +43,10 @@ OTHER_WORDS = 0.1
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE):
+        # Now, not after the minutes it takes.
+        if (options.output / name).exists():
+            sys.exit(f"error: {options.output} already holds a {name}; choose another --output")
     torch.manual_seed(options.seed)
     config = read_config(options.model, Path())
     model = create(config)
@@ -64,8 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
         "versions": {name: version(name) for name in ("torch", "open_clip_torch", "scikit-learn", "numpy")}
         | {"python": platform.python_version()},
     }
-    save(model.state_dict(), config, options.output, weights="model.safetensors")
-    (options.output / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save(model.state_dict(), config, options.output, weights=WEIGHTS_FILE)
+    (options.output / METRICS_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report["held_out"], indent=2))
 
 
@@ -168,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     def flag(name: str, default: Any, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default: %(default)s)")
 
-    flag("--output", TEACHER, "directory for the weights, configuration and metrics")
+    flag("--output", OUTPUT, "directory for the weights, configuration and metrics")
     flag("--model", str(TEACHER), "the open_clip configuration to train: a JSON file or a directory with one")
     flag("--start", "", "weights to begin with, a safetensors file; without, they are drawn")
     flag("--kinds", ",".join(QUESTIONS), "kinds of questions, with commas between")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_valid
 
 from protos.optima.v1 import bandit_pb2
 from worker.errors import RecipeError
+from worker.names import NAME
 from worker.objective import LossWeights
 from worker.optimizer import OptimizerRecipe
 from worker.plan import Mode
@@ -21,7 +22,7 @@ from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
 BUILT_IN = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "digits.yaml"
 """The recipe of a worker that is given none."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class DataRecipe(BaseModel, extra="forbid"):
@@ -257,11 +258,16 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
 
 
 def write(recipe: Recipe, path: Path) -> None:
-    """Write a recipe so that `read` gives the same one back, wherever the file is."""
-    content = recipe.model_dump(mode="json") | {"directory": str(recipe.directory)}
+    """Write a recipe in the place of the one at ``path``."""
     draft = path.with_suffix(".tmp")
-    draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    draft.write_text(written(recipe), encoding="utf-8")
     draft.replace(path)
+
+
+def written(recipe: Recipe) -> str:
+    """The YAML of a recipe, from which `read` gives the same one back, wherever the file is."""
+    content = recipe.model_dump(mode="json") | {"directory": str(recipe.directory)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _replace(content: dict[str, Any], field: list[str], value: Any) -> None:

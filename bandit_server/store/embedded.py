@@ -37,6 +37,10 @@ ORPHAN_SECONDS = 10.0
 # A unix socket's path may have this many bytes, by the operating system's own limit.
 LONGEST_SOCKET_PATH = 100
 
+SERVER_LOCK = "server.lock"
+# What Valkey writes to, or reads at its start.
+STORE_FILES = ("appendonlydir", "appendonly.aof", "dump.rdb", "valkey.pid", "valkey.log", "valkey.sock")
+
 # Runs before Valkey in its process: asks the kernel (Linux) to end it when its server dies in whatever way.
 LAUNCH = """
 import os, sys
@@ -90,7 +94,8 @@ class EmbeddedValkey:
     async def _start(self) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            server_lock, store_lock = self._open("server.lock"), self._open("store.lock")
+            self._check_ours()
+            server_lock, store_lock = self._open(SERVER_LOCK), self._open("store.lock")
         except OSError as error:
             raise StartError(f"--data-dir {self._directory} cannot be written: {error}") from error
         if not _lock(server_lock):
@@ -129,6 +134,15 @@ class EmbeddedValkey:
             shutil.rmtree(self._socket_directory, ignore_errors=True)
             self._socket_directory = None
             self._socket = self._directory / "valkey.sock"
+
+    def _check_ours(self) -> None:
+        """Raise StartError where another program's store is: Valkey would read its files, and write to them."""
+        theirs = [name for name in STORE_FILES if (self._directory / name).exists()]
+        if theirs and not (self._directory / SERVER_LOCK).exists():
+            raise StartError(
+                f"--data-dir {self._directory} holds {', '.join(theirs)}, which no server of OPTIMA has written; "
+                "choose another directory"
+            )
 
     def _open(self, name: str) -> IO[bytes]:
         lock = (self._directory / name).open("ab")

@@ -34,6 +34,24 @@ def test_an_output_directory_that_is_none(tmp_path: Path) -> None:
         run(parse(["--bandit-addr", "127.0.0.1:1", "--output-dir", str(tmp_path / "out")]))
 
 
+def test_a_users_files_survive_a_start_in_their_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPE.replace("../models", str(Path(__file__).parents[2] / "deploy" / "models"))
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--bandit-addr", "127.0.0.1:1", "--bandit-patience", "1", "--recipe", "recipe.yaml"]
+    with pytest.raises(WorkerError, match=r"--output-dir \. already holds recipe\.yaml"):
+        run(parse([*flags, "--output-dir", "."]))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert (tmp_path / "recipe.yaml").read_text(encoding="utf-8") == recipe
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "../../x", "", "a b", "a" * 65])
+def test_what_names_no_run_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--bandit-addr", "127.0.0.1:1", "--run", name])
+    assert f"{name!r} is not a run's name: expected 1 to 64 of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

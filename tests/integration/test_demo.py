@@ -56,6 +56,19 @@ def test_a_short_demo_ends_with_a_student_that_open_clip_loads(tmp_path: Path) -
     assert [record["chosen_by"] for record in rounds] == ["policy"] * 4 + ["tail"] * 2
 
 
+def test_a_demo_writes_over_nothing(tmp_path: Path) -> None:
+    for taken in ("demo", "demo-server"):
+        directory = tmp_path / taken
+        directory.mkdir()
+        (directory / "server.log").write_text("mine")
+        process = demo(tmp_path / "demo")
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert f"{directory} is in use; choose an --output-dir" in output
+        assert [path.name for path in directory.iterdir()] == ["server.log"]
+        (directory / "server.log").unlink()
+
+
 @pytest.mark.parametrize("mark", ["dashboard:", "round 1/"])
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, mark: str) -> None:
     process = demo(tmp_path / "demo", "--ranks", "1")

@@ -43,13 +43,21 @@ def test_command_trains_and_writes_a_model_that_loads(tmp_path: Path, capsys: py
     (tmp_path / "tiny.json").write_text(json.dumps(config))
     out = tmp_path / "out"
     flags = ["--model", str(tmp_path / "tiny.json"), "--output", str(out), "--steps", "2", "--batch", "8"]
-    for _ in range(2):
-        main([*flags, "--seed", "3"])
-        trained = load(f"open_clip:{out}").model.state_dict()
-        report = json.loads((out / "metrics.json").read_text())
+    main([*flags, "--seed", "3"])
+    trained = load(f"open_clip:{out}").model.state_dict()
+    report = json.loads((out / "metrics.json").read_text())
     assert "step 2/2" in capsys.readouterr().out
     assert report["seed"] == 3
     assert report["steps"] == 2
     assert "--seed 3" in report["command"]
     assert set(report["versions"]) == {"torch", "open_clip_torch", "scikit-learn", "numpy", "python"}
     assert all(bool(torch.isfinite(value).all()) for value in trained.values())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "open_clip_config.json", "metrics.json"])
+def test_command_writes_over_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit, match=f"already holds a {name}; choose another --output"):
+        main(["--output", str(tmp_path), "--steps", "1"])
+    assert (tmp_path / name).read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -77,6 +77,19 @@ def history(directory: Path) -> list[tuple[int, bytes]]:
     return asyncio.run(whole())
 
 
+@pytest.mark.parametrize("name", ["dump.rdb", "appendonlydir", "valkey.log"])
+def test_another_programs_store_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+
+    async def start() -> None:
+        async with running(tmp_path):
+            pass
+
+    with pytest.raises(StartError, match=f"holds {name}, which no server of OPTIMA has written"):
+        asyncio.run(start())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"mine"}
+
+
 def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
     async def first() -> None:
         async with running(tmp_path) as (_, store):
@@ -263,6 +276,7 @@ def test_a_store_that_does_not_start_says_why(tmp_path: Path, name: str) -> None
     """And holds nothing: the same server starts once the cause is gone."""
     directory = tmp_path / name
     directory.mkdir()
+    (directory / "server.lock").touch()
     (directory / "appendonlydir").write_text("in the way")
 
     async def scenario() -> None:
