@@ -33,7 +33,7 @@ UPWARDS = [
         "bandit_server.checks",
         "bandit_server.config",
         "bandit_server.edge",
-        "bandit_server.listening",
+        "bandit_server.sockets",
         "bandit_server.store",
     ],
     ["bandit_server.access", "bandit_server.snapshots", "bandit_server.spare"],

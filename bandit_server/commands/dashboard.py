@@ -12,7 +12,7 @@ from bandit_server.commands.logging import logs
 from bandit_server.config import check_shown
 from bandit_server.dashboard.app import create_app
 from bandit_server.errors import StartError
-from bandit_server.listening import listen, reachable, web_config
+from bandit_server.sockets import listen, reachable, web_config
 from bandit_server.tls import server_tls
 
 

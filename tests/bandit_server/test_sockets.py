@@ -2,7 +2,7 @@
 
 import socket
 
-from bandit_server.listening import listen
+from bandit_server.sockets import listen
 
 
 def test_what_is_sent_to_a_browser_does_not_wait_for_what_was_sent_before() -> None:
