@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import Policy, build
 from bandit_server.bandit.posterior import ArmPosterior
 from bandit_server.bandit.random import Randomness

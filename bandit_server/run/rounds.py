@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-from bandit_server.bandit import memory, reward
+from bandit_server.bandit import reward
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import Policy
 from bandit_server.errors import DataLoss, Invalid, ReportConflict
 from bandit_server.run.callers import check_caller

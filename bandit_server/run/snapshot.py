@@ -8,7 +8,7 @@ import zlib
 from collections import deque
 from typing import Any
 
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import Reward
 from bandit_server.run.settled import Settled
 from bandit_server.run.state import RECENT_LOSSES, ArmTotals, RunState

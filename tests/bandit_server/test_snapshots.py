@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bandit_server import runs, snapshots
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.run import snapshot
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import point, summary

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bandit_server.bandit.evidence import Discounted
+from bandit_server.bandit.estimators import Discounted
 from bandit_server.bandit.policy.options import number, share
 from bandit_server.bandit.policy.scored import Score, Scored, bounds
 

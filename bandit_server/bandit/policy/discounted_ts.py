@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandit_server.bandit.evidence import Discounted
+from bandit_server.bandit.estimators import Discounted
 from bandit_server.bandit.policy.options import share
 from bandit_server.bandit.policy.scored import ThompsonSampling
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandit_server.bandit.evidence import Average
+from bandit_server.bandit.estimators import Average
 from bandit_server.bandit.policy.options import number
 from bandit_server.bandit.policy.scored import Score, Scored
 from bandit_server.bandit.posterior import Floats

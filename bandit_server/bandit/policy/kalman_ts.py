@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandit_server.bandit.evidence import Walk
+from bandit_server.bandit.estimators import Walk
 from bandit_server.bandit.policy.options import number
 from bandit_server.bandit.policy.scored import ThompsonSampling
 

@@ -8,10 +8,10 @@ from math import sqrt
 
 import numpy as np
 
-from bandit_server.bandit.bank import Bank, Ints
+from bandit_server.bandit.filter_bank import Bank, Ints
 from bandit_server.bandit.policy.options import number, share
 from bandit_server.bandit.posterior import ArmPosterior, Floats, gaussian
-from bandit_server.bandit.units import Units
+from bandit_server.bandit.scaling import Units
 
 # How much longer an arm waits after each of its rewards.
 GROWTH = 3.0

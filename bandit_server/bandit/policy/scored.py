@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bandit_server.bandit.evidence import Evidence
+from bandit_server.bandit.estimators import Evidence
 from bandit_server.bandit.noise import Noise
 from bandit_server.bandit.posterior import ArmPosterior, Floats, gaussian
-from bandit_server.bandit.units import Units
+from bandit_server.bandit.scaling import Units
 
 # The arms' scores, [arms], given how many pulls of each are in flight, [arms].
 Score = Callable[[Floats], Floats]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandit_server.bandit.evidence import Window
+from bandit_server.bandit.estimators import Window
 from bandit_server.bandit.policy.options import LONGEST_WINDOW, whole
 from bandit_server.bandit.policy.scored import ThompsonSampling
 

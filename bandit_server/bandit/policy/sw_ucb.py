@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bandit_server.bandit.evidence import Window
+from bandit_server.bandit.estimators import Window
 from bandit_server.bandit.policy.options import LONGEST_WINDOW, number, whole
 from bandit_server.bandit.policy.scored import Score, Scored, bounds
 

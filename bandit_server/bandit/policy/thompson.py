@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandit_server.bandit.evidence import Average
+from bandit_server.bandit.estimators import Average
 from bandit_server.bandit.policy.scored import ThompsonSampling
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import POLICIES, Policy, build
 from bandit_server.bandit.random import Randomness
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import OFFERED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds

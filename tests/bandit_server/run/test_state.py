@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit import memory
+from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import WINDOW
 from bandit_server.errors import ServerError
 from bandit_server.run.settled import MOST_RANGES, Settled

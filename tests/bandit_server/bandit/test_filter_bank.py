@@ -9,8 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from bandit_server.bandit.bank import HYPOTHESES, OWN, SHARED, TIME, Bank
-from bandit_server.bandit.units import Units
+from bandit_server.bandit.filter_bank import HYPOTHESES, OWN, SHARED, TIME, Bank
+from bandit_server.bandit.scaling import Units
 
 MEMORY = 0.95
 

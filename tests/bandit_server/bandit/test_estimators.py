@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit.evidence import Average, Discounted, Evidence, OwnWindow, Walk, Window
-from bandit_server.bandit.memory import dump
+from bandit_server.bandit.estimators import Average, Discounted, Evidence, OwnWindow, Walk, Window
 from bandit_server.bandit.policy.raw_ucb import GeometricWindows
+from bandit_server.bandit.serialization import dump
 
 ARMS = 3
 
