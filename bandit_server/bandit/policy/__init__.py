@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from bandit_server.bandit.policy.base import Policy
+from bandit_server.bandit.policy.baselines import Fixed, RoundRobin, Uniform
 from bandit_server.bandit.policy.d_ucb import DiscountedUCB
 from bandit_server.bandit.policy.discounted_ts import DiscountedTS
 from bandit_server.bandit.policy.epsilon_greedy import EpsilonGreedy
 from bandit_server.bandit.policy.fdsw_ts import FdswTS
 from bandit_server.bandit.policy.kalman_ts import KalmanTS
 from bandit_server.bandit.policy.optima import Optima
-from bandit_server.bandit.policy.plain import Fixed, RoundRobin, Uniform
 from bandit_server.bandit.policy.raw_ucb import RawUCB
 from bandit_server.bandit.policy.sliding_window_ts import SlidingWindowTS
 from bandit_server.bandit.policy.sw_ucb import SlidingWindowUCB

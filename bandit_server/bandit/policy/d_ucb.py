@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from bandit_server.bandit.estimators import Discounted
+from bandit_server.bandit.policy.index_policy import Score, Scored, bounds
 from bandit_server.bandit.policy.options import number, share
-from bandit_server.bandit.policy.scored import Score, Scored, bounds
 
 
 class DiscountedUCB(Scored):

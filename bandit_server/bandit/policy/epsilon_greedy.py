@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bandit_server.bandit.estimators import Average
+from bandit_server.bandit.policy.index_policy import Score, Scored
 from bandit_server.bandit.policy.options import number
-from bandit_server.bandit.policy.scored import Score, Scored
 from bandit_server.bandit.posterior import Floats
 
 

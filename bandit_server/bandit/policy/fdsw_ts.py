@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bandit_server.bandit.estimators import Discounted, OwnWindow
+from bandit_server.bandit.policy.index_policy import Score, Scored, drawn
 from bandit_server.bandit.policy.options import LONGEST_WINDOW, number, share, whole
-from bandit_server.bandit.policy.scored import Score, Scored, drawn
 from bandit_server.bandit.posterior import Floats
 
 

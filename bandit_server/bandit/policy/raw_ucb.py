@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from bandit_server.bandit.policy.index_policy import FORGOTTEN, Score, Scored
 from bandit_server.bandit.policy.options import number
-from bandit_server.bandit.policy.scored import FORGOTTEN, Score, Scored
 from bandit_server.bandit.posterior import Floats
 
 # The widest window is 2^(LEVELS − 1) of an arm's own rewards.

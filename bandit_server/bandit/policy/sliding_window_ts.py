@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bandit_server.bandit.estimators import Window
+from bandit_server.bandit.policy.index_policy import ThompsonSampling
 from bandit_server.bandit.policy.options import LONGEST_WINDOW, whole
-from bandit_server.bandit.policy.scored import ThompsonSampling
 
 
 class SlidingWindowTS(ThompsonSampling):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from bandit_server.bandit.estimators import Window
+from bandit_server.bandit.policy.index_policy import Score, Scored, bounds
 from bandit_server.bandit.policy.options import LONGEST_WINDOW, number, whole
-from bandit_server.bandit.policy.scored import Score, Scored, bounds
 
 
 class SlidingWindowUCB(Scored):

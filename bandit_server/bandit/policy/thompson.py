@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_server.bandit.estimators import Average
-from bandit_server.bandit.policy.scored import ThompsonSampling
+from bandit_server.bandit.policy.index_policy import ThompsonSampling
 
 
 class Thompson(ThompsonSampling):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bandit_server.bandit.policy import build
-from bandit_server.bandit.policy.scored import Scored
+from bandit_server.bandit.policy.index_policy import Scored
 
 PULLS = [(0, 0.5), (1, 0.75), (0, 1.0), (0, 0.75)]
 SIGMA = math.sqrt((0.98**2 / 64 + 0.98 / 8 + 1 / 32) / (0.98**2 + 0.98 + 1))
