@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 
 from bandit_server.bandit.policy.base import Policy
 from bandit_server.bandit.policy.baselines import Fixed, RoundRobin, Uniform
-from bandit_server.bandit.policy.d_ucb import DiscountedUCB
-from bandit_server.bandit.policy.discounted_ts import DiscountedTS
-from bandit_server.bandit.policy.epsilon_greedy import EpsilonGreedy
-from bandit_server.bandit.policy.fdsw_ts import FdswTS
-from bandit_server.bandit.policy.kalman_ts import KalmanTS
 from bandit_server.bandit.policy.optima import Optima
-from bandit_server.bandit.policy.raw_ucb import RawUCB
+from bandit_server.bandit.policy.published.d_ucb import DiscountedUCB
+from bandit_server.bandit.policy.published.discounted_ts import DiscountedTS
+from bandit_server.bandit.policy.published.epsilon_greedy import EpsilonGreedy
+from bandit_server.bandit.policy.published.fdsw_ts import FdswTS
+from bandit_server.bandit.policy.published.kalman_ts import KalmanTS
+from bandit_server.bandit.policy.published.raw_ucb import RawUCB
+from bandit_server.bandit.policy.published.sw_ucb import SlidingWindowUCB
+from bandit_server.bandit.policy.published.thompson import Thompson
 from bandit_server.bandit.policy.sliding_window_ts import SlidingWindowTS
-from bandit_server.bandit.policy.sw_ucb import SlidingWindowUCB
-from bandit_server.bandit.policy.thompson import Thompson
 
 __all__ = ["OFFERED", "POLICIES", "Policy", "build"]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit_server.bandit.estimators import Average, Discounted, Evidence, OwnWindow, Walk, Window
-from bandit_server.bandit.policy.raw_ucb import GeometricWindows
+from bandit_server.bandit.policy.published.raw_ucb import GeometricWindows
 from bandit_server.bandit.serialization import dump
 
 ARMS = 3
