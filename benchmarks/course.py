@@ -15,10 +15,10 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from bandit_server.bandit.changing import Scenario
 from bandit_server.bandit.policy import POLICIES
-from bandit_server.bandit.scenarios import SCENARIOS, make
-from bandit_server.bandit.simulate import Player, play
+from bandit_server.bandit.simulation.environments import Scenario
+from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
+from bandit_server.bandit.simulation.simulate import Player, play
 from benchmarks.peers import PEERS
 from benchmarks.regret import player
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from bandit_server.bandit.simulate import Player
+from bandit_server.bandit.simulation.simulate import Player
 
 
 class River:

@@ -26,7 +26,7 @@ import numpy as np
 
 from bandit_server.bandit import Bandit, Pull
 from bandit_server.bandit.policy import POLICIES
-from bandit_server.bandit.simulate import Player
+from bandit_server.bandit.simulation.simulate import Player
 from benchmarks.flags import whole
 from benchmarks.peers import PEERS
 

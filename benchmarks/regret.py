@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bandit_server.bandit.changing import Scenario
 from bandit_server.bandit.policy import POLICIES, build
-from bandit_server.bandit.scenarios import SCENARIOS, make
-from bandit_server.bandit.simulate import Player, Seat, play
-from bandit_server.bandit.traces import Trace
+from bandit_server.bandit.simulation.environments import Scenario
+from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
+from bandit_server.bandit.simulation.simulate import Player, Seat, play
+from bandit_server.bandit.simulation.traces import Trace
 from benchmarks import traces
 from benchmarks.flags import whole
 from benchmarks.peers import PEERS

@@ -9,9 +9,9 @@ from statistics import fmean, stdev
 import click
 
 from bandit_server.bandit.policy import POLICIES
-from bandit_server.bandit.scenarios import SCENARIOS
-from bandit_server.bandit.simulate import Outcome
-from bandit_server.bandit.simulate import simulate as play
+from bandit_server.bandit.simulation.scenarios import SCENARIOS
+from bandit_server.bandit.simulation.simulate import Outcome
+from bandit_server.bandit.simulation.simulate import simulate as play
 
 
 @click.command()

@@ -10,8 +10,8 @@ import pytest
 
 from bandit_server.bandit.policy import build
 from bandit_server.bandit.policy.optima import HARMFUL, KNOWN, Optima
-from bandit_server.bandit.scenarios import make
-from bandit_server.bandit.simulate import Seat, play
+from bandit_server.bandit.simulation.scenarios import make
+from bandit_server.bandit.simulation.simulate import Seat, play
 
 GOOD, NOISE = 1.0, 0.02
 

@@ -10,8 +10,8 @@ from statistics import pstdev
 import numpy as np
 import pytest
 
-from bandit_server.bandit.changing import Rested, Restless, Scenario
-from bandit_server.bandit.scenarios import SCENARIOS, SEGMENTS, SHORTEST, make
+from bandit_server.bandit.simulation.environments import Rested, Restless, Scenario
+from bandit_server.bandit.simulation.scenarios import SCENARIOS, SEGMENTS, SHORTEST, make
 
 FALLING = ["rotting", "rotting-noisy", "rotting-fast", "8-in-flight", "heavy-tail"]
 

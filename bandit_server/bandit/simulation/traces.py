@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bandit_server.bandit.changing import Rested
 from bandit_server.bandit.posterior import Floats
+from bandit_server.bandit.simulation.environments import Rested
 
 # Of a trace, the part at its end that stands for what comes after it.
 _LAST = 0.25

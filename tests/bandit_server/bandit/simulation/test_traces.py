@@ -7,8 +7,8 @@ import copy
 import pytest
 
 from bandit_server.bandit.policy import build
-from bandit_server.bandit.simulate import Seat, play
-from bandit_server.bandit.traces import Trace
+from bandit_server.bandit.simulation.simulate import Seat, play
+from bandit_server.bandit.simulation.traces import Trace
 
 
 def most(trace: Trace) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bandit_server.bandit.policy import POLICIES
-from bandit_server.bandit.scenarios import SCENARIOS, make
-from bandit_server.bandit.simulate import play, simulate
+from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
+from bandit_server.bandit.simulation.simulate import play, simulate
 
 
 class Listening:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bandit_server.bandit.changing import CommonTrend, LateWorker, Rested, Restless, Scenario
 from bandit_server.bandit.posterior import Floats
+from bandit_server.bandit.simulation.environments import CommonTrend, LateWorker, Rested, Restless, Scenario
 
 SEGMENTS = 6
 # Of the horizon, the least that a segment lasts.

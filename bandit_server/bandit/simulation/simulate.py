@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from bandit_server.bandit.changing import Scenario
 from bandit_server.bandit.policy import Policy, build
 from bandit_server.bandit.random import Randomness
-from bandit_server.bandit.scenarios import make
+from bandit_server.bandit.simulation.environments import Scenario
+from bandit_server.bandit.simulation.scenarios import make
 
 
 class Player(Protocol):
