@@ -13,7 +13,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "dashboard": ("bandit_server.commands.dashboard", "dashboard"),
     "runs": ("bandit_server.commands.runs", "runs"),
     "doctor": ("bandit_server.commands.doctor", "doctor"),
-    "demo": ("bandit_server.demo", "demo_command"),
+    "demo": ("bandit_server.commands.demo", "demo_command"),
     "simulate": ("bandit_server.commands.simulate", "simulate"),
 }
 

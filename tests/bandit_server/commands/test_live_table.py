@@ -16,7 +16,7 @@ import grpc
 from click.testing import CliRunner
 
 from bandit_server.cli import main
-from bandit_server.commands.watching import age, spark
+from bandit_server.commands.live_table import age, spark
 from tests.bandit_server.dashboard.driver import Driver
 from tests.launch import ROOT, on_a_terminal
 from tests.server_process import ServerProcess, eventually

@@ -11,7 +11,7 @@ from typing import cast
 import click
 import grpc
 
-from bandit_server.commands.calling import Target
+from bandit_server.commands.client_options import Target
 from bandit_server.dashboard.rows import Row, run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 

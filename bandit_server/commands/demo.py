@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 import grpc
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = Path("worker") / "train.py"
 DIRECTORY = Path("runs/demo")
 GRACE_SECONDS = 10.0
