@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from bandit_server.dashboard import export, shapes
 from bandit_server.dashboard.eventlog import KINDS, ROWS
-from bandit_server.dashboard.feeds import Hub
-from bandit_server.dashboard.stream import AWAY as AWAY_CODES
-from bandit_server.dashboard.stream import Feed
+from bandit_server.dashboard.live.feeds import Hub
+from bandit_server.dashboard.live.sse import AWAY as AWAY_CODES
+from bandit_server.dashboard.live.sse import Feed
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds a request waits for a server that has not been heard yet.

@@ -30,12 +30,12 @@ from bandit_server.dashboard import shapes
 from bandit_server.dashboard.actions import router as actions
 from bandit_server.dashboard.api import PATTERN, Name, answers, hub
 from bandit_server.dashboard.api import router as api
-from bandit_server.dashboard.feeds import Hub
 from bandit_server.dashboard.headers import SecurityHeaders
+from bandit_server.dashboard.live.feeds import Hub
+from bandit_server.dashboard.live.server_client import Upstream
+from bandit_server.dashboard.live.sse import Feed, merged
 from bandit_server.dashboard.login import Sessions, add_login
 from bandit_server.dashboard.scrape import add_metrics
-from bandit_server.dashboard.stream import Feed, merged
-from bandit_server.dashboard.upstream import Upstream
 from bandit_server.dashboard.views import Part
 
 STATIC = Path(__file__).parent / "static"

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc.aio
 
+from bandit_server.dashboard.live.server_client import Upstream
+from bandit_server.dashboard.live.sse import AWAY, LIMIT, Cursor, Feed
 from bandit_server.dashboard.rows import Row, run_row
-from bandit_server.dashboard.stream import AWAY, LIMIT, Cursor, Feed
-from bandit_server.dashboard.upstream import Upstream
 from bandit_server.dashboard.views import Part, RunView
 
 # Seconds between two looks at the list of runs; a slow list is looked at less often, see `RunsFeed.follow`.
