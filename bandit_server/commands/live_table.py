@@ -12,7 +12,7 @@ import click
 import grpc
 
 from bandit_server.commands.client_options import Target
-from bandit_server.dashboard.rows import Row, run_detail
+from bandit_server.dashboard.view.summaries import Row, run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds between two looks, and how long one may take. A look costs the server no walk through the history.

@@ -11,7 +11,7 @@ import click
 
 from bandit_server.commands.client_options import Target, calls_a_server
 from bandit_server.commands.live_table import watch_run
-from bandit_server.dashboard import export as tables
+from bandit_server.dashboard.view import export as tables
 from protos.optima.v1 import bandit_pb2 as pb
 
 DEADLINE = 10.0

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bandit_server.dashboard import shapes
 from bandit_server.dashboard.api import AWAY, MISSING, PATTERN, Answers, Name, answers, hub, refusals
-from bandit_server.dashboard.rows import run_detail
+from bandit_server.dashboard.view.summaries import run_detail
 
 PROBLEMS: Answers = {
     400: {"model": shapes.Problem, "description": "No such arm, or the name was not typed."},

@@ -36,7 +36,7 @@ from bandit_server.dashboard.live.server_client import Upstream
 from bandit_server.dashboard.live.sse import Feed, merged
 from bandit_server.dashboard.login import Sessions, add_login
 from bandit_server.dashboard.scrape import add_metrics
-from bandit_server.dashboard.views import Part
+from bandit_server.dashboard.view.run_view import Part
 
 STATIC = Path(__file__).parent / "static"
 

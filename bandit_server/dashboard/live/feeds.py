@@ -11,8 +11,8 @@ import grpc.aio
 
 from bandit_server.dashboard.live.server_client import Upstream
 from bandit_server.dashboard.live.sse import AWAY, LIMIT, Cursor, Feed
-from bandit_server.dashboard.rows import Row, run_row
-from bandit_server.dashboard.views import Part, RunView
+from bandit_server.dashboard.view.run_view import Part, RunView
+from bandit_server.dashboard.view.summaries import Row, run_row
 
 # Seconds between two looks at the list of runs; a slow list is looked at less often, see `RunsFeed.follow`.
 LIST_PAUSE = 0.4

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import grpc
 import grpc.aio
 
-from bandit_server.dashboard.views import Part
+from bandit_server.dashboard.view.run_view import Part
 
 LOG = logging.getLogger(__name__)
 

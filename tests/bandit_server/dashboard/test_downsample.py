@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from bandit_server.dashboard.downsample import Column, keep_extremes
-from bandit_server.dashboard.series import Series
+from bandit_server.dashboard.view.series import Series
 
 
 def one_line() -> Series:

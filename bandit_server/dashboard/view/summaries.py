@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bandit_server.dashboard.series import finite
+from bandit_server.dashboard.view.series import finite
 from bandit_server.dashboard.words import options_in_words
 from protos.optima.v1 import bandit_pb2 as pb
 

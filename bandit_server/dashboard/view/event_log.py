@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from bandit_server.dashboard.series import finite
+from bandit_server.dashboard.view.series import finite
 from protos.optima.v1 import bandit_pb2 as pb
 
 Kind = Literal["created", "worker", "pull", "report", "diverged", "superseded", "arm", "finished", "restored"]

@@ -16,8 +16,8 @@ from typing import Literal
 
 from google.protobuf import json_format
 
-from bandit_server.dashboard.eventlog import CHOSEN
-from bandit_server.dashboard.series import finite
+from bandit_server.dashboard.view.event_log import CHOSEN
+from bandit_server.dashboard.view.series import finite
 from protos.optima.v1 import bandit_pb2 as pb
 
 Table = Literal["pulls", "posterior", "losses"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.dashboard.views import DIVERGED, FALLBACK, FEWEST, OPEN, SUPERSEDED, TAIL, RunView
+from bandit_server.dashboard.view.run_view import DIVERGED, FALLBACK, FEWEST, OPEN, SUPERSEDED, TAIL, RunView
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.history import History
 

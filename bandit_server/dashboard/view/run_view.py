@@ -11,10 +11,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bandit_server.dashboard.eventlog import EventLog
-from bandit_server.dashboard.rows import run_detail
-from bandit_server.dashboard.series import Series, Shares, finite, number
 from bandit_server.dashboard.tally import Tally
+from bandit_server.dashboard.view.event_log import EventLog
+from bandit_server.dashboard.view.series import Series, Shares, finite, number
+from bandit_server.dashboard.view.summaries import run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
 # How a pull stands, as bits: several can be true of one.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bandit_server.dashboard.rows import run_row, worker_row
+from bandit_server.dashboard.view.summaries import run_row, worker_row
 from protos.optima.v1 import bandit_pb2 as pb
 
 

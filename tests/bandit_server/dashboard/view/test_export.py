@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from bandit_server.cli import main
-from bandit_server.dashboard.export import COLUMNS, History, Table, written
+from bandit_server.dashboard.view.export import COLUMNS, History, Table, written
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard import history as told
 from tests.bandit_server.dashboard.driver import Driver
