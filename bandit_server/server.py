@@ -169,7 +169,7 @@ class Server:
             await stack.enter_async_context(_beside(runs.tend()))
             if listener is not None:
                 # Here, as it is half of what there is to load: a server without it starts in half the time.
-                from bandit_server.dashboard.app import create_app
+                from bandit_server.dashboard.web.app import create_app
 
                 app = create_app(
                     self.address,
@@ -180,7 +180,7 @@ class Server:
                 )
                 await stack.enter_async_context(web(app, listener, settings.tls))
             if scraped is not None:
-                from bandit_server.dashboard.scrape import create_metrics_app
+                from bandit_server.dashboard.web.metrics_endpoint import create_metrics_app
 
                 app = create_metrics_app(metrics.registry, settings.token)
                 await stack.enter_async_context(web(app, scraped, settings.tls))

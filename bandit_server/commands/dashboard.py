@@ -10,7 +10,7 @@ import uvicorn
 from bandit_server.commands.client_options import FILE, Target, calls_a_server
 from bandit_server.commands.log_options import logs
 from bandit_server.config import check_shown
-from bandit_server.dashboard.app import create_app
+from bandit_server.dashboard.web.app import create_app
 from bandit_server.errors import StartError
 from bandit_server.sockets import listen, reachable, web_config
 from bandit_server.tls import server_tls

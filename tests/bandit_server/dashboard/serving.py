@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from bandit_server.dashboard.app import create_app
+from bandit_server.dashboard.web.app import create_app
 
 # No test waits longer for anything.
 DEADLINE = 20.0

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from bandit_server.dashboard import login
+from bandit_server.dashboard.web import login
 from tests.bandit_server.dashboard.serving import dashboard
 from tests.launch import free_port
 

@@ -16,9 +16,9 @@ from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from bandit_server.dashboard import shapes
-from bandit_server.dashboard.api import AWAY, MISSING, PATTERN, Answers, Name, answers, hub, refusals
 from bandit_server.dashboard.view.summaries import run_detail
+from bandit_server.dashboard.web import schemas as shapes
+from bandit_server.dashboard.web.api import AWAY, MISSING, PATTERN, Answers, Name, answers, hub, refusals
 
 PROBLEMS: Answers = {
     400: {"model": shapes.Problem, "description": "No such arm, or the name was not typed."},

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PAGE = Path(__file__).parent / "static" / "login.html"
+PAGE = Path(__file__).parents[1] / "static" / "login.html"
 # A browser logs in again after so long.
 SESSION_SECONDS = 7 * 24 * 3600
 LONGEST_FORM = 4096

@@ -12,12 +12,12 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from bandit_server.dashboard import shapes
 from bandit_server.dashboard.live.feeds import Hub
 from bandit_server.dashboard.live.sse import AWAY as AWAY_CODES
 from bandit_server.dashboard.live.sse import Feed
 from bandit_server.dashboard.view import export
 from bandit_server.dashboard.view.event_log import KINDS, ROWS
+from bandit_server.dashboard.web import schemas as shapes
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds a request waits for a server that has not been heard yet.

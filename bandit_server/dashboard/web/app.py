@@ -26,19 +26,19 @@ from prometheus_client import CollectorRegistry
 from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
-from bandit_server.dashboard import shapes
-from bandit_server.dashboard.actions import router as actions
-from bandit_server.dashboard.api import PATTERN, Name, answers, hub
-from bandit_server.dashboard.api import router as api
-from bandit_server.dashboard.headers import SecurityHeaders
 from bandit_server.dashboard.live.feeds import Hub
 from bandit_server.dashboard.live.server_client import Upstream
 from bandit_server.dashboard.live.sse import Feed, merged
-from bandit_server.dashboard.login import Sessions, add_login
-from bandit_server.dashboard.scrape import add_metrics
 from bandit_server.dashboard.view.run_view import Part
+from bandit_server.dashboard.web import schemas as shapes
+from bandit_server.dashboard.web.actions import router as actions
+from bandit_server.dashboard.web.api import PATTERN, Name, answers, hub
+from bandit_server.dashboard.web.api import router as api
+from bandit_server.dashboard.web.headers import SecurityHeaders
+from bandit_server.dashboard.web.login import Sessions, add_login
+from bandit_server.dashboard.web.metrics_endpoint import add_metrics
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 
 
 def create_app(

@@ -7,8 +7,8 @@ from fastapi.responses import Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from bandit_server.dashboard.headers import SecurityHeaders
-from bandit_server.dashboard.login import Gate, Sessions
+from bandit_server.dashboard.web.headers import SecurityHeaders
+from bandit_server.dashboard.web.login import Gate, Sessions
 
 
 def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
