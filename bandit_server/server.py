@@ -27,7 +27,7 @@ from bandit_server.config import Settings
 from bandit_server.edge import NAME, Edge
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.metrics import Metrics
-from bandit_server.runs import Runs
+from bandit_server.replica.runs import Runs
 from bandit_server.service import Service
 from bandit_server.sockets import listen, own_socket, reachable, web
 from bandit_server.store.embedded import EmbeddedValkey

@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import AsyncIterator
 
-from bandit_server.catch_up import PAGE, following
 from bandit_server.errors import RunDeleted, RunNotFound
+from bandit_server.replica.cached_run import PAGE, following
+from bandit_server.replica.runs import Runs
 from bandit_server.run import summary
 from bandit_server.run.state import RunState
-from bandit_server.runs import Runs
 from bandit_server.store.base import Page, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb
 

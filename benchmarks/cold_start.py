@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from bandit_server.runs import IDLE_SECONDS
+from bandit_server.replica.runs import IDLE_SECONDS
 from benchmarks import histories
 from benchmarks.players import SPEC
 from benchmarks.site import Process, Site, channel, ready

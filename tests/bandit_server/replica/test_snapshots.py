@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from bandit_server import runs, snapshots
 from bandit_server.bandit import serialization as memory
+from bandit_server.replica import runs, snapshots
 from bandit_server.run import snapshot
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import point, summary
 from bandit_server.store import keys
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
-from tests.bandit_server.test_histories import remembered
-from tests.bandit_server.test_runs import Site
+from tests.bandit_server.replica.test_histories import remembered
+from tests.bandit_server.replica.test_runs import Site
 from tests.calls import spec
 
 RUNS = itertools.count()

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from bandit_server import runs
+from bandit_server.replica import runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys

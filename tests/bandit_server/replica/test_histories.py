@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from bandit_server import runs
 from bandit_server.bandit import serialization as memory
+from bandit_server.replica import runs
 from bandit_server.run import worker as run_worker
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from bandit_server import catch_up, runs
+from bandit_server.replica import cached_run as catch_up
+from bandit_server.replica import runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
