@@ -22,13 +22,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from bandit_server.access import TokenInterceptor
 from bandit_server.config import Settings
-from bandit_server.edge import NAME, Edge
 from bandit_server.errors import StartError, StoreUnavailable
-from bandit_server.metrics import Metrics
 from bandit_server.replica.runs import Runs
-from bandit_server.service import Service
+from bandit_server.rpc.auth import TokenInterceptor
+from bandit_server.rpc.instrumentation import NAME, Edge
+from bandit_server.rpc.metrics import Metrics
+from bandit_server.rpc.service import Service
 from bandit_server.sockets import listen, own_socket, reachable, web
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore

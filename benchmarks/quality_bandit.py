@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from bandit_server import checks
+from bandit_server.rpc import validation as checks
 from bandit_server.run import lifecycle, rounds
 from bandit_server.run.decision import Decision
 from bandit_server.run.state import RunState

@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bandit_server.commands.client_options import Target, calls_a_server
 from bandit_server.commands.connectivity import reached
 from bandit_server.config import loopback
-from bandit_server.edge import NAME
 from bandit_server.errors import StartError
-from bandit_server.metrics import own_version
+from bandit_server.rpc.instrumentation import NAME
+from bandit_server.rpc.metrics import own_version
 from bandit_server.store.examine import Finding, clock, examine
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub

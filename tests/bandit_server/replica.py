@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 
 from bandit_server.errors import StoreUnavailable
 from bandit_server.replica.runs import Runs
+from bandit_server.rpc.service import Service
 from bandit_server.run.state import RunState
-from bandit_server.service import Service
 from bandit_server.store.base import Head, Standing
 from bandit_server.store.redis_store import RedisStore
 

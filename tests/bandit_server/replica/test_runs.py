@@ -12,11 +12,11 @@ import redis
 
 from bandit_server.replica import cached_run as catch_up
 from bandit_server.replica import runs
+from bandit_server.rpc.watch import watch
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
 from bandit_server.store.base import Standing
-from bandit_server.watch import watch
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
 from tests.bandit_server.replica import FickleStore, Refused, Replica

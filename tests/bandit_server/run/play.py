@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from bandit_server.checks import spec as checked
+from bandit_server.rpc.validation import spec as checked
 from bandit_server.run import lifecycle, restore, rounds
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import NeedsHistory, Recall, Recalled

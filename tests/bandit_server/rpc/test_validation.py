@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bandit_server import checks
 from bandit_server.errors import Invalid
+from bandit_server.rpc import validation as checks
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import FALLBACK, POLICY, TAIL, measured, spec
 

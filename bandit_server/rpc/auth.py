@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bandit_server.edge import Edge
 from bandit_server.errors import Unauthenticated
+from bandit_server.rpc.instrumentation import Edge
 
 # A load balancer asks for health without a token.
 OPEN = "/grpc.health.v1.Health/"

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import grpc
 import grpc.aio
 
-from bandit_server import checks
 from bandit_server.errors import ServerError, StoreUnavailable, WorkersAlive
-from bandit_server.listing import Listing
 from bandit_server.replica.runs import DEADLINE, InTime, Runs
+from bandit_server.rpc import validation as checks
+from bandit_server.rpc.listing import Listing
+from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
 from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
 from bandit_server.run.recall import Recalled
 from bandit_server.run.state import RunState
-from bandit_server.watch import watch
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 

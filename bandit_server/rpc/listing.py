@@ -6,10 +6,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from bandit_server import checks
 from bandit_server.errors import Invalid, RunDeleted, RunNotFound
 from bandit_server.replica import snapshots
 from bandit_server.replica.runs import Runs
+from bandit_server.rpc import validation as checks
 from bandit_server.run import summary
 from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb

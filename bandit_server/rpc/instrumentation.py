@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from bandit_server.errors import Invalid
 from bandit_server.logs import REQUEST
-from bandit_server.metrics import Metrics, own_version
+from bandit_server.rpc.metrics import Metrics, own_version
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
