@@ -20,7 +20,7 @@ from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError,
 from bandit_server.replica import snapshots
 from bandit_server.replica.cached_run import PAGE, catch_up, deleted, recall
 from bandit_server.run.decision import Decision
-from bandit_server.run.recall import NeedsHistory, Recalled
+from bandit_server.run.old_rounds import NeedsHistory, Recalled
 from bandit_server.run.state import RunState
 from bandit_server.store.base import ALIVE_SECONDS, Head, Store, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb

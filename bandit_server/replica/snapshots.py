@@ -14,7 +14,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from bandit_server.run import snapshot, summary
+from bandit_server.run import serialization as snapshot
+from bandit_server.run import summary
 from bandit_server.run.state import SCHEMA, RunState
 from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb

@@ -18,9 +18,9 @@ from bandit_server.rpc import validation as checks
 from bandit_server.rpc.listing import Listing
 from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
-from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
-from bandit_server.run.recall import Recalled
+from bandit_server.run.fencing import check_caller
+from bandit_server.run.old_rounds import Recalled
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc

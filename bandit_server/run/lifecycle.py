@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bandit_server.errors import ArmRequired, DataLoss, Invalid, RunFinished, SpecMismatch
-from bandit_server.run.callers import check_history, check_process
 from bandit_server.run.decision import Decision
+from bandit_server.run.fencing import check_history, check_process
 from bandit_server.run.rounds import unknown_arm
 from bandit_server.run.state import JOINT, SCHEMA, RunState
 from protos.optima.v1 import bandit_pb2 as pb

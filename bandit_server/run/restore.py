@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from bandit_server.run.callers import check_process
 from bandit_server.run.decision import Decision
+from bandit_server.run.fencing import check_process
 from bandit_server.run.lifecycle import check_spec, created, started
 from bandit_server.run.rounds import check_arm, reported
 from bandit_server.run.state import SCHEMA, RunState

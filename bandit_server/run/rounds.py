@@ -9,9 +9,9 @@ from bandit_server.bandit import reward
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import Policy
 from bandit_server.errors import DataLoss, Invalid, ReportConflict
-from bandit_server.run.callers import check_caller
 from bandit_server.run.decision import Decision
-from bandit_server.run.recall import Recalled, round_of
+from bandit_server.run.fencing import check_caller
+from bandit_server.run.old_rounds import Recalled, round_of
 from bandit_server.run.state import JOINT, SCHEMA, RunState
 from protos.optima.v1 import bandit_pb2 as pb
 

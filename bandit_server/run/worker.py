@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from bandit_server.run.settled import Settled
+from bandit_server.run.reported_rounds import Settled
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Rounds of which pull and report are at hand. A worker asks for older ones only when it resumes from a checkpoint

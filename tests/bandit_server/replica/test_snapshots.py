@@ -13,7 +13,7 @@ import pytest
 
 from bandit_server.bandit import serialization as memory
 from bandit_server.replica import runs, snapshots
-from bandit_server.run import snapshot
+from bandit_server.run import serialization as snapshot
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import point, summary
 from bandit_server.store import keys

@@ -8,7 +8,7 @@ from typing import TypeVar
 from bandit_server.rpc.validation import spec as checked
 from bandit_server.run import lifecycle, restore, rounds
 from bandit_server.run.decision import Decision
-from bandit_server.run.recall import NeedsHistory, Recall, Recalled
+from bandit_server.run.old_rounds import NeedsHistory, Recall, Recalled
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 

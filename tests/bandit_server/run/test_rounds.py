@@ -6,7 +6,7 @@ from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import OFFERED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
-from bandit_server.run.recall import NeedsHistory
+from bandit_server.run.old_rounds import NeedsHistory
 from bandit_server.run.rounds import FALLBACK_ARMS
 from bandit_server.run.worker import ROUNDS_AT_HAND
 from protos.optima.v1 import bandit_pb2 as pb

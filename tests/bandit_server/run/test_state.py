@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import WINDOW
 from bandit_server.errors import ServerError
-from bandit_server.run.settled import MOST_RANGES, Settled
+from bandit_server.run.reported_rounds import MOST_RANGES, Settled
 from bandit_server.run.state import RECENT_LOSSES, RunState, build_policy, playable
 from bandit_server.run.summary import point, summary, with_pulses
 from bandit_server.run.worker import ROUNDS_AT_HAND

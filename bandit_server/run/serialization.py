@@ -10,7 +10,7 @@ from typing import Any
 
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import Reward
-from bandit_server.run.settled import Settled
+from bandit_server.run.reported_rounds import Settled
 from bandit_server.run.state import RECENT_LOSSES, ArmTotals, RunState
 from bandit_server.run.worker import PROCESSES_AT_HAND, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
