@@ -7,7 +7,7 @@ import ssl
 import time
 
 from bandit_server.commands.client_options import Target
-from bandit_server.store.examine import Finding
+from bandit_server.store.health_check import Finding
 
 DEADLINE = 3.0
 # A certificate that ends sooner than this should have been replaced.

@@ -18,7 +18,7 @@ from bandit_server.config import loopback
 from bandit_server.errors import StartError
 from bandit_server.rpc.instrumentation import NAME
 from bandit_server.rpc.metrics import own_version
-from bandit_server.store.examine import Finding, clock, examine
+from bandit_server.store.health_check import Finding, clock, examine
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
-from bandit_server.store.line import Direct
+from bandit_server.store.pipelined import Direct
 from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.

@@ -14,7 +14,7 @@ import pytest
 
 from bandit_server.config import Settings
 from bandit_server.server import Server
-from bandit_server.store.examine import clock
+from bandit_server.store.health_check import clock
 from bandit_server.tls import ServerTls
 from tests.bandit_server.certificates import Authority
 from tests.launch import ROOT, free_port
