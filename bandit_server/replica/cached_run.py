@@ -7,9 +7,9 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from bandit_server.at_hand import Run
 from bandit_server.errors import RunDeleted
 from bandit_server.replica import snapshots
+from bandit_server.replica.at_hand import Run
 from bandit_server.run.old_rounds import NeedsHistory, Recall
 from bandit_server.run.state import SCHEMA
 from bandit_server.run.worker import Round

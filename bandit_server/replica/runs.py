@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from bandit_server import spare
-from bandit_server.at_hand import Run
 from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError, StoreUnavailable
-from bandit_server.replica import snapshots
+from bandit_server.replica import snapshots, spare
+from bandit_server.replica.at_hand import Run
 from bandit_server.replica.cached_run import PAGE, catch_up, deleted, recall
 from bandit_server.run.decision import Decision
 from bandit_server.run.old_rounds import NeedsHistory, Recalled

@@ -32,7 +32,7 @@ _FOLDING = ("bandit", "run")
 def code() -> str:
     """A digest of all code that a state, or what is told of it, depends on."""
     told = hashlib.sha256(f"{SCHEMA}".encode())
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for package in _FOLDING:
         for path in sorted((here / package).rglob("*.py")):
             told.update(path.read_bytes())

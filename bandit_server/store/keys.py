@@ -31,8 +31,8 @@ def head(run: str) -> str:
 
 
 def snapshot(run: str) -> str:
-    """Hash: what the history folds to up to some version, and which code says so (bandit_server/replica/snapshots.py). A cache
-    that any replica writes, and none relies on. For SNAPSHOT_SECONDS after it was written, or until the run is
+    """Hash: what the history folds to up to some version, and which code says so (bandit_server/replica/snapshots.py).
+    A cache that any replica writes, and none relies on. For SNAPSHOT_SECONDS after it was written, or until the run is
     deleted."""
     return f"optima:{{{run}}}:snapshot"
 

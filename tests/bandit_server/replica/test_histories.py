@@ -22,8 +22,8 @@ from bandit_server.run.summary import summary
 from bandit_server.store import keys
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
+from tests.bandit_server.local_replica import Fate, FickleStore, Refused, Replica
 from tests.bandit_server.model import FALLBACK, POLICY, TAIL, Expected, Model, nothing
-from tests.bandit_server.replica import Fate, FickleStore, Refused, Replica
 from tests.calls import ARMS, measured, spec
 
 # Far fewer than in earnest, so that a short history has rounds that must be looked up.

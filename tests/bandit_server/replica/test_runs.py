@@ -19,7 +19,7 @@ from bandit_server.store import keys
 from bandit_server.store.base import Standing
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
-from tests.bandit_server.replica import FickleStore, Refused, Replica
+from tests.bandit_server.local_replica import FickleStore, Refused, Replica
 from tests.calls import measured, spec
 
 RUNS = itertools.count()

@@ -32,7 +32,7 @@ def raw(*arms: pb.Arm, policy: str = "optima", **fields: object) -> pb.RunSpec:
 # --- names and texts
 
 
-@pytest.mark.parametrize("good", ["a", "run-1.2_B", "x" * 64, "..", "-"])
+@pytest.mark.parametrize("good", ["a", "run-1.2_B", "x" * 64, "...", "-"])
 def test_names_have_letters_digits_and_three_signs(good: str) -> None:
     checks.name(good, "run")
 

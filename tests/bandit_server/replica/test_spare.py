@@ -15,7 +15,7 @@ RUNS = 300
 MEASURE = f"""
 import json
 import psutil
-from bandit_server import spare
+from bandit_server.replica import spare
 from bandit_server.run import serialization as snapshot
 from bandit_server.run.state import RunState
 from benchmarks.histories import history
