@@ -19,8 +19,8 @@ from bandit_server.run.summary import point, summary
 from bandit_server.store import keys
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
-from tests.bandit_server.local_replica.test_histories import remembered
-from tests.bandit_server.local_replica.test_runs import Site
+from tests.bandit_server.replica.test_histories import remembered
+from tests.bandit_server.replica.test_runs import Site
 from tests.calls import spec
 
 RUNS = itertools.count()
