@@ -1,4 +1,4 @@
-"""Rewards of the study as traces that the bandit's benchmark replays: ``python -m benchmarks.quality_trace FILE``.
+"""Rewards of the study as traces that the bandit's benchmark replays: ``python -m benchmarks.quality.trace FILE``.
 
 Of each recipe in the study's records that was played in turn and without a tail, the longest run.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_grid import STEPS_PER_ROUND, Cell
-from benchmarks.quality_records import Records
+from benchmarks.quality.grid import STEPS_PER_ROUND, Cell
+from benchmarks.quality.records import Records
 from benchmarks.record_trace import written
 from benchmarks.traces import FOLDER
 
@@ -45,7 +45,7 @@ def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality_trace", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.trace", description=__doc__.splitlines()[0])
     parser.add_argument("records", type=Path, metavar="FILE", help="what benchmarks.quality was given as --json")
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="(default: %(default)s)")
     asked = parser.parse_args(arguments)

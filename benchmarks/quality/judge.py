@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.quality_tasks import TaskData
+from benchmarks.quality.tasks import TaskData
 from worker.assemble import Models
 from worker.data.base import Batch
 from worker.objective import LossWeights, Objective

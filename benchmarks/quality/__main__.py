@@ -19,10 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import quality_report as report
-from benchmarks.quality_bars import bars
-from benchmarks.quality_grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
-from benchmarks.quality_records import Records
+from benchmarks.quality import report
+from benchmarks.quality.grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
+from benchmarks.quality.records import Records
+from benchmarks.quality.thresholds import bars
 
 QUICK = ("joint", "round robin", "optima")
 QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(*filter(None, (bars(found), report.tables(found))), sep="\n\n")
     if asked.plot:
-        from benchmarks.quality_plot import plot
+        from benchmarks.quality.plot import plot
 
         plot(found, asked.plot)
     if asked.quick and (fault := report.lost(found)):
@@ -67,7 +67,7 @@ def _do(cell: Cell, records: Records, *, wait: bool) -> None:
         if not mine:
             return
         # Slow to import, and not needed to report.
-        from benchmarks import quality_run
+        from benchmarks.quality import run as quality_run
 
         seconds = _seconds(cell, records, quality_run)
         started = time.monotonic()

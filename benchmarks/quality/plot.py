@@ -12,7 +12,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.quality_grid import Cell
+from benchmarks.quality.grid import Cell
 
 COLOURS = {
     "joint": "#555555",

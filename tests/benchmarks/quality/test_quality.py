@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quality_bandit import Shares
-from benchmarks.quality_cost import Ledger
-from benchmarks.quality_interval import paired
-from benchmarks.quality_records import Records
+from benchmarks.quality.cost import Ledger
+from benchmarks.quality.interval import paired
+from benchmarks.quality.local_bandit import Shares
+from benchmarks.quality.records import Records
 
 
 def test_cost_is_counts_times_calibrated_seconds() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.quality_interval import Interval
-from benchmarks.quality_report import Found, costs_to_reach, difference, shown_loss, shown_points
+from benchmarks.quality.interval import Interval
+from benchmarks.quality.report import Found, costs_to_reach, difference, shown_loss, shown_points
 
 BUDGET, LESS, WORSE = 24.0, 14.4, -0.5
 """The usual budget; bars: that in which `optima` is to come to joint's final loss (0.6 of the usual), and the points by

@@ -54,7 +54,7 @@ class TaskData(DigitsData):
 
 
 def build(options: Mapping[str, Any]) -> TaskData:
-    """A recipe's data: ``name: benchmarks.quality_tasks:build``. Raises ValueError on an unknown task."""
+    """A recipe's data: ``name: benchmarks.quality.tasks:build``. Raises ValueError on an unknown task."""
     if options["task"] not in TASKS:
         raise ValueError(f"there is no task {options['task']!r}; the tasks are {', '.join(TASKS)}")
     return TaskData(options["task"], options["seed"], options["source_digits"])

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import quality_report as report
-from benchmarks.quality_bars import bars
-from benchmarks.quality_grid import METHODS, Cell, cells, tuned
-from benchmarks.quality_plot import plot
-from benchmarks.quality_records import Records
-from benchmarks.quality_tasks import BLOCKS, TASKS, build
-from benchmarks.quality_trace import METHOD, traces
+from benchmarks.quality import report
+from benchmarks.quality.grid import METHODS, Cell, cells, tuned
+from benchmarks.quality.plot import plot
+from benchmarks.quality.records import Records
+from benchmarks.quality.tasks import BLOCKS, TASKS, build
+from benchmarks.quality.thresholds import bars
+from benchmarks.quality.trace import METHOD, traces
 from tests.benchmarks.command import benchmark
 from worker.data.digits_rows import sources
 

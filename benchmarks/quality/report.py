@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality_grid import Cell
-from benchmarks.quality_interval import Floats, Interval, paired
+from benchmarks.quality.grid import Cell
+from benchmarks.quality.interval import Floats, Interval, paired
 
 Found = Mapping[Cell, Mapping[str, Any]]
 SHARES = ("25 %", "50 %", "100 %")

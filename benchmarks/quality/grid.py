@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from benchmarks.quality_tasks import TASKS
+from benchmarks.quality.tasks import TASKS
 from worker import recipe as recipes
 from worker.data.digits_rows import TRAIN_DIGITS
 from worker.plan import Mode
@@ -151,7 +151,7 @@ class Cell:
         how = METHODS[self.method]
         overrides: dict[str, Any] = {
             "student.keep": STUDENTS[self.student],
-            "data.name": "benchmarks.quality_tasks:build",
+            "data.name": "benchmarks.quality.tasks:build",
             "data.options": {"task": self.task, "seed": self.seed, "source_digits": AMOUNTS[self.amount]},
             "data.batch_size": BATCH,
             "train": how.train,

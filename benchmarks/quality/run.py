@@ -17,11 +17,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.quality_bandit import Chooser, LocalRun, Shares
-from benchmarks.quality_cost import Ledger
-from benchmarks.quality_grid import METHODS, Cell, Method
-from benchmarks.quality_judge import GLANCE, LOOK, Judge, Judged
-from benchmarks.quality_tasks import TaskData
+from benchmarks.quality.cost import Ledger
+from benchmarks.quality.grid import METHODS, Cell, Method
+from benchmarks.quality.judge import GLANCE, LOOK, Judge, Judged
+from benchmarks.quality.local_bandit import Chooser, LocalRun, Shares
+from benchmarks.quality.tasks import TaskData
 from protos.optima.v1 import bandit_pb2 as pb
 from worker import assemble
 from worker.arms import JOINT
