@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.quality.grid import STEPS_PER_ROUND, Cell
 from benchmarks.quality.records import Records
-from benchmarks.record_trace import written
+from benchmarks.regret.record_trace import written
 from benchmarks.traces import FOLDER
 
 METHOD = "round robin, no tail"
@@ -21,7 +21,7 @@ ARMS = {"i": "image", "t": "text", "m": "multimodal"}
 
 
 def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By a name for the file, what `benchmarks.record_trace` would have made of the run."""
+    """By a name for the file, what `benchmarks.regret.record_trace` would have made of the run."""
     found: dict[str, dict[str, Any]] = {}
     for name, run in sorted(runs.items(), key=lambda item: len(item[1]["rewards"])):
         cell = Cell.of(name)

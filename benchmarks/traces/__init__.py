@@ -5,7 +5,7 @@ Record one: play an arm after the other, so that all have long traces, and turn 
     optima serve
     deepspeed worker/train.py --bandit-addr 127.0.0.1:50051 --policy round_robin --run NAME
     optima runs export NAME --output NAME.jsonl
-    python -m benchmarks.record_trace NAME.jsonl --about "which student" --output benchmarks/traces/NAME.json
+    python -m benchmarks.regret.record_trace NAME.jsonl --about "which student" --output benchmarks/traces/NAME.json
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a choice costs: ``python -m benchmarks.policy_cost --json cost.json``.
+"""What a choice costs: ``python -m benchmarks.regret.policy_cost --json cost.json``.
 
 Median microseconds of one select and one report, after few pulls and after many: a policy whose cost depends on the
 length of its history shows it. Ours are played through the library (bandit_server.bandit.Bandit), beside River's UCB
@@ -28,7 +28,7 @@ from bandit_server.bandit import Bandit, Pull
 from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulation.simulate import Player
 from benchmarks.flags import whole
-from benchmarks.peers import PEERS
+from benchmarks.regret.peers import PEERS
 
 COMPARED = ("river_ucb", "mabwiser_ucb1")
 PACKAGES = ("optima-distill", "numpy", "river", "mabwiser")
@@ -114,7 +114,9 @@ def table(costs: dict[int, dict[str, float]], arms: int) -> str:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     players = [*POLICIES, *COMPARED]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.policy_cost", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.regret.policy_cost", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--policies", nargs="+", choices=players, default=players, metavar="NAME",
                         help=f"of {', '.join(players)} (default: all)")  # fmt: skip
     parser.add_argument("--arms", type=whole(1), default=7, help="how many (default: 7)")
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(costs, asked.arms))
     if asked.json:
         told: dict[str, Any] = {
-            "command": shlex.join(["python", "-m", "benchmarks.policy_cost", *(arguments or sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", "benchmarks.regret.policy_cost", *(arguments or sys.argv[1:])]),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "machine": platform.platform(),
             "cpus": os.cpu_count(),

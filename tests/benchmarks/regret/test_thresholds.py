@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.regret_bar import bar, cells, ranking, report
+from benchmarks.regret.thresholds import bar, cells, ranking, report
 
 FIRST, SECOND = ("rotting", 200, 3), ("coupled", 200, 3)
 RESULTS = {

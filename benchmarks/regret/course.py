@@ -1,4 +1,4 @@
-"""Which arm is played when: ``python -m benchmarks.course --scenario coupled --arms 3 --plot course.png``.
+"""Which arm is played when: ``python -m benchmarks.regret.course --scenario coupled --arms 3 --plot course.png``.
 
 One drawing of one scenario, played by several players; what each gains, and where its pulls go.
 """
@@ -19,8 +19,8 @@ from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulation.environments import Scenario
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import Player, play
-from benchmarks.peers import PEERS
 from benchmarks.regret import player
+from benchmarks.regret.peers import PEERS
 
 
 class Course(NamedTuple):
@@ -80,7 +80,7 @@ def draw(courses: dict[str, Course], arms: int, title: str, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     players = [*POLICIES, *PEERS]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.course", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.regret.course", description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", choices=SCENARIOS, default="coupled", metavar="NAME")
     parser.add_argument("--policies", nargs="+", choices=players, metavar="NAME",
                         default=["optima", "round_robin", "sliding_window_ts"])  # fmt: skip

@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks.peers import PEERS
-from benchmarks.regret_bar import BLIND, OURS, REFERENCE, Results, drawn
+from benchmarks.regret.peers import PEERS
+from benchmarks.regret.thresholds import BLIND, OURS, REFERENCE, Results, drawn
 
 COLUMNS = 4
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.policy_cost`."""
+"""`python -m benchmarks.regret.policy_cost`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the history of a run into a reward trace: ``python -m benchmarks.record_trace RUN.jsonl --output TRACE.json``.
+"""Turns the history of a run into a reward trace: ``python -m benchmarks.regret.record_trace RUN.jsonl --output TRACE.json``.
 
 The history is what ``optima runs export`` writes. A trace has, for each arm, the rewards of its own pulls in the order
 in which they were pulled; rounds of the tail and rounds that diverged are left out.
@@ -89,7 +89,9 @@ def written(content: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.record_trace", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.regret.record_trace", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("history", type=Path, help="what `optima runs export RUN` has written")
     parser.add_argument("--about", default="", help="what was distilled, for people")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to (default: standard output)")

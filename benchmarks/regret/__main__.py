@@ -27,8 +27,8 @@ from bandit_server.bandit.simulation.simulate import Player, Seat, play
 from bandit_server.bandit.simulation.traces import Trace
 from benchmarks import traces
 from benchmarks.flags import whole
-from benchmarks.peers import PEERS
-from benchmarks.regret_bar import BLIND, Cell, Results, bar, cells, ranking, report
+from benchmarks.regret.peers import PEERS
+from benchmarks.regret.thresholds import BLIND, Cell, Results, bar, cells, ranking, report
 
 PACKAGES = ("optima-distill", "numpy", "river", "mabwiser")
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         asked.json.write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     if asked.plot:
-        from benchmarks.regret_plot import draw
+        from benchmarks.regret.plot import draw
 
         draw(results, asked.plot)
 
