@@ -15,7 +15,7 @@ from typing import Any
 
 from bandit_server.config import Settings
 from bandit_server.server import Server
-from benchmarks.load import ROOT
+from benchmarks.server.load import ROOT
 
 ROUND = re.compile(r"round (\d+)/")
 

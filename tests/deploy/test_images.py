@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.site import IMAGE
+from benchmarks.server.site import IMAGE
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Load, Observer, Told, count
-from benchmarks.players import RUN
+from benchmarks.server.load import Load, Observer, Told, count
+from benchmarks.server.players import RUN
 from tests.benchmarks.command import benchmark
 from tests.network import Network
 from tests.server_process import ServerProcess, eventually

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from benchmarks.site import IMAGE
+from benchmarks.server.site import IMAGE
 
 RUNS = 300
 
@@ -18,7 +18,7 @@ import psutil
 from bandit_server.replica import spare
 from bandit_server.run import serialization as snapshot
 from bandit_server.run.state import RunState
-from benchmarks.histories import history
+from benchmarks.server.histories import history
 
 resident = lambda: psutil.Process().memory_info().rss
 state = RunState("a")

@@ -1,4 +1,4 @@
-"""Clients of a server under load, many in one process: ``python -m benchmarks.clients``, commands on standard input.
+"""Clients of a server under load, many in one process: ``python -m benchmarks.server.clients``, commands on standard input.
 
 Each client is a thread with a connection of its own, and has one call under way at a time. A command is a line of JSON,
 a `Window`; the answer is one too: for each client the seconds that every one of its calls took. What they have played
@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.players import SPEC
+from benchmarks.server.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 

@@ -1,4 +1,4 @@
-"""What people who look cost: ``python -m benchmarks.viewers --json FILE``.
+"""What people who look cost: ``python -m benchmarks.server.viewers --json FILE``.
 
 One bandit server, one dashboard, real workers that report all the time, and 0, 1 and 20 viewers of their run; then a
 run of 100,000 events is opened that nobody has looked at before, and again, and by a browser. It ends with 1 if the
@@ -25,11 +25,11 @@ from urllib.request import urlopen
 
 from playwright.sync_api import sync_playwright
 
-from benchmarks import histories
 from benchmarks.flags import whole
-from benchmarks.load import Load, Observer
-from benchmarks.players import RUN
-from benchmarks.site import Process, Site, free_port, ready
+from benchmarks.server import histories
+from benchmarks.server.load import Load, Observer
+from benchmarks.server.players import RUN
+from benchmarks.server.site import Process, Site, free_port, ready
 
 VIEWERS = (0, 1, 20)
 EVENTS = 100_000
@@ -43,7 +43,7 @@ again."""
 @contextlib.contextmanager
 def viewers(url: str, run: str, count: int) -> Iterator[None]:
     """So many browsers' connections, read by a process of their own."""
-    process = Process([sys.executable, "-m", "benchmarks.viewers", "--read", f"{url}/events/runs/{run}", str(count)],
+    process = Process([sys.executable, "-m", "benchmarks.server.viewers", "--read", f"{url}/events/runs/{run}", str(count)],
                       Path(os.devnull))  # fmt: skip
     try:
         process.line()
@@ -166,7 +166,9 @@ def _up(url: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.viewers", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.viewers", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--turns", type=whole(1), default=5, metavar="N", help="of each number of viewers (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
     parser.add_argument("--read", nargs=2, metavar=("URL", "COUNT"), help=argparse.SUPPRESS)
@@ -191,7 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{long['dashboard_mb']:.0f} MB"
     )
     if asked.json:
-        about = {"command": "python -m benchmarks.viewers", "machine": platform.platform(), "cpus": os.cpu_count()}
+        about = {
+            "command": "python -m benchmarks.server.viewers",
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+        }
         asked.json.write_text(json.dumps(about | told, indent=1) + "\n", encoding="utf-8")
     if told["harder"] > HARDER or again["seconds"] > OPENED:
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Workers that train nothing, for load: ``python -m benchmarks.players ADDRESS DIRECTORY --workers N``.
+"""Workers that train nothing, for load: ``python -m benchmarks.server.players ADDRESS DIRECTORY --workers N``.
 
 Real worker clients in one process, each with a journal in the directory, all in run `load`. A round lasts as long as
 `--round-seconds` says. Commands come on standard input, one a line: `pause` ends the rounds in progress, delivers what
@@ -80,7 +80,9 @@ class Player:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.players", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.players", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("address", help="host:port of the bandit server")
     parser.add_argument("directory", type=Path, help="where the journals are written")
     parser.add_argument("--workers", type=int, default=4, help="how many (default: 4)")

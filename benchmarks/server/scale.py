@@ -1,6 +1,6 @@
 """The arithmetic of how much many workers need: processor time and memory, from what one round and one heartbeat cost.
 
-No measurement here; benchmarks/scale_model.py measures, and checks this against workers over real calls.
+No measurement here; benchmarks/server/scale_model.py measures, and checks this against workers over real calls.
 """
 
 from __future__ import annotations

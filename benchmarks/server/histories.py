@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import redis
 
 from bandit_server.store import keys
-from benchmarks.players import SPEC
+from benchmarks.server.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 
 FALLBACK_ARMS = [SPEC.arms[at % 3].name for at in range(64)]

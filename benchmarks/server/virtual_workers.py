@@ -1,4 +1,4 @@
-"""Workers that only call, at a worker's pace: ``python -m benchmarks.virtual_workers ADDRESS --workers 500``.
+"""Workers that only call, at a worker's pace: ``python -m benchmarks.server.virtual_workers ADDRESS --workers 500``.
 
 Each is a worker of its own in one of some runs, with rounds that last as long as `--pace` says, a tenth more or less,
 and as many heartbeats as a real one's; all share a few connections. What they do before all have joined is no part of
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 import grpc
 import grpc.aio
 
-from benchmarks.players import SPEC
+from benchmarks.server.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from worker.courier import HEARTBEAT_SECONDS
@@ -146,7 +146,7 @@ async def play(asked: argparse.Namespace) -> Told:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.virtual_workers", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.server.virtual_workers", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("address", help="host:port of the bandit server")
     parser.add_argument("--workers", type=int, default=500)

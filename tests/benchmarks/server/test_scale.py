@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.scale import USED, Costs, Work, Workers, calls, needs, replicas
+from benchmarks.server.scale import USED, Costs, Work, Workers, calls, needs, replicas
 
 COSTS = Costs(idle=Work(0.01, 0.002), round=Work(0.002, 0.0002), heartbeat=Work(0.001, 0.0001), round_bytes=700,
               run_bytes=20_000)  # fmt: skip

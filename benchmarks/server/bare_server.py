@@ -1,4 +1,4 @@
-"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.bare_server URL --stack asyncio``.
+"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.server.bare_server URL --stack asyncio``.
 
 The wire contract's own messages on the stack that is asked for. `Heartbeat` answers at once: an empty unary call.
 `SelectArm` and `ReportReward` append an event of the size that a real one has, and answer as a real server would, but
@@ -20,7 +20,7 @@ import redis
 import redis.asyncio
 import uvloop
 
-from benchmarks.players import SPEC
+from benchmarks.server.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
 
@@ -114,7 +114,7 @@ def serve_in_threads(url: str) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bare_server", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.server.bare_server", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("redis_url")
     parser.add_argument("--stack", choices=STACKS, default="asyncio")

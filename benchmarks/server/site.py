@@ -19,14 +19,14 @@ import redis
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from benchmarks.clients import Window
-from benchmarks.load import ROOT
+from benchmarks.server.clients import Window
+from benchmarks.server.load import ROOT
 
 START_SECONDS = 60.0
 # As deploy/server.Dockerfile has it.
 IMAGE = {"PYTHONMALLOC": "malloc"}
 # What runs our server on an event loop; the first one is what `optima` itself does.
-LOOPS = {"asyncio": "bandit_server.cli", "uvloop": "benchmarks.on_uvloop"}
+LOOPS = {"asyncio": "bandit_server.cli", "uvloop": "benchmarks.server.on_uvloop"}
 
 
 def free_port() -> int:
@@ -108,7 +108,8 @@ class Site:
             self.redis = redis.Redis(unix_socket_path=str(at))
             _until(self._redis_answers)
             self.clients = [
-                self._start([*self._python, "benchmarks.clients", f"c{at}"]) for at in range(self._client_processes)
+                self._start([*self._python, "benchmarks.server.clients", f"c{at}"])
+                for at in range(self._client_processes)
             ]
         except BaseException:
             self._stack.close()
@@ -120,7 +121,9 @@ class Site:
 
     def bare(self, stack: str) -> Process:
         """A server that only appends, answering."""
-        process = self._start([*self._python, "benchmarks.bare_server", self.redis_url, "--stack", stack], image=True)
+        process = self._start(
+            [*self._python, "benchmarks.server.bare_server", self.redis_url, "--stack", stack], image=True
+        )
         process.address = f"127.0.0.1:{process.line()}"
         return process
 
@@ -134,7 +137,7 @@ class Site:
     def optuna(self) -> Process:
         """Optuna's proxy; see `ready`."""
         port = free_port()
-        words = ["benchmarks.optuna_proxy", f"{self.redis_url}?db=2", str(port)]
+        words = ["benchmarks.server.optuna_proxy", f"{self.redis_url}?db=2", str(port)]
         return self._start([*self._python, *words], f"127.0.0.1:{port}")
 
     def python(self, *words: str) -> Process:

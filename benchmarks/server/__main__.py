@@ -1,9 +1,9 @@
-"""What the bandit server takes, and how much: ``python -m benchmarks.server_load --json load.json``.
+"""What the bandit server takes, and how much: ``python -m benchmarks.server --json load.json``.
 
 On one Redis (`appendfsync everysec`) and in one run, turn by turn, so that what else the machine does falls on all:
 
     empty    an empty unary call on the same gRPC stack
-    bare     a select and a report that only append to Redis (benchmarks/bare_server.py)
+    bare     a select and a report that only append to Redis (benchmarks/server/bare_server.py)
     ours     a select and a report, as a worker makes them: a round's report and the next one's selection in one call
     ours_apart  the same in two calls, as the bare pair
     optuna   an ask and a tell through Optuna's gRPC proxy on its Journal-Redis storage, with the sampler that it
@@ -31,12 +31,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import histories
-from benchmarks.bare_server import STACKS
-from benchmarks.clients import Window
-from benchmarks.cold_start import cold_start, idle_memory
-from benchmarks.server_bars import Bar, bars, table
-from benchmarks.site import LOOPS, Process, Site, ready
+from benchmarks.server import histories
+from benchmarks.server.bare_server import STACKS
+from benchmarks.server.clients import Window
+from benchmarks.server.cold_start import cold_start, idle_memory
+from benchmarks.server.site import LOOPS, Process, Site, ready
+from benchmarks.server.thresholds import Bar, bars, table
 
 # By how many clients there are: the turns of a quick run. With fewer clients a turn has fewer calls.
 CLIENTS = {1: 8, 8: 4, 64: 3}
@@ -186,7 +186,7 @@ def _say(began: float, what: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     description = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.server_load", description=description)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where every number is written")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns: less than a minute")
     asked = parser.parse_args(arguments)
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(found, judged))
     if asked.json:
         told = {
-            "command": shlex.join(["python", "-m", "benchmarks.server_load", *(arguments or sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", "benchmarks.server", *(arguments or sys.argv[1:])]),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "machine": platform.platform(),
             "cpus": os.cpu_count(),

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import grpc
 
-from benchmarks.players import RUN
+from benchmarks.server.players import RUN
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
@@ -35,7 +35,7 @@ class Load:
     def __init__(self, address: str, directory: Path, workers: int = 4, name: str = "w") -> None:
         words = ["--workers", str(workers), "--name", name]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.players", address, str(directory), *words],
+            [sys.executable, "-m", "benchmarks.server.players", address, str(directory), *words],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.kills`; that nothing is lost is tested in tests/faults/test_under_load.py."""
+"""`python -m benchmarks.server.kills`; that nothing is lost is tested in tests/faults/test_under_load.py."""
 
 from __future__ import annotations
 
-from benchmarks.load import count
+from benchmarks.server.load import count
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.benchmarks.command import benchmark
 

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 from bandit_server.replica.runs import IDLE_SECONDS
-from benchmarks import histories
-from benchmarks.players import SPEC
-from benchmarks.site import Process, Site, channel, ready
+from benchmarks.server import histories
+from benchmarks.server.players import SPEC
+from benchmarks.server.site import Process, Site, channel, ready
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 

@@ -1,4 +1,4 @@
-"""`optima` on uvloop instead of asyncio's own event loop: ``python -m benchmarks.on_uvloop serve …``."""
+"""`optima` on uvloop instead of asyncio's own event loop: ``python -m benchmarks.server.on_uvloop serve …``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server killed at random moments under load: ``python -m benchmarks.kills --kills 50 --json kills.json``.
+"""A server killed at random moments under load: ``python -m benchmarks.server.kills --kills 50 --json kills.json``.
 
 Worker clients play without a pause while the server is killed (SIGKILL, its embedded store going with it) and started
 again, over and over. Printed is how long after each start the first new reward was stored; at the end, what became of
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.flags import whole
-from benchmarks.load import ROOT, Load, Observer, count
+from benchmarks.server.load import ROOT, Load, Observer, count
 
 # The longest that a server is left alone between two kills, seconds.
 LONGEST = 3.0
@@ -111,7 +111,9 @@ def _until_it_listens(address: str) -> None:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.kills", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--kills", type=whole(1), default=50, help="how many (default: 50)")
     parser.add_argument("--workers", type=whole(1), default=4, help="clients that play (default: 4)")
     parser.add_argument("--redis-url", metavar="URL", help="a store that is left alone (default: the embedded one)")
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if asked.json:
         told = {
-            "command": shlex.join(["python", "-m", "benchmarks.kills", *(arguments or sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", "benchmarks.server.kills", *(arguments or sys.argv[1:])]),
             "machine": platform.platform(),
             "cpus": os.cpu_count(),
             "workers": asked.workers,

@@ -1,8 +1,8 @@
-"""What many workers need: ``python -m benchmarks.scale_model --json scale.json``. See docs/scale.md.
+"""What many workers need: ``python -m benchmarks.server.scale_model --json scale.json``. See docs/scale.md.
 
 Measured on this machine: the processor time that the server and Redis take for a round (its report and the next one's
 selection, one call), for a heartbeat, and when nobody calls; and the bytes that Redis keeps; with 200 workers that do
-nothing but call (benchmarks/virtual_workers.py). From these follows what so many workers need (benchmarks/scale.py).
+nothing but call (benchmarks/server/virtual_workers.py). From these follows what so many workers need (benchmarks/server/scale.py).
 Then that is checked: 1,000 such workers, at a worker's pace; what server and Redis use meanwhile, beside what was
 foreseen.
 """
@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import Costs, Work, Workers, calls, needs
-from benchmarks.site import Process, Site, ready
+from benchmarks.server.scale import Costs, Work, Workers, calls, needs
+from benchmarks.server.site import Process, Site, ready
 from worker.courier import HEARTBEAT_SECONDS
 
 # Of the cases that are told: seconds of a round, and rounds of each worker that Redis keeps.
@@ -75,7 +75,7 @@ class Measuring:
         words = ["--workers", str(workers // 2), "--run", run, "--runs", str(workers // TOGETHER), "--pace", str(pace),
                  "--seconds", str(seconds)]  # fmt: skip
         processes = [
-            self._site.python("benchmarks.virtual_workers", self._server.address, "--name", f"v{at}", *words)
+            self._site.python("benchmarks.server.virtual_workers", self._server.address, "--name", f"v{at}", *words)
             for at in range(2)
         ]
         for process in processes:
@@ -166,7 +166,7 @@ def table(costs: Costs, needed: Sequence[dict[str, float]], checked: dict[str, A
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale_model", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.server.scale_model", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where every number is written")
     parser.add_argument("--workers", type=int, default=1000, help="virtual workers of the check (default: 1000)")
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(costs, needed, checked))
     if asked.json:
         told = {
-            "command": shlex.join(["python", "-m", "benchmarks.scale_model", *(arguments or sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", "benchmarks.server.scale_model", *(arguments or sys.argv[1:])]),
             "machine": platform.platform(),
             "cpus": os.cpu_count(),
             "costs": asdict(costs),
