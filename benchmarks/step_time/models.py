@@ -38,7 +38,7 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
         content["teacher"] = {"model": "open_clip:coca_ViT-L-14", "dtype": paper["teacher"]["dtype"]}
         content["student"] = {"keep": paper["student"]["keep"]}
-        content["data"] = {"name": "benchmarks.step_data:build", "batch_size": 32}
+        content["data"] = {"name": "benchmarks.step_time.data:build", "batch_size": 32}
         content["deepspeed"] = str(BUILT_IN.parent / paper["deepspeed"])
         # As long as what is measured around it wants.
         del content["steps_per_round"]

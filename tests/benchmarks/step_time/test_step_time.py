@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import step_models
-from benchmarks.step_bars import bars, ratio, report, shares
+from benchmarks.step_time import models as step_models
+from benchmarks.step_time.thresholds import bars, ratio, report, shares
 from tests.benchmarks.command import benchmark
 from worker import recipe
 

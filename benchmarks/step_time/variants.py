@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import step_loops
-from benchmarks.step_loops import CoCa, Distillation, Loop, Pairs
+from benchmarks.step_time import handwritten_loops as step_loops
+from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
 from worker import assemble, recipe
 from worker.arms import JOINT
 from worker.batches import fixed_batch
@@ -99,7 +99,7 @@ class Makers:
 
     def torchdistill(self) -> Variant:
         """The joint job in torchdistill."""
-        from benchmarks.step_torchdistill import with_torchdistill
+        from benchmarks.step_time.torchdistill import with_torchdistill
 
         student, teacher = self._pair()
         lr = self.recipe.optimizer.lr

@@ -64,5 +64,5 @@ class ChanceData:
 
 
 def build(options: Mapping[str, Any]) -> ChanceData:
-    """A recipe's data: ``name: benchmarks.step_data:build``."""
+    """A recipe's data: ``name: benchmarks.step_time.data:build``."""
     return ChanceData()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step_variants import Makers, Variant, Worker
+from benchmarks.step_time.variants import Makers, Variant, Worker
 from worker.arms import JOINT
 from worker.ranks import Ranks
 

@@ -35,7 +35,7 @@ def _launch(script: str, *arguments: str, ranks: int) -> subprocess.Popen[str]:
 
 
 def job(recipe: Path, ranks: int, *arguments: str) -> dict[str, Any]:
-    """What `benchmarks/step_job.py` tells."""
+    """What `benchmarks/step_time/job.py` tells."""
     process, told = _job(recipe, ranks, *arguments)
     _finished(process, list(process.stdout or ()))
     return _read(told)
@@ -74,7 +74,7 @@ def job_and_run(
 
 def _job(recipe: Path, ranks: int, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
     told = recipe.with_suffix(".json")
-    return _launch("benchmarks/step_job.py", str(recipe), "--json", str(told), *arguments, ranks=ranks), told
+    return _launch("benchmarks/step_time/job.py", str(recipe), "--json", str(told), *arguments, ranks=ranks), told
 
 
 def _finished(process: subprocess.Popen[str], printed: list[str]) -> None:

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_bars import bars, report
-from benchmarks.step_models import write
-from benchmarks.step_run import job, job_and_run
+from benchmarks.step_time.models import write
+from benchmarks.step_time.run import job, job_and_run
+from benchmarks.step_time.thresholds import bars, report
 
 PACKAGES = ("optima-distill", "torch", "deepspeed", "open_clip_torch", "torchdistill")
 # Size, ranks, seconds of taking turns.

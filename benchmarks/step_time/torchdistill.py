@@ -21,8 +21,8 @@ from torchdistill.core.distillation import get_distillation_box
 from torchdistill.core.interfaces.registry import register_forward_proc_func
 from torchdistill.losses.registry import register_mid_level_loss
 
-from benchmarks import step_loops
-from benchmarks.step_loops import Batch, Loop, Pairs, contrastive, there
+from benchmarks.step_time import handwritten_loops as step_loops
+from benchmarks.step_time.handwritten_loops import Batch, Loop, Pairs, contrastive, there
 from worker.losses import logit_kl, normalised_mse
 
 IO = dict[str, dict[str, Any]]

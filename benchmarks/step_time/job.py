@@ -1,6 +1,6 @@
 """One rank of what `benchmarks.step_time` measures; DeepSpeed's launcher starts it:
 
-    deepspeed benchmarks/step_job.py RECIPE.yaml --json FILE [--seconds N] [--only VARIANT] [--play FLAG …]
+    deepspeed benchmarks/step_time/job.py RECIPE.yaml --json FILE [--seconds N] [--only VARIANT] [--play FLAG …]
 
 With ``--play`` it is first the worker as its user runs it, with those flags of `worker/train.py`: a launch serves both.
 """
@@ -43,8 +43,8 @@ def main() -> None:
 def measure(asked: argparse.Namespace) -> None:
     """The variants, in a process group of their own."""
     # A job that plays first imports them when its user's would.
-    from benchmarks.step_turns import WARM_UP, compared, resident
-    from benchmarks.step_variants import Makers, Worker
+    from benchmarks.step_time.turns import WARM_UP, compared, resident
+    from benchmarks.step_time.variants import Makers, Worker
     from worker.arms import JOINT
     from worker.ranks import Ranks
 
