@@ -2,7 +2,7 @@
 # The whole study of docs/does-it-pay.md, the most valuable runs first; done again, only what is missing. Start it twice
 # to use two cores: they share the work.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 records=docs/does-it-pay.json
 study() { OMP_NUM_THREADS=1 python -m benchmarks.quality --json "$records" "$@"; }
 

@@ -1,0 +1,1 @@
+"""Regret of every policy on simulated and recorded rewards (docs/bandit.md)."""

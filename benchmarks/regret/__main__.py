@@ -20,14 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bandit_server.bandit.policy import POLICIES, build
+from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulation.environments import Scenario
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
-from bandit_server.bandit.simulation.simulate import Player, Seat, play
+from bandit_server.bandit.simulation.simulate import play
 from bandit_server.bandit.simulation.traces import Trace
 from benchmarks import traces
 from benchmarks.flags import whole
-from benchmarks.regret.peers import PEERS
+from benchmarks.regret.peers import PEERS, player
 from benchmarks.regret.thresholds import BLIND, Cell, Results, bar, cells, ranking, report
 
 PACKAGES = ("optima-distill", "numpy", "river", "mabwiser")
@@ -39,11 +39,6 @@ class Task(NamedTuple):
     cell: Cell
     player: str
     seeds: range
-
-
-def player(name: str, arms: int, seed: int) -> Player:
-    """A policy of ours or of the peers, by name."""
-    return PEERS[name](arms, seed) if name in PEERS else Seat(build(name, {}, arms), arms, seed)
 
 
 def drawing(cell: Cell, seed: int) -> Scenario:

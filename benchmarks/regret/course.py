@@ -19,8 +19,7 @@ from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulation.environments import Scenario
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import Player, play
-from benchmarks.regret import player
-from benchmarks.regret.peers import PEERS
+from benchmarks.regret.peers import PEERS, player
 
 
 class Course(NamedTuple):

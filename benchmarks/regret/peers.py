@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from bandit_server.bandit.simulation.simulate import Player
+from bandit_server.bandit.policy import build
+from bandit_server.bandit.simulation.simulate import Player, Seat
 
 
 class River:
@@ -93,3 +94,8 @@ PEERS: dict[str, Callable[[int, int], Player]] = {
     "mabwiser_ucb1": mabwiser_ucb1,
     "mabwiser_epsilon_greedy": mabwiser_epsilon_greedy,
 }
+
+
+def player(name: str, arms: int, seed: int) -> Player:
+    """A policy of ours or of the peers, by name."""
+    return PEERS[name](arms, seed) if name in PEERS else Seat(build(name, {}, arms), arms, seed)

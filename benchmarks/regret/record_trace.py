@@ -1,4 +1,6 @@
-"""Turns the history of a run into a reward trace: ``python -m benchmarks.regret.record_trace RUN.jsonl --output TRACE.json``.
+"""Turn the history of a run into a reward trace.
+
+    python -m benchmarks.regret.record_trace RUN.jsonl --output TRACE.json
 
 The history is what ``optima runs export`` writes. A trace has, for each arm, the rewards of its own pulls in the order
 in which they were pulled; rounds of the tail and rounds that diverged are left out.

@@ -1,0 +1,1 @@
+"""Speed, scale and faults of the bandit server (docs/server-speed.md, docs/scale.md)."""

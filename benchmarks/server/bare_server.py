@@ -1,4 +1,6 @@
-"""What a bandit server cannot do without, and nothing more: ``python -m benchmarks.server.bare_server URL --stack asyncio``.
+"""The least that a bandit server must do: answer a call, and append to Redis.
+
+    python -m benchmarks.server.bare_server URL --stack asyncio
 
 The wire contract's own messages on the stack that is asked for. `Heartbeat` answers at once: an empty unary call.
 `SelectArm` and `ReportReward` append an event of the size that a real one has, and answer as a real server would, but

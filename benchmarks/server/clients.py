@@ -1,4 +1,6 @@
-"""Clients of a server under load, many in one process: ``python -m benchmarks.server.clients``, commands on standard input.
+"""Clients of a server under load, many in one process; commands come on standard input.
+
+    python -m benchmarks.server.clients
 
 Each client is a thread with a connection of its own, and has one call under way at a time. A command is a line of JSON,
 a `Window`; the answer is one too: for each client the seconds that every one of its calls took. What they have played

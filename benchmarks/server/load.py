@@ -17,7 +17,7 @@ from benchmarks.server.players import RUN
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # What each worker has reported: arm and loss by round.
 Told = Mapping[str, Mapping[int, tuple[str, float]]]
 

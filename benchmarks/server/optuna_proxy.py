@@ -1,4 +1,7 @@
-"""Optuna's gRPC storage proxy on its Journal-Redis storage: ``python -m benchmarks.server.optuna_proxy REDIS_URL PORT``."""
+"""Optuna's gRPC storage proxy on its Journal-Redis storage.
+
+python -m benchmarks.server.optuna_proxy REDIS_URL PORT
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Measured on this machine: the processor time that the server and Redis take for a round (its report and the next one's
 selection, one call), for a heartbeat, and when nobody calls; and the bytes that Redis keeps; with 200 workers that do
-nothing but call (benchmarks/server/virtual_workers.py). From these follows what so many workers need (benchmarks/server/scale.py).
+nothing but call (virtual_workers.py). From these follows what so many workers need (scale.py).
 Then that is checked: 1,000 such workers, at a worker's pace; what server and Redis use meanwhile, beside what was
 foreseen.
 """

@@ -43,7 +43,7 @@ again."""
 @contextlib.contextmanager
 def viewers(url: str, run: str, count: int) -> Iterator[None]:
     """So many browsers' connections, read by a process of their own."""
-    process = Process([sys.executable, "-m", "benchmarks.server.viewers", "--read", f"{url}/events/runs/{run}", str(count)],
+    process = Process([sys.executable, "-m", __spec__.name, "--read", f"{url}/events/runs/{run}", str(count)],
                       Path(os.devnull))  # fmt: skip
     try:
         process.line()

@@ -64,7 +64,7 @@ def recovered(observer: Observer, from_what: str, *cures: Callable[[], object]) 
 @pytest.mark.timeout(300)
 def test_a_server_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
     told = tmp_path / "kills.json"
-    print(benchmark("kills", "--kills", "5", "--json", str(told)))
+    print(benchmark("server.kills", "--kills", "5", "--json", str(told)))
     found = json.loads(told.read_text(encoding="utf-8"))
     assert (found["kills"], len(found["answer_seconds"]), len(found["recovery_seconds"])) == (5, 5, 5)
     assert found["reports"] > 0

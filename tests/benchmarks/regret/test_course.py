@@ -8,7 +8,7 @@ from tests.benchmarks.command import benchmark
 def test_it_tells_and_draws_how_each_player_played(tmp_path: Path) -> None:
     picture = tmp_path / "course.png"
     command = ["--policies", "round_robin", "river_ucb", "--horizon", "60", "--arms", "3", "--plot", str(picture)]
-    lines = benchmark("course", *command).splitlines()
+    lines = benchmark("regret.course", *command).splitlines()
     assert lines[0] == "coupled, 60 pulls of 3 arms, seed 0"
     assert lines[1].startswith("  round_robin: gained ")
     assert lines[1].endswith("pulls 20, 20, 20")
@@ -17,4 +17,4 @@ def test_it_tells_and_draws_how_each_player_played(tmp_path: Path) -> None:
 
 
 def test_a_scenario_that_cannot_be_drawn_gets_a_sentence() -> None:
-    assert "horizon" in benchmark("course", "--horizon", "0", status=2)
+    assert "horizon" in benchmark("regret.course", "--horizon", "0", status=2)

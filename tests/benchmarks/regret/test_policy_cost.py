@@ -13,7 +13,8 @@ from tests.benchmarks.command import benchmark
 
 def test_a_tiny_run_times_every_policy_and_the_peers(tmp_path: Path) -> None:
     told = tmp_path / "c.json"
-    printed = benchmark("policy_cost", "--after", "10", "60", "--pulls", "40", "--arms", "3", "--json", str(told))
+    command = ("--after", "10", "60", "--pulls", "40", "--arms", "3", "--json", str(told))
+    printed = benchmark("regret.policy_cost", *command)
     assert "Median µs of select + report at 3 arms" in printed
     assert "optima: " in printed
     result = json.loads(told.read_text(encoding="utf-8"))
@@ -33,4 +34,4 @@ def test_a_tiny_run_times_every_policy_and_the_peers(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
-    assert sentence in benchmark("policy_cost", *arguments, status=2)
+    assert sentence in benchmark("regret.policy_cost", *arguments, status=2)

@@ -29,11 +29,11 @@ def test_a_trace_has_the_rewards_of_each_arms_own_pulls(tmp_path: Path) -> None:
     play.report(7, "joint", measured(1.0, 0.2), chosen_by=TAIL)
     output = tmp_path / "t.json"
     history = exported(play, tmp_path / "r.jsonl")
-    benchmark("record_trace", str(history), "--about", "a test", "--output", str(output))
+    benchmark("regret.record_trace", str(history), "--about", "a test", "--output", str(output))
     told = json.loads(output.read_text(encoding="utf-8"))
     assert told["rewards"] == {"image": [0.01, 0.07], "text": [0.02, 0.05], "decoder": [0.03, 0.06]}
     assert (told["about"], told["train"], told["policy"], told["device"]) == ("a test", "active", "round_robin", "cpu")
-    assert json.loads(benchmark("record_trace", str(history)))["rewards"] == told["rewards"]
+    assert json.loads(benchmark("regret.record_trace", str(history)))["rewards"] == told["rewards"]
 
 
 def test_what_is_no_history_is_one_sentence(tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ def test_what_is_no_history_is_one_sentence(tmp_path: Path) -> None:
     play.join()
     play.round(0)
     exported(play, short)
-    assert "there is no beginning of a run in it" in benchmark("record_trace", str(empty), status=1)
-    assert "line 1 is not an event of a run" in benchmark("record_trace", str(other), status=1)
-    assert "has no reward; play all arms" in benchmark("record_trace", str(short), status=1)
-    assert "No such file" in benchmark("record_trace", str(tmp_path / "none"), status=1)
+    assert "there is no beginning of a run in it" in benchmark("regret.record_trace", str(empty), status=1)
+    assert "line 1 is not an event of a run" in benchmark("regret.record_trace", str(other), status=1)
+    assert "has no reward; play all arms" in benchmark("regret.record_trace", str(short), status=1)
+    assert "No such file" in benchmark("regret.record_trace", str(tmp_path / "none"), status=1)
 
 
 @pytest.mark.parametrize("name", traces.names())

@@ -24,5 +24,5 @@ def test_what_is_lost_doubled_or_changed_is_counted() -> None:
 
 
 def test_bad_input_is_one_sentence() -> None:
-    told = benchmark("kills", "--kills", "0", status=2)
+    told = benchmark("server.kills", "--kills", "0", status=2)
     assert "argument --kills: '0' is not a whole number from 1" in told
