@@ -22,11 +22,12 @@ from worker.assemble import Models
 from worker.bandit_client import BanditClient
 from worker.batches import await_loaders, training_batches
 from worker.checkpoint import Checkpoints
-from worker.command_line import overrides
+from worker.cli import overrides
 from worker.errors import Diverged, Interrupted
 from worker.garbage import uncollected
 from worker.loop_state import LoopState
 from worker.metrics import Record
+from worker.output_dir import Workplace, kept_recipe
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.proof_report import report
@@ -34,7 +35,6 @@ from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer
-from worker.workplace import Workplace, kept_recipe
 
 
 def run(arguments: argparse.Namespace) -> None:

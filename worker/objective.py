@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
+from worker.imports import known_or_imported
 from worker.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss
 from worker.models.base import Adapter, Batch
-from worker.named import known_or_imported
 from worker.parted import Outputs
 from worker.plan import Plan
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from worker.arms import arm_faults
 from worker.errors import RecipeError
+from worker.imports import known_or_imported
 from worker.losses import LAYER_LOSSES, LOGIT_LOSSES
 from worker.models.base import Adapter
-from worker.named import known_or_imported
 from worker.plan import check_declared
 from worker.recipe import Recipe
 

@@ -17,7 +17,7 @@ sys.path[:] = [str(Path.cwd()), *(entry for entry in sys.path if Path(entry).res
 
 try:
     import protos.optima.v1  # noqa: F401
-    from worker.command_line import parse
+    from worker.cli import parse
     from worker.garbage import uncollected
 except ModuleNotFoundError as error:
     sys.exit(

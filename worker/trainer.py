@@ -21,11 +21,11 @@ from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
 from worker.plan import Plan, Planner
 from worker.probe import Evaluation, Probe
+from worker.process import StopSignal
 from worker.progress import Progress
 from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.round_start import RoundStart
-from worker.stop_signal import StopSignal
 from worker.teacher import Teacher
 from worker.tracking import Tracker
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.command_line import parse
+from worker.cli import parse
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.launch import free_port
 from tests.ranks import run_ranks
-from worker.command_line import parse
+from worker.cli import parse
 from worker.errors import WorkerError
 from worker.job import run
 

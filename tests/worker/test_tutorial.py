@@ -16,7 +16,7 @@ from tests.launch import ROOT
 from tests.ranks import RankProcesses
 from worker import assemble, job
 from worker import recipe as recipes
-from worker.command_line import parse
+from worker.cli import parse
 from worker.errors import RecipeError
 from worker.proof_report import report
 from worker.ranks import Ranks

@@ -13,7 +13,7 @@ from worker.data.shuffled import Shuffled
 from worker.data.snli_ve import build_snli_ve
 from worker.data.vqa_v2 import build_vqa_v2
 from worker.data.webdataset import build_webdataset
-from worker.named import imported
+from worker.imports import imported
 
 __all__ = [
     "DATA_MODULES",

@@ -27,7 +27,7 @@ from worker.data.options import checked
 from worker.data.pairs import Kept, Reader, Sample, Unfit, stack, words_right
 from worker.data.shards import expand, samples
 from worker.errors import DataError
-from worker.named import imported
+from worker.imports import imported
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.command_line import overrides, parse
+from worker.cli import overrides, parse
 
 SERVER = ["--bandit-addr", "h:1"]
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from worker.stop_signal import StopSignal
+from worker.process import StopSignal
 
 
 def test_the_first_signal_counts_and_ends_nothing() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.launch import ROOT
 from worker import recipe as recipes
 from worker.errors import WorkerError
-from worker.workplace import Workplace, kept_recipe
+from worker.output_dir import Workplace, kept_recipe
 
 RECIPE = recipes.read(recipes.BUILT_IN, {"rounds": 7, "policy": {"name": "round_robin"}})
 
@@ -20,7 +20,7 @@ RECIPE = recipes.read(recipes.BUILT_IN, {"rounds": 7, "policy": {"name": "round_
 def begin(directory: Path) -> Workplace:
     """A new worker's directory, left again as a process that ends leaves it."""
     script = (
-        "import sys; from pathlib import Path; from worker import recipe; from worker.workplace import Workplace;"
+        "import sys; from pathlib import Path; from worker import recipe; from worker.output_dir import Workplace;"
         "chosen = recipe.read(recipe.BUILT_IN, {'rounds': 7, 'policy': {'name': 'round_robin'}});"
         "Workplace.new(Path(sys.argv[1]), 'r', chosen, joined=True)"
     )
