@@ -156,7 +156,7 @@ def test_a_package_stays_behind_its_wall(package: str) -> None:
 
 def test_the_worker_speaks_grpc_in_one_file() -> None:
     grpc = [pair for pair in imports_of("worker") if within(pair[1], "grpc") or pair[1].endswith("_pb2_grpc")]
-    assert {module for module, _ in grpc} == {"worker.wire"}
+    assert {module for module, _ in grpc} == {"worker.client.rpc"}
 
 
 def test_there_are_no_star_imports_and_no_utils() -> None:

@@ -13,10 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from worker.access import Access
-from worker.bandit_client import BanditClient
+from worker.client.client import BanditClient
+from worker.client.credentials import Access
+from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import BanditUnreachable, JournalError, WorkerError
-from worker.journal import JOURNAL_FILE, Journal
 from worker.lock import lock
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from worker.client.journal import Pull
 from worker.data.base import Cursor
-from worker.journal import Pull
 from worker.probe import Evaluation, Terms
 
 OWN = ("rows", "cursors", "random", "round_start")

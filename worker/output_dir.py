@@ -13,8 +13,8 @@ from pathlib import Path
 from worker import checkpoint
 from worker import recipe as recipes
 from worker.checkpoint import Mark
+from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import WorkerError
-from worker.journal import JOURNAL_FILE, Journal
 from worker.lock import ID_FILE, lock
 from worker.names import EXPECTED, NAME
 from worker.recipe import Recipe

@@ -11,12 +11,12 @@ import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.arms import JOINT
-from worker.bandit_client import BanditClient
 from worker.batches import TrainingBatches
 from worker.checkpoint import Checkpoints
+from worker.client.client import BanditClient
+from worker.client.journal import Pull
 from worker.engine import Engine
 from worker.errors import Diverged, Interrupted
-from worker.journal import Pull
 from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
 from worker.plan import Plan, Planner

@@ -27,7 +27,7 @@ from worker import assemble
 from worker.arms import JOINT
 from worker.batches import training_batches
 from worker.checkpoint import Checkpoints
-from worker.journal import Pull
+from worker.client.journal import Pull
 from worker.loop_state import LoopState
 from worker.probe import Evaluation, Probe
 from worker.ranks import Ranks

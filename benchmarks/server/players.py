@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.bandit_client import BanditClient
-from worker.journal import Journal
+from worker.client.client import BanditClient
+from worker.client.journal import Journal
 
 RUN = "load"
 SPEC = pb.RunSpec(

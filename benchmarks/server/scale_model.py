@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.server.scale import Costs, Work, Workers, calls, needs
 from benchmarks.server.site import Process, Site, ready
-from worker.courier import HEARTBEAT_SECONDS
+from worker.client.sender import HEARTBEAT_SECONDS
 
 # Of the cases that are told: seconds of a round, and rounds of each worker that Redis keeps.
 ROUND_SECONDS, ROUNDS = 30.0, 1000

@@ -22,7 +22,7 @@ import grpc.aio
 from benchmarks.server.players import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from worker.courier import HEARTBEAT_SECONDS
+from worker.client.sender import HEARTBEAT_SECONDS
 
 CONNECTIONS = 8
 CALL_SECONDS = 5.0

@@ -23,10 +23,10 @@ from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.bandit_server.certificates import Authority
 from tests.launch import ROOT
-from worker.access import Access
-from worker.bandit_client import BanditClient
+from worker.client.client import BanditClient
+from worker.client.credentials import Access
+from worker.client.journal import Journal
 from worker.errors import BanditUnreachable
-from worker.journal import Journal
 
 TOKEN = "a-token-of-the-tests"
 

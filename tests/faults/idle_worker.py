@@ -9,8 +9,8 @@ import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.server_process import ServerProcess
-from worker.bandit_client import BanditClient, Reported
-from worker.journal import Journal, Pull
+from worker.client.client import BanditClient, Reported
+from worker.client.journal import Journal, Pull
 
 PATIENCE = 0.5
 SPEC = pb.RunSpec(

@@ -20,8 +20,8 @@ from protos.optima.v1 import bandit_pb2 as pb
 from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, waits
 from tests.launch import ROOT
 from tests.server_process import ServerProcess, eventually
-from worker.bandit_client import BanditClient
-from worker.journal import Journal
+from worker.client.client import BanditClient
+from worker.client.journal import Journal
 
 pytestmark = pytest.mark.deepspeed
 

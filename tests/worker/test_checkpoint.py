@@ -18,8 +18,8 @@ from protos.optima.v1 import bandit_pb2 as pb
 from tests.worker.jobs.engine_state import Job
 from worker import randomness
 from worker.checkpoint import Checkpoints, newest
+from worker.client.journal import Pull
 from worker.errors import CheckpointError
-from worker.journal import Pull
 from worker.loop_state import LoopState
 from worker.probe import Evaluation
 from worker.ranks import Ranks

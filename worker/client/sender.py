@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.client.journal import Journal, Pull
+from worker.client.outbox import Handover, Question, Report
+from worker.client.rpc import Wire
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
-from worker.handover import Handover, Question, Report
-from worker.journal import Journal, Pull
-from worker.wire import Wire
 
 HEARTBEAT_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 0.05

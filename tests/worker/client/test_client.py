@@ -16,9 +16,9 @@ from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.calls import history
 from tests.launch import free_port
 from tests.server_process import eventually
-from worker.bandit_client import BanditClient, Joined
+from worker.client.client import BanditClient, Joined
+from worker.client.journal import Journal
 from worker.errors import BanditRefused, BanditUnreachable, Fenced
-from worker.journal import Journal
 
 ARMS = ("image", "text", "decoder")
 

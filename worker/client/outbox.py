@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.client.journal import Pull
 from worker.errors import WorkerError
-from worker.journal import Pull
 
 # Reports that a restored history makes superfluous, and that are sent all the same: the trainer may be waiting for one,
 # and the journal learns their rewards and numbers. As many as a server has at hand; looking up older ones is slow.

@@ -8,7 +8,7 @@ import grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from worker.access import Access
+from worker.client.credentials import Access
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, RunLost
 
 OPTIONS: list[tuple[str, int]] = [

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.server_process import eventually
+from worker.client.journal import Pull
+from worker.client.outbox import Handover, Report
 from worker.errors import BanditUnreachable
-from worker.handover import Handover, Report
-from worker.journal import Pull
 
 PATIENCE = 0.3
 AWAY = BanditUnreachable("nobody listens there")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
+from worker.client.journal import Journal, Pull
 from worker.errors import JournalError
-from worker.journal import Journal, Pull
 
 ARMS = ("image", "text", "decoder")
 
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
 
 def test_what_was_written_survives_kill_9(path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from tests.worker.test_journal import played;"
+        "import os, signal, sys; from pathlib import Path; from tests.worker.client.test_journal import played;"
         "played(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2], check=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.access import Access
+from worker.client.credentials import Access
 from worker.errors import BanditRefused
 
 

@@ -17,12 +17,12 @@ import logging
 from dataclasses import dataclass
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.access import Access
-from worker.courier import Courier
+from worker.client.credentials import Access
+from worker.client.journal import Journal, Pull
+from worker.client.outbox import Handover, Report
+from worker.client.rpc import Wire
+from worker.client.sender import Courier
 from worker.errors import BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
-from worker.handover import Handover, Report
-from worker.journal import Journal, Pull
-from worker.wire import Wire
 
 log = logging.getLogger(__name__)
 
