@@ -18,11 +18,11 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker import assemble, pace, randomness, tracking
 from worker import recipe as recipes
 from worker.assemble import Models
-from worker.batches import await_loaders, training_batches
 from worker.checkpoint import Checkpoints
 from worker.cli import overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Access
+from worker.data.loader import await_loaders, training_batches
 from worker.errors import Diverged, Interrupted
 from worker.garbage import uncollected
 from worker.loop_state import LoopState

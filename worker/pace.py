@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.batches import fixed_batch
 from worker.data import Judged
+from worker.data.loader import fixed_batch
 from worker.parted import Outputs
 from worker.plan import Plan
 from worker.proof import Proven

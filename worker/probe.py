@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from worker.batches import fixed_batch
 from worker.data.base import Batch, DataModule, Judged, Measured, Rows
+from worker.data.loader import fixed_batch
 from worker.engine import Engine
 from worker.objective import Objective
 from worker.parted import Outputs

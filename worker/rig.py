@@ -9,8 +9,8 @@ import torch
 
 from worker import assemble
 from worker.assemble import Models
-from worker.batches import first_batches
 from worker.data import DataModule, Judged
+from worker.data.loader import first_batches
 from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.objective import Objective

@@ -11,10 +11,10 @@ import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.arms import JOINT
-from worker.batches import TrainingBatches
 from worker.checkpoint import Checkpoints
 from worker.client.client import BanditClient
 from worker.client.journal import Pull
+from worker.data.loader import TrainingBatches
 from worker.engine import Engine
 from worker.errors import Diverged, Interrupted
 from worker.loop_state import LoopState

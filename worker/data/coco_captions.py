@@ -23,8 +23,8 @@ from worker.data.base import Context, Writing
 from worker.data.examples import Example
 from worker.data.options import checked
 from worker.data.published import made, read_json
-from worker.data.speech import Speech
 from worker.data.task import TaskData, TaskOptions, folder_of, unchanged
+from worker.data.tokens import Speech
 
 FILE = Path("coco") / "dataset_coco.json"
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}

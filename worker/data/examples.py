@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from worker.data.base import Batch
 from worker.data.counter import below, draws
 from worker.data.pictures import Eye
-from worker.data.speech import Speech
+from worker.data.tokens import Speech
 
 ORDER_SEED = 20231104
 """Held-out examples stand in one order for every seed, so that figures of the first N can be compared."""

@@ -17,7 +17,7 @@ from worker.data.examples import Example, Examples, Said, ordered
 from worker.data.pairs import stack
 from worker.data.pictures import Eye
 from worker.data.shuffled import Shuffled
-from worker.data.speech import Speech
+from worker.data.tokens import Speech
 from worker.errors import DataError
 
 Judge = Callable[[Sequence[Example], Sequence[str]], dict[str, float]]

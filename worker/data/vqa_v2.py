@@ -24,8 +24,8 @@ from worker.data.base import Context, Writing
 from worker.data.examples import Example
 from worker.data.options import checked
 from worker.data.published import made, read_json
-from worker.data.speech import Speech
 from worker.data.task import Judge, TaskData, TaskOptions, folder_of
+from worker.data.tokens import Speech
 from worker.data.vqa_accuracy import accuracy, normalised, unanimous
 
 KINDS = {"yes/no": "yes_no", "number": "number", "other": "other"}

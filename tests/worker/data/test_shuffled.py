@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from worker.batches import training_batches
 from worker.data import Batch, Shuffled
 from worker.data.counter import shuffled
+from worker.data.loader import training_batches
 from worker.data.pairs import stack
 
 

@@ -15,8 +15,8 @@ from worker.data import Context, build, caption_scores, vqa_v2
 from worker.data.examples import Example
 from worker.data.pictures import CANVAS, stacked
 from worker.data.shuffled import Shuffled
-from worker.data.speech import Speech
 from worker.data.task import TaskData
+from worker.data.tokens import Speech
 from worker.errors import DataError
 from worker.models.open_clip_inputs import OpenClipInputs
 

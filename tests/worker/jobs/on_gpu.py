@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.arms import layer_pairs, ownership  # noqa: E402
-from worker.batches import training_batches  # noqa: E402
 from worker.data import build  # noqa: E402
+from worker.data.loader import training_batches  # noqa: E402
 from worker.engine import Engine  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
 from worker.objective import LossWeights, Objective  # noqa: E402

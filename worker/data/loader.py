@@ -136,7 +136,7 @@ def await_loaders() -> None:
     It imports torch and our data modules once for all of them, and beside what this one imports meanwhile: four of them
     then take a quarter of the seconds and of the memory until the first batch is there.
     """
-    multiprocessing.set_forkserver_preload(["__main__", "worker.batches", "worker.data"])
+    multiprocessing.set_forkserver_preload(["__main__", "worker.data.loader", "worker.data"])
     with _deaf_children():
         forkserver.ensure_running()
 
