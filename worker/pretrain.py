@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from worker.data.digits import DigitsData, build_digits
-from worker.data.digits_rows import Collages
-from worker.data.digits_text import QUESTIONS
+from worker.data.digits.dataset import DigitsData, build_digits
+from worker.data.digits.rows import Collages
+from worker.data.digits.text import QUESTIONS
 from worker.models.open_clip_files import CONFIG_FILE, create, read_config
 from worker.models.open_clip_loader import save
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.quality.tasks import TASKS
 from worker import recipe as recipes
-from worker.data.digits_rows import TRAIN_DIGITS
+from worker.data.digits.rows import TRAIN_DIGITS
 from worker.plan import Mode
 from worker.recipe import Recipe
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from worker.data.counter import draws
-from worker.data.digits import HELD_OUT_SEED, DigitsData, DigitsOptions
-from worker.data.digits_rows import TRAIN_DIGITS, Collages, sources
-from worker.data.digits_text import KINDS, QUESTIONS
+from worker.data.digits.dataset import HELD_OUT_SEED, DigitsData, DigitsOptions
+from worker.data.digits.rows import TRAIN_DIGITS, Collages, sources
+from worker.data.digits.text import KINDS, QUESTIONS
 
 TASKS: dict[str, tuple[str, ...]] = {
     "questions": tuple(kind for kind in QUESTIONS if kind != "entailment"),

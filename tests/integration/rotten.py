@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from worker.data import Batch, Rows, build
-from worker.data.digits import DigitsData
+from worker.data.digits.dataset import DigitsData
 
 
 class RottenRows(Dataset[Batch]):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.data.digits import build_digits
+from worker.data.digits.dataset import build_digits
 from worker.models.open_clip_loader import load
 from worker.pretrain import evaluate, main
 

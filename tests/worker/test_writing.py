@@ -13,8 +13,8 @@ from tests.worker.jobs import tiny_coca
 from worker import assemble, recipe
 from worker.assemble import Models
 from worker.data.base import Writing
-from worker.data.digits import build_digits
-from worker.data.digits_text import WORD
+from worker.data.digits.dataset import build_digits
+from worker.data.digits.text import WORD
 from worker.models.coca import CoCaAdapter
 from worker.parted import Parted
 from worker.ranks import Ranks

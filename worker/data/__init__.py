@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Judged, Measured, Rows, Stream
 from worker.data.coco_captions import build_coco_captions
-from worker.data.digits import build_digits
+from worker.data.digits.dataset import build_digits
 from worker.data.nlvr2 import build_nlvr2
 from worker.data.shuffled import Shuffled
 from worker.data.snli_ve import build_snli_ve

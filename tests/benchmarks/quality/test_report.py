@@ -15,7 +15,7 @@ from benchmarks.quality.tasks import BLOCKS, TASKS, build
 from benchmarks.quality.thresholds import bars
 from benchmarks.quality.trace import METHOD, traces
 from tests.benchmarks.command import benchmark
-from worker.data.digits_rows import sources
+from worker.data.digits.rows import sources
 
 PROBLEM = "questions/uneven/little"
 

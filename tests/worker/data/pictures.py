@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from webdataset.writer import TarWriter
 
-from worker.data.digits_rows import MEAN, STD, TRAIN_DIGITS, Collages
-from worker.data.digits_text import CONTEXT_LENGTH, KINDS, WORD, decode
+from worker.data.digits.rows import MEAN, STD, TRAIN_DIGITS, Collages
+from worker.data.digits.text import CONTEXT_LENGTH, KINDS, WORD, decode
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.worker.data.pictures import Numbers, plain, tokenize, write, write_collages
 from worker.data import Context, build
 from worker.data.base import Batch, Cursor, DataModule
-from worker.data.digits_text import decode
+from worker.data.digits.text import decode
 from worker.data.loader import first_batches, fixed_batch, training_batches
 from worker.data.webdataset import Shards
 from worker.errors import DataError, RecipeError

@@ -6,9 +6,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from worker.data import build
-from worker.data.digits import DigitsData, build_digits
-from worker.data.digits_rows import MEAN, STD, Collages, sources
-from worker.data.digits_text import CONTEXT_LENGTH, DIGITS, KINDS, QUESTIONS, decode
+from worker.data.digits.dataset import DigitsData, build_digits
+from worker.data.digits.rows import MEAN, STD, Collages, sources
+from worker.data.digits.text import CONTEXT_LENGTH, DIGITS, KINDS, QUESTIONS, decode
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from worker.data.base import Batch
-from worker.data.digits_rows import TRAIN_DIGITS, Collages, sources
-from worker.data.digits_text import ASKING, CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
+from worker.data.digits.rows import TRAIN_DIGITS, Collages, sources
+from worker.data.digits.text import ASKING, CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
 from worker.data.options import checked
 
 HELD_OUT_SEED = 7

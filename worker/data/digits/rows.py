@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from worker.data.base import Batch
 from worker.data.counter import below, draws, unit
-from worker.data.digits_text import KINDS, TEXT_DRAWS, say
+from worker.data.digits.text import KINDS, TEXT_DRAWS, say
 
 TRAIN_DIGITS = 1400
 CELL = 8
