@@ -14,7 +14,7 @@ import pytest
 
 from tests.job import Job
 from tests.launch import ROOT
-from tests.worker.data.published import write_all
+from tests.worker.data.tasks.published import write_all
 
 RECIPE = ROOT / "deploy" / "recipes" / "coca_l14_to_tiny12.yaml"
 DOWNLOADED = "open_clip:coca_ViT-L-14@mscoco_finetuned_laion2b_s13b_b90k"

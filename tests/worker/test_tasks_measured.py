@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.data.published import write_all
+from tests.worker.data.tasks.published import write_all
 from worker import assemble, recipe
 from worker.errors import RecipeError
 from worker.probe import Probe

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.data.base import Batch, Context, DataModule, DataModuleFactory, Inputs, Judged, Measured, Rows, Stream
-from worker.data.coco_captions import build_coco_captions
 from worker.data.digits.dataset import build_digits
-from worker.data.nlvr2 import build_nlvr2
 from worker.data.shuffled import Shuffled
-from worker.data.snli_ve import build_snli_ve
-from worker.data.vqa_v2 import build_vqa_v2
+from worker.data.tasks.coco_captions import build_coco_captions
+from worker.data.tasks.nlvr2 import build_nlvr2
+from worker.data.tasks.snli_ve import build_snli_ve
+from worker.data.tasks.vqa_v2 import build_vqa_v2
 from worker.data.webdataset import build_webdataset
 from worker.imports import imported
 

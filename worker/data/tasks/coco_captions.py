@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from worker.data import caption_scores
 from worker.data.base import Context, Writing
 from worker.data.examples import Example
 from worker.data.options import checked
-from worker.data.published import made, read_json
-from worker.data.task import TaskData, TaskOptions, folder_of, unchanged
+from worker.data.tasks import caption_scores
+from worker.data.tasks.base import TaskData, TaskOptions, folder_of, unchanged
+from worker.data.tasks.published import made, read_json
 from worker.data.tokens import Speech
 
 FILE = Path("coco") / "dataset_coco.json"

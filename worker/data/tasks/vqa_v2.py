@@ -23,10 +23,10 @@ from typing import Any
 from worker.data.base import Context, Writing
 from worker.data.examples import Example
 from worker.data.options import checked
-from worker.data.published import made, read_json
-from worker.data.task import Judge, TaskData, TaskOptions, folder_of
+from worker.data.tasks.base import Judge, TaskData, TaskOptions, folder_of
+from worker.data.tasks.published import made, read_json
+from worker.data.tasks.vqa_accuracy import accuracy, normalised, unanimous
 from worker.data.tokens import Speech
-from worker.data.vqa_accuracy import accuracy, normalised, unanimous
 
 KINDS = {"yes/no": "yes_no", "number": "number", "other": "other"}
 """Names of metrics by ``answer_type``."""

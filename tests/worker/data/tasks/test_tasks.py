@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.worker.data.published import CAPTIONS, PICTURES, write_all
-from worker.data import Context, build, caption_scores, vqa_v2
+from tests.worker.data.tasks.published import CAPTIONS, PICTURES, write_all
+from worker.data import Context, build
 from worker.data.examples import Example
 from worker.data.pictures import CANVAS, stacked
 from worker.data.shuffled import Shuffled
-from worker.data.task import TaskData
+from worker.data.tasks import caption_scores, vqa_v2
+from worker.data.tasks.base import TaskData
 from worker.data.tokens import Speech
 from worker.errors import DataError
 from worker.models.open_clip_inputs import OpenClipInputs

@@ -21,8 +21,8 @@ from typing import Any, Literal
 from worker.data.base import Context
 from worker.data.examples import Example
 from worker.data.options import checked
-from worker.data.published import first_there, made, read_lines
-from worker.data.task import Judge, TaskData, TaskOptions, closed, first_word, folder_of, share, unchanged
+from worker.data.tasks.base import Judge, TaskData, TaskOptions, closed, first_word, folder_of, share, unchanged
+from worker.data.tasks.published import first_there, made, read_lines
 from worker.data.tokens import Speech
 
 LABELS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.data.vqa_accuracy import MISSPELT, accuracy, normalised
+from worker.data.tasks.vqa_accuracy import MISSPELT, accuracy, normalised
 
 
 @pytest.mark.parametrize(
