@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from worker import data as data_modules
-from worker.arms import Ownership, check_trainable, layer_pairs, ownership
 from worker.data import Context, DataModule
+from worker.distill.arms import Ownership, check_trainable, layer_pairs, ownership
+from worker.distill.modular import Parted
 from worker.errors import RecipeError
 from worker.models import sources
 from worker.models.base import Adapter, Loaded, Part
 from worker.models.whole import Named, Regrouped
-from worker.parted import Parted
 from worker.recipe import Recipe
 from worker.recipe_models import ModuleRecipe, Patterns
 from worker.recipe_names import name_faults

@@ -17,11 +17,11 @@ from torch import Tensor
 from worker import gradient_mean
 from worker import optimizer as optim
 from worker.checkpoint_files import CheckpointFiles
+from worker.distill.modular import Outputs
+from worker.distill.plan import Plan
+from worker.distill.student import Student
 from worker.models.base import Batch, Boundary
 from worker.optimizer import OptimizerRecipe, Schedule
-from worker.parted import Outputs
-from worker.plan import Plan
-from worker.student import Student
 
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")

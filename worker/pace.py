@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from worker.data import Judged
 from worker.data.loader import fixed_batch
-from worker.parted import Outputs
-from worker.plan import Plan
+from worker.distill.modular import Outputs
+from worker.distill.plan import Plan
 from worker.proof import Proven
 from worker.ranks import Ranks
 from worker.recipe import Recipe

@@ -19,8 +19,8 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
+from worker.distill.modular import Outputs, Parted
 from worker.models.base import Batch, Boundary
-from worker.parted import Outputs, Parted
 
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 

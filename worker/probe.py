@@ -14,13 +14,13 @@ from torch import Tensor
 
 from worker.data.base import Batch, DataModule, Judged, Measured, Rows
 from worker.data.loader import fixed_batch
+from worker.distill.modular import Outputs
+from worker.distill.objective import Objective
+from worker.distill.plan import Plan, Planner
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
-from worker.objective import Objective
-from worker.parted import Outputs
-from worker.plan import Plan, Planner
 from worker.ranks import Ranks
 from worker.recipe import ProbeRecipe
-from worker.teacher import Teacher
 from worker.writing import Writer
 
 Terms = dict[str, float]

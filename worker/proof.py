@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worker.arms import JOINT
 from worker.assemble import Models
 from worker.data.base import Batch
+from worker.distill.arms import JOINT
+from worker.distill.modular import Outputs
+from worker.distill.plan import Plan, Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.errors import RecipeError
-from worker.parted import Outputs
-from worker.plan import Plan, Planner
 from worker.ranks import Ranks
-from worker.student import Student
-from worker.teacher import Teacher
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from worker.arms import JOINT
 from worker.assemble import Models
+from worker.distill.arms import JOINT
 from worker.proof import Proven
 
 

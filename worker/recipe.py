@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from protos.optima.v1 import bandit_pb2
+from worker.distill.objective import LossWeights
+from worker.distill.plan import Mode
 from worker.errors import RecipeError
 from worker.names import NAME
-from worker.objective import LossWeights
 from worker.optimizer import OptimizerRecipe
-from worker.plan import Mode
 from worker.recipe_faults import Places, faults
 from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
 
@@ -126,7 +126,7 @@ class Recipe(BaseModel, extra="forbid"):
     arms: dict[Name, list[str]] | None = None
     """Modules by arm; by default every module is an arm."""
     train: Mode = "forced"
-    """What a round trains; see worker/plan.py."""
+    """What a round trains; see worker/distill/plan.py."""
     tail: float = Field(default=0.3, ge=0, le=1)
     """Share of the rounds, at the end, that train all modules jointly."""
     policy: PolicyRecipe = PolicyRecipe()

@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from worker.arms import arm_faults
+from worker.distill.arms import arm_faults
+from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES
+from worker.distill.plan import check_declared
 from worker.errors import RecipeError
 from worker.imports import known_or_imported
-from worker.losses import LAYER_LOSSES, LOGIT_LOSSES
 from worker.models.base import Adapter
-from worker.plan import check_declared
 from worker.recipe import Recipe
 
 

@@ -11,18 +11,18 @@ from worker import assemble
 from worker.assemble import Models
 from worker.data import DataModule, Judged
 from worker.data.loader import first_batches
+from worker.distill.objective import Objective
+from worker.distill.plan import Planner
+from worker.distill.projection import Projections, principal_map
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.errors import RecipeError
-from worker.objective import Objective
 from worker.partitioned import partitioned
-from worker.plan import Planner
-from worker.projection import Projections, principal_map
 from worker.proof import Proof
 from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.shapes import Widths, compare
-from worker.student import Student
-from worker.teacher import Teacher
 
 COMPARED_ROWS = 2
 """Rows of the first look at both models, on the CPU."""

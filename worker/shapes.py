@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from worker.assemble import Models
+from worker.distill.modular import Outputs, Parted
+from worker.distill.objective import Objective
+from worker.distill.plan import Planner
+from worker.distill.projection import HiddenWidths
 from worker.errors import RecipeError
 from worker.models.base import Batch
-from worker.objective import Objective
-from worker.parted import Outputs, Parted
-from worker.plan import Planner
-from worker.projection import HiddenWidths
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.arms import JOINT
 from worker.checkpoint import Checkpoints
 from worker.client.client import BanditClient
 from worker.client.journal import Pull
 from worker.data.loader import TrainingBatches
+from worker.distill.arms import JOINT
+from worker.distill.plan import Plan, Planner
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.errors import Diverged, Interrupted
 from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
-from worker.plan import Plan, Planner
 from worker.probe import Evaluation, Probe
 from worker.process import StopSignal
 from worker.progress import Progress
 from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.round_start import RoundStart
-from worker.teacher import Teacher
 from worker.tracking import Tracker
 
 SAVE = 1

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from worker.data.base import Batch, Writing
+from worker.distill.modular import Outputs
+from worker.distill.plan import Planner
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.models.base import Boundary, Part
-from worker.parted import Outputs
-from worker.plan import Planner
 from worker.ranks import Ranks
-from worker.teacher import Teacher
 
 Look = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 """(parts, batch, known boundary tensors) -> what the parts put out, in eval mode."""

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.quality.tasks import TASKS
 from worker import recipe as recipes
 from worker.data.digits.rows import TRAIN_DIGITS
-from worker.plan import Mode
+from worker.distill.plan import Mode
 from worker.recipe import Recipe
 
 TAIL = 0.3
@@ -24,7 +24,7 @@ class Method:
     """One way to spend the budget.
 
     Attributes:
-        train: What a round trains (worker/plan.py).
+        train: What a round trains (worker/distill/plan.py).
         policy: Who chooses; "" for joint steps throughout, without a bandit.
         shares: Of image, text and decoder in the rounds before the tail, instead of a policy.
         tail: Share of the budget that is joint at its end.

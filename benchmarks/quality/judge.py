@@ -11,11 +11,11 @@ import torch
 from benchmarks.quality.tasks import TaskData
 from worker.assemble import Models
 from worker.data.base import Batch
-from worker.objective import LossWeights, Objective
-from worker.parted import Outputs
-from worker.plan import Planner
-from worker.student import Student
-from worker.teacher import Teacher
+from worker.distill.modular import Outputs
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 
 GLANCE, LOOK = 24, 120
 """Items of each block, for a point of a curve and for a result."""

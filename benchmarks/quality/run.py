@@ -24,10 +24,10 @@ from benchmarks.quality.local_bandit import Chooser, LocalRun, Shares
 from benchmarks.quality.tasks import TaskData
 from protos.optima.v1 import bandit_pb2 as pb
 from worker import assemble
-from worker.arms import JOINT
 from worker.checkpoint import Checkpoints
 from worker.client.journal import Pull
 from worker.data.loader import training_batches
+from worker.distill.arms import JOINT
 from worker.loop_state import LoopState
 from worker.probe import Evaluation, Probe
 from worker.ranks import Ranks

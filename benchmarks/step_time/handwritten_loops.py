@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from worker.losses import logit_kl, normalised_mse
+from worker.distill.losses import logit_kl, normalised_mse
 
 Batch = dict[str, Tensor]
 Pairs = dict[str, list[tuple[str, str]]]

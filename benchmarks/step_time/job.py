@@ -45,7 +45,7 @@ def measure(asked: argparse.Namespace) -> None:
     # A job that plays first imports them when its user's would.
     from benchmarks.step_time.turns import WARM_UP, compared, resident
     from benchmarks.step_time.variants import Makers, Worker
-    from worker.arms import JOINT
+    from worker.distill.arms import JOINT
     from worker.ranks import Ranks
 
     ranks = Ranks()

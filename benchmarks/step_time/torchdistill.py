@@ -23,7 +23,7 @@ from torchdistill.losses.registry import register_mid_level_loss
 
 from benchmarks.step_time import handwritten_loops as step_loops
 from benchmarks.step_time.handwritten_loops import Batch, Loop, Pairs, contrastive, there
-from worker.losses import logit_kl, normalised_mse
+from worker.distill.losses import logit_kl, normalised_mse
 
 IO = dict[str, dict[str, Any]]
 

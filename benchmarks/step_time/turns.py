@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_time.variants import Makers, Variant, Worker
-from worker.arms import JOINT
+from worker.distill.arms import JOINT
 from worker.ranks import Ranks
 
 WARM_UP = 1

@@ -18,10 +18,10 @@ from torch import Tensor
 from benchmarks.step_time import handwritten_loops as step_loops
 from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
 from worker import assemble, recipe
-from worker.arms import JOINT
 from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.data.loader import fixed_batch
+from worker.distill.arms import JOINT
 from worker.loop_state import LoopState
 from worker.probe import Probe
 from worker.ranks import Ranks

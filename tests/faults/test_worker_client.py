@@ -73,7 +73,7 @@ def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 302
         assert successor.client.flush(15) == 0
-        successor.told, successor.arms = worker.told, worker.arms
+        successor.told, successor.arms = worker.told, worker.distill.arms
         assert_every_reward_counts_once(server, successor)
 
 

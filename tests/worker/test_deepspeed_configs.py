@@ -11,19 +11,19 @@ import yaml
 from tests.launch import ROOT
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker import recipe as recipes
-from worker.arms import layer_pairs, ownership
 from worker.data.webdataset import WebDatasetOptions
+from worker.distill.arms import layer_pairs, ownership
+from worker.distill.modular import Parted
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.objective import LossWeights, Objective
 from worker.optimizer import OptimizerRecipe
-from worker.parted import Parted
-from worker.plan import Planner
 from worker.ranks import Ranks
 from worker.recipe import Recipe
-from worker.student import Student
-from worker.teacher import Teacher
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))
 

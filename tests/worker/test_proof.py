@@ -12,22 +12,22 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.arms import layer_pairs, ownership
 from worker.assemble import Models
+from worker.distill.arms import layer_pairs, ownership
+from worker.distill.modular import Outputs, Parted
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Planner
+from worker.distill.projection import Projections
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.engine import Engine
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.objective import LossWeights, Objective
 from worker.optimizer import OptimizerRecipe
-from worker.parted import Outputs, Parted
-from worker.plan import Planner
-from worker.projection import Projections
 from worker.proof import Proof
 from worker.proof_report import report
 from worker.ranks import Ranks
 from worker.shapes import compare
-from worker.student import Student
-from worker.teacher import Teacher
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 

@@ -15,11 +15,11 @@ from worker.assemble import Models
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import WORD
+from worker.distill.modular import Parted
+from worker.distill.teacher import Teacher
 from worker.models.coca import CoCaAdapter
-from worker.parted import Parted
 from worker.ranks import Ranks
 from worker.rig import assemble_rig
-from worker.teacher import Teacher
 from worker.writing import Writer
 
 END = WORD["<end>"]

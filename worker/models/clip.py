@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.losses import contrastive
+from worker.distill.losses import contrastive
 from worker.models.base import Adapter, Batch, Boundary, Part, entry
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from worker.arms import matching_modules
+from worker.distill.arms import matching_modules
 from worker.errors import RecipeError
 from worker.export import STUDENT_FILE, check_names, write_tensors
 from worker.imports import imported

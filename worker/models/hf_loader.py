@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from worker.arms import matching_modules
+from worker.distill.arms import matching_modules
 from worker.errors import RecipeError
 from worker.export import check_names, replace_all
 from worker.models.base import Adapter, Loaded, patterns

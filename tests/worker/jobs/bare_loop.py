@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from worker.distill.plan import Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.optimizer import OptimizerRecipe
-from worker.plan import Planner
-from worker.student import Student
-from worker.teacher import Teacher
 
 Batches = Callable[[int, int], dict[str, Tensor]]
 """(index, rank) -> batch."""

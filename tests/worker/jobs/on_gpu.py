@@ -18,20 +18,20 @@ import torch.distributed as dist  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker.arms import layer_pairs, ownership  # noqa: E402
 from worker.data import build  # noqa: E402
 from worker.data.loader import training_batches  # noqa: E402
+from worker.distill.arms import layer_pairs, ownership  # noqa: E402
+from worker.distill.modular import Parted  # noqa: E402
+from worker.distill.objective import LossWeights, Objective  # noqa: E402
+from worker.distill.plan import Planner  # noqa: E402
+from worker.distill.student import Student  # noqa: E402
+from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine import Engine  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.objective import LossWeights, Objective  # noqa: E402
 from worker.optimizer import OptimizerRecipe  # noqa: E402
-from worker.parted import Parted  # noqa: E402
 from worker.partitioned import partitioned  # noqa: E402
-from worker.plan import Planner  # noqa: E402
 from worker.ranks import Ranks  # noqa: E402
 from worker.round_start import RoundStart  # noqa: E402
-from worker.student import Student  # noqa: E402
-from worker.teacher import Teacher  # noqa: E402
 
 
 def main() -> None:

@@ -16,17 +16,17 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker.arms import layer_pairs, ownership  # noqa: E402
+from worker.distill.arms import layer_pairs, ownership  # noqa: E402
+from worker.distill.modular import Outputs, Parted  # noqa: E402
+from worker.distill.objective import LossWeights, Objective  # noqa: E402
+from worker.distill.plan import Planner  # noqa: E402
+from worker.distill.student import Student  # noqa: E402
+from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine import Engine  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.objective import LossWeights, Objective  # noqa: E402
 from worker.optimizer import OptimizerRecipe  # noqa: E402
-from worker.parted import Outputs, Parted  # noqa: E402
 from worker.partitioned import partitioned  # noqa: E402
-from worker.plan import Planner  # noqa: E402
 from worker.ranks import Ranks  # noqa: E402
-from worker.student import Student  # noqa: E402
-from worker.teacher import Teacher  # noqa: E402
 
 WIDTH = 128
 """Wide enough that most parameters are no small ones."""

@@ -14,13 +14,13 @@ import torch
 from tests.worker.tiny_families import FAMILIES, batch, directory
 from worker import assemble, recipe
 from worker.assemble import Models
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Planner
+from worker.distill.projection import Projections
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
-from worker.objective import LossWeights, Objective
-from worker.plan import Planner
-from worker.projection import Projections
 from worker.shapes import compare
-from worker.student import Student
-from worker.teacher import Teacher
 
 
 def assembled(name: str, where: Path, *, mode: str = "active", student: str = "", loss: str = "{}") -> Models:

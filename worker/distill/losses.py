@@ -69,7 +69,7 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
 
 def answer(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of the words that are to be said, without those of the question: a task loss for a recipe
-    (``loss.task: {"worker.losses:answer": 1}``), where the questions' own words would outweigh their answers.
+    (``loss.task: {"worker.distill.losses:answer": 1}``), where the questions' own words would outweigh their answers.
 
     Args:
         logits: [B, L - 1, words]; those at position i predict word i + 1.

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from worker.distill.modular import Outputs, Parted
+from worker.distill.objective import Objective
+from worker.distill.plan import Plan
+from worker.distill.projection import Projections
 from worker.models.base import Batch, Boundary
-from worker.objective import Objective
-from worker.parted import Outputs, Parted
-from worker.plan import Plan
-from worker.projection import Projections
 
 Observer = Callable[[Plan, Outputs, Outputs], None]
 """Sees a plan and what student and teacher put out under it, before the losses are computed."""

@@ -9,15 +9,15 @@ from torch import nn
 
 from tests.worker.jobs.tiny_coca import batch, coca
 from tests.worker.whole_model import Net, WholeAdapter, rows
-from worker.arms import layer_pairs
+from worker.distill.arms import layer_pairs
+from worker.distill.modular import Parted
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Plan, Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.models.base import Adapter
 from worker.models.coca import CoCaAdapter
-from worker.objective import LossWeights, Objective
-from worker.parted import Parted
-from worker.plan import Plan, Planner
-from worker.student import Student
-from worker.teacher import Teacher
 
 
 class Pair:

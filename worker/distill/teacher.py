@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from worker.distill.modular import Outputs, Parted
 from worker.models.base import Batch, Boundary
-from worker.parted import Outputs, Parted
 
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 """(parts, batch, known) -> what the parts put out; see Parted.run."""

@@ -13,12 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss
+from worker.distill.modular import Outputs
+from worker.distill.plan import Plan
 from worker.errors import RecipeError
 from worker.imports import known_or_imported
-from worker.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss
 from worker.models.base import Adapter, Batch
-from worker.parted import Outputs
-from worker.plan import Plan
 
 TaskLoss = Callable[[Tensor, Batch], Tensor]
 """(logits, batch) -> scalar."""

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.arms import layer_pairs, ownership
 from worker.assemble import Models
+from worker.distill.arms import layer_pairs, ownership
+from worker.distill.modular import Parted
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.projection import HiddenWidths, Projections, principal_map
+from worker.distill.student import Student
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.objective import LossWeights, Objective
-from worker.parted import Parted
-from worker.projection import HiddenWidths, Projections, principal_map
 from worker.shapes import compare
-from worker.student import Student
 
 
 def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from worker.arms import check_owned, matching_modules
 from worker.capture import Capture
+from worker.distill.arms import check_owned, matching_modules
 from worker.models.base import Adapter, Batch, Boundary, patterns
 
 

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from worker.arms import arm_faults, check_trainable, layer_pairs, matching_modules, ownership
+from worker.distill.arms import arm_faults, check_trainable, layer_pairs, matching_modules, ownership
 from worker.errors import RecipeError
 
 

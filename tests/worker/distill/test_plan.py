@@ -2,8 +2,8 @@
 
 import pytest
 
+from worker.distill.plan import Planner
 from worker.models.coca import CoCaAdapter
-from worker.plan import Planner
 
 ALL = ("image", "text", "multimodal")
 

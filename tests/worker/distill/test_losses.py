@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from worker.losses import cosine, logit_kl, normalised_mse
+from worker.distill.losses import cosine, logit_kl, normalised_mse
 
 
 def test_normalised_mse_is_zero_for_a_match_and_one_for_zeros() -> None:
