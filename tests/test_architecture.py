@@ -181,7 +181,7 @@ def test_there_are_no_star_imports_and_no_utils() -> None:
         ("from ..store import redis_store", "bandit_server.store.redis_store"),
         ("from ..errors import Invalid", "bandit_server.errors"),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", "torch"),
-        ("import importlib\nimportlib.import_module('worker.engine')", "worker.engine"),
+        ("import importlib\nimportlib.import_module('worker.engine.engine')", "worker.engine.engine"),
     ],
 )
 def test_imports_are_found_wherever_they_stand(source: str, found: str) -> None:

@@ -9,7 +9,7 @@
 
 The files are on the disk before ``complete.json`` is, and that is before the folder gets its name: whatever moment a
 kill or a power cut comes at, the one before is there. All ranks must see the same folder. Nothing in it is unpickled as
-code: tensors, plain values and four classes of DeepSpeed are read, nothing else (worker/checkpoint_files.py).
+code: tensors, plain values and four classes of DeepSpeed are read, nothing else (worker/engine/checkpoint_files.py).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from worker import randomness, tensor_file
-from worker.engine import Engine
+from worker import randomness
+from worker.engine import tensor_file
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
 from worker.loop_state import LoopState
-from worker.ranks import Ranks
 from worker.recipe import CheckpointRecipe
 
 LARGEST_SHARE = 0.02

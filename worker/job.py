@@ -23,6 +23,7 @@ from worker.cli import overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Access
 from worker.data.loader import await_loaders, training_batches
+from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.garbage import uncollected
 from worker.loop_state import LoopState
@@ -31,7 +32,6 @@ from worker.output_dir import Workplace, kept_recipe
 from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.proof_report import report
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.trainer import Rank0, Trainer

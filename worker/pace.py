@@ -17,8 +17,8 @@ from worker.data import Judged
 from worker.data.loader import fixed_batch
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
+from worker.engine.process_group import Ranks
 from worker.proof import Proven
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig
 from worker.writing import Writer

@@ -18,8 +18,8 @@ from worker.distill.modular import Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Plan, Planner
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
-from worker.ranks import Ranks
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
 from worker.recipe import ProbeRecipe
 from worker.writing import Writer
 

@@ -21,9 +21,9 @@ from worker.distill.modular import Outputs
 from worker.distill.plan import Plan, Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.ranks import Ranks
 
 
 @dataclass(frozen=True)

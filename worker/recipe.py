@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_valid
 from protos.optima.v1 import bandit_pb2
 from worker.distill.objective import LossWeights
 from worker.distill.plan import Mode
+from worker.engine.optimizer import OptimizerRecipe
 from worker.errors import RecipeError
 from worker.names import NAME
-from worker.optimizer import OptimizerRecipe
 from worker.recipe_faults import Places, faults
 from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
 

@@ -23,7 +23,7 @@ class TeacherRecipe(BaseModel, extra="forbid"):
     """What it computes in; by default what the student computes in."""
     placement: Literal["replicate", "zero3", "cpu"] = "replicate"
     """Where its weights lie: whole on every rank's device; a share on each rank's device, gathered module by module; or
-    a share in each rank's host memory, copied and gathered module by module. See worker/partitioned.py."""
+    a share in each rank's host memory, copied and gathered module by module. See worker/engine/sharding.py."""
 
 
 class StudentRecipe(BaseModel, extra="forbid"):

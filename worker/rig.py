@@ -16,11 +16,11 @@ from worker.distill.plan import Planner
 from worker.distill.projection import Projections, principal_map
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
+from worker.engine.sharding import partitioned
 from worker.errors import RecipeError
-from worker.partitioned import partitioned
 from worker.proof import Proof
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.shapes import Widths, compare
 

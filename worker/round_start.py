@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine import Engine
+from worker.engine.engine import Engine
 
 
 class RoundStart:

@@ -17,14 +17,14 @@ from worker.data.loader import TrainingBatches
 from worker.distill.arms import JOINT
 from worker.distill.plan import Plan, Planner
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
 from worker.probe import Evaluation, Probe
 from worker.process import StopSignal
 from worker.progress import Progress
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.round_start import RoundStart
 from worker.tracking import Tracker

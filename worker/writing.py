@@ -18,9 +18,9 @@ from worker.data.base import Batch, Writing
 from worker.distill.modular import Outputs
 from worker.distill.plan import Planner
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.process_group import Ranks
 from worker.models.base import Boundary, Part
-from worker.ranks import Ranks
 
 Look = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 """(parts, batch, known boundary tensors) -> what the parts put out, in eval mode."""

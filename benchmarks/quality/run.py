@@ -28,9 +28,9 @@ from worker.checkpoint import Checkpoints
 from worker.client.journal import Pull
 from worker.data.loader import training_batches
 from worker.distill.arms import JOINT
+from worker.engine.process_group import Ranks
 from worker.loop_state import LoopState
 from worker.probe import Evaluation, Probe
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.round_start import RoundStart

@@ -46,7 +46,7 @@ def measure(asked: argparse.Namespace) -> None:
     from benchmarks.step_time.turns import WARM_UP, compared, resident
     from benchmarks.step_time.variants import Makers, Worker
     from worker.distill.arms import JOINT
-    from worker.ranks import Ranks
+    from worker.engine.process_group import Ranks
 
     ranks = Ranks()
     makers = Makers(asked.recipe, ranks, alone=asked.only is not None)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_time.variants import Makers, Variant, Worker
 from worker.distill.arms import JOINT
-from worker.ranks import Ranks
+from worker.engine.process_group import Ranks
 
 WARM_UP = 1
 """Steps before any is timed, after the first that tells its loss."""

@@ -22,9 +22,9 @@ from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.data.loader import fixed_batch
 from worker.distill.arms import JOINT
+from worker.engine.process_group import Ranks
 from worker.loop_state import LoopState
 from worker.probe import Probe
-from worker.ranks import Ranks
 from worker.rig import assemble_rig
 from worker.round_start import RoundStart
 from worker.trainer import Trainer

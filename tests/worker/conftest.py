@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launch import free_port
-from worker.ranks import Ranks
+from worker.engine.process_group import Ranks
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,10 @@ from tests.worker.jobs.engine_state import Job
 from worker import randomness
 from worker.checkpoint import Checkpoints, newest
 from worker.client.journal import Pull
+from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
 from worker.loop_state import LoopState
 from worker.probe import Evaluation
-from worker.ranks import Ranks
 from worker.recipe import CheckpointRecipe
 from worker.round_start import RoundStart
 

@@ -20,13 +20,13 @@ from worker.distill.plan import Planner
 from worker.distill.projection import Projections
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.optimizer import OptimizerRecipe
+from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.optimizer import OptimizerRecipe
 from worker.proof import Proof
 from worker.proof_report import report
-from worker.ranks import Ranks
 from worker.shapes import compare
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}

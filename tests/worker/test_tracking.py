@@ -14,9 +14,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worker import tracking
+from worker.engine.process_group import Ranks
 from worker.metrics import Record, RoundRecord
 from worker.probe import Evaluation
-from worker.ranks import Ranks
 from worker.recipe import TrackingRecipe
 from worker.tracking import Tracker, events
 

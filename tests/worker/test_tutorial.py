@@ -17,9 +17,9 @@ from tests.ranks import RankProcesses
 from worker import assemble, job
 from worker import recipe as recipes
 from worker.cli import parse
+from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.proof_report import report
-from worker.ranks import Ranks
 from worker.rig import assemble_rig
 
 pytestmark = pytest.mark.deepspeed

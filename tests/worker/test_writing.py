@@ -17,8 +17,8 @@ from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import WORD
 from worker.distill.modular import Parted
 from worker.distill.teacher import Teacher
+from worker.engine.process_group import Ranks
 from worker.models.coca import CoCaAdapter
-from worker.ranks import Ranks
 from worker.rig import assemble_rig
 from worker.writing import Writer
 

@@ -12,7 +12,7 @@ from worker.models.base import Batch, Boundary
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 """(parts, batch, known) -> what the parts put out; see Parted.run."""
 Placement = Callable[[Parted, torch.device], Run]
-"""Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/partitioned.py."""
+"""Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/engine/sharding.py."""
 
 
 class Teacher:

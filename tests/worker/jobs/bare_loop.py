@@ -8,7 +8,7 @@ from torch import Tensor
 from worker.distill.plan import Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.optimizer import OptimizerRecipe
+from worker.engine.optimizer import OptimizerRecipe
 
 Batches = Callable[[int, int], dict[str, Tensor]]
 """(index, rank) -> batch."""

@@ -18,17 +18,17 @@ import torch  # noqa: E402
 
 from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker import gradient_mean  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
 from worker.distill.modular import Parted  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import Engine  # noqa: E402
+from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
+from worker.engine.engine import Engine  # noqa: E402
+from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
+from worker.engine.process_group import Ranks  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.optimizer import OptimizerRecipe  # noqa: E402
-from worker.ranks import Ranks  # noqa: E402
 from worker.round_start import RoundStart  # noqa: E402
 
 ROUNDS: tuple[list[str] | None, ...] = (None, ["image"], ["text"])

@@ -18,7 +18,6 @@ from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker import gradient_mean  # noqa: E402
 from worker.assemble import Models  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
 from worker.distill.modular import Parted  # noqa: E402
@@ -27,11 +26,12 @@ from worker.distill.plan import Mode, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import Engine  # noqa: E402
+from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
+from worker.engine.engine import Engine  # noqa: E402
+from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
+from worker.engine.process_group import Ranks  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.optimizer import OptimizerRecipe  # noqa: E402
 from worker.proof import Proof  # noqa: E402
-from worker.ranks import Ranks  # noqa: E402
 from worker.shapes import compare  # noqa: E402
 
 STEPS = 2

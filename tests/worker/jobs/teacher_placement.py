@@ -22,11 +22,11 @@ from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import Engine  # noqa: E402
+from worker.engine.engine import Engine  # noqa: E402
+from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
+from worker.engine.process_group import Ranks  # noqa: E402
+from worker.engine.sharding import partitioned  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.optimizer import OptimizerRecipe  # noqa: E402
-from worker.partitioned import partitioned  # noqa: E402
-from worker.ranks import Ranks  # noqa: E402
 
 WIDTH = 128
 """Wide enough that most parameters are no small ones."""

@@ -75,7 +75,7 @@ export function workersTable(body, run) {
       right(count(worker.round)),
       right(count(worker.reports)),
       right(worker.steps_per_second === null ? NONE : `${number(worker.steps_per_second, decimals([worker.steps_per_second]))}\u202fsteps/s`),
-      right(count(worker.ranks)),
+      right(count(worker.engine.process_group)),
       el("td", {}, worker.device || NONE),
       el("td", {}, worker.recipe || NONE),
       el("td", { class: "small" }, versions(worker) || NONE),

@@ -10,7 +10,7 @@ from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from worker import tensor_file
+from worker.engine import tensor_file
 
 
 class CheckpointFiles(TorchCheckpointEngine):  # type: ignore[misc]

@@ -12,9 +12,9 @@ import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from worker import gradient_mean  # noqa: E402
-from worker.gradient_mean import GradientMean  # noqa: E402
-from worker.ranks import Ranks  # noqa: E402
+from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
+from worker.engine.gradient_averaging import GradientMean  # noqa: E402
+from worker.engine.process_group import Ranks  # noqa: E402
 
 ROWS, WIDTH = 4, 8
 

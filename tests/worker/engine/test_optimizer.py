@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from worker.optimizer import OptimizerRecipe, Schedule, activate, build, parameter_groups
+from worker.engine.optimizer import OptimizerRecipe, Schedule, activate, build, parameter_groups
 
 OWNED = {"a": ("a.weight", "a.bias"), "b": ("b.weight", "b.bias")}
 

@@ -18,11 +18,11 @@ from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.engine.optimizer import OptimizerRecipe
+from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.optimizer import OptimizerRecipe
-from worker.ranks import Ranks
 from worker.recipe import Recipe
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))

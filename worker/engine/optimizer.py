@@ -2,7 +2,7 @@
 
 Under ZeRO, toggling ``requires_grad`` alone moves frozen parameters too: DeepSpeed hands the optimizer zero (at
 stage 3 even stale) gradients for them, and momentum and weight decay do the rest. Dropping the gradients of
-inactive groups in ``step`` as well keeps them, and their moments, bit-identical (tests/worker/test_freezing.py).
+inactive groups in ``step`` as well keeps them, and their moments, bit-identical (tests/worker/engine/test_freezing.py).
 """
 
 import math

@@ -14,14 +14,14 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor
 
-from worker import gradient_mean
-from worker import optimizer as optim
-from worker.checkpoint_files import CheckpointFiles
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.distill.student import Student
+from worker.engine import gradient_averaging as gradient_mean
+from worker.engine import optimizer as optim
+from worker.engine.checkpoint_files import CheckpointFiles
+from worker.engine.optimizer import OptimizerRecipe, Schedule
 from worker.models.base import Batch, Boundary
-from worker.optimizer import OptimizerRecipe, Schedule
 
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
