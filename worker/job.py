@@ -25,11 +25,11 @@ from worker.client.credentials import Access
 from worker.data.loader import await_loaders, training_batches
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
+from worker.evaluation.probe import Evaluation, Probe
 from worker.garbage import uncollected
 from worker.loop_state import LoopState
 from worker.metrics import Record
 from worker.output_dir import Workplace, kept_recipe
-from worker.probe import Evaluation, Probe
 from worker.progress import Progress
 from worker.proof_report import report
 from worker.recipe import Recipe

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worker.client.journal import Pull
 from worker.data.base import Cursor
-from worker.probe import Evaluation, Terms
+from worker.evaluation.probe import Evaluation, Terms
 
 OWN = ("rows", "cursors", "random", "round_start")
 """What every rank has of its own; the rest is the same on all."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.probe import Evaluation
+from worker.evaluation.probe import Evaluation
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -20,9 +20,9 @@ from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
+from worker.evaluation.probe import Evaluation, Probe
 from worker.loop_state import LoopState
 from worker.metrics import Record, RoundRecord
-from worker.probe import Evaluation, Probe
 from worker.process import StopSignal
 from worker.progress import Progress
 from worker.recipe import Recipe

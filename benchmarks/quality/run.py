@@ -29,8 +29,8 @@ from worker.client.journal import Pull
 from worker.data.loader import training_batches
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
+from worker.evaluation.probe import Evaluation, Probe
 from worker.loop_state import LoopState
-from worker.probe import Evaluation, Probe
 from worker.recipe import Recipe
 from worker.rig import Rig, assemble_rig
 from worker.round_start import RoundStart

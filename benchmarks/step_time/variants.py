@@ -23,8 +23,8 @@ from worker.data.base import Batch
 from worker.data.loader import fixed_batch
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
+from worker.evaluation.probe import Probe
 from worker.loop_state import LoopState
-from worker.probe import Probe
 from worker.rig import assemble_rig
 from worker.round_start import RoundStart
 from worker.trainer import Trainer

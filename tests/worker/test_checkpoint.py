@@ -21,8 +21,8 @@ from worker.checkpoint import Checkpoints, newest
 from worker.client.journal import Pull
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
+from worker.evaluation.probe import Evaluation
 from worker.loop_state import LoopState
-from worker.probe import Evaluation
 from worker.recipe import CheckpointRecipe
 from worker.round_start import RoundStart
 

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from worker import tracking
 from worker.engine.process_group import Ranks
+from worker.evaluation.probe import Evaluation
 from worker.metrics import Record, RoundRecord
-from worker.probe import Evaluation
 from worker.recipe import TrackingRecipe
 from worker.tracking import Tracker, events
 

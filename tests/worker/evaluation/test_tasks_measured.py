@@ -12,7 +12,7 @@ from tests.worker.data.tasks.published import write_all
 from worker import assemble, recipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.probe import Probe
+from worker.evaluation.probe import Probe
 from worker.rig import Rig, assemble_rig
 
 WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}

@@ -18,9 +18,9 @@ from worker.data.digits.text import WORD
 from worker.distill.modular import Parted
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
+from worker.evaluation.generation import Writer
 from worker.models.coca import CoCaAdapter
 from worker.rig import assemble_rig
-from worker.writing import Writer
 
 END = WORD["<end>"]
 

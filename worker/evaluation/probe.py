@@ -20,8 +20,8 @@ from worker.distill.plan import Plan, Planner
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
+from worker.evaluation.generation import Writer
 from worker.recipe import ProbeRecipe
-from worker.writing import Writer
 
 Terms = dict[str, float]
 
