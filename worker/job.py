@@ -15,9 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import assemble, pace, randomness, tracking
+from worker import randomness, tracking
 from worker import recipe as recipes
-from worker.assemble import Models
 from worker.checkpoint import Checkpoints
 from worker.cli import overrides
 from worker.client.client import BanditClient
@@ -31,9 +30,12 @@ from worker.loop_state import LoopState
 from worker.metrics import Record
 from worker.output_dir import Workplace, kept_recipe
 from worker.progress import Progress
-from worker.proof_report import report
 from worker.recipe import Recipe
-from worker.rig import Rig, assemble_rig
+from worker.setup import autotune as pace
+from worker.setup import models as assemble
+from worker.setup.build import Rig, assemble_rig
+from worker.setup.dry_run_report import report
+from worker.setup.models import Models
 from worker.trainer import Rank0, Trainer
 
 

@@ -58,7 +58,7 @@ class ProbeRecipe(BaseModel, extra="forbid"):
     batch_size: int = Field(default=128, ge=2)
     """Rows of each."""
     evaluate_every: int = Field(default=0, ge=0)
-    """Rounds between measurements of the end-to-end loss and the task metrics; 0: see worker/pace.py."""
+    """Rounds between measurements of the end-to-end loss and the task metrics; 0: see worker/setup/autotune.py."""
     questions: int = Field(default=1024, ge=1)
     """Held-out rows the task metrics are measured on."""
 
@@ -135,7 +135,7 @@ class Recipe(BaseModel, extra="forbid"):
     rounds: int = Field(default=100, ge=0)
     """Rounds to play; 0 for no end (and then no tail)."""
     steps_per_round: int = Field(default=0, ge=0)
-    """Optimizer steps in a round; 0: see worker/pace.py."""
+    """Optimizer steps in a round; 0: see worker/setup/autotune.py."""
     steps: int = Field(default=0, ge=0)
     """Instead of ``rounds``: optimizer steps of the whole job, in as many rounds as that makes."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from benchmarks.quality.tasks import TaskData
-from worker.assemble import Models
 from worker.data.base import Batch
 from worker.distill.modular import Outputs
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
+from worker.setup.models import Models
 
 GLANCE, LOOK = 24, 120
 """Items of each block, for a point of a curve and for a result."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.step_time import handwritten_loops as step_loops
 from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
-from worker import assemble, recipe
+from worker import recipe
 from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.data.loader import fixed_batch
@@ -25,8 +25,9 @@ from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Probe
 from worker.loop_state import LoopState
-from worker.rig import assemble_rig
 from worker.round_start import RoundStart
+from worker.setup import models as assemble
+from worker.setup.build import assemble_rig
 from worker.trainer import Trainer
 
 BATCHES = 4

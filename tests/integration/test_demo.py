@@ -13,7 +13,7 @@ import pytest
 
 from tests.launch import ROOT, free_port, on_a_terminal
 from worker import recipe
-from worker.pace import PROBES
+from worker.setup.autotune import PROBES
 
 pytestmark = pytest.mark.deepspeed
 

@@ -14,13 +14,14 @@ import pytest
 
 from tests.launch import ROOT
 from tests.ranks import RankProcesses
-from worker import assemble, job
+from worker import job
 from worker import recipe as recipes
 from worker.cli import parse
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.proof_report import report
-from worker.rig import assemble_rig
+from worker.setup import models as assemble
+from worker.setup.build import assemble_rig
+from worker.setup.dry_run_report import report
 
 pytestmark = pytest.mark.deepspeed
 

@@ -21,7 +21,7 @@ class Student(nn.Module):
     child of it: its outputs come in as arguments.
 
     Attributes:
-        observer: Looks on while it is set; see worker/proof.py.
+        observer: Looks on while it is set; see worker/setup/dry_run.py.
     """
 
     observer: Observer | None = None

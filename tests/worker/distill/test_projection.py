@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.assemble import Models
 from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import Parted
 from worker.distill.objective import LossWeights, Objective
@@ -12,7 +11,8 @@ from worker.distill.projection import HiddenWidths, Projections, principal_map
 from worker.distill.student import Student
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.shapes import compare
+from worker.setup.models import Models
+from worker.setup.shape_check import compare
 
 
 def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:

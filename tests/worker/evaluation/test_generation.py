@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tests.worker.jobs import tiny_coca
-from worker import assemble, recipe
-from worker.assemble import Models
+from worker import recipe
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import WORD
@@ -20,7 +19,9 @@ from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
 from worker.models.coca import CoCaAdapter
-from worker.rig import assemble_rig
+from worker.setup import models as assemble
+from worker.setup.build import assemble_rig
+from worker.setup.models import Models
 
 END = WORD["<end>"]
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.worker.data.tasks.published import write_all
-from worker import assemble, recipe
+from worker import recipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
-from worker.rig import Rig, assemble_rig
+from worker.setup import models as assemble
+from worker.setup.build import Rig, assemble_rig
 
 WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 COCA = {

@@ -18,7 +18,6 @@ from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker.assemble import Models  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
 from worker.distill.modular import Parted  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
@@ -31,8 +30,9 @@ from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import Ranks  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.proof import Proof  # noqa: E402
-from worker.shapes import compare  # noqa: E402
+from worker.setup.dry_run import Proof  # noqa: E402
+from worker.setup.models import Models  # noqa: E402
+from worker.setup.shape_check import compare  # noqa: E402
 
 STEPS = 2
 ACCUMULATION = 2

@@ -100,7 +100,7 @@ def test_weights_are_named_behind_the_model_beside_it_or_as_a_checkpoint(tmp_pat
 
 
 def test_a_familys_libraries_are_imported_only_when_it_is_asked_for() -> None:
-    code = "import sys, worker.assemble; print(sorted({'open_clip', 'transformers'} & set(sys.modules)))"
+    code = "import sys, worker.setup.models; print(sorted({'open_clip', 'transformers'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
     )

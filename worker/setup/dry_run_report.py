@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from worker.assemble import Models
 from worker.distill.arms import JOINT
-from worker.proof import Proven
+from worker.setup.dry_run import Proven
+from worker.setup.models import Models
 
 
 def report(models: Models, proven: Sequence[Proven]) -> str:

@@ -7,8 +7,6 @@ from functools import partial
 
 import torch
 
-from worker import assemble
-from worker.assemble import Models
 from worker.data import DataModule, Judged
 from worker.data.loader import first_batches
 from worker.distill.objective import Objective
@@ -20,9 +18,11 @@ from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.engine.sharding import partitioned
 from worker.errors import RecipeError
-from worker.proof import Proof
 from worker.recipe import Recipe
-from worker.shapes import Widths, compare
+from worker.setup import models as assemble
+from worker.setup.dry_run import Proof
+from worker.setup.models import Models
+from worker.setup.shape_check import Widths, compare
 
 COMPARED_ROWS = 2
 """Rows of the first look at both models, on the CPU."""

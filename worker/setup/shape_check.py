@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from worker.assemble import Models
 from worker.distill.modular import Outputs, Parted
 from worker.distill.objective import Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import HiddenWidths
 from worker.errors import RecipeError
 from worker.models.base import Batch
+from worker.setup.models import Models
 
 
 @dataclass(frozen=True)

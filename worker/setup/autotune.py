@@ -19,9 +19,9 @@ from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
-from worker.proof import Proven
 from worker.recipe import Recipe
-from worker.rig import Rig
+from worker.setup.build import Rig
+from worker.setup.dry_run import Proven
 
 SHARE = 0.05
 """Of training time, for the probe and, beside it, for the evaluation."""

@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.assemble import Models
 from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import Outputs, Parted
 from worker.distill.objective import LossWeights, Objective
@@ -25,9 +24,10 @@ from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.models.coca import CoCaAdapter
-from worker.proof import Proof
-from worker.proof_report import report
-from worker.shapes import compare
+from worker.setup.dry_run import Proof
+from worker.setup.dry_run_report import report
+from worker.setup.models import Models
+from worker.setup.shape_check import compare
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 

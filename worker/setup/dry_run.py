@@ -1,7 +1,7 @@
 """The dry step: proves for every arm, on real batches and through the engine, that it will train what it says.
 
 Nothing moves: weights, moments, buffers, counters and random states are afterwards what they were before. Runs before
-round 0 of every job, and by itself with ``--dry-run`` (worker/proof_report.py prints it).
+round 0 of every job, and by itself with ``--dry-run`` (worker/setup/dry_run_report.py prints it).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worker.assemble import Models
 from worker.data.base import Batch
 from worker.distill.arms import JOINT
 from worker.distill.modular import Outputs
@@ -24,6 +23,7 @@ from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
+from worker.setup.models import Models
 
 
 @dataclass(frozen=True)
