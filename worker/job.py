@@ -15,9 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import randomness, tracking
 from worker import recipe as recipes
-from worker.checkpoint import Checkpoints
 from worker.cli import overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Access
@@ -26,17 +24,20 @@ from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
 from worker.garbage import uncollected
-from worker.loop_state import LoopState
-from worker.metrics import Record
 from worker.output_dir import Workplace, kept_recipe
-from worker.progress import Progress
 from worker.recipe import Recipe
 from worker.setup import autotune as pace
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
 from worker.setup.dry_run_report import report
 from worker.setup.models import Models
-from worker.trainer import Rank0, Trainer
+from worker.training import rng as randomness
+from worker.training import tracking
+from worker.training.checkpoint import Checkpoints
+from worker.training.loop_state import LoopState
+from worker.training.metrics import Record
+from worker.training.progress import Progress
+from worker.training.trainer import Rank0, Trainer
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import checkpoint
 from worker import recipe as recipes
-from worker.checkpoint import Mark
 from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import WorkerError
 from worker.lock import ID_FILE, lock
 from worker.names import EXPECTED, NAME
 from worker.recipe import Recipe
+from worker.training import checkpoint
+from worker.training.checkpoint import Mark
 
 RECIPE_FILE = "recipe.yaml"
 """The recipe with the command line's changes in it, as a resumed job reads it."""

@@ -86,7 +86,7 @@ class WandbRecipe(BaseModel, extra="forbid"):
 
 
 class TrackingRecipe(BaseModel, extra="forbid"):
-    """Where the job's curves go, beside metrics.jsonl; see worker/tracking.py."""
+    """Where the job's curves go, beside metrics.jsonl; see worker/training/tracking.py."""
 
     tensorboard: bool = False
     """Into ``tracking/tensorboard`` of the output directory."""

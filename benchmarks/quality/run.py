@@ -23,18 +23,18 @@ from benchmarks.quality.judge import GLANCE, LOOK, Judge, Judged
 from benchmarks.quality.local_bandit import Chooser, LocalRun, Shares
 from benchmarks.quality.tasks import TaskData
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.checkpoint import Checkpoints
 from worker.client.journal import Pull
 from worker.data.loader import training_batches
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Evaluation, Probe
-from worker.loop_state import LoopState
 from worker.recipe import Recipe
-from worker.round_start import RoundStart
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
-from worker.trainer import Played, Trainer
+from worker.training.checkpoint import Checkpoints
+from worker.training.loop_state import LoopState
+from worker.training.rollback import RoundStart
+from worker.training.trainer import Played, Trainer
 
 RESULTS = (0.25, 0.5, 1.0)
 """Shares of the budget at which a run is judged on many items."""

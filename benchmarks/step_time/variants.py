@@ -18,17 +18,17 @@ from torch import Tensor
 from benchmarks.step_time import handwritten_loops as step_loops
 from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
 from worker import recipe
-from worker.checkpoint import Checkpoints
 from worker.data.base import Batch
 from worker.data.loader import fixed_batch
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Probe
-from worker.loop_state import LoopState
-from worker.round_start import RoundStart
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
-from worker.trainer import Trainer
+from worker.training.checkpoint import Checkpoints
+from worker.training.loop_state import LoopState
+from worker.training.rollback import RoundStart
+from worker.training.trainer import Trainer
 
 BATCHES = 4
 """Different ones, made before: data cost nothing here, for nobody."""

@@ -29,7 +29,7 @@ from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import Ranks  # noqa: E402
 from worker.models.coca import CoCaAdapter  # noqa: E402
-from worker.round_start import RoundStart  # noqa: E402
+from worker.training.rollback import RoundStart  # noqa: E402
 
 ROUNDS: tuple[list[str] | None, ...] = (None, ["image"], ["text"])
 """Joint first, then two arms; three steps each."""

@@ -23,13 +23,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from worker import randomness
 from worker.engine import tensor_file
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
-from worker.loop_state import LoopState
 from worker.recipe import CheckpointRecipe
+from worker.training import rng as randomness
+from worker.training.loop_state import LoopState
 
 LARGEST_SHARE = 0.02
 """Of a job's time that regular checkpoints may take."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worker.metrics import RoundRecord
+from worker.training.metrics import RoundRecord
 
 
 class Progress:

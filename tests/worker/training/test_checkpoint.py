@@ -16,15 +16,15 @@ import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.worker.jobs.engine_state import Job
-from worker import randomness
-from worker.checkpoint import Checkpoints, newest
 from worker.client.journal import Pull
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
 from worker.evaluation.probe import Evaluation
-from worker.loop_state import LoopState
 from worker.recipe import CheckpointRecipe
-from worker.round_start import RoundStart
+from worker.training import rng as randomness
+from worker.training.checkpoint import Checkpoints, newest
+from worker.training.loop_state import LoopState
+from worker.training.rollback import RoundStart
 
 PULL = Pull("image", 7, pb.CHOSEN_BY_POLICY)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.checkpoint import Checkpoints
 from worker.client.client import BanditClient
 from worker.client.journal import Pull
 from worker.data.loader import TrainingBatches
@@ -21,13 +20,14 @@ from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
-from worker.loop_state import LoopState
-from worker.metrics import Record, RoundRecord
 from worker.process import StopSignal
-from worker.progress import Progress
 from worker.recipe import Recipe
-from worker.round_start import RoundStart
-from worker.tracking import Tracker
+from worker.training.checkpoint import Checkpoints
+from worker.training.loop_state import LoopState
+from worker.training.metrics import Record, RoundRecord
+from worker.training.progress import Progress
+from worker.training.rollback import RoundStart
+from worker.training.tracking import Tracker
 
 SAVE = 1
 """What a rank wishes between two steps: 0 for nothing, this, or the number of the signal that asks it to stop."""

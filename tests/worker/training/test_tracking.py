@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worker import tracking
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Evaluation
-from worker.metrics import Record, RoundRecord
 from worker.recipe import TrackingRecipe
-from worker.tracking import Tracker, events
+from worker.training import tracking
+from worker.training.metrics import Record, RoundRecord
+from worker.training.tracking import Tracker, events
 
 ROUND = RoundRecord(
     round=0,

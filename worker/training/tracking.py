@@ -22,8 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from worker.metrics import METRICS_FILE, RoundRecord
 from worker.recipe import TrackingRecipe
+from worker.training.metrics import METRICS_FILE, RoundRecord
 
 Event = tuple[str, float, int]
 """A curve's name, its value, and the job's optimizer steps by then."""

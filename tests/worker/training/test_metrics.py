@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from worker.metrics import Record, RoundRecord
+from worker.training.metrics import Record, RoundRecord
 
 
 def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
