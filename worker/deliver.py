@@ -17,7 +17,7 @@ from worker.client.client import BanditClient
 from worker.client.credentials import Access
 from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import BanditUnreachable, JournalError, WorkerError
-from worker.lock import lock
+from worker.files import lock
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,8 +23,8 @@ from worker.data.loader import await_loaders, training_batches
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
-from worker.garbage import uncollected
 from worker.output_dir import Workplace, kept_recipe
+from worker.process import uncollected
 from worker.recipe import Recipe
 from worker.setup import autotune as pace
 from worker.setup import models as assemble

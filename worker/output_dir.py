@@ -13,7 +13,7 @@ from pathlib import Path
 from worker import recipe as recipes
 from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import WorkerError
-from worker.lock import ID_FILE, lock
+from worker.files import ID_FILE, lock
 from worker.names import EXPECTED, NAME
 from worker.recipe import Recipe
 from worker.training import checkpoint

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from worker.data.digits.dataset import DigitsData, build_digits
 from worker.data.digits.rows import Collages
 from worker.data.digits.text import QUESTIONS
+from worker.files import replace_text
 from worker.models.open_clip_files import CONFIG_FILE, create, read_config
 from worker.models.open_clip_loader import save
 
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         | {"python": platform.python_version()},
     }
     save(model.state_dict(), config, options.output, weights=WEIGHTS_FILE)
-    (options.output / METRICS_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    replace_text(options.output / METRICS_FILE, json.dumps(report, indent=2) + "\n")
     print(json.dumps(report["held_out"], indent=2))
 
 

@@ -15,6 +15,7 @@ from worker.distill.objective import LossWeights
 from worker.distill.plan import Mode
 from worker.engine.optimizer import OptimizerRecipe
 from worker.errors import RecipeError
+from worker.files import replace_text
 from worker.names import NAME
 from worker.recipe_faults import Places, faults
 from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
@@ -259,9 +260,7 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
 
 def write(recipe: Recipe, path: Path) -> None:
     """Write a recipe in the place of the one at ``path``."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(written(recipe), encoding="utf-8")
-    draft.replace(path)
+    replace_text(path, written(recipe))
 
 
 def written(recipe: Recipe) -> str:

@@ -18,7 +18,7 @@ sys.path[:] = [str(Path.cwd()), *(entry for entry in sys.path if Path(entry).res
 try:
     import protos.optima.v1  # noqa: F401
     from worker.cli import parse
-    from worker.garbage import uncollected
+    from worker.process import uncollected
 except ModuleNotFoundError as error:
     sys.exit(
         f"error: {error}: OPTIMA is not installed here, or something else of that name in {Path.cwd()} hides it; "

@@ -24,7 +24,7 @@ from google.protobuf import json_format
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.errors import JournalError
-from worker.json_lines import JsonLines
+from worker.files import JsonLines
 
 JOURNAL_FILE = "bandit-journal.jsonl"
 SCHEMA = 1

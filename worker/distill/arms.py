@@ -1,66 +1,17 @@
-"""Module names: resolving them, who owns which parameter, and which layers are compared."""
+"""Arms and modules: which module owns which parameter, and which layers are compared."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from worker.errors import RecipeError
-from worker.models.base import Patterns, patterns
+from worker.models.base import Patterns
+from worker.models.paths import parameters_of
 
 JOINT = "joint"
 """The reserved arm: all modules together."""
-
-
-def matching_modules(model: nn.Module, pattern: str) -> list[str]:
-    """Names of the model's modules that match a dotted glob, in the model's order.
-
-    ``*`` stands for anything within one component of the path: ``visual.transformer.resblocks.*`` matches the
-    blocks and not what is inside them.
-
-    Raises:
-        RecipeError: Nothing matches; names the nearest.
-    """
-    names = [name for name, _ in model.named_modules() if name]
-    wanted = pattern.split(".")
-    found = [name for name in names if _matches(name.split("."), wanted)]
-    if not found:
-        near = difflib.get_close_matches(pattern.replace("*", "0"), names, n=3, cutoff=0.4)
-        raise RecipeError(
-            f"module path {pattern!r} matches nothing in {type(model).__name__}; the nearest names are "
-            f"{', '.join(near) or 'none'} (--list-modules prints all)"
-        )
-    return found
-
-
-def check_owned(model: nn.Module, path: Patterns) -> None:
-    """Raise RecipeError unless every one of these dotted globs names a module or a parameter that stands by itself."""
-    for pattern in patterns(path):
-        if not _named_parameters(model, pattern):
-            matching_modules(model, pattern)
-
-
-def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """The parameters whose own names match."""
-    wanted = pattern.split(".")
-    named = model.named_parameters(remove_duplicate=False)
-    return [parameter for name, parameter in named if _matches(name.split("."), wanted)]
-
-
-def _parameters(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
-    """All parameters that a part owns, in the order of its paths."""
-    for pattern in patterns(path):
-        own = _named_parameters(model, pattern)
-        yield from own
-        if not own:
-            for name in matching_modules(model, pattern):
-                yield from model.get_submodule(name).parameters()
-
-
-def _matches(name: Sequence[str], wanted: Sequence[str]) -> bool:
-    return len(name) == len(wanted) and all(fnmatchcase(n, w) for n, w in zip(name, wanted, strict=True))
 
 
 @dataclass(frozen=True)
@@ -95,7 +46,7 @@ def ownership(model: nn.Module, paths: Mapping[str, Patterns]) -> Ownership:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     members: dict[str, list[str]] = {}
     for module, path in paths.items():
-        for name in dict.fromkeys(names[id(parameter)] for parameter in _parameters(model, path)):
+        for name in dict.fromkeys(names[id(parameter)] for parameter in parameters_of(model, path)):
             if name not in members:
                 owned[module].append(name)
             members.setdefault(name, []).append(module)

@@ -1,6 +1,6 @@
-"""The losses a student is distilled with. Pure functions of tensors; every one reduces in fp32 to a scalar."""
+"""Losses of layers and logits. Pure functions of tensors; each reduces in fp32 to a scalar."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ LayerLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(student, teacher, mask) -> scalar; see :func:`normalised_mse`."""
 LogitLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 """(student, teacher, mask, temperature) -> scalar; see :func:`logit_kl`."""
-_NOT_SAID = -100
 
 
 def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
@@ -65,45 +64,6 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
     if mask is None:
         return temperature**2 * divergence.mean()
     return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
-
-
-def answer(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of the words that are to be said, without those of the question: a task loss for a recipe
-    (``loss.task: {"worker.distill.losses:answer": 1}``), where the questions' own words would outweigh their answers.
-
-    Args:
-        logits: [B, L - 1, words]; those at position i predict word i + 1.
-        batch: With ``text`` [B, L] and ``answer`` [B, L] bool; see ``worker.data.base.DataModule``.
-    """
-    words = batch["text"][:, 1:].masked_fill(~batch["answer"][:, 1:], _NOT_SAID)
-    return F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=_NOT_SAID)
-
-
-def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor | None) -> Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020) over the paired rows of this rank's batch.
-
-    Shapes are fixed (no row is dropped), so that every rank does the same work: unpaired rows are masked out as
-    candidates and as targets.
-
-    Args:
-        image: Latents [B, width].
-        text: The same shape.
-        logit_scale: The logarithm of the inverse temperature, of one element; no gradient reaches it.
-        paired: [B] bool, or None for all rows.
-    """
-    if paired is None:
-        paired = torch.ones(len(image), dtype=torch.bool, device=image.device)
-    scale = logit_scale.detach().float().exp().squeeze()
-    # Autocast would multiply in half precision.
-    with torch.autocast(image.device.type, enabled=False):
-        similarity = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-    target = torch.arange(len(paired), device=paired.device)
-    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
-    # A finite penalty: an infinite one makes the gradient of a row without any other candidate NaN.
-    by_image = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
-    by_text = F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
-    weight = paired.float()
-    return ((by_image + by_text) * weight).sum() / (2 * weight.sum().clamp(min=1))
 
 
 LAYER_LOSSES: dict[str, LayerLoss] = {"mse": normalised_mse, "cosine": cosine}

@@ -6,8 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.distill.losses import contrastive
 from worker.models.base import Adapter, Batch, Boundary, Part, entry
+from worker.models.task_losses import contrastive
 
 
 class ClipAdapter(Adapter):

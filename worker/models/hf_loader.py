@@ -15,13 +15,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from worker.distill.arms import matching_modules
 from worker.errors import RecipeError
-from worker.export import check_names, replace_all
+from worker.export import check_names
+from worker.files import replace_all
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.hf_adapters import adapter_of
 from worker.models.hf_inputs import HfInputs
+from worker.models.paths import matching_modules
 from worker.models.weights import load_weights, read_weights
 
 WEIGHTS = (

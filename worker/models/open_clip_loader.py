@@ -12,7 +12,8 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.export import STUDENT_FILE, check_names, replace, write_tensors
+from worker.export import STUDENT_FILE, check_names, write_tensors
+from worker.files import replace
 from worker.models.base import Adapter, Loaded
 from worker.models.clip import ClipAdapter
 from worker.models.coca import CoCaAdapter

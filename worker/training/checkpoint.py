@@ -27,6 +27,7 @@ from worker.engine import tensor_file
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
+from worker.files import sync_directory
 from worker.recipe import CheckpointRecipe
 from worker.training import rng as randomness
 from worker.training.loop_state import LoopState
@@ -134,7 +135,7 @@ class Checkpoints:
             whole = self.directory / f"round-{state.round:06d}-step-{state.step:04d}"
             shutil.rmtree(whole, ignore_errors=True)
             draft.rename(whole)
-            _sync(self.directory)
+            sync_directory(self.directory)
             for old in _all(self.directory)[self.recipe.keep :]:
                 shutil.rmtree(old, ignore_errors=True)
         self.ranks.wait()
@@ -184,15 +185,7 @@ def _finish(draft: Path, mark: Mark) -> None:
         file.flush()
         os.fsync(file.fileno())
     for directory in (draft / "engine", draft):
-        _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_directory(directory)
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.evaluation.probe import Evaluation
+from worker.files import replace_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -73,7 +74,7 @@ class Record:
                 break
             kept.append(line)
             self._count(json.loads(line))
-        _replace(path, "".join(kept))
+        replace_text(path, "".join(kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
 
     def add(self, record: RoundRecord) -> None:
@@ -88,7 +89,7 @@ class Record:
         if self.seconds["train_seconds"]:
             counts["probe_share"] = round(self.seconds["probe_seconds"] / self.seconds["train_seconds"], 4)
         text = json.dumps(_finite(summary | counts), indent=2, allow_nan=False)
-        _replace(self._directory / "summary.json", text + "\n")
+        replace_text(self._directory / "summary.json", text + "\n")
 
     def close(self) -> None:
         self._lines.close()
@@ -99,13 +100,6 @@ class Record:
         self.seconds["train_seconds"] += record["seconds"]
         self.seconds["probe_seconds"] += record["probe_seconds"]
         self.seconds["evaluate_seconds"] += record["evaluate_seconds"]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _finite(value: Any) -> Any:

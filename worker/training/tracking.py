@@ -18,10 +18,12 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from worker.engine.monitors import monitor
 from worker.recipe import TrackingRecipe
 from worker.training.metrics import METRICS_FILE, RoundRecord
 
@@ -135,7 +137,9 @@ def start(recipe: TrackingRecipe, output: Path, run: str) -> tuple[Tracker, ...]
     trackers = []
     for name, config in wanted.items():
         shutil.rmtree(directory / name, ignore_errors=True)
-        trackers.append(Tracker(name, _maker(name, config), history, _finish_wandb if name == "wandb" else None))
+        trackers.append(
+            Tracker(name, partial(monitor, name, config), history, _finish_wandb if name == "wandb" else None)
+        )
     if recipe.wandb is not None:
         # DeepSpeed's monitor passes on none of these.
         settings = {"WANDB_DIR": str(directory), "WANDB_NAME": run, "WANDB_SILENT": "true"}
@@ -146,22 +150,6 @@ def start(recipe: TrackingRecipe, output: Path, run: str) -> tuple[Tracker, ...]
     for tracker in trackers:
         tracker.start()
     return tuple(trackers)
-
-
-def _maker(name: str, config: dict[str, Any]) -> Callable[[], Any]:
-    def make() -> Any:
-        # Here, in its thread: a package that is missing is a tracker that fails.
-        from deepspeed.monitor.config import get_monitor_config
-        from deepspeed.monitor.csv_monitor import csvMonitor
-        from deepspeed.monitor.tensorboard import TensorBoardMonitor
-        from deepspeed.monitor.wandb import WandbMonitor
-
-        settings = get_monitor_config({"csv_monitor" if name == "csv" else name: {"enabled": True, **config}})
-        if name == "csv":
-            return csvMonitor(settings.csv_monitor)
-        return TensorBoardMonitor(settings.tensorboard) if name == "tensorboard" else WandbMonitor(settings.wandb)
-
-    return make
 
 
 def _finish_wandb() -> None:

@@ -3,8 +3,9 @@
 import pytest
 from torch import nn
 
-from worker.distill.arms import arm_faults, check_trainable, layer_pairs, matching_modules, ownership
+from worker.distill.arms import arm_faults, check_trainable, layer_pairs, ownership
 from worker.errors import RecipeError
+from worker.models.paths import matching_modules
 
 
 def net() -> nn.Module:

@@ -64,7 +64,7 @@ def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fi
 def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
     task: str, names: set[str], place: Path, ranks: Ranks
 ) -> None:
-    fields = {"loss.task": {"worker.distill.losses:answer": 1.0, "contrastive": 0.1}}
+    fields = {"loss.task": {"worker.models.task_losses:answer": 1.0, "contrastive": 0.1}}
     _, probe = assembled(place, ranks, task, **fields)
     found = probe.evaluate()
     assert set(probe.teacher_metrics()) == set(found.metrics) == names
