@@ -238,6 +238,7 @@ def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evalua
 def _greet(rank0: Rank0, models: Models, run: str, state: LoopState, *, resumed: bool) -> None:
     start = state.start.metrics if state.start else {}
     rank0.progress.say(f"run {run}: teacher {_shown(state.teacher_metrics)}; student at its start {_shown(start)}")
+    rank0.progress.say(f"weights: the teacher's {models.teacher_weights}; the student's {models.exported.weights}")
     if resumed:
         step = f", step {state.step}" if state.step else ""
         rank0.progress.say(f"goes on with round {state.round}{step}")

@@ -13,17 +13,25 @@ class TeacherRecipe(BaseModel, extra="forbid"):
     """The model that is distilled."""
 
     model: str
-    """``open_clip:<name or path>[@<pretrained>]``, ``hf:<id or path>``, or ``package.module:factory``; paths are
-    relative to the recipe. See docs/bring-your-own-model.md."""
+    """``open_clip:<name, path or hf-hub:id>[@<pretrained>]``, ``hf:<id or path>``, or ``package.module:factory``; paths
+    are relative to the recipe. See docs/bring-your-own-model.md."""
     checkpoint: str | None = None
     """File with its weights, relative to the recipe, where they do not come with the model."""
+    weights: Literal["random"] | None = None
+    """``random`` gives it fresh weights, whatever comes with the model: to try things out, or to measure them."""
     options: dict[str, Any] = {}
-    """A factory's keyword arguments, or fields of a configuration of transformers."""
+    """A factory's keyword arguments; or of transformers' models fields of their configuration, and ``variant``,
+    ``revision`` and ``subfolder``."""
     dtype: Literal["fp32", "bf16"] | None = None
     """What it computes in; by default what the student computes in."""
     placement: Literal["replicate", "zero3", "cpu"] = "replicate"
     """Where its weights lie: whole on every rank's device; a share on each rank's device, gathered module by module; or
     a share in each rank's host memory, copied and gathered module by module. See worker/engine/sharding.py."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherRecipe:
+        _check_source(self.checkpoint, self.weights)
+        return self
 
 
 class StudentRecipe(BaseModel, extra="forbid"):
@@ -34,8 +42,10 @@ class StudentRecipe(BaseModel, extra="forbid"):
     model: str | None = None
     """Instead of ``keep``: another model, named as the teacher is."""
     checkpoint: str | None = None
-    """File with the weights of ``model``, relative to the recipe; without one they are fresh, unless they come with
-    the model."""
+    """File with the weights of ``model``, relative to the recipe; without one they are those that come with the model,
+    or fresh where it is named by a configuration alone."""
+    weights: Literal["random"] | None = None
+    """``random`` gives ``model`` fresh weights, whatever comes with it."""
     options: dict[str, Any] = {}
     """As the teacher's, for ``model``."""
     checkpointing: Literal["none", "non_reentrant"] = "none"
@@ -63,7 +73,15 @@ class StudentRecipe(BaseModel, extra="forbid"):
             raise ValueError(
                 "`checkpoint` holds the weights of `model`; what is cut from the teacher has the teacher's"
             )
+        if self.weights is not None and self.model is None:
+            raise ValueError("`weights` are those of `model`; what is cut from the teacher has the teacher's")
+        _check_source(self.checkpoint, self.weights)
         return self
+
+
+def _check_source(checkpoint: str | None, weights: str | None) -> None:
+    if checkpoint is not None and weights is not None:
+        raise ValueError("give either `checkpoint` (a file of weights) or `weights: random` (fresh ones)")
 
 
 class ModuleRecipe(BaseModel, extra="forbid"):

@@ -36,7 +36,8 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         teacher["checkpoint"] = str(BUILT_IN.parent / teacher["checkpoint"])
     elif size == "l14":
         paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-        content["teacher"] = {"model": "open_clip:coca_ViT-L-14", "dtype": paper["teacher"]["dtype"]}
+        dtype = paper["teacher"]["dtype"]
+        content["teacher"] = {"model": "open_clip:coca_ViT-L-14", "weights": "random", "dtype": dtype}
         content["student"] = {"keep": paper["student"]["keep"]}
         content["data"] = {"name": "benchmarks.step_time.data:build", "batch_size": 32}
         content["deepspeed"] = str(BUILT_IN.parent / paper["deepspeed"])
@@ -44,7 +45,7 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         del content["steps_per_round"]
     else:
         (directory / "coca.json").write_text(json.dumps(_config()), encoding="utf-8")
-        content["teacher"] = {"model": "open_clip:coca.json"}
+        content["teacher"] = {"model": "open_clip:coca.json", "weights": "random"}
         content["student"] = {"keep": STUDENT}
         content["data"]["batch_size"] = 8
     path = directory / f"{size}.yaml"

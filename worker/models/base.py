@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ Batch = Mapping[str, Tensor]
 Boundary = dict[str, Tensor]
 Patterns = str | tuple[str, ...]
 """A dotted glob, or several."""
+Fresh = Literal["never", "if_bare", "always"]
+"""Whether a model may be given fresh weights, from torch's global random state: never; where it is named by a
+configuration alone, with no weights anywhere; or always, whatever weights there are."""
 
 
 def patterns(given: Patterns) -> tuple[str, ...]:
@@ -129,10 +133,12 @@ class Loaded(ABC):
     Attributes:
         model: On the CPU, in fp32, in train mode, every parameter trainable.
         adapter: Its adapter; one without parts where nothing is known of the model.
+        weights: Where its weights come from, for people to read.
     """
 
     model: nn.Module
     adapter: Adapter
+    weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> Loaded:
         """A student with fewer layers, each copied from this model bit for bit, that shares no memory with it.

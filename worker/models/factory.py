@@ -19,6 +19,7 @@ from worker.export import STUDENT_FILE, check_names, write_tensors
 from worker.imports import imported
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
+from worker.models.folders import located
 from worker.models.paths import matching_modules
 from worker.models.weights import load_weights, read_weights
 from worker.models.whole import WholeAdapter
@@ -30,6 +31,7 @@ class FactoryModel(Loaded):
 
     model: nn.Module
     adapter: Adapter
+    weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> FactoryModel:
         """Takes layers out of the model's own stacks (``nn.ModuleList`` or ``nn.Sequential``).
@@ -53,7 +55,7 @@ class FactoryModel(Loaded):
             student.set_submodule(
                 stack, nn.ModuleList(kept) if isinstance(whole, nn.ModuleList) else nn.Sequential(*kept)
             )
-        return FactoryModel(student.train(), self.adapter)
+        return FactoryModel(student.train(), self.adapter, "cut from the teacher")
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
         """``factory().load_state_dict(safetensors.torch.load_file("DIRECTORY/student.safetensors"))`` gives it back."""
@@ -80,6 +82,9 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
             f"{spec} returns a {type(built).__name__}; expected a torch.nn.Module, or one and an Adapter "
             "(worker/models/base.py)"
         )
+    weights = f"made by {spec}"
     if checkpoint is not None:
-        load_weights(model, read_weights(directory / checkpoint), str(directory / checkpoint))
-    return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter)
+        file = located(directory, checkpoint)
+        load_weights(model, read_weights(file), str(file))
+        weights = f"from {file}"
+    return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter, weights)

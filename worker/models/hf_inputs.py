@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
@@ -47,10 +47,12 @@ class HfInputs:
     Attributes:
         place: Its directory or its id on the hub.
         config: Its configuration.
+        within: Where it is in a repository on the hub: ``revision`` and ``subfolder``, if given.
     """
 
     place: str
     config: Any
+    within: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pad_id(self) -> int:
@@ -87,7 +89,7 @@ class HfInputs:
 
     def _brought(self, kind: Any, what: str) -> Any:
         try:
-            return kind.from_pretrained(self.place)
+            return kind.from_pretrained(self.place, **self.within)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"hf:{self.place} comes with no {what} that can be loaded: {reason}") from error

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from worker.errors import RecipeError
 from worker.export import check_names
 from worker.files import replace_all
-from worker.models.base import Adapter, Loaded, patterns
+from worker.models.base import Adapter, Fresh, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
+from worker.models.folders import listed, located, no_weights, weight_files
 from worker.models.hf_adapters import adapter_of
 from worker.models.hf_inputs import HfInputs
 from worker.models.paths import matching_modules
 from worker.models.weights import load_weights, read_weights
 
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+log = logging.getLogger(__name__)
+
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+"""Names of the files of weights that transformers loads, in its order; a variant's name comes before the last dot."""
 PREPARATION = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -55,11 +65,14 @@ class HfModel(Loaded):
 
     Attributes:
         place: Its directory, or its id on the hub; what it was cut from has the same.
+        within: Where it is in a repository on the hub: ``revision`` and ``subfolder``, if given.
     """
 
     model: nn.Module
     adapter: Adapter
     place: str
+    within: Mapping[str, str]
+    weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         model: Any = self.model
@@ -82,10 +95,10 @@ class HfModel(Loaded):
         load_weights(student, state, "what was cut from the teacher")
         # Layers by which the student's own parts are told apart; where a recipe names others, that does not matter.
         sizes = [keep.get(name, len(of)) for name, of in layers.items()] if adapter is self.adapter else None
-        return HfModel(student, adapter_of(student, sizes), self.place)
+        return HfModel(student, adapter_of(student, sizes), self.place, self.within, "cut from the teacher")
 
     def inputs(self) -> HfInputs:
-        return HfInputs(self.place, self.model.config)
+        return HfInputs(self.place, self.model.config, self.within)
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
         """``from_pretrained("DIRECTORY")`` gives the student back.
@@ -113,40 +126,156 @@ class HfModel(Loaded):
         return next(directory / name for name in WEIGHTS if (directory / name).exists())
 
 
-def load(source: str, *, checkpoint: str | None, options: Mapping[str, Any], directory: Path) -> HfModel:
+def load(
+    source: str, *, checkpoint: str | None, options: Mapping[str, Any], directory: Path, fresh: Fresh = "never"
+) -> HfModel:
     """Build a model and load its weights.
 
     Args:
-        source: A directory, absolute or relative to ``directory``, or a model's id on the hub. A directory that holds
-            nothing but ``config.json`` gives fresh weights, from torch's global random state.
+        source: A directory, absolute or relative to ``directory``, or a model's id on the hub.
         checkpoint: A file of weights to load instead of those that come with the model.
-        options: Fields of its configuration to change.
+        options: Fields of its configuration to change; and ``variant``, ``revision`` and ``subfolder``, which are
+            ``from_pretrained``'s own.
         directory: Where relative paths start.
+        fresh: Whether the weights may be fresh.
 
     Raises:
-        RecipeError: There is no such model, or the weights do not fit it.
+        RecipeError: There is no such model, there are no weights, or they do not fit it.
     """
-    local = directory / source
-    origin = local if local.is_dir() else None
-    if origin is not None and not (origin / "config.json").is_file():
-        raise RecipeError(f"hf:{source}: the directory {origin} holds no config.json")
-    place = source if origin is None else str(origin)
+    spec = f"hf:{source}"
+    fields = dict(options)
+    variant = fields.pop("variant", None)
+    within: dict[str, Any] = {name: fields.pop(name) for name in ("revision", "subfolder") if name in fields}
+    if fresh == "always" and (checkpoint or variant):
+        raise RecipeError(
+            f"{spec} is given weights, {checkpoint or variant}; leave out either those or `weights: random`"
+        )
+    path = located(directory, source)
+    folder = None
+    if path.is_dir():
+        folder, within = path / within.get("subfolder", ""), {}
+    elif path.is_file():
+        raise RecipeError(f"{spec}: {path} is a file; name the directory that it is in")
+    place = source if folder is None else str(folder)
+    given = checkpoint is not None or fresh == "always"
+    if not given:
+        _refuse_adapters(spec, place, within)
+    if folder is not None and not (folder / CONFIG_NAME).is_file():
+        raise RecipeError(f"{spec}: the directory {folder} holds no {CONFIG_NAME}")
+    bare = folder is not None and not weight_files(folder)
     try:
-        config = transformers.AutoConfig.from_pretrained(place, **options)
+        config = transformers.AutoConfig.from_pretrained(place, **within, **fields)
         kind = _kind(config, source)
-        bare = origin is not None and not any((origin / name).exists() for name in WEIGHTS)
+        without = f"the directory {folder} holds {CONFIG_NAME} and no file of weights"
+        if bare and not given and fresh == "never":
+            raise no_weights(spec, without)
         with _quiet():
-            if checkpoint is not None or bare:
+            if given or bare:
                 model = _build(kind, config)
+                weights = f"fresh ({'asked for by the recipe' if fresh == 'always' else without})"
             else:
-                model, found = kind.from_pretrained(place, config=config, dtype=torch.float32, output_loading_info=True)
-                _check_found(found, source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        where = f"there is no directory {local}, and as an id on the hub: " if origin is None else ""
-        raise RecipeError(f"hf:{source} cannot be loaded: {where}{error}") from error
+                model, variant = _with_its_weights(kind, place, config, variant, within)
+                weights = f"from {place}" + (f", variant {variant}" if variant else "")
+    except RecipeError:
+        raise
+    except Exception as error:
+        missing = f"there is no directory {path}, and as an id on the hub: " if folder is None else ""
+        raise RecipeError(f"{spec} cannot be loaded: {missing}{error}{_there(place, within)}") from error
     if checkpoint is not None:
-        load_weights(model, read_weights(directory / checkpoint), str(directory / checkpoint))
-    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), place)
+        file = located(directory, checkpoint)
+        load_weights(model, read_weights(file), str(file))
+        weights = f"from {file}"
+    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), place, within, weights)
+
+
+def _with_its_weights(
+    kind: Any, place: str, config: Any, variant: str | None, within: Mapping[str, str]
+) -> tuple[Any, str | None]:
+    """A model with the weights that transformers loads for a directory or id, and which variant they are.
+
+    Where there are none without a variant, and those of one variant alone, these are meant.
+    """
+    try:
+        return _pretrained(kind, place, config, variant, within), variant
+    except OSError:
+        files = _files(place, within)
+        variants = _variants(files)
+        if variant is not None or not variants or any(name in files for name in WEIGHTS):
+            raise
+        if len(variants) > 1:
+            raise RecipeError(
+                f"{place} holds weights in several variants, {', '.join(variants)}, and none without; choose one: "
+                f"`options: {{variant: {variants[0]}}}`"
+            ) from None
+        log.warning("%s holds weights in one variant alone, %s: these are loaded", place, variants[0])
+        return _pretrained(kind, place, config, variants[0], within), variants[0]
+
+
+def _pretrained(kind: Any, place: str, config: Any, variant: str | None, within: Mapping[str, str]) -> Any:
+    model, found = kind.from_pretrained(
+        place, config=config, variant=variant, dtype=torch.float32, output_loading_info=True, **within
+    )
+    _check_found(found, place)
+    return model
+
+
+def _files(place: str, within: Mapping[str, str]) -> list[str]:
+    """The files of a directory, or of a repository on the hub, where it can be reached, or else in its cache."""
+    folder = Path(place)
+    if not folder.is_dir():
+        revision, subfolder = within.get("revision"), within.get("subfolder", "")
+        try:
+            there = huggingface_hub.list_repo_files(place, revision=revision)
+            return sorted(name.removeprefix(f"{subfolder}/") for name in there)
+        except HFValidationError:
+            # Neither a directory nor an id.
+            return []
+        except Exception:
+            # It cannot be reached, for whatever reason.
+            config = str(Path(subfolder) / CONFIG_NAME)
+            cached = huggingface_hub.try_to_load_from_cache(place, config, revision=revision)
+        if not isinstance(cached, str):
+            return []
+        folder = Path(cached).parent
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _variants(files: Iterable[str]) -> list[str]:
+    """The variants of which there are weights, from the names of files: ``fp16`` of ``model.fp16.safetensors``."""
+    found = set()
+    for file in files:
+        for name in WEIGHTS:
+            stem, _, ending = name.rpartition(".")
+            named = re.fullmatch(rf"{re.escape(stem)}\.([^.]+)\.{ending}", file)
+            if named and named[1] != "index" and not re.search(r"-\d{5}-of-\d{5}$", named[1]):
+                found.add(named[1])
+    return sorted(found)
+
+
+def _there(place: str, within: Mapping[str, str]) -> str:
+    """What there is instead of the weights that were looked for, for the end of a sentence."""
+    files = _files(place, within)
+    if any(name in files for name in WEIGHTS):
+        return ""
+    variants = _variants(files)
+    if variants:
+        return f"; there are weights in the variants {', '.join(variants)}: `options: {{variant: {variants[0]}}}`"
+    weights = weight_files(Path(place)) if Path(place).is_dir() else []
+    return f"; it holds {listed(weights)}. Name a file of weights as `checkpoint`" if weights else ""
+
+
+def _refuse_adapters(spec: str, place: str, within: Mapping[str, Any]) -> None:
+    """Raise RecipeError for an adapter of peft's: a model without it is another one."""
+    try:
+        found = find_adapter_config_file(place, **within)
+    except OSError:
+        # That there is no such place is told by what looks for a configuration there.
+        return
+    if found is not None:
+        raise RecipeError(
+            f"{spec} holds an adapter ({found}), not a whole model; merge it into its base with peft "
+            "(merge_and_unload, then save_pretrained), and name the directory that comes out"
+        )
 
 
 def _kind(config: Any, source: str) -> Any:
@@ -172,12 +301,15 @@ def _build(kind: Any, config: Any) -> Any:
     return kind._from_config(config) if hasattr(kind, "_from_config") else kind(config)
 
 
-def _check_found(found: Mapping[str, Any], source: str) -> None:
-    """Weights load whole or not at all."""
+def _check_found(found: Mapping[str, Any], place: str) -> None:
+    """Weights load whole or not at all; what there is beside them is said."""
     faults = [f"{fault.replace('_', ' ')}: {', '.join(sorted(map(str, names))[:5])}"
               for fault, names in found.items() if names and fault in ("missing_keys", "mismatched_keys")]  # fmt: skip
     if faults:
-        raise RecipeError(f"the weights of hf:{source} do not fit the model: {'; '.join(faults)}")
+        raise RecipeError(f"the weights of {place} do not fit the model: {'; '.join(faults)}")
+    unused = sorted(map(str, found.get("unexpected_keys") or ()))
+    if unused:
+        log.warning("%s holds tensors that the model has no place for: %s", place, listed(unused))
 
 
 def _shorten(config: Any, stack: str, depth: int, numbers: list[int]) -> None:

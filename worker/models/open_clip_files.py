@@ -1,7 +1,8 @@
 """Configurations and weights of open_clip's models, in files and by name.
 
 A directory is in open_clip's own layout, which ``open_clip.create_model("local-dir:DIRECTORY")`` reads too:
-``open_clip_config.json`` with ``model_cfg`` and ``preprocess_cfg``, beside it one file of weights.
+``open_clip_config.json`` with ``model_cfg`` and ``preprocess_cfg``, beside it the weights. So is a repository on the
+hub, ``hf-hub:ORG/NAME``.
 """
 
 import copy
@@ -17,11 +18,35 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import nn
+from huggingface_hub.constants import HF_HUB_CACHE
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import download_pretrained_from_hf
+from torch import Tensor, nn
 
 from worker.errors import RecipeError
+from worker.models.folders import listed, located, weight_files
+from worker.models.weights import unwrapped
 
 CONFIG_FILE = "open_clip_config.json"
+HUB = "hf-hub:"
+"""Stands before the id of a model on the hub, as in open_clip."""
+LOCAL = "local-dir:"
+"""May stand before a directory, as in open_clip."""
+LOADED = (".safetensors", ".bin", ".pth")
+"""Files beside a configuration that open_clip takes for weights."""
+_LOADED = ", ".join(f"*{ending}" for ending in LOADED)
+PREFERRED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names of weights that open_clip prefers where there are several, in its order: open_clip/factory.py."""
 
 Config = dict[str, Any]
 
@@ -30,53 +55,90 @@ def read_config(source: str, base_dir: Path) -> Config:
     """The ``model_cfg`` of a model.
 
     Args:
-        source: A directory or a JSON file, absolute or relative to ``base_dir``, or a name open_clip knows.
+        source: A directory or a JSON file, absolute or relative to ``base_dir``; a name open_clip knows; or
+            ``hf-hub:`` and the id of one of its models on the hub.
         base_dir: Where relative paths start.
 
     Raises:
         RecipeError: Nothing goes by that name, or the file is no configuration of a model.
     """
-    path = base_dir / source
-    if path.is_dir():
-        path /= CONFIG_FILE
-    if path.is_file():
-        return _parse(path)
-    config = open_clip.get_model_config(source)
-    if config is None:
+    file = _config_file(source, base_dir)
+    if file is not None:
+        return _parse(file)
+    if source not in open_clip.list_models():
         near = difflib.get_close_matches(source, open_clip.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
+        path = local(source, base_dir)
         raise RecipeError(f"there is no open_clip model {source!r}, and neither a file nor a directory {path}{hint}")
-    return copy.deepcopy(dict(config))
+    return copy.deepcopy(dict(open_clip.get_model_config(source)))
 
 
 def read_preprocess(source: str, base_dir: Path) -> Config:
     """The ``preprocess_cfg`` that a model's own file has beside its ``model_cfg``; by default open_clip's holds."""
-    path = base_dir / source
-    path = path / CONFIG_FILE if path.is_dir() else path
-    layout = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    file = _config_file(source, base_dir)
+    layout = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
     return dict(layout.get("preprocess_cfg") or {})
 
 
-def weights_beside(source: str, base_dir: Path) -> Path | None:
-    """The file of weights in a model's directory, or None if ``source`` is no directory or has none.
+def local(source: str, base_dir: Path) -> Path:
+    """The path that a source is, if it is one; ``local-dir:`` may stand before it."""
+    return located(base_dir, source.removeprefix(LOCAL))
+
+
+def weights_of(source: str, base_dir: Path) -> Path | None:
+    """The file of weights that open_clip loads for a source by itself; None if ``source`` is a configuration alone.
 
     Raises:
-        RecipeError: There are several; the sentence names them.
+        RecipeError: There are several, or only such as open_clip does not load; the sentence names them.
     """
-    path = base_dir / source
-    if not path.is_dir():
+    if source.startswith(HUB):
+        return _from_hub(source, None)
+    folder = local(source, base_dir)
+    if not folder.is_dir():
         return None
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise RecipeError(f"expected one file of weights in {path}, found {names}; name one as the checkpoint.")
-    return found[0] if found else None
+    found = weight_files(folder)
+    loadable = [name for name in found if Path(name).suffix in LOADED and Path(name).parent == Path()]
+    preferred = [name for name in PREFERRED if name in loadable]
+    if preferred or len(loadable) == 1:
+        return folder / (preferred or loadable)[0]
+    if loadable:
+        raise RecipeError(
+            f"expected one file of weights in {folder}, found {listed(loadable)}; name one as the checkpoint"
+        )
+    if found:
+        raise RecipeError(
+            f"of the weights in {folder} open_clip loads none by itself, only {_LOADED} beside {CONFIG_FILE}: it holds "
+            f"{listed(found)}; name one as the checkpoint"
+        )
+    return None
 
 
-def create(config: Mapping[str, Any], device: str = "cpu") -> nn.Module:
+def where_looked(source: str, base_dir: Path) -> str:
+    """Where there would have been weights, for a source that has none."""
+    path = local(source, base_dir)
+    if path.is_dir():
+        return f"the directory {path} holds {CONFIG_FILE} and none of {_LOADED}"
+    if path.is_file():
+        beside = weight_files(path.parent)
+        hint = (
+            f"; {path.parent} holds {listed(beside)}, which its own name, without {path.name}, loads" if beside else ""
+        )
+        return f"{path} is a configuration alone{hint}"
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    known = f"open_clip has weights for it under the tags {listed(tags)}" if tags else "open_clip has no weights for it"
+    behind = f", to be named behind it: open_clip:{source}@{tags[0]}" if tags else ""
+    return f"it names an architecture alone; {known}{behind}"
+
+
+def create(config: Mapping[str, Any], device: str = "cpu", *, base_towers: bool = False) -> nn.Module:
     """A model with fresh weights in fp32, from torch's global random state.
 
     Its logit scale has one dimension: DeepSpeed cannot split a parameter without any.
+
+    Args:
+        config: Its ``model_cfg``.
+        device: Where it is made.
+        base_towers: Whether a text tower of transformers comes with the weights that transformers has for it.
     """
     wanted = {**config, "nonscalar_logit_scale": True}
     # open_clip's registry is global and goes by file name, hence a name of its own for every configuration.
@@ -86,12 +148,26 @@ def create(config: Mapping[str, Any], device: str = "cpu") -> nn.Module:
         path.write_text(json.dumps(wanted), encoding="utf-8")
         open_clip.add_model_config(path)
     with _quiet():
-        model: nn.Module = open_clip.create_model(name, load_weights=False, device=device)
+        model: nn.Module = open_clip.create_model(name, load_weights=False, device=device, pretrained_text=base_towers)
     decoder = getattr(model, "text_decoder", None)
     if decoder is not None and decoder.text_projection is not None:
         # open_clip leaves it uninitialised.
         nn.init.normal_(decoder.text_projection, std=decoder.text_projection.shape[0] ** -0.5)
     return model
+
+
+def renamed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names that a model of open_clip has today, as open_clip renames what it loads itself.
+
+    Unlike open_clip this changes no tensor: one of another shape, such as position embeddings for another size of
+    picture, does not fit.
+    """
+    expected = model.state_dict().keys()
+    tensors: dict[str, Tensor] = convert_state_dict(model, unwrapped(state, expected))
+    if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+        tensors = convert_to_custom_text_state_dict(tensors)
+    # transformers wrote it until 4.31.
+    return {name: value for name, value in tensors.items() if name in expected or not name.endswith(".position_ids")}
 
 
 def tensor_names(config: Mapping[str, Any]) -> set[str]:
@@ -116,6 +192,30 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _config_file(source: str, base_dir: Path) -> Path | None:
+    """The JSON file that holds a source's configuration; None for a name of open_clip's.
+
+    Raises:
+        RecipeError: It is on the hub, and cannot be had.
+    """
+    if source.startswith(HUB):
+        return _from_hub(source, CONFIG_FILE)
+    path = local(source, base_dir)
+    path = path / CONFIG_FILE if path.is_dir() else path
+    return path if path.is_file() else None
+
+
+def _from_hub(source: str, file: str | None) -> Path:
+    """A file of a model on the hub, downloaded if it is not in the cache; by default its weights."""
+    try:
+        return Path(download_pretrained_from_hf(source.removeprefix(HUB), filename=file))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"open_clip:{source}: {file or 'its weights'} cannot be had from the hub, nor from its cache "
+            f"{HF_HUB_CACHE}: {error}"
+        ) from error
 
 
 def _parse(path: Path) -> Config:

@@ -14,18 +14,22 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.export import STUDENT_FILE, check_names, write_tensors
 from worker.files import replace
-from worker.models.base import Adapter, Loaded
+from worker.models.base import Adapter, Fresh, Loaded
 from worker.models.clip import ClipAdapter
 from worker.models.coca import CoCaAdapter
+from worker.models.folders import located, no_weights
 from worker.models.open_clip_cut import cut
 from worker.models.open_clip_files import (
     CONFIG_FILE,
     Config,
     create,
+    local,
     read_config,
     read_preprocess,
+    renamed,
     tensor_names,
-    weights_beside,
+    weights_of,
+    where_looked,
     write_config,
 )
 from worker.models.open_clip_inputs import OpenClipInputs
@@ -47,6 +51,7 @@ class OpenClipModel(Loaded):
     model: nn.Module
     config: Config
     preprocess: Config = field(default_factory=dict)
+    weights: str = "given"
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +59,7 @@ class OpenClipModel(Loaded):
         object.__setattr__(self, "adapter", adapter)
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> OpenClipModel:
-        return OpenClipModel(*cut(self.model, self.config, keep), self.preprocess)
+        return OpenClipModel(*cut(self.model, self.config, keep), self.preprocess, "cut from the teacher")
 
     def inputs(self) -> OpenClipInputs:
         return OpenClipInputs(self.config, self.preprocess)
@@ -78,31 +83,58 @@ def save(
     write_tensors(state, directory / weights)
 
 
-def load(spec: str, *, checkpoint: str | Path | None = None, directory: Path = Path()) -> OpenClipModel:
+def load(
+    spec: str, *, checkpoint: str | Path | None = None, directory: Path = Path(), fresh: Fresh = "never"
+) -> OpenClipModel:
     """Build a model and load its weights.
 
     Args:
-        spec: ``open_clip:`` and the name of one of its configurations, or the path of a JSON file or
-            directory; behind an ``@`` the name of pretrained weights, which open_clip downloads, or a file of them.
-        checkpoint: Weights to load, all of them and nothing else. By default those in the directory that
-            ``spec`` names; where there are none the weights are fresh, from torch's global random state.
+        spec: ``open_clip:`` and the name of one of its configurations, the path of a JSON file or directory (before
+            which may stand ``local-dir:``), or ``hf-hub:`` and an id on the hub; behind an ``@`` the name of pretrained
+            weights, which open_clip downloads, or a file of them.
+        checkpoint: Weights to load, all of them and nothing else. By default those that open_clip loads for the
+            directory or id that ``spec`` names.
         directory: Where relative paths start.
+        fresh: Whether the weights may be fresh.
 
     Raises:
-        RecipeError: The spec means nothing, or the weights do not fit the model.
+        RecipeError: The spec means nothing, there are no weights, or they do not fit the model.
     """
-    source, _, tag = _source(spec).partition("@")
+    source, tag = _parted(_source(spec), directory)
+    given = tag or checkpoint
     if tag and checkpoint is not None:
         raise RecipeError(f"{spec} names its weights; leave out the checkpoint {checkpoint}")
+    if given and fresh == "always":
+        raise RecipeError(f"{spec} is given weights, {given}; leave out either those or `weights: random`")
     config = read_config(source, directory)
-    if tag and not (directory / tag).is_file():
-        return OpenClipModel(*_pretrained(source, tag, config))
-    model = create(config)
-    given = tag or checkpoint
-    weights = directory / given if given else weights_beside(source, directory)
+    preprocess = read_preprocess(source, directory)
+    if tag and (open_clip.is_pretrained_cfg(source, tag) or not located(directory, tag).is_file()):
+        return _pretrained(source, tag, config)
+    weights = None
+    if given:
+        weights = located(directory, given)
+    elif fresh != "always":
+        weights = weights_of(source, directory)
     if weights is not None:
-        load_weights(model, read_weights(weights), str(weights))
-    return OpenClipModel(model.train(), config, read_preprocess(source, directory))
+        model = create(config)
+        load_weights(model, renamed(model, read_weights(weights)), str(weights))
+        return OpenClipModel(model.train(), config, preprocess, f"from {weights}")
+    if fresh == "never":
+        raise no_weights(spec, where_looked(source, directory))
+    model = create(config, base_towers=fresh == "if_bare").train()
+    why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
+    return OpenClipModel(model, config, preprocess, f"fresh ({why})")
+
+
+def _parted(source: str, directory: Path) -> tuple[str, str]:
+    """A model and what stands behind its ``@``, if anything does; a path may hold an ``@`` itself."""
+    ends = [len(source), *(place for place in reversed(range(1, len(source))) if source[place] == "@")]
+    for end in ends:
+        named = source[:end]
+        if named in open_clip.list_models() or local(named, directory).exists():
+            return named, source[end + 1 :]
+    named, _, tag = source.partition("@")
+    return named, tag
 
 
 def _source(spec: str) -> str:
@@ -112,10 +144,10 @@ def _source(spec: str) -> str:
     return source
 
 
-def _pretrained(name: str, tag: str, config: Config) -> tuple[nn.Module, Config, Config]:
+def _pretrained(name: str, tag: str, config: Config) -> OpenClipModel:
     """A model of open_clip's with weights that it knows, downloaded if they are not there."""
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
+    if not open_clip.is_pretrained_cfg(name, tag):
+        tags = open_clip.list_pretrained_tags_by_model(name)
         near = difflib.get_close_matches(tag, tags, n=3) or tags
         hint = f"did you mean {', '.join(near)}?" if tags else "it has none"
         raise RecipeError(
@@ -131,4 +163,5 @@ def _pretrained(name: str, tag: str, config: Config) -> tuple[nn.Module, Config,
     except (OSError, RuntimeError) as error:
         raise RecipeError(f"the weights {tag} of {name} cannot be had: {error}") from error
     load_weights(model, loaded.state_dict(), f"{name}@{tag}")
-    return model.train(), config, {key: value for key, value in known.items() if key in PREPROCESS}
+    preprocess = {key: value for key, value in known.items() if key in PREPROCESS}
+    return OpenClipModel(model.train(), config, preprocess, f"open_clip's {name}@{tag}")

@@ -1,6 +1,6 @@
 """Weights in files: read without running what a file holds, and loaded whole or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +27,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise RecipeError(f"{path} holds no weights: expected tensors by name")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
+
+
+def unwrapped(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """The tensors under a model's own names: what torch's data parallel wrappers write begins with ``module.``."""
+    wrapped = state.keys() - expected
+    if wrapped == state.keys() and all(name.startswith("module.") for name in wrapped):
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -37,6 +45,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         RecipeError: Names or shapes differ; the sentence names them.
     """
     expected = model.state_dict()
+    state = unwrapped(state, expected.keys())
     state = {**_under_other_names(model, state), **state}
     # A scalar logit scale is what open_clip writes by default.
     state = {

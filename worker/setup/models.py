@@ -16,10 +16,10 @@ from worker.distill.arms import Ownership, check_trainable, layer_pairs, ownersh
 from worker.distill.modular import Parted
 from worker.errors import RecipeError
 from worker.models import sources
-from worker.models.base import Adapter, Loaded, Part
+from worker.models.base import Adapter, Fresh, Loaded, Part
 from worker.models.whole import Named, Regrouped
 from worker.recipe import Recipe
-from worker.recipe_models import ModuleRecipe, Patterns
+from worker.recipe_models import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
 from worker.recipe_names import name_faults
 
 
@@ -34,6 +34,7 @@ class Models:
         pairs: For each module, which student layer is compared with which teacher layer.
         ownership: Which module owns which of the student's parameters.
         load_seconds: How long it took to load both, the import of the library that they come from included.
+        teacher_weights: Where the teacher's come from, for people to read.
     """
 
     adapter: Adapter
@@ -44,6 +45,7 @@ class Models:
     pairs: dict[str, list[tuple[str, str]]]
     ownership: Ownership
     load_seconds: float = 0.0
+    teacher_weights: str = ""
 
     @property
     def both(self) -> tuple[tuple[Parted, str], tuple[Parted, str]]:
@@ -58,11 +60,10 @@ def models(recipe: Recipe) -> Models:
         RecipeError: The recipe names something that is not there; all such names are told at once.
     """
     started = time.monotonic()
+    # Fresh weights are the same on every rank, and not the student's.
+    torch.manual_seed(recipe.seed + 1)
     with _told(recipe, "teacher", "model"):
-        wanted = recipe.teacher
-        loaded = sources.load(
-            wanted.model, checkpoint=wanted.checkpoint, options=wanted.options, directory=recipe.directory
-        )
+        loaded = _loaded(recipe, recipe.teacher, recipe.teacher.model, "never")
     theirs = _adapter(recipe, loaded.adapter, teacher=True)
     student = _student(recipe, loaded, theirs)
     adapter = _adapter(recipe, student.adapter, teacher=False)
@@ -86,7 +87,7 @@ def models(recipe: Recipe) -> Models:
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
     seconds = time.monotonic() - started
-    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned, seconds)
+    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned, seconds, loaded.weights)
 
 
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
@@ -98,9 +99,18 @@ def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
     with _told(recipe, "student", "model"):
-        return sources.load(
-            wanted.model, checkpoint=wanted.checkpoint, options=wanted.options, directory=recipe.directory
-        )
+        return _loaded(recipe, wanted, wanted.model, "if_bare")
+
+
+def _loaded(recipe: Recipe, wanted: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:
+    """A model with its weights; fresh ones as far as ``fresh`` allows, or because the recipe asks for them."""
+    return sources.load(
+        model,
+        checkpoint=wanted.checkpoint,
+        options=wanted.options,
+        directory=recipe.directory,
+        fresh="always" if wanted.weights == "random" else fresh,
+    )
 
 
 def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fields: Any) -> tuple[Rig, Probe]:
     path = place / "recipe.yaml"
     path.write_text(
-        f"teacher: {{model: 'open_clip:{model}.json'}}\nstudent: {{keep: {{image: 1, text: 1}}}}\n"
+        f"teacher: {{model: 'open_clip:{model}.json', weights: random}}\nstudent: {{keep: {{image: 1, text: 1}}}}\n"
         f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
         "probe: {batches: 1, batch_size: 3}\n"
     )

@@ -27,10 +27,12 @@ from worker.setup.shape_check import compare
 def assembled(name: str, where: Path, *, mode: str = "active", student: str = "", loss: str = "{}") -> Models:
     family = FAMILIES[name]
     spec = family.spec.format(directory(name, where)) if "{}" in family.spec else family.spec
+    # A factory answers for its own weights.
+    weights = ", weights: random" if "{}" in family.spec else ""
     keep = student or f"{{keep: {json.dumps(family.keep)}}}"
     path = where / f"{name}.yaml"
     path.write_text(
-        f"teacher: {{model: '{spec}'}}\nstudent: {keep}\ndata: {{name: digits}}\ntrain: {mode}\nloss: {loss}\n"
+        f"teacher: {{model: '{spec}'{weights}}}\nstudent: {keep}\ndata: {{name: digits}}\ntrain: {mode}\nloss: {loss}\n"
         + family.more,
         encoding="utf-8",
     )

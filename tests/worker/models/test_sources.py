@@ -48,6 +48,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("open_clip:ViT-B-33", "did you mean ViT-B-32"),
         ("hf:empty", r"the directory .*empty holds no config\.json"),
         ("hf:vague", "add the class"),
+        ("hf:no/such/place", r"there is no directory .*no/such/place, and as an id on the hub: "),
         ("own_models:Od", "has no function 'Od'; did you mean 'Odd'"),
         ("own_model:Odd", "cannot be imported in .*: No module named 'own_model'"),
         ("own_models:number", "returns a int; expected a torch.nn.Module"),
@@ -81,18 +82,18 @@ def test_a_model_that_cannot_read_the_batch_or_says_nothing_is_told(tmp_path: Pa
 
 def test_weights_are_named_behind_the_model_beside_it_or_as_a_checkpoint(tmp_path: Path) -> None:
     directory("clip", tmp_path)
-    first = load("open_clip:clip", directory=tmp_path).model.state_dict()
+    first = load("open_clip:clip", directory=tmp_path, fresh="if_bare").model.state_dict()
     save_file(first, tmp_path / "first.safetensors")
     again = load("open_clip:clip@first.safetensors", directory=tmp_path).model.state_dict()
     assert all(torch.equal(value, first[name]) for name, value in again.items())
     directory("gpt2", tmp_path)
-    writer = load("hf:gpt2", directory=tmp_path)
+    writer = load("hf:gpt2", directory=tmp_path, fresh="if_bare")
     file = writer.export(writer.model.state_dict(), tmp_path / "out")
     # What is tied is written once, and found all the same.
     assert "lm_head.weight" not in load_file(file)
     named = load("hf:gpt2", checkpoint="out/model.safetensors", directory=tmp_path).model.state_dict()
     assert all(torch.equal(value, named[name]) for name, value in writer.model.state_dict().items())
-    wider = load("hf:gpt2", options={"n_embd": 32}, directory=tmp_path).model.state_dict()
+    wider = load("hf:gpt2", options={"n_embd": 32}, directory=tmp_path, fresh="always").model.state_dict()
     assert wider["transformer.wte.weight"].shape == (20, 32)
     assert CONFIGS["gpt2"]["n_embd"] == 16
     with pytest.raises(RecipeError, match=r"does not fit the model: .*of another shape: transformer\.wte"):
