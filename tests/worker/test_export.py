@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from worker.export import STUDENT_FILE
 from worker.models.open_clip_loader import OpenClipModel, load, save
+from worker.models.weights import STUDENT_FILE
 
 DIGITS = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"
 

@@ -15,13 +15,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.export import STUDENT_FILE, check_names, write_tensors
 from worker.imports import imported
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.folders import located
 from worker.models.paths import matching_modules
-from worker.models.weights import load_weights, read_weights
+from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 from worker.models.whole import WholeAdapter
 
 

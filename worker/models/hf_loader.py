@@ -27,7 +27,6 @@ from transformers.utils import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from worker.errors import RecipeError
-from worker.export import check_names
 from worker.files import replace_all
 from worker.models.base import Adapter, Fresh, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
@@ -35,7 +34,7 @@ from worker.models.folders import listed, located, no_weights, weight_files
 from worker.models.hf_adapters import adapter_of
 from worker.models.hf_inputs import HfInputs
 from worker.models.paths import matching_modules
-from worker.models.weights import load_weights, read_weights
+from worker.models.weights import check_names, load_weights, read_weights
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.export import STUDENT_FILE, check_names, write_tensors
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
 from worker.models.clip import ClipAdapter
@@ -33,7 +32,7 @@ from worker.models.open_clip_files import (
     write_config,
 )
 from worker.models.open_clip_inputs import OpenClipInputs
-from worker.models.weights import load_weights, read_weights
+from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 
 FAMILY = "open_clip"
 PREPROCESS = [each.name for each in fields(PreprocessCfg)]

@@ -4,10 +4,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
+from worker.files import replace
+
+STUDENT_FILE = "student.safetensors"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -83,3 +86,18 @@ def _named(fault: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{fault}: {', '.join(names[:5])}{more}"
+
+
+def check_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> None:
+    """Raise ValueError unless these are the names of the model's tensors: something of ours would be among them."""
+    strays = sorted(set(expected) ^ set(state))
+    if strays:
+        names = ", ".join(strays[:5])
+        raise ValueError(f"the student's tensors are not those of its configuration; they differ in {names}")
+
+
+def write_tensors(state: Mapping[str, Tensor], target: Path) -> None:
+    """A safetensors file; it appears whole or not at all."""
+    # Copies: safetensors refuses tensors that share memory.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    replace(target, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
