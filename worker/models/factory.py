@@ -1,6 +1,6 @@
 """Models of a user's own, by the import path of what builds them: ``package.module:factory``.
 
-A factory returns an ``nn.Module`` that is called as worker/models/whole.py says; or such a module and an
+A factory returns an ``nn.Module`` that is called as worker/models/generic.py says; or such a module and an
 ``worker.models.base.Adapter`` of the user's own, which knows what feeds what and so allows ``train: forced``.
 """
 
@@ -19,9 +19,9 @@ from worker.imports import imported
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.folders import located
+from worker.models.generic import WholeAdapter
 from worker.models.paths import matching_modules
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
-from worker.models.whole import WholeAdapter
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.models.base import Adapter
+from worker.models.generic import WholeAdapter
 from worker.models.hf_blip import BlipAdapter
 from worker.models.hf_decoder import decoder_adapter
 from worker.models.hf_seq2seq import Seq2SeqAdapter
-from worker.models.whole import WholeAdapter
 
 
 def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:

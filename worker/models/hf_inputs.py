@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 from torch import Tensor
 
-from worker.models.hf_spoken import HfSpoken
+from worker.models.detokenizer import HfSpoken
 
 LONGEST = 128
 """Tokens of a text at most: a caption has fewer, and padding costs as much as words do."""

@@ -12,7 +12,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import Tensor
 
-from worker.models.hf_spoken import HfSpoken
+from worker.models.detokenizer import HfSpoken
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from worker.distill.modular import Parted
 from worker.errors import RecipeError
 from worker.models import sources
 from worker.models.base import Adapter, Fresh, Loaded, Part
-from worker.models.whole import Named, Regrouped
+from worker.models.generic import Named, Regrouped
 from worker.recipe import Recipe
 from worker.recipe_models import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
 from worker.recipe_names import name_faults

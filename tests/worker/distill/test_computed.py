@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from tests.worker.whole_model import Net, WholeAdapter, rows
+from tests.worker.models.whole_model import Net, WholeAdapter, rows
 from worker.distill.arms import layer_pairs
 from worker.distill.modular import Parted
 from worker.distill.objective import LossWeights, Objective

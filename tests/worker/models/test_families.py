@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.worker.tiny_families import FAMILIES, batch, directory
+from tests.worker.models.tiny_families import FAMILIES, batch, directory
 from worker import recipe
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
@@ -168,7 +168,7 @@ def test_what_comes_out_loads_back_into_where_it_came_from(tmp_path: Path) -> No
 def test_a_factorys_student_loads_into_what_the_factory_builds(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from tests.worker.tiny_families import Towers
+    from tests.worker.models.tiny_families import Towers
 
     made = assembled("factory", tmp_path)
     state = made.student.model.state_dict()
@@ -211,7 +211,7 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
             tmp_path,
             mode="forced",
             student="{keep: {below: 2}, layer_map: {belo: [1]}}",
-            loss="{layer_loss: {above: mze}, logit_loss: 'tests.worker.tiny_families:hlf', layers: {abov: 2.0}}",
+            loss="{layer_loss: {above: mze}, logit_loss: 'tests.worker.models.tiny_families:hlf', layers: {abov: 2.0}}",
         )
     told = str(caught.value).splitlines()
     assert told[1:] == [
@@ -219,7 +219,7 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
         "The modules are below, above",
         "  line 5: loss.layers.abov: loss.layers names the module 'abov'; did you mean 'above'? "
         "The modules are below, above",
-        "  line 5: loss.logit_loss: the module tests.worker.tiny_families "
+        "  line 5: loss.logit_loss: the module tests.worker.models.tiny_families "
         f"({Path(__file__).parents[1] / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
         "  line 5: loss.layer_loss.above: 'mze' is not a layer loss; did you mean 'mse'? Or give the import path of "
         "your own: package.module:function",
@@ -229,7 +229,7 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
 
 
 def test_losses_of_a_users_own_weigh_what_the_recipe_says(tmp_path: Path) -> None:
-    own = "tests.worker.tiny_families"
+    own = "tests.worker.models.tiny_families"
     loss = (
         f"{{task: {{loss: 0.5, '{own}:sharpness': 2.0}}, layer_loss: {{below: '{own}:half', above: cosine}}, "
         "layers: {above: 0.25}}"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.launch import ROOT
-from tests.worker.tiny_families import CONFIGS, batch, directory
+from tests.worker.models.tiny_families import CONFIGS, batch, directory
 from worker.errors import RecipeError
 from worker.models.sources import load
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.launch import ROOT
-from tests.worker.tiny_families import CONFIGS, Towers, directory
+from tests.worker.models.tiny_families import CONFIGS, Towers, directory
 from worker import assemble, recipe
 from worker.errors import RecipeError
 from worker.models.base import Fresh
@@ -201,7 +201,7 @@ def test_what_is_named_with_its_weights_cannot_be_asked_for_fresh(clip: State, t
         with pytest.raises(RecipeError, match=r"is given weights, .*leave out either those or `weights: random`"):
             load(spec, checkpoint=checkpoint, directory=tmp_path, fresh="always")
     with pytest.raises(RecipeError, match="answers for its own weights"):
-        load("tests.worker.tiny_families:Towers", fresh="always")
+        load("tests.worker.models.tiny_families:Towers", fresh="always")
 
 
 def test_paths_may_hold_an_at_sign_begin_at_home_or_be_absolute(
@@ -224,7 +224,7 @@ def test_paths_may_hold_an_at_sign_begin_at_home_or_be_absolute(
         assert same(load(spec, checkpoint=checkpoint, directory=elsewhere).model, clip), spec
     towers = Towers()
     write(dict(towers.state_dict()), tmp_path / "towers.safetensors")
-    made = load("tests.worker.tiny_families:Towers", checkpoint="~/towers.safetensors", directory=elsewhere)
+    made = load("tests.worker.models.tiny_families:Towers", checkpoint="~/towers.safetensors", directory=elsewhere)
     assert same(made.model, dict(towers.state_dict()))
 
 

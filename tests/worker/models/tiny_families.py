@@ -110,7 +110,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(THIRDS, {"lower": 1, "upper": 1}),
     "llama": Family(THIRDS, {"middle": 1, "upper": 1}),
     "opt": Family(THIRDS, {"lower": 1}, forced=False),
-    "factory": Family(("below", "above"), {"below": 2}, "tests.worker.tiny_families:Towers", False, MODULES),
+    "factory": Family(("below", "above"), {"below": 2}, "tests.worker.models.tiny_families:Towers", False, MODULES),
 }
 
 
