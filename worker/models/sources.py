@@ -44,7 +44,7 @@ def load(
 
         return open_clip_loader.load(spec, checkpoint=checkpoint, directory=directory, fresh=fresh)
     if family == "hf":
-        from worker.models import hf_loader
+        from worker.models.hf import loader as hf_loader
 
         return hf_loader.load(source, checkpoint=checkpoint, options=options or {}, directory=directory, fresh=fresh)
     if fresh == "always":

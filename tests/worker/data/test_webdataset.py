@@ -24,7 +24,7 @@ from worker.data.digits.text import decode
 from worker.data.loader import first_batches, fixed_batch, training_batches
 from worker.data.webdataset import Shards
 from worker.errors import DataError, RecipeError
-from worker.models.hf_inputs import HfInputs
+from worker.models.hf.inputs import HfInputs
 from worker.models.open_clip_inputs import OpenClipInputs
 
 SHARDS, EACH = 5, 8

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from worker.models.base import Batch, Boundary, Part, entry
-from worker.models.hf_text import IGNORED, TextAdapter, token_loss
+from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
 class BlipAdapter(TextAdapter):

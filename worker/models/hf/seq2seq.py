@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from worker.errors import RecipeError
 from worker.models.base import Batch, Boundary, Part, Patterns, entry
-from worker.models.hf_text import IGNORED, TextAdapter, token_loss
+from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
 class Seq2SeqAdapter(TextAdapter):

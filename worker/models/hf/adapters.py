@@ -5,9 +5,9 @@ from typing import Any
 
 from worker.models.base import Adapter
 from worker.models.generic import WholeAdapter
-from worker.models.hf_blip import BlipAdapter
-from worker.models.hf_decoder import decoder_adapter
-from worker.models.hf_seq2seq import Seq2SeqAdapter
+from worker.models.hf.blip import BlipAdapter
+from worker.models.hf.decoder import decoder_adapter
+from worker.models.hf.seq2seq import Seq2SeqAdapter
 
 
 def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:

@@ -31,8 +31,8 @@ from worker.files import replace_all
 from worker.models.base import Adapter, Fresh, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.folders import listed, located, no_weights, weight_files
-from worker.models.hf_adapters import adapter_of
-from worker.models.hf_inputs import HfInputs
+from worker.models.hf.adapters import adapter_of
+from worker.models.hf.inputs import HfInputs
 from worker.models.paths import matching_modules
 from worker.models.weights import check_names, load_weights, read_weights
 

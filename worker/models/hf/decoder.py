@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.models.base import Adapter, Batch, Boundary, Part
-from worker.models.hf_text import IGNORED, TextAdapter, token_loss
+from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 NAMES = ("lower", "middle", "upper")
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3")
