@@ -30,8 +30,8 @@ from worker.data.digits.dataset import DigitsData, build_digits
 from worker.data.digits.rows import Collages
 from worker.data.digits.text import QUESTIONS
 from worker.files import replace_text
-from worker.models.open_clip_files import CONFIG_FILE, create, read_config
-from worker.models.open_clip_loader import save
+from worker.models.open_clip.files import CONFIG_FILE, create, read_config
+from worker.models.open_clip.loader import save
 
 TEACHER = Path(__file__).resolve().parent.parent / "deploy" / "models" / "digits-coca"
 OUTPUT = Path("teachers") / "digits-coca"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worker.data.digits.dataset import build_digits
-from worker.models.open_clip_loader import load
+from worker.models.open_clip.loader import load
 from worker.pretrain import evaluate, main
 
 TEACHER = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"

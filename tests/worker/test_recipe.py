@@ -10,7 +10,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker import recipe as recipes
 from worker.data import DATA_MODULES
 from worker.errors import RecipeError
-from worker.models.open_clip_cut import SECTIONS
+from worker.models.open_clip.cut import SECTIONS
 
 GOOD = """
 name: tiny

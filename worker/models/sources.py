@@ -40,7 +40,7 @@ def load(
     if family == "open_clip":
         if options:
             raise RecipeError(f"{spec} takes no options; change its configuration instead")
-        from worker.models import open_clip_loader
+        from worker.models.open_clip import loader as open_clip_loader
 
         return open_clip_loader.load(spec, checkpoint=checkpoint, directory=directory, fresh=fresh)
     if family == "hf":

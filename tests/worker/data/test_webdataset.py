@@ -25,7 +25,7 @@ from worker.data.loader import first_batches, fixed_batch, training_batches
 from worker.data.webdataset import Shards
 from worker.errors import DataError, RecipeError
 from worker.models.hf.inputs import HfInputs
-from worker.models.open_clip_inputs import OpenClipInputs
+from worker.models.open_clip.inputs import OpenClipInputs
 
 SHARDS, EACH = 5, 8
 TEXT = {"context_length": 12, "vocab_size": 49408}

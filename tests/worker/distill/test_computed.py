@@ -17,7 +17,7 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.models.base import Adapter
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 
 
 class Pair:

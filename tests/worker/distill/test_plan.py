@@ -3,7 +3,7 @@
 import pytest
 
 from worker.distill.plan import Planner
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 
 ALL = ("image", "text", "multimodal")
 

@@ -10,7 +10,7 @@ from worker.distill.objective import LossWeights, Objective
 from worker.distill.projection import HiddenWidths, Projections, principal_map
 from worker.distill.student import Student
 from worker.errors import RecipeError
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup.models import Models
 from worker.setup.shape_check import compare
 

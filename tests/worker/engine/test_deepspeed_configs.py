@@ -22,7 +22,7 @@ from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 from worker.recipe import Recipe
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))

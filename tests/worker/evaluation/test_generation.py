@@ -18,7 +18,7 @@ from worker.distill.modular import Parted
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.models import Models

@@ -29,7 +29,7 @@ from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import Ranks  # noqa: E402
-from worker.models.coca import CoCaAdapter  # noqa: E402
+from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 from worker.setup.dry_run import Proof  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
 from worker.setup.shape_check import compare  # noqa: E402

@@ -30,7 +30,7 @@ from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import Ranks  # noqa: E402
 from worker.engine.sharding import partitioned  # noqa: E402
-from worker.models.coca import CoCaAdapter  # noqa: E402
+from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 from worker.training.rollback import RoundStart  # noqa: E402
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from worker.errors import RecipeError
 from worker.models.cut import kept_layers
-from worker.models.open_clip_files import Config, create
-from worker.models.open_clip_loader import OpenClipModel
+from worker.models.open_clip.files import Config, create
+from worker.models.open_clip.loader import OpenClipModel
 
 CONFIG = {
     "embed_dim": 16,

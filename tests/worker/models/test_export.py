@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from worker.models.open_clip_loader import OpenClipModel, load, save
+from worker.models.open_clip.loader import OpenClipModel, load, save
 from worker.models.weights import STUDENT_FILE
 
 DIGITS = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"

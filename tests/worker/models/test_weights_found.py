@@ -26,7 +26,7 @@ from tests.worker.models.tiny_families import CONFIGS, Towers, directory
 from worker import assemble, recipe
 from worker.errors import RecipeError
 from worker.models.base import Fresh
-from worker.models.open_clip_files import CONFIG_FILE, PREFERRED, create, weights_of
+from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
 
 State = dict[str, Tensor]

@@ -23,7 +23,7 @@ from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.models.coca import CoCaAdapter
+from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup.dry_run import Proof
 from worker.setup.dry_run_report import report
 from worker.setup.models import Models

@@ -19,7 +19,7 @@ from worker.data.tasks import caption_scores, vqa_v2
 from worker.data.tasks.base import TaskData
 from worker.data.tokens import Speech
 from worker.errors import DataError
-from worker.models.open_clip_inputs import OpenClipInputs
+from worker.models.open_clip.inputs import OpenClipInputs
 
 INPUTS = OpenClipInputs({"vision_cfg": {"image_size": 8}, "text_cfg": {"context_length": 24, "vocab_size": 49408}})
 WORDS, SPEAK = INPUTS.words(), INPUTS.spoken()

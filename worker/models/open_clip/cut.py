@@ -9,7 +9,7 @@ from torch import nn
 
 from worker.errors import RecipeError
 from worker.models.cut import check_keep, kept_layers
-from worker.models.open_clip_files import Config, create
+from worker.models.open_clip.files import Config, create
 from worker.models.weights import load_weights
 
 SECTIONS = {"image": "vision_cfg", "text": "text_cfg", "multimodal": "multimodal_cfg"}

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
-from worker.models.clip import ClipAdapter
-from worker.models.coca import CoCaAdapter
 from worker.models.folders import located, no_weights
-from worker.models.open_clip_cut import cut
-from worker.models.open_clip_files import (
+from worker.models.open_clip.clip import ClipAdapter
+from worker.models.open_clip.coca import CoCaAdapter
+from worker.models.open_clip.cut import cut
+from worker.models.open_clip.files import (
     CONFIG_FILE,
     Config,
     create,
@@ -31,7 +31,7 @@ from worker.models.open_clip_files import (
     where_looked,
     write_config,
 )
-from worker.models.open_clip_inputs import OpenClipInputs
+from worker.models.open_clip.inputs import OpenClipInputs
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 
 FAMILY = "open_clip"

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worker.errors import RecipeError
-from worker.models.open_clip_files import CONFIG_FILE, create, read_config
-from worker.models.open_clip_loader import load
+from worker.models.open_clip.files import CONFIG_FILE, create, read_config
+from worker.models.open_clip.loader import load
 
 DIGITS = Path(__file__).parents[3] / "deploy" / "models" / "digits-coca"
 
