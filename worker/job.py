@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import recipe as recipes
 from worker.cli import overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Access
@@ -25,7 +24,8 @@ from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
 from worker.output_dir import Workplace, kept_recipe
 from worker.process import uncollected
-from worker.recipe import Recipe
+from worker.recipe import recipe as recipes
+from worker.recipe.recipe import Recipe
 from worker.setup import autotune as pace
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig

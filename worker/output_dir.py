@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import recipe as recipes
 from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import WorkerError
 from worker.files import ID_FILE, lock
 from worker.names import EXPECTED, NAME
-from worker.recipe import Recipe
+from worker.recipe import recipe as recipes
+from worker.recipe.recipe import Recipe
 from worker.training import checkpoint
 from worker.training.checkpoint import Mark
 

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.quality.tasks import TASKS
-from worker import recipe as recipes
 from worker.data.digits.rows import TRAIN_DIGITS
 from worker.distill.plan import Mode
-from worker.recipe import Recipe
+from worker.recipe import recipe as recipes
+from worker.recipe.recipe import Recipe
 
 TAIL = 0.3
 """Share of the budget, at its end, that trains all modules jointly."""

@@ -28,7 +28,7 @@ from worker.data.loader import training_batches
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Evaluation, Probe
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
 from worker.training.checkpoint import Checkpoints

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from worker.recipe import BUILT_IN
+from worker.recipe.recipe import BUILT_IN
 
 # Twelve times its width squared has a block of the towers, twice that one of the multimodal decoder.
 WIDTH, HEADS = 512, 8

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks.step_time import handwritten_loops as step_loops
 from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
-from worker import recipe
 from worker.data.base import Batch
 from worker.data.loader import fixed_batch
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Probe
+from worker.recipe import recipe
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.training.checkpoint import Checkpoints

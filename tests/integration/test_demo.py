@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.launch import ROOT, free_port, on_a_terminal
-from worker import recipe
+from worker.recipe import recipe
 from worker.setup.autotune import PROBES
 
 pytestmark = pytest.mark.deepspeed

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.launch import ROOT
-from worker import recipe as recipes
 from worker.errors import WorkerError
 from worker.output_dir import Workplace, kept_recipe
+from worker.recipe import recipe as recipes
 
 RECIPE = recipes.read(recipes.BUILT_IN, {"rounds": 7, "policy": {"name": "round_robin"}})
 

@@ -15,10 +15,10 @@ import pytest
 from tests.launch import ROOT
 from tests.ranks import RankProcesses
 from worker import job
-from worker import recipe as recipes
 from worker.cli import parse
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
+from worker.recipe import recipe as recipes
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.dry_run_report import report

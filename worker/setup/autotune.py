@@ -19,7 +19,7 @@ from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 from worker.setup.build import Rig
 from worker.setup.dry_run import Proven
 

@@ -18,7 +18,7 @@ from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.engine.sharding import partitioned
 from worker.errors import RecipeError
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 from worker.setup import models as assemble
 from worker.setup.dry_run import Proof
 from worker.setup.models import Models

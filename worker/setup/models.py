@@ -18,9 +18,9 @@ from worker.errors import RecipeError
 from worker.models import sources
 from worker.models.base import Adapter, Fresh, Loaded, Part
 from worker.models.generic import Named, Regrouped
-from worker.recipe import Recipe
-from worker.recipe_models import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
-from worker.recipe_names import name_faults
+from worker.recipe.recipe import Recipe
+from worker.recipe.references import name_faults
+from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
 from worker.process import StopSignal
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 from worker.training.checkpoint import Checkpoints
 from worker.training.loop_state import LoopState
 from worker.training.metrics import Record, RoundRecord

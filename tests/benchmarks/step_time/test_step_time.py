@@ -10,7 +10,7 @@ import pytest
 from benchmarks.step_time import models as step_models
 from benchmarks.step_time.thresholds import bars, ratio, report, shares
 from tests.benchmarks.command import benchmark
-from worker import recipe
+from worker.recipe import recipe
 
 ARMS = {"image": 0.25, "text": 0.25, "multimodal": 0.6}
 RUN = {

@@ -10,7 +10,6 @@ import yaml
 
 from tests.launch import ROOT
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker import recipe as recipes
 from worker.data.webdataset import WebDatasetOptions
 from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import Parted
@@ -23,7 +22,8 @@ from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.recipe import Recipe
+from worker.recipe import recipe as recipes
+from worker.recipe.recipe import Recipe
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))
 

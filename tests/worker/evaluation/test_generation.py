@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.worker.jobs import tiny_coca
-from worker import recipe
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import WORD
@@ -19,6 +18,7 @@ from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
 from worker.models.open_clip.coca import CoCaAdapter
+from worker.recipe import recipe
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.models import Models

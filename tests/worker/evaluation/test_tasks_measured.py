@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.worker.data.tasks.published import write_all
-from worker import recipe
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
+from worker.recipe import recipe
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
 

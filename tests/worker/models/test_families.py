@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.worker.models.tiny_families import FAMILIES, batch, directory
-from worker import recipe
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import Projections
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
+from worker.recipe import recipe
 from worker.setup import models as assemble
 from worker.setup.models import Models
 from worker.setup.shape_check import compare

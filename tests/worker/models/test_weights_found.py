@@ -23,11 +23,12 @@ from torch import Tensor
 
 from tests.launch import ROOT
 from tests.worker.models.tiny_families import CONFIGS, Towers, directory
-from worker import assemble, recipe
+from worker import assemble
 from worker.errors import RecipeError
 from worker.models.base import Fresh
 from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
+from worker.recipe import recipe
 
 State = dict[str, Tensor]
 MEAN = [0.1, 0.2, 0.3]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 from worker.setup.autotune import SHARE, Pace, Times, choose
 
 TIMES = Times(steps=(0.03, 0.1), probes=(0.005, 0.01), evaluation=0.4, evaluated=0.02)

@@ -17,8 +17,8 @@ from worker.engine.optimizer import OptimizerRecipe
 from worker.errors import RecipeError
 from worker.files import replace_text
 from worker.names import NAME
-from worker.recipe_faults import Places, faults
-from worker.recipe_models import ModuleRecipe, StudentRecipe, TeacherRecipe
+from worker.recipe.messages import Places, faults
+from worker.recipe.sections import ModuleRecipe, StudentRecipe, TeacherRecipe
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "digits.yaml"
 """The recipe of a worker that is given none."""

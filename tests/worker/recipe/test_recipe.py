@@ -7,10 +7,10 @@ import open_clip
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker import recipe as recipes
 from worker.data import DATA_MODULES
 from worker.errors import RecipeError
 from worker.models.open_clip.cut import SECTIONS
+from worker.recipe import recipe as recipes
 
 GOOD = """
 name: tiny

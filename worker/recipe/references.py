@@ -10,7 +10,7 @@ from worker.distill.plan import check_declared
 from worker.errors import RecipeError
 from worker.imports import known_or_imported
 from worker.models.base import Adapter
-from worker.recipe import Recipe
+from worker.recipe.recipe import Recipe
 
 
 def name_faults(recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mapping[str, Sequence[str]]) -> Iterator[str]:
