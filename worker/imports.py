@@ -3,11 +3,17 @@ directory first."""
 
 import difflib
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worker.errors import RecipeError
+
+log = logging.getLogger(__name__)
+
+MOVED = {"worker.losses:answer": "worker.models.task_losses:answer"}
+"""Names that recipes of version 0.1 use, and what they are now. They go on working until version 0.3."""
 
 
 def known_or_imported(name: str, known: Mapping[str, Any], what: str) -> Any:
@@ -31,6 +37,9 @@ def imported(name: str, what: str) -> Any:
     Raises:
         RecipeError: It is none, or cannot be imported.
     """
+    if name in MOVED:
+        log.warning("%s is now %s; the old name works until version 0.3", name, MOVED[name])
+        name = MOVED[name]
     path, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), attribute)):
         raise RecipeError(f"{name!r} does not name {what}; expected package.module:name")

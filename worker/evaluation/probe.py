@@ -21,7 +21,7 @@ from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
-from worker.recipe.recipe import ProbeRecipe
+from worker.recipe.sections import ProbeRecipe
 
 Terms = dict[str, float]
 

@@ -1,6 +1,6 @@
 """Weights in files: read without running what a file holds, and loaded whole or not at all."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch

@@ -1,7 +1,8 @@
-"""What a recipe says of models: the teacher, the student, and modules of one's own choice."""
+"""The sections of a recipe."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -97,3 +98,86 @@ class ModuleRecipe(BaseModel, extra="forbid"):
     """``layers`` in the teacher, where they differ."""
     mask: str | None = None
     """The batch's entry [B, positions] that is not 0 at the positions that count; by default all do."""
+
+
+class DataRecipe(BaseModel, extra="forbid"):
+    """Training and held-out data."""
+
+    name: str
+    """Which data module: ``digits``, ``webdataset``, a published task (``vqa_v2``, ``snli_ve``, ``nlvr2``,
+    ``coco_captions``), or ``package.module:factory`` (see worker/data/base.py)."""
+    options: dict[str, Any] = {}
+    """Its own options."""
+    batch_size: int = Field(default=64, ge=2)
+    """Rows per rank and forward pass."""
+    workers: int = Field(default=0, ge=0)
+    """Loader processes per rank; 0 loads in the training process."""
+    prefetch: int = Field(default=2, ge=1)
+    """Batches that each loader process keeps ready."""
+
+
+class PolicyRecipe(BaseModel, extra="forbid"):
+    """How the server chooses arms."""
+
+    name: str = "optima"
+    """optima, sliding_window_ts, uniform, round_robin, joint, or fixed:<arm>."""
+    options: dict[str, float] = {}
+    """The policy's options."""
+
+
+class ProbeRecipe(BaseModel, extra="forbid"):
+    """How the student is measured around each round."""
+
+    batches: int = Field(default=0, ge=0)
+    """Held-out batches the bandit loss is measured on (rounded up to a multiple of the ranks); 0: see pace.py."""
+    batch_size: int = Field(default=128, ge=2)
+    """Rows of each."""
+    evaluate_every: int = Field(default=0, ge=0)
+    """Rounds between measurements of the end-to-end loss and the task metrics; 0: see worker/setup/autotune.py."""
+    questions: int = Field(default=1024, ge=1)
+    """Held-out rows the task metrics are measured on."""
+
+
+class CheckpointRecipe(BaseModel, extra="forbid"):
+    """When checkpoints are written, beside the one at SIGTERM."""
+
+    every_seconds: float = Field(default=300.0, ge=0)
+    """Seconds between two of them; more where writing takes over 2 % of the time. 0: after every step."""
+    keep: int = Field(default=2, ge=1)
+    """The newest so many are kept."""
+
+
+class WandbRecipe(BaseModel, extra="forbid"):
+    """Weights & Biases."""
+
+    project: str = "optima"
+    """The project that the job shows up in."""
+    group: str | None = None
+    """The group within it."""
+    team: str | None = None
+    """Whose it is, where it is not your own."""
+    online: bool = False
+    """Whether it is sent while the job runs; by default ``wandb sync`` sends it afterwards."""
+
+
+class TrackingRecipe(BaseModel, extra="forbid"):
+    """Where the job's curves go, beside metrics.jsonl; see worker/training/tracking.py."""
+
+    tensorboard: bool = False
+    """Into ``tracking/tensorboard`` of the output directory."""
+    csv: bool = False
+    """Into ``tracking/csv`` of the output directory, a file for each curve."""
+    wandb: WandbRecipe | None = None
+    """Into ``tracking/wandb`` of the output directory, or to its server."""
+
+    def configuration(self, directory: Path, run: str) -> dict[str, dict[str, Any]]:
+        """What DeepSpeed's monitors are to be told, by tracker."""
+        files = {"output_path": str(directory)}
+        wanted: dict[str, dict[str, Any]] = {}
+        if self.tensorboard:
+            wanted["tensorboard"] = files | {"job_name": "tensorboard"}
+        if self.csv:
+            wanted["csv"] = files | {"job_name": "csv"}
+        if self.wandb is not None:
+            wanted["wandb"] = self.wandb.model_dump(exclude={"online"})
+        return wanted

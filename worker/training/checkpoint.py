@@ -28,7 +28,7 @@ from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
 from worker.files import sync_directory
-from worker.recipe.recipe import CheckpointRecipe
+from worker.recipe.sections import CheckpointRecipe
 from worker.training import rng as randomness
 from worker.training.loop_state import LoopState
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.engine.monitors import monitor
-from worker.recipe.recipe import TrackingRecipe
+from worker.recipe.sections import TrackingRecipe
 from worker.training.metrics import METRICS_FILE, RoundRecord
 
 Event = tuple[str, float, int]

@@ -252,7 +252,7 @@ def test_what_was_written_survives_kill_9(path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from tests.worker.client.test_journal import played;"
         "played(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == -signal.SIGKILL
     journal = begun(path)
     assert (arm_of(journal, 2), [round for round, _, _ in journal.unsent()]) == ("decoder", [1])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from worker.models.open_clip.loader import OpenClipModel, load, save
 from worker.models.weights import STUDENT_FILE
 
-DIGITS = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"
+DIGITS = Path(__file__).parents[3] / "deploy" / "models" / "digits-coca"
 
 STRANGER = """
 import json, sys

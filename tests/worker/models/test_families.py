@@ -220,7 +220,7 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
         "  line 5: loss.layers.abov: loss.layers names the module 'abov'; did you mean 'above'? "
         "The modules are below, above",
         "  line 5: loss.logit_loss: the module tests.worker.models.tiny_families "
-        f"({Path(__file__).parents[1] / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
+        f"({Path(__file__).parent / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
         "  line 5: loss.layer_loss.above: 'mze' is not a layer loss; did you mean 'mse'? Or give the import path of "
         "your own: package.module:function",
         "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but it is not declared "

@@ -20,7 +20,7 @@ from worker.client.journal import Pull
 from worker.engine.process_group import Ranks
 from worker.errors import CheckpointError
 from worker.evaluation.probe import Evaluation
-from worker.recipe.recipe import CheckpointRecipe
+from worker.recipe.sections import CheckpointRecipe
 from worker.training import rng as randomness
 from worker.training.checkpoint import Checkpoints, newest
 from worker.training.loop_state import LoopState

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Evaluation
-from worker.recipe.recipe import TrackingRecipe
+from worker.recipe.sections import TrackingRecipe
 from worker.training import tracking
 from worker.training.metrics import Record, RoundRecord
 from worker.training.tracking import Tracker, events

@@ -12,7 +12,7 @@ from worker.errors import RecipeError
 from worker.models.open_clip.files import CONFIG_FILE, create, read_config
 from worker.models.open_clip.loader import load
 
-DIGITS = Path(__file__).parents[3] / "deploy" / "models" / "digits-coca"
+DIGITS = Path(__file__).parents[4] / "deploy" / "models" / "digits-coca"
 
 
 @pytest.fixture
