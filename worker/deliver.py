@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from worker.client.client import BanditClient
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import BanditUnreachable, JournalError, WorkerError
 from worker.files import lock
@@ -44,15 +44,15 @@ def deliver(directory: Path, address: str) -> str:
     """
     path = directory / JOURNAL_FILE
     if not path.exists():
-        raise JournalError(f"{directory} holds no worker's output: there is no {path.name} in it")
+        raise JournalError(f"{directory} is not a worker's output directory: there is no {path.name} in it")
     # Joining beside a job at work would end it.
     handle = lock(directory, f"the job in {directory} is still at work, and tells its reports by itself")
     try:
         journal = Journal(path)
         untold = len(journal.unsent())
         run, worker, spec = journal.head
-        access = Access.from_environment()
-        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, access=access)
+        credentials = Credentials.from_environment()
+        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, credentials=credentials)
         try:
             client.start()
             left = client.flush(timeout=3600)

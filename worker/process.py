@@ -36,7 +36,7 @@ class StopSignal:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Nothing is looked through for garbage within, and what is there at the end never is again.
 
     What libraries make lives as long as the process. Looking through it again and again as they were imported, and once

@@ -18,7 +18,7 @@ sys.path[:] = [str(Path.cwd()), *(entry for entry in sys.path if Path(entry).res
 try:
     import protos.optima.v1  # noqa: F401
     from worker.cli import parse
-    from worker.process import uncollected
+    from worker.process import without_garbage_collection
 except ModuleNotFoundError as error:
     sys.exit(
         f"error: {error}: OPTIMA is not installed here, or something else of that name in {Path.cwd()} hides it; "
@@ -30,7 +30,7 @@ def main(flags: list[str] | None = None) -> int:
     """Run one rank; the exit status is 0 only if the job did what it was asked for."""
     arguments = parse(flags)
     # After the arguments: a wrong flag should not wait for torch.
-    with uncollected():
+    with without_garbage_collection():
         from worker.errors import Interrupted, WorkerError
         from worker.job import run
 

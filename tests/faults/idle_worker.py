@@ -64,7 +64,7 @@ def assert_every_reward_counts_once(server: ServerProcess, *workers: Worker) -> 
         ours = {r.pull.round: r for r in reports if r.pull.worker == worker.client.worker}
         assert sum(r.pull.worker == worker.client.worker for r in reports) == len(ours), "a round was counted twice"
         assert {round: r.measurement.after for round, r in ours.items()} == worker.told
-        assert [ours[round].pull.arm for round in sorted(ours)] == worker.distill.arms
+        assert [ours[round].pull.arm for round in sorted(ours)] == worker.arms
         assert all(r.reward == pytest.approx(1 - r.measurement.after) for r in ours.values())
     numbers = [r.pull.number for r in reports]
     assert len(set(numbers)) == len(numbers), "two pulls have one number"

@@ -94,7 +94,7 @@ def test_a_journal_alone_rebuilds_the_run(server: ServerProcess, tmp_path: Path)
     server.lose_everything()
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 12
-        successor.told, successor.arms = dict(worker.told), list(worker.distill.arms)
+        successor.told, successor.arms = dict(worker.told), list(worker.arms)
         successor.play(3)
         assert_every_reward_counts_once(server, successor)
 

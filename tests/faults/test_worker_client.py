@@ -73,7 +73,7 @@ def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 302
         assert successor.client.flush(15) == 0
-        successor.told, successor.arms = worker.told, worker.distill.arms
+        successor.told, successor.arms = worker.told, worker.arms
         assert_every_reward_counts_once(server, successor)
 
 
@@ -219,7 +219,7 @@ def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerPr
 
 
 def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="holds no worker's output"):
+    with pytest.raises(JournalError, match="is not a worker's output directory"):
         deliver(tmp_path, server.address)
     (tmp_path / "bandit-journal.jsonl").touch()
     with (tmp_path / "worker-id").open("w") as identity:

@@ -27,7 +27,7 @@ from worker.data.options import checked
 from worker.data.pairs import Kept, Reader, Sample, Unfit, stack, words_right
 from worker.data.shards import expand, samples
 from worker.errors import DataError
-from worker.imports import imported
+from worker.imports import import_by_path
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class WebDataset:
         both = set(train) & set(held_out)
         if both:
             raise ValueError(f"the shard {min(both)} is both in train and in held_out")
-        words = imported(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.words()
+        words = import_by_path(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.words()
         strict = options.faulty == "fail"
 
         def reader(augmented: bool) -> Reader:

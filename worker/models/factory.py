@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.imports import imported
+from worker.imports import import_by_path
 from worker.models.base import Adapter, Loaded, patterns
 from worker.models.cut import Thinning, check_keep
 from worker.models.folders import located
@@ -69,7 +69,7 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
     Raises:
         RecipeError: There is no such factory, it refuses the options or builds no module, or the weights do not fit.
     """
-    factory = imported(spec, "a model's factory")
+    factory = import_by_path(spec, "a model's factory")
     try:
         built = factory(**options)
     except (TypeError, ValueError) as error:

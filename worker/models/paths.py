@@ -1,6 +1,5 @@
 """Dotted globs of a model's modules and parameters."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
@@ -8,6 +7,7 @@ from torch import nn
 
 from worker.errors import RecipeError
 from worker.models.base import Patterns, patterns
+from worker.names import suggest
 
 
 def matching_modules(model: nn.Module, pattern: str) -> list[str]:
@@ -23,10 +23,9 @@ def matching_modules(model: nn.Module, pattern: str) -> list[str]:
     wanted = pattern.split(".")
     found = [name for name in names if _matches(name.split("."), wanted)]
     if not found:
-        near = difflib.get_close_matches(pattern.replace("*", "0"), names, n=3, cutoff=0.4)
+        hint = suggest(pattern.replace("*", "0"), names, "modules", most=3)
         raise RecipeError(
-            f"module path {pattern!r} matches nothing in {type(model).__name__}; the nearest names are "
-            f"{', '.join(near) or 'none'} (--list-modules prints all)"
+            f"module path {pattern!r} matches nothing in {type(model).__name__}{hint} (--list-modules prints all)"
         )
     return found
 
