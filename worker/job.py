@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import platform
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.cli import overrides
+from worker.cli import Arguments, overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Credentials
 from worker.data.loader import await_loaders, training_batches
@@ -39,7 +38,7 @@ from worker.training.progress import Progress
 from worker.training.trainer import Rank0, Trainer
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Arguments) -> None:
     """Do what the command line asks for, on this rank.
 
     Raises:
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _distil(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     recipe: Recipe,
     models: Models,
     ranks: Ranks,
@@ -140,9 +139,7 @@ def _other_rank() -> Iterator[tuple[None, None]]:
 
 
 @contextmanager
-def _first_rank(
-    arguments: argparse.Namespace, recipe: Recipe, models: Models
-) -> Iterator[tuple[BanditClient, OutputDir]]:
+def _first_rank(arguments: Arguments, recipe: Recipe, models: Models) -> Iterator[tuple[BanditClient, OutputDir]]:
     """The client, not yet joined, and the output directory: new, or that of the worker to go on with."""
     if arguments.resume:
         place = OutputDir.reopen(arguments.resume)

@@ -224,7 +224,7 @@ def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Pat
     (tmp_path / "bandit-journal.jsonl").touch()
     with (tmp_path / "worker-id").open("w") as identity:
         fcntl.flock(identity, fcntl.LOCK_EX)
-        with pytest.raises(WorkerError, match="still at work"):
+        with pytest.raises(WorkerError, match="still running"):
             deliver(tmp_path, server.address)
     with pytest.raises(JournalError, match="is empty"):
         deliver(tmp_path, server.address)
