@@ -15,18 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.client.client import BanditClient
-from worker.client.journal import Journal
+from worker.client.testing import ScriptedWorker, example_spec, numbered_losses
 
 RUN = "load"
-SPEC = pb.RunSpec(
-    arms=[pb.Arm(name=name, modules=[name]) for name in ("image", "text", "decoder")],
-    policy=pb.PolicySpec(name="optima"),
-    seed=7,
-    reward=pb.REWARD_KIND_RELATIVE,
-    train=pb.TRAIN_MODE_FORCED,
-    steps_per_round=1,
-)
+SPEC = example_spec()
 # Seconds within which everything undelivered must have found its way once the server is back.
 DELIVERY = 120.0
 
@@ -35,15 +27,13 @@ class Player:
     """One worker on a thread of its own, playing whenever `going` is set."""
 
     def __init__(self, address: str, directory: Path, name: str, patience: float, seconds: float) -> None:
-        journal = Journal(directory / f"{name}.jsonl")
         self.name = name
-        self.client = BanditClient(address, run=RUN, worker=name, spec=SPEC, journal=journal, patience=patience)
         self.going = threading.Event()
         self.told: dict[int, tuple[str, float]] = {}
         self._resting = threading.Event()
         self._ending = threading.Event()
         self._seconds = seconds
-        self._next_round = self.client.start().next_round
+        self._worker = ScriptedWorker(address, RUN, directory, name, spec=SPEC, train=self._train, patience=patience)
         self._thread = threading.Thread(target=self._play, name=name, daemon=True)
         self._thread.start()
 
@@ -51,14 +41,14 @@ class Player:
         """Return once nothing is left to deliver; how much is, should time run out."""
         self.going.clear()
         self._resting.wait()
-        return self.client.flush(DELIVERY)
+        return self._worker.client.flush(DELIVERY)
 
     def end(self) -> None:
         """Stop for good."""
         self._ending.set()
         self.going.set()
         self._thread.join()
-        self.client.close()
+        self._worker.close()
 
     def _play(self) -> None:
         while True:
@@ -67,15 +57,12 @@ class Player:
             self._resting.clear()
             if self._ending.is_set():
                 return
-            round = self._next_round
-            pull = self.client.select(round)
-            assert pull is not None, "nobody finishes the run"
-            self._ending.wait(self._seconds)
-            after = 1 - (round + 1) / 1e6
-            measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=after, steps=1, seconds=0.1)
-            self.client.report(round, pull.arm, pull.chosen_by, measured, next_round=round + 1)
-            self.told[round] = (pull.arm, after)
-            self._next_round += 1
+            (played,) = self._worker.play()
+            self.told[self._worker.next_round - 1] = (played.pull.arm, played.measurement.after)
+
+    def _train(self, round: int, arm: str) -> pb.Measurement:
+        self._ending.wait(self._seconds)
+        return numbered_losses(round, arm)
 
 
 def main() -> None:

@@ -65,7 +65,5 @@ def test_a_wrong_path_is_one_sentence(path: str, message: str) -> None:
 
 def test_a_known_name_is_looked_up_before_anything_is_imported() -> None:
     assert lookup_or_import("cosine", LAYER_LOSSES, "a layer loss") is LAYER_LOSSES["cosine"]
-    with pytest.raises(
-        RecipeError, match=r"'x' is neither a logit loss .*; the known names are kl"
-    ):
+    with pytest.raises(RecipeError, match=r"'x' is neither a logit loss .*; the known names are kl"):
         lookup_or_import("x", LOGIT_LOSSES, "a logit loss")
