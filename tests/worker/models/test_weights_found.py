@@ -478,7 +478,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
 RECIPE = "teacher: {teacher}\nstudent: {student}\ndata: {{name: digits}}\n"
 
 
-def assembled(where: Path, teacher: str, student: str) -> assemble.Models:
+def assembled(where: Path, teacher: str, student: str) -> setup_models.Models:
     path = where / "recipe.yaml"
     path.write_text(RECIPE.format(teacher=teacher, student=student), encoding="utf-8")
     return setup_models.models(recipe.read(path, {}))
