@@ -34,9 +34,9 @@ def test_a_resumed_worker_is_the_same_worker_in_the_same_run_with_the_same_recip
     assert place.worker == (tmp_path / "out" / "worker-id").read_text().strip()
     assert re.fullmatch("[0-9a-f]{16}", place.worker)
     assert (place.run, place.joined, place.checkpoint) == ("r", True, None)
-    again = read_saved_recipe(tmp_path / "out")
-    assert again == RECIPE
-    assert again.directory == BUILT_IN.parent, "relative paths still start at the recipe's own folder"
+    saved = read_saved_recipe(tmp_path / "out")
+    assert saved == RECIPE
+    assert saved.directory == BUILT_IN.parent, "relative paths still start at the recipe's own folder"
 
 
 def test_a_directory_is_one_workers_and_one_processes(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_start_that_came_to_nothing_leaves_what_was_there_before_it(tmp_path: 
     (tmp_path / "known" / "worker-id").write_text("site-7\n")
     place = OutputDir.create_new(tmp_path / "known", "r", RECIPE, joined=False)
     assert place.worker == "site-7"
-    # What has come since is not ours either.
+    # Files that others have added are kept too.
     (tmp_path / "known" / "notes.txt").write_text("mine")
     place.remove_unused()
     assert content(tmp_path / "known") == {"worker-id": b"site-7\n", "notes.txt": b"mine"}

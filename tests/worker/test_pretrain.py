@@ -1,4 +1,4 @@
-"""The teacher that is shipped is as good as its record says, and its command works."""
+"""The shipped teacher has its recorded accuracy, and its command works."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop are heard between two steps."""
+"""Stop signals are recorded instead of ending the process."""
 
 import os
 import signal

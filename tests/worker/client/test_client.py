@@ -1,4 +1,4 @@
-"""What the trainer may rely on when it talks to the bandit server; outages are in tests/faults/."""
+"""The client on a real server; outages are tested in tests/faults/."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run() -> str:
 
 @pytest.fixture
 def connect(address: str, run: str, tmp_path: Path) -> Iterator[Connect]:
-    """Clients of one run, closed in the end; the journal is the worker's unless another one is named."""
+    """Make clients of one run, closed at the end; the journal is the worker's unless another one is named."""
     clients = []
 
     def make(worker: str = "w", journal: str = "", address: str = address, **options: object) -> BanditClient:
@@ -79,8 +79,8 @@ def test_a_round_is_chosen_reported_and_rewarded(connect: Connect, run: str, stu
     assert (pull.arm in ARMS, pull.number, pull.chosen_by) == (True, 0, pb.CHOSEN_BY_POLICY)
     reported = client.report(0, pull.arm, pull.chosen_by, measured(0.75))
     assert (reported.reward, reported.duplicate, reported.delivered) == (pytest.approx(0.25), False, True)
-    told = stub.GetRun(pb.GetRunRequest(run=run)).run
-    assert (told.incarnation, told.reports, told.workers[0].info.recipe) == (joined.incarnation, 1, "digits")
+    summary = stub.GetRun(pb.GetRunRequest(run=run)).run
+    assert (summary.incarnation, summary.reports, summary.workers[0].info.recipe) == (joined.incarnation, 1, "digits")
 
 
 def test_the_next_arm_comes_with_the_report(connect: Connect, run: str, stub: BanditStub) -> None:
@@ -169,7 +169,7 @@ def test_a_journal_older_than_the_store_is_no_reason_to_count_twice(
         first.report(round, pull.arm, pull.chosen_by, measured(0.9))
         pulls.append(pull)
     first.close()
-    # As it was after two rounds: first line, start, and three lines a round.
+    # The journal after two rounds: the first line, the join, and three lines per round.
     lines = (tmp_path / "w.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "w.jsonl").write_text("".join(lines[: 2 + 2 * 3]), encoding="utf-8")
     again = connect()
@@ -188,11 +188,11 @@ def test_rounds_of_the_tail_need_no_choice_and_have_no_reward(connect: Connect, 
     client.start()
     reported = client.report(0, "joint", pb.CHOSEN_BY_TAIL, measured(0.5))
     assert (reported.reward, reported.delivered) == (None, True)
-    told = stub.GetRun(pb.GetRunRequest(run=run)).run
-    assert (told.tail_rounds, sum(arm.pulls for arm in told.arms)) == (1, 0)
+    summary = stub.GetRun(pb.GetRunRequest(run=run)).run
+    assert (summary.tail_rounds, sum(arm.pulls for arm in summary.arms)) == (1, 0)
 
 
-def test_a_diverged_round_is_told(connect: Connect, run: str, stub: BanditStub) -> None:
+def test_a_diverged_round_is_reported(connect: Connect, run: str, stub: BanditStub) -> None:
     client = connect()
     client.start()
     pull = client.select(0)
@@ -248,16 +248,16 @@ def test_a_newer_process_of_the_worker_ends_the_older(connect: Connect) -> None:
     assert newer.select(0) is not None
 
 
-def test_heartbeats_tell_that_the_worker_is_alive(connect: Connect, run: str, stub: BanditStub) -> None:
+def test_heartbeats_show_that_the_worker_is_alive(connect: Connect, run: str, stub: BanditStub) -> None:
     client = connect()
     client.start(pb.WorkerInfo(ranks=2))
     client.heartbeat(5, step=50, steps_per_second=12.5)
 
-    def told() -> bool:
+    def heartbeat_arrived() -> bool:
         worker = stub.GetRun(pb.GetRunRequest(run=run)).run.workers[0]
         return worker.alive and worker.round == 5 and worker.steps_per_second == 12.5
 
-    eventually(told)
+    eventually(heartbeat_arrived)
 
 
 def test_another_spec_is_refused_with_the_field(connect: Connect) -> None:
@@ -267,9 +267,9 @@ def test_another_spec_is_refused_with_the_field(connect: Connect) -> None:
     assert caught.value.reason == "spec_mismatch"
 
 
-def test_who_may_not_join_is_told_before_anything_slow(connect: Connect, run: str, stub: BanditStub) -> None:
+def test_wait_ready_refuses_a_worker_that_may_not_join(connect: Connect, run: str, stub: BanditStub) -> None:
     connect("early").wait_ready()
-    assert run not in {r.run for r in stub.ListRuns(pb.ListRunsRequest()).runs}, "asking creates nothing"
+    assert run not in {r.run for r in stub.ListRuns(pb.ListRunsRequest()).runs}, "a check creates nothing"
     first = connect("a")
     first.start()
     connect("b").wait_ready()
@@ -290,28 +290,28 @@ def test_who_may_not_join_is_told_before_anything_slow(connect: Connect, run: st
 
 
 def test_of_workers_that_leave_the_length_of_rounds_open_the_first_decides(connect: Connect) -> None:
-    def of(steps: int, **fields: int) -> pb.RunSpec:
+    def rounds_of(steps: int, **fields: int) -> pb.RunSpec:
         chosen = spec(**fields)
         chosen.steps_per_round, chosen.rounds = steps, 100
         return chosen
 
-    first, second = (connect(name, spec=of(0)) for name in "ab")
+    first, second = (connect(name, spec=rounds_of(0)) for name in "ab")
     for client in (first, second):
         client.wait_ready()
         assert client.spec.steps_per_round == 0
-    assert first.settle(of(20)) == 20
-    assert second.settle(of(50)) == 20, "both have measured, and one comes later"
-    assert second.settle(of(20)) == 20
+    assert first.settle(rounds_of(20)) == 20
+    assert second.settle(rounds_of(50)) == 20, "the second worker comes too late"
+    assert second.settle(rounds_of(20)) == 20
     assert [client.start().created for client in (first, second)] == [False, False]
-    late = connect("c", spec=of(0))
+    late = connect("c", spec=rounds_of(0))
     late.wait_ready()
     assert late.spec.steps_per_round == 20
-    shorter = of(20)
+    shorter = rounds_of(20)
     shorter.rounds = 50
     with pytest.raises(BanditRefused, match="rounds is 100, not 50"):
         late.settle(shorter)
     with pytest.raises(BanditRefused, match="seed is 7, not 8"):
-        connect("d", spec=of(0, seed=8)).wait_ready()
+        connect("d", spec=rounds_of(0, seed=8)).wait_ready()
 
 
 def test_a_bad_name_is_refused(connect: Connect) -> None:
@@ -339,7 +339,7 @@ def test_a_deleted_run_is_not_created_again(connect: Connect, run: str, stub: Ba
     assert caught.value.reason == "run_deleted"
 
 
-def test_a_report_the_server_will_not_have_holds_up_no_other(connect: Connect, run: str, stub: BanditStub) -> None:
+def test_a_refused_report_does_not_block_others(connect: Connect, run: str, stub: BanditStub) -> None:
     client = connect()
     client.start()
     assert not client.report(0, "nonsense", pb.CHOSEN_BY_FALLBACK, measured(0.9)).delivered
@@ -348,7 +348,7 @@ def test_a_report_the_server_will_not_have_holds_up_no_other(connect: Connect, r
     assert stub.GetRun(pb.GetRunRequest(run=run)).run.reports == 1
 
 
-def test_nobody_listening_is_one_sentence(connect: Connect) -> None:
+def test_an_unreachable_server_is_one_sentence(connect: Connect) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     for begin in (lambda c: c.wait_ready(), lambda c: c.start()):
         with pytest.raises(BanditUnreachable, match=f"no bandit server at {nobody} .*optima serve"):
@@ -374,7 +374,9 @@ def test_a_worker_may_start_offline_if_it_says_so(connect: Connect, run: str, tm
     assert [line["kind"] for line in lines] == ["worker"] + ["pull", "report"] * 4
 
 
-def test_what_was_trained_offline_is_told_when_there_is_a_server(connect: Connect, run: str, stub: BanditStub) -> None:
+def test_rounds_trained_offline_are_reported_once_there_is_a_server(
+    connect: Connect, run: str, stub: BanditStub
+) -> None:
     offline = connect(address=f"127.0.0.1:{free_port()}", patience=0.2, allow_offline=True)
     offline.start()
     for round in range(4):
@@ -385,8 +387,8 @@ def test_what_was_trained_offline_is_told_when_there_is_a_server(connect: Connec
     online = connect()
     assert online.start().next_round == 4
     assert online.flush(10) == 0
-    told = stub.GetRun(pb.GetRunRequest(run=run)).run
-    assert {arm.arm.name: arm.pulls for arm in told.arms} == {"image": 2, "text": 1, "decoder": 1}
+    summary = stub.GetRun(pb.GetRunRequest(run=run)).run
+    assert {arm.arm.name: arm.pulls for arm in summary.arms} == {"image": 2, "text": 1, "decoder": 1}
 
 
 def test_wait_ready_finds_a_server(connect: Connect) -> None:

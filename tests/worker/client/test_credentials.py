@@ -1,4 +1,4 @@
-"""What a worker shows and trusts, read from its environment."""
+"""The worker's credentials, read from its environment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from worker.client.credentials import Credentials
 from worker.errors import BanditRefused
 
 
-def test_nothing_is_shown_unless_the_environment_says_so() -> None:
+def test_there_are_no_credentials_by_default() -> None:
     assert Credentials.from_environment({}) == Credentials.from_environment({"OPTIMA_TOKEN": ""}) == Credentials()
 
 
-def test_a_file_goes_before_the_variable(tmp_path: Path) -> None:
+def test_a_token_file_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-file\n", encoding="ascii")
     environment = {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(tmp_path / "token")}
     assert Credentials.from_environment(environment).token == "from-file"
@@ -45,6 +45,6 @@ def test_certificates_come_from_files(tmp_path: Path) -> None:
         ({"OPTIMA_TLS_CLIENT_CERT": "c", "OPTIMA_TLS_CA": "public"}, "belong together"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence(environment: dict[str, str], words: str) -> None:
+def test_invalid_credentials_are_one_sentence(environment: dict[str, str], words: str) -> None:
     with pytest.raises(BanditRefused, match=words):
         Credentials.from_environment(environment)

@@ -1,4 +1,4 @@
-"""The worker's own record: readable, torn at most at its end, and enough to rebuild the run."""
+"""The journal: readable, incomplete at most in its last line, and enough to restore the run."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def begun(path: Path, policy: str = "optima") -> Journal:
 
 
 def played(path: Path) -> Journal:
-    """Round 0 stored by the server, round 1 chosen and measured while it was away, round 2 just chosen."""
+    """Return a journal: round 0 is stored, round 1 was chosen and measured in an outage, round 2 is just chosen."""
     journal = begun(path)
     journal.record_join("p1", "i1", 2)
     journal.record_pull(0, policy_pull("text", 0), ["image", "decoder"], "i1", 3)
@@ -111,7 +111,7 @@ def test_records_are_all_that_a_server_needs(path: Path) -> None:
         (0, "text", True, 0),
         (1, "image", False, 0),
         (2, "decoder", True, 7),
-    ], "a round the worker chose itself begins with its report"
+    ], "a round that the worker chose itself is included once it is reported"
     assert [r.HasField("measurement") for r in records] == [True, True, False]
     assert {r.pull.worker for r in records} == {"w"}
 
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     journal.record_pull(0, own_pull("text"), [])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    # The file may grow by half a line: the kernel then writes a part, as on a full disk.
+    # The file may grow by half a line: the kernel writes that part, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
     try:
         with pytest.raises(JournalError, match="cannot be written"):

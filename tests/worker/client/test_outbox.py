@@ -1,4 +1,4 @@
-"""The time that the training thread waits for the sender's thread; without a server, with the real clock."""
+"""The time that the training thread waits for the sender_thread's thread; without a server, with the real clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.client.outbox import Outbox, Report
 from worker.errors import BanditUnreachable
 
 PATIENCE = 0.3
-AWAY = BanditUnreachable("nobody listens there")
+AWAY = BanditUnreachable("nothing listens there")
 STORED = pb.ReportRewardResponse()
 
 
@@ -44,7 +44,7 @@ def test_patience_is_spent_once_in_an_outage() -> None:
     assert not outbox.request_arm(2).answered
 
 
-def test_an_outage_lasts_until_every_report_is_told() -> None:
+def test_an_outage_lasts_until_every_report_is_sent() -> None:
     outbox = away(reports=3)
     for left in (2, 1):
         outbox.settle_oldest(STORED)
@@ -55,7 +55,7 @@ def test_an_outage_lasts_until_every_report_is_told() -> None:
     assert not outbox.in_outage
 
 
-def test_what_a_restored_history_holds_is_told_again_for_the_newest_rounds_only() -> None:
+def test_after_a_restore_only_the_newest_reports_are_sent_again() -> None:
     outbox = Outbox(PATIENCE, [report(round) for round in range(200)])
     outbox.settle_through(197)
     left = []
@@ -65,18 +65,18 @@ def test_what_a_restored_history_holds_is_told_again_for_the_newest_rounds_only(
     assert left == list(range(136, 200))
 
 
-def test_the_end_waits_for_a_server_that_is_there_and_not_for_one_that_is_not() -> None:
+def test_flush_waits_for_a_server_that_is_back_and_not_for_one_that_is_away() -> None:
     gone = away(reports=2)
     assert seconds(lambda: gone.flush(None)) < PATIENCE / 2
     back = away(reports=2)
     back.settle_oldest(STORED)
-    sender = threading.Timer(PATIENCE / 3, lambda: back.settle_oldest(STORED))
-    sender.start()
+    sender_thread = threading.Timer(PATIENCE / 3, lambda: back.settle_oldest(STORED))
+    sender_thread.start()
     assert back.flush(None) == 0
-    sender.join()
+    sender_thread.join()
 
 
-def test_after_an_unanswered_question_the_next_has_one_try() -> None:
+def test_after_an_unanswered_request_the_next_waits_for_one_call() -> None:
     outbox = Outbox(PATIENCE, [])
     assert not outbox.request_arm(0).answered
     outbox.mark_back()
@@ -85,10 +85,10 @@ def test_after_an_unanswered_question_the_next_has_one_try() -> None:
         eventually(lambda: outbox.arm_request)
         outbox.mark_away(time.monotonic(), AWAY)
 
-    sender = threading.Thread(target=fail)
-    sender.start()
+    sender_thread = threading.Thread(target=fail)
+    sender_thread.start()
     assert seconds(lambda: outbox.request_arm(1)) < PATIENCE - 0.05
-    sender.join()
+    sender_thread.join()
     outbox.mark_back()
 
     def answer() -> None:
@@ -96,14 +96,14 @@ def test_after_an_unanswered_question_the_next_has_one_try() -> None:
         assert outbox.arm_request is not None
         outbox.answer_request(outbox.arm_request, lambda: Pull("text", 7, pb.CHOSEN_BY_POLICY))
 
-    sender = threading.Thread(target=answer)
-    sender.start()
+    sender_thread = threading.Thread(target=answer)
+    sender_thread.start()
     request = outbox.request_arm(2)
-    sender.join()
+    sender_thread.join()
     assert request.pull == Pull("text", 7, pb.CHOSEN_BY_POLICY)
 
 
-def test_what_a_report_selects_is_taken_while_it_is_waited_for_and_else_dropped() -> None:
+def test_an_arm_selected_with_a_report_is_taken_only_while_the_report_is_waited_for() -> None:
     outbox = Outbox(PATIENCE, [])
     answer = pb.ReportRewardResponse(selected=pb.SelectArmResponse(pull=pb.Pull(arm="text")))
     taken: list[tuple[int, str]] = []
@@ -112,12 +112,12 @@ def test_what_a_report_selects_is_taken_while_it_is_waited_for_and_else_dropped(
         eventually(lambda: outbox.oldest_report)
         outbox.settle_oldest(answer, lambda round, selected: taken.append((round, selected.pull.arm)))
 
-    sender = threading.Thread(target=settle)
-    sender.start()
+    sender_thread = threading.Thread(target=settle)
+    sender_thread.start()
     waited_for = report(0)
     waited_for.next_round = 1
     outbox.add_report(waited_for)
-    sender.join()
+    sender_thread.join()
     assert (waited_for.settled, taken) == (True, [(1, "text")])
     given_up = report(1)
     given_up.next_round = 2
@@ -126,35 +126,35 @@ def test_what_a_report_selects_is_taken_while_it_is_waited_for_and_else_dropped(
     assert (given_up.settled, taken) == (True, [(1, "text")])
 
 
-def test_after_a_choice_that_did_not_come_with_a_report_the_next_report_asks_for_none() -> None:
+def test_after_a_report_without_its_selection_the_next_report_asks_for_none() -> None:
     outbox = Outbox(PATIENCE, [])
     asked: list[int | None] = []
 
     def settle() -> None:
         """Settle reports as a server that accepts reports and cannot select."""
         while not outbox.closing:
-            told = outbox.oldest_report
-            if told is None:
+            oldest = outbox.oldest_report
+            if oldest is None:
                 outbox.wait_for_work(0.01)
-            elif told.next_round is None:
+            elif oldest.next_round is None:
                 outbox.settle_oldest(STORED)
             else:
-                asked.append(told.next_round)
+                asked.append(oldest.next_round)
                 outbox.mark_away(time.monotonic(), AWAY)
                 outbox.sleep(0.01)
 
-    sender = threading.Thread(target=settle)
-    sender.start()
+    sender_thread = threading.Thread(target=settle)
+    sender_thread.start()
     first, *others = [report(round) for round in range(3)]
     first.next_round = 1
     assert seconds(lambda: outbox.add_report(first)) >= PATIENCE - 0.05
     eventually(lambda: not outbox.in_outage)
-    for told in others:
-        told.next_round = told.round + 1
-        outbox.add_report(told)
-        assert told.settled
+    for other in others:
+        other.next_round = other.round + 1
+        outbox.add_report(other)
+        assert other.settled
     outbox.close()
-    sender.join()
+    sender_thread.join()
     assert set(asked) == {1}
 
 

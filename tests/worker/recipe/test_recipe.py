@@ -1,4 +1,4 @@
-"""Recipes: what is right is read, what is wrong is told, all of it at once."""
+"""Recipes: valid ones are read, and all errors of an invalid one come at once."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_the_papers_recipes_name_what_is_there(path: Path) -> None:
     config = open_clip.get_model_config(name)
     layers = {part: config[section]["layers"] for part, section in SECTIONS.items()}
     kept = recipe.student.keep or {}
-    # Uniformly: the same share of every module.
+    # The same fraction of every module.
     assert len({kept[part] / layers[part] for part in layers}) == 1
     assert kept["image"] == {"coca_l14_to_tiny12": 12, "coca_l14_to_tiny6": 6, "coca_l14_finetune": 24}[path.stem]
     assert recipe.data.name in DATA_MODULES
@@ -65,7 +65,7 @@ def test_the_command_line_replaces_fields(tmp_path: Path) -> None:
         read(tmp_path, GOOD, **{"data.batch_sise": 8})
 
 
-def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
+def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         read(
             tmp_path,
