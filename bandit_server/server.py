@@ -26,7 +26,7 @@ from bandit_server.config import Settings
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.replica.runs import Runs
 from bandit_server.rpc.auth import TokenInterceptor
-from bandit_server.rpc.instrumentation import NAME, Edge
+from bandit_server.rpc.instrumentation import SERVICE_NAME, Instrumentation
 from bandit_server.rpc.metrics import Metrics
 from bandit_server.rpc.service import Service
 from bandit_server.sockets import listen, own_socket, reachable, web
@@ -36,7 +36,7 @@ from bandit_server.store.redis_store import RedisStore
 log = logging.getLogger(__name__)
 
 # Whose health can be asked: the server's as a whole, and the service's.
-SERVICES = ("", NAME)
+SERVICES = ("", SERVICE_NAME)
 # A journal's records come 2,000 in a call; and a request that is too long should be told so in a sentence.
 LARGEST_MESSAGE = 32 * 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
@@ -149,19 +149,19 @@ class Server:
                 stack.callback(scraped.close)
                 self.metrics_port = scraped.getsockname()[1]
             metrics = Metrics()
-            edge = Edge(metrics)
-            interceptors = [TokenInterceptor(settings.token, edge)] if settings.token else []
+            instrumentation = Instrumentation(metrics)
+            interceptors = [TokenInterceptor(settings.token, instrumentation)] if settings.token else []
             server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
             runs = Runs(store, metrics.events.inc)
-            edge.serve(Service(runs), server)
+            instrumentation.add_to_server(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:
                 await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
             health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-            reflection.enable_server_reflection([NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            reflection.enable_server_reflection([SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
             # The dashboard beside it needs no certificate, whatever name is in it, and no client's either.
             inside = stack.enter_context(own_socket(server)) if listener is not None else None
             await server.start()

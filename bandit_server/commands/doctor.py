@@ -16,7 +16,7 @@ from bandit_server.commands.client_options import Target, calls_a_server
 from bandit_server.commands.connectivity import reached
 from bandit_server.config import loopback
 from bandit_server.errors import StartError
-from bandit_server.rpc.instrumentation import NAME
+from bandit_server.rpc.instrumentation import SERVICE_NAME
 from bandit_server.rpc.metrics import own_version
 from bandit_server.store.health_check import Finding, clock, examine
 from protos.optima.v1 import bandit_pb2 as pb
@@ -69,7 +69,7 @@ def _server(target: Target) -> Iterator[Finding]:
 def _health(channel: grpc.Channel) -> Finding:
     # Its types know nothing of its calls.
     health: Any = health_pb2_grpc.HealthStub(channel)
-    for service in ("", NAME):
+    for service in ("", SERVICE_NAME):
         told = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE).status
         if told != health_pb2.HealthCheckResponse.SERVING:
             return Finding("health", False, "the server is up but cannot serve: its store does not answer (see its "

@@ -85,7 +85,7 @@ def test_other_machines_are_served_only_with_a_token_or_if_told_so(tmp_path: Pat
 def test_without_the_token_only_health_is_told(tmp_path: Path) -> None:
     with Server(settings(tmp_path, token="secret")) as server, grpc.insecure_channel(server.address) as channel:
         stub = BanditStub(channel)
-        for shown, words in ((None, "wants a token"), ("wrong", "not the one"), ("", "not the one")):
+        for shown, words in ((None, "requires a token"), ("wrong", "wrong token"), ("", "wrong token")):
             metadata = () if shown is None else (("authorization", f"Bearer {shown}"),)
             for call in (
                 lambda m: stub.ListRuns(pb.ListRunsRequest(), metadata=m),

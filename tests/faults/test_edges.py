@@ -128,7 +128,7 @@ def test_a_call_that_arrives_after_its_deadline_is_told_so_and_not_begun(server:
             try:
                 stub.SelectArm(request, timeout=0)
             except grpc.RpcError as error:
-                if "had passed on its arrival" not in str(cast(grpc.Call, error).details()):
+                if "had passed when it arrived" not in str(cast(grpc.Call, error).details()):
                     return False
             else:
                 return False

@@ -116,6 +116,6 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
 def test_a_call_without_the_token_changes_nothing(server: ServerProcess) -> None:
     with server.stub() as stub:
         before = told(authorized(stub), "r")
-        with pytest.raises(grpc.RpcError, match="wants a token"):
+        with pytest.raises(grpc.RpcError, match="requires a token"):
             Player(stub, "r")
         assert told(authorized(stub), "r") == before

@@ -69,7 +69,7 @@ def test_a_server_and_a_store_that_are_well_are_called_so(redis: RedisServer, tm
         assert "want a client's certificate" in doctor("--server", server.address, status=1, **bare)["TLS"]
         assert "wants TLS" in doctor("--server", server.address, status=1)["connection"]
         wrong = {**shown, "OPTIMA_TOKEN": "another"}
-        assert "not the one" in doctor("--server", server.address, status=1, **wrong)["token"]
+        assert "wrong token" in doctor("--server", server.address, status=1, **wrong)["token"]
         stranger = {**shown, "OPTIMA_TLS_CA": str(Authority(tmp_path / "x", "x").cert)}
         assert "certificate is not accepted" in doctor("--server", server.address, status=1, **stranger)["TLS"]
 
