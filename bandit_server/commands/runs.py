@@ -11,7 +11,7 @@ import click
 
 from bandit_server.commands.client_options import Target, calls_a_server
 from bandit_server.commands.live_table import watch_run
-from bandit_server.dashboard.view import export as tables
+from bandit_server.dashboard.view import export
 from protos.optima.v1 import bandit_pb2 as pb
 
 DEADLINE = 10.0
@@ -92,30 +92,30 @@ def watch(client: Target, run: str, once: bool) -> None:
 
 @runs.command("export")
 @click.argument("run")
-@click.option("--table", type=click.Choice(["events", *tables.COLUMNS]), default="events", show_default=True,
+@click.option("--table", type=click.Choice(["events", *export.COLUMNS]), default="events", show_default=True,
               help="What of it: everything as it was recorded, or a table.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True,
               help="How a table is written.")  # fmt: skip
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True, atomic=True), default="-",
               help="Where to (default: standard output).")  # fmt: skip
 @click.pass_obj
-def export_run(client: Target, run: str, table: str, form: tables.Format, output: IO[str]) -> None:
+def export_run(client: Target, run: str, table: str, form: export.Format, output: IO[str]) -> None:
     """A run's whole history: its events as JSON, one a line (schema: Event in protos/optima/v1/bandit.proto), or a
     table of its pulls, of its posterior, or of every loss, term and metric that was measured."""
     if table == "events" and form == "csv":
         raise click.UsageError("events have no columns: say --table pulls, posterior or losses for CSV")
-    history = tables.History()
+    history = export.History()
     with client.calling() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
             if table == "events":
-                output.writelines(map(tables.event_line, batch.events))
+                output.writelines(map(export.event_line, batch.events))
             else:
                 history.add(batch)
             if batch.live:
                 break
     if table != "events":
-        chosen = cast(tables.Table, table)
-        output.writelines(tables.written(chosen, form, history.rows(chosen)))
+        chosen = cast(export.Table, table)
+        output.writelines(export.written(chosen, form, history.rows(chosen)))
 
 
 @runs.command()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bandit_server.errors import Invalid, RunDeleted, RunNotFound
 from bandit_server.replica import snapshots
 from bandit_server.replica.runs import Runs
-from bandit_server.rpc import validation as checks
+from bandit_server.rpc import validation
 from bandit_server.run import summary
 from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb
@@ -81,7 +81,7 @@ def _position(token: str) -> tuple[float, str] | None:
     created, _, name = token.partition("/")
     try:
         at = float(created)
-        checks.name(name, "run")
+        validation.check_name(name, "run")
     except (ValueError, Invalid):
         at = math.nan
     if not math.isfinite(at):

@@ -14,7 +14,7 @@ import grpc.aio
 
 from bandit_server.errors import ServerError, StoreUnavailable, WorkersAlive
 from bandit_server.replica.runs import DEADLINE, InTime, Runs
-from bandit_server.rpc import validation as checks
+from bandit_server.rpc import validation
 from bandit_server.rpc.listing import Listing
 from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
@@ -66,9 +66,9 @@ class Service(rpc.BanditServicer):
     @_answering
     async def CreateRun(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse:
         caller = request.caller
-        checks.caller(caller, optional=True)
-        checks.info(request.info)
-        request.spec.CopyFrom(checks.spec(request.spec))
+        validation.check_caller(caller, optional=True)
+        validation.check_info(request.info)
+        request.spec.CopyFrom(validation.normalized_spec(request.spec))
         incarnation = secrets.token_hex(8)
 
         def decide(state: RunState, _: Recalled | None) -> Decision[bool]:
@@ -80,7 +80,7 @@ class Service(rpc.BanditServicer):
 
     @_answering
     async def GetRun(self, request: pb.GetRunRequest) -> pb.GetRunResponse:
-        checks.name(request.run, "run")
+        validation.check_name(request.run, "run")
         return pb.GetRunResponse(run=await self._told(await self._runs.state(request.run)))
 
     @_answering
@@ -89,14 +89,14 @@ class Service(rpc.BanditServicer):
 
     @_answering
     async def FinishRun(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse:
-        checks.name(request.run, "run")
-        checks.text(request.actor, "actor")
+        validation.check_name(request.run, "run")
+        validation.check_text(request.actor, "actor")
         _, state = await self._runs.execute(request.run, lambda state, _: lifecycle.finish(state, request.actor))
         return pb.FinishRunResponse(run=await self._told(state))
 
     @_answering
     async def DeleteRun(self, request: pb.DeleteRunRequest) -> pb.DeleteRunResponse:
-        checks.name(request.run, "run")
+        validation.check_name(request.run, "run")
         state = await self._runs.state(request.run)
         if not request.force:
             pulses = await self._runs.store.pulses([(request.run, worker) for worker in state.workers])
@@ -111,16 +111,16 @@ class Service(rpc.BanditServicer):
 
     @_answering
     async def UpdateArm(self, request: pb.UpdateArmRequest) -> pb.UpdateArmResponse:
-        checks.name(request.run, "run")
-        checks.name(request.arm, "arm")
-        checks.text(request.actor, "actor")
+        validation.check_name(request.run, "run")
+        validation.check_name(request.arm, "arm")
+        validation.check_text(request.actor, "actor")
         _, state = await self._runs.execute(request.run, lambda state, _: lifecycle.update_arm(state, request))
         return pb.UpdateArmResponse(run=await self._told(state))
 
     @_answering
     async def SelectArm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
-        checks.caller(request.caller)
-        checks.round(request.round)
+        validation.check_caller(request.caller)
+        validation.check_round(request.round)
         return await self._select(request)
 
     async def _select(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
@@ -135,12 +135,12 @@ class Service(rpc.BanditServicer):
     @_answering
     async def ReportReward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
         caller = request.caller
-        checks.caller(caller)
-        checks.round(request.round)
-        checks.chosen(request.arm, request.chosen_by)
-        checks.measurement(request.measurement)
+        validation.check_caller(caller)
+        validation.check_round(request.round)
+        validation.check_choice(request.arm, request.chosen_by)
+        validation.check_measurement(request.measurement)
         if request.HasField("select_round"):
-            checks.round(request.select_round)
+            validation.check_round(request.select_round)
             return await self._report_and_select(request)
 
         def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
@@ -165,7 +165,7 @@ class Service(rpc.BanditServicer):
 
     @_answering
     async def Heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
-        checks.heartbeat(request)
+        validation.check_heartbeat(request)
         caller = request.caller
         state = await self._runs.state(caller.run)
         check_caller(state, caller)
@@ -176,10 +176,10 @@ class Service(rpc.BanditServicer):
     @_answering
     async def RestoreRun(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse:
         caller = request.caller
-        checks.caller(caller)
-        checks.info(request.info)
-        request.spec.CopyFrom(checks.spec(request.spec))
-        checks.records(request)
+        validation.check_caller(caller)
+        validation.check_info(request.info)
+        request.spec.CopyFrom(validation.normalized_spec(request.spec))
+        validation.check_records(request)
         incarnation = secrets.token_hex(8)
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -200,7 +200,7 @@ class Service(rpc.BanditServicer):
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
         """See bandit.proto."""
         try:
-            checks.name(request.run, "run")
+            validation.check_name(request.run, "run")
             async for batch in watch(self._runs, request.run, request.from_version, request.incarnation):
                 yield batch
         except Exception as error:

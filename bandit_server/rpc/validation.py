@@ -22,46 +22,46 @@ MOST_RECORDS = 2000
 LONGEST_SECONDS = 1e9
 
 
-def name(value: str, what: str) -> None:
+def check_name(value: str, what: str) -> None:
     """The name of a run, an arm or a worker."""
     if not NAME.fullmatch(value):
         raise Invalid(
-            f"{what} {brief(value)} is no name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, "
+            f"{what} {abbreviated(value)} is no name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, "
             "and neither . nor .."
         )
 
 
-def brief(value: str) -> str:
+def abbreviated(value: str) -> str:
     """A stranger's text, fit to be repeated in a message."""
     return repr(value) if len(value) <= 80 else f"{value[:80]!r}… ({len(value)} characters)"
 
 
-def caller(given: pb.Caller, optional: bool = False) -> None:
+def check_caller(given: pb.Caller, optional: bool = False) -> None:
     """A worker and its process; with `optional` both may be absent."""
-    name(given.run, "run")
-    text(given.incarnation, "caller.incarnation")
+    check_name(given.run, "run")
+    check_text(given.incarnation, "caller.incarnation")
     if optional and not given.worker and not given.process:
         return
-    name(given.worker, "worker")
-    name(given.process, "caller.process")
+    check_name(given.worker, "worker")
+    check_name(given.process, "caller.process")
 
 
-def round(number: int) -> None:
+def check_round(number: int) -> None:
     """A round's number."""
     if not 0 <= number < LONGEST_ROUND:
         raise Invalid(f"round is {number}; rounds are numbered from 0, up to 2^40")
 
 
-def text(value: str, what: str) -> None:
+def check_text(value: str, what: str) -> None:
     """A line that is shown only."""
     if len(value) > LONGEST_TEXT or not value.isprintable():
-        raise Invalid(f"{what} is {brief(value)}; expected at most {LONGEST_TEXT} printable characters")
+        raise Invalid(f"{what} is {abbreviated(value)}; expected at most {LONGEST_TEXT} printable characters")
 
 
-def spec(given: pb.RunSpec) -> pb.RunSpec:
+def normalized_spec(given: pb.RunSpec) -> pb.RunSpec:
     """A run's spec, with what is not set in it set to what that means."""
     _arms(given.arms)
-    text(given.policy.name, "spec.policy.name")
+    check_text(given.policy.name, "spec.policy.name")
     _numbers(given.policy.options, "spec.policy.options")
     if given.reward not in pb.RewardKind.values() or given.train not in pb.TrainMode.values():
         raise Invalid("spec.reward or spec.train has a value that this server does not know")
@@ -80,10 +80,10 @@ def spec(given: pb.RunSpec) -> pb.RunSpec:
     return normal
 
 
-def info(given: pb.WorkerInfo) -> None:
+def check_info(given: pb.WorkerInfo) -> None:
     """What a worker tells of itself."""
-    text(given.device, "info.device")
-    text(given.recipe, "info.recipe")
+    check_text(given.device, "info.device")
+    check_text(given.recipe, "info.recipe")
     _texts(given.versions, "info.versions")
     _numbers(given.teacher_metrics, "info.teacher_metrics")
     _numbers(given.student_metrics, "info.student_metrics")
@@ -91,14 +91,14 @@ def info(given: pb.WorkerInfo) -> None:
         raise Invalid(f"info.total_loss is {given.total_loss}; expected a finite number, or none")
 
 
-def chosen(arm: str, by: pb.ChosenBy.ValueType) -> None:
+def check_choice(arm: str, by: pb.ChosenBy.ValueType) -> None:
     """An arm and who chose it."""
-    name(arm, "arm")
+    check_name(arm, "arm")
     if by not in (pb.CHOSEN_BY_POLICY, pb.CHOSEN_BY_FALLBACK, pb.CHOSEN_BY_TAIL):
         raise Invalid("chosen_by is not set; expected POLICY, FALLBACK or TAIL")
 
 
-def measurement(given: pb.Measurement) -> None:
+def check_measurement(given: pb.Measurement) -> None:
     """What a round measured."""
     if given.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
         raise Invalid("measurement.outcome is not set; expected MEASURED or DIVERGED")
@@ -117,28 +117,28 @@ def measurement(given: pb.Measurement) -> None:
     _numbers(given.metrics, "measurement.metrics")
 
 
-def heartbeat(given: pb.HeartbeatRequest) -> None:
+def check_heartbeat(given: pb.HeartbeatRequest) -> None:
     """A sign of life."""
-    caller(given.caller)
-    round(given.round)
+    check_caller(given.caller)
+    check_round(given.round)
     if not (math.isfinite(given.steps_per_second) and given.steps_per_second >= 0):
         raise Invalid(f"steps_per_second is {given.steps_per_second}; expected a finite number, 0 or more")
     _texts(given.versions, "versions")
 
 
-def records(given: pb.RestoreRunRequest) -> None:
+def check_records(given: pb.RestoreRunRequest) -> None:
     """The rounds of a journal."""
     if len(given.records) > MOST_RECORDS:
         raise Invalid(f"{len(given.records)} records in one call; expected at most {MOST_RECORDS}")
     for record in given.records:
-        round(record.pull.round)
-        chosen(record.pull.arm, record.pull.chosen_by)
+        check_round(record.pull.round)
+        check_choice(record.pull.arm, record.pull.chosen_by)
         if record.pull.worker not in ("", given.caller.worker):
-            raise Invalid(f"a record is of worker {brief(record.pull.worker)}, not of {given.caller.worker}")
+            raise Invalid(f"a record is of worker {abbreviated(record.pull.worker)}, not of {given.caller.worker}")
         if record.numbered and record.pull.number >= LONGEST_ROUND:
             raise Invalid(f"a record has pull number {record.pull.number}; expected one below 2^40")
         if record.HasField("measurement"):
-            measurement(record.measurement)
+            check_measurement(record.measurement)
         elif record.pull.chosen_by != pb.CHOSEN_BY_POLICY:
             raise Invalid(f"the record of round {record.pull.round} has neither a choice of the policy nor a result")
 
@@ -149,14 +149,14 @@ def _arms(arms: Iterable[pb.Arm]) -> None:
         raise Invalid(f"spec.arms has {len(given)} arms; expected 1 to {MOST_ARMS}")
     seen: set[str] = set()
     for arm in given:
-        name(arm.name, "arm")
+        check_name(arm.name, "arm")
         if arm.name in seen:
             raise Invalid(f"spec.arms has two arms of the name {arm.name}")
         seen.add(arm.name)
         if not 1 <= len(arm.modules) <= MOST_MODULES:
             raise Invalid(f"arm {arm.name} has {len(arm.modules)} modules; expected 1 to {MOST_MODULES}")
         for module in arm.modules:
-            text(module, f"a module of arm {arm.name}")
+            check_text(module, f"a module of arm {arm.name}")
     union = {module for arm in given if arm.name != JOINT for module in arm.modules}
     for arm in given:
         if arm.name == JOINT and union and set(arm.modules) != union:
@@ -166,8 +166,8 @@ def _arms(arms: Iterable[pb.Arm]) -> None:
 def _texts(entries: Mapping[str, str], what: str) -> None:
     _count(entries, what)
     for key, value in entries.items():
-        text(key, f"a name in {what}")
-        text(value, f"{what}[{brief(key)}]")
+        check_text(key, f"a name in {what}")
+        check_text(value, f"{what}[{abbreviated(key)}]")
 
 
 def _numbers(entries: Mapping[str, float], what: str) -> None:
@@ -176,9 +176,9 @@ def _numbers(entries: Mapping[str, float], what: str) -> None:
     _count(entries, what)
     named = f"a name in {what}"
     for key, value in entries.items():
-        text(key, named)
+        check_text(key, named)
         if not math.isfinite(value):
-            raise Invalid(f"{what}[{brief(key)}] is {value}; expected a finite number")
+            raise Invalid(f"{what}[{abbreviated(key)}] is {value}; expected a finite number")
 
 
 def _count(entries: Mapping[str, object], what: str) -> None:
