@@ -20,7 +20,9 @@ StartError                                   the server cannot start: a taken po
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -122,3 +124,9 @@ class Unauthenticated(ServerError):
 
 class StartError(Exception):
     """The server cannot start; the message says why and which flag changes that."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error's sentence that suggests the known name nearest to `name`; empty if none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -93,6 +93,10 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     assert optima("runs", "--server", nobody, "list", status=1) == sentence
 
 
+def test_a_mistyped_command_is_met_with_the_nearest_one() -> None:
+    assert "Error: No such command 'serv'; did you mean 'serve'?\n" in optima("serv", status=2)
+
+
 def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> None:
     port = address.rpartition(":")[2]
     taken = f"Error: 127.0.0.1:{port} cannot be listened on (Address already in use); choose another with --port\n"
