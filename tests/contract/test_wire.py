@@ -279,8 +279,8 @@ BAD = pytest.mark.parametrize(
     ("call", "status", "words"),
     [
         (lambda s, p: s.GetRun(pb.GetRunRequest(run="nowhere")), "NOT_FOUND", "there is no run nowhere"),
-        (lambda s, p: s.GetRun(pb.GetRunRequest(run="a b")), "INVALID_ARGUMENT", "run 'a b' is no name"),
-        (lambda s, p: s.GetRun(pb.GetRunRequest(run="..")), "INVALID_ARGUMENT", "run '..' is no name"),
+        (lambda s, p: s.GetRun(pb.GetRunRequest(run="a b")), "INVALID_ARGUMENT", "run 'a b' is not a valid name"),
+        (lambda s, p: s.GetRun(pb.GetRunRequest(run="..")), "INVALID_ARGUMENT", "run '..' is not a valid name"),
         (lambda s, p: s.GetRun(pb.GetRunRequest(run="x" * 10_000_000)), "INVALID_ARGUMENT", "(10000000 characters)"),
         (lambda s, p: s.ListRuns(pb.ListRunsRequest(page_token="?")), "INVALID_ARGUMENT", "page_token"),
         (lambda s, p: s.WatchRun(pb.WatchRunRequest(run="nowhere")).__next__(), "NOT_FOUND", "there is no run"),

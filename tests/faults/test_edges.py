@@ -188,7 +188,7 @@ def test_a_message_that_is_too_long_is_refused_in_a_sentence(alone: ServerProces
         assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in str(call.details())
         ten = refused(lambda: stub.GetRun(pb.GetRunRequest(run="x" * (10 * 2**20)), timeout=30))
-        assert (ten.code(), "is no name" in str(ten.details())) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        assert (ten.code(), "is not a valid name" in str(ten.details())) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
 
 def test_calls_are_counted_under_the_names_that_prometheus_users_know(alone: ServerProcess) -> None:

@@ -102,7 +102,7 @@ def test_worker_and_process_may_be_absent_together_where_they_are_optional() -> 
 def test_a_round_is_numbered_from_zero(bad: int) -> None:
     validation.check_round(0)
     validation.check_round(2**40 - 1)
-    assert refused(lambda: validation.check_round(bad)).startswith(f"round is {bad}; rounds are numbered from 0")
+    assert refused(lambda: validation.check_round(bad)).startswith(f"round is {bad}; expected a number from 0")
 
 
 def test_who_chose_must_be_said() -> None:
@@ -170,8 +170,8 @@ def test_a_wrong_spec_gets_a_sentence(given: pb.RunSpec, sentence: str) -> None:
     [
         ([], "spec.arms has 0 arms; expected 1 to 256"),
         ([pb.Arm(name=f"a{i}", modules=["m"]) for i in range(257)], "spec.arms has 257 arms"),
-        ([pb.Arm(name="a", modules=["m"])] * 2, "spec.arms has two arms of the name a"),
-        ([pb.Arm(name="a b", modules=["m"])], "arm 'a b' is no name"),
+        ([pb.Arm(name="a", modules=["m"])] * 2, "spec.arms has two arms named a; expected unique names"),
+        ([pb.Arm(name="a b", modules=["m"])], "arm 'a b' is not a valid name"),
         ([pb.Arm(name="a")], "arm a has 0 modules; expected 1 to 4096"),
         ([pb.Arm(name="a", modules=["m"] * 4097)], "arm a has 4097 modules"),
         ([pb.Arm(name="a", modules=["m\n"])], "a module of arm a is 'm\\n'"),
@@ -189,7 +189,7 @@ def test_joint_is_reserved_for_the_union_of_all_other_arms() -> None:
     for modules in (["visual"], ["visual", "text", "more"]):
         given = raw(image, text, pb.Arm(name="joint", modules=modules))
         sentence = refused(lambda given=given: validation.normalized_spec(given))  # type: ignore[misc]
-        assert sentence == "arm joint is reserved for the union of all other arms, and has other modules"
+        assert sentence == "the name joint is reserved for an arm with exactly the modules of all other arms"
 
 
 @pytest.mark.parametrize("policy", ["optima", "uniform", "round_robin", "joint", "fixed:text"])
@@ -204,7 +204,7 @@ def test_every_policy_is_accepted_by_its_name(policy: str) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused_and_told_how_to_report_it(field: str, value: float) -> None:
     sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))  # type: ignore[arg-type]
-    assert sentence == f"measurement.{field} is {value}; a round whose loss is not finite is reported as DIVERGED"
+    assert sentence == f"measurement.{field} is {value}; report a round whose loss is not finite as DIVERGED"
 
 
 @pytest.mark.parametrize("field", ["seconds", "probe_seconds"])
@@ -261,13 +261,16 @@ def record(measurement: pb.Measurement | None = None, numbered: bool = True, **p
     ("given", "sentence"),
     [
         (record(round=-1), "round is -1"),
-        (record(arm="a b"), "arm 'a b' is no name"),
+        (record(arm="a b"), "arm 'a b' is not a valid name"),
         (record(chosen_by=pb.CHOSEN_BY_UNSPECIFIED), "chosen_by is not set"),
-        (record(worker="other"), "a record is of worker 'other', not of w"),
+        (record(worker="other"), "a record is of worker 'other'; expected records of w only"),
         (record(number=2**63), f"a record has pull number {2**63}"),
         (record(measured(before=math.nan)), "measurement.before is nan"),
-        (record(chosen_by=FALLBACK), "the record of round 0 has neither a choice of the policy nor a result"),
-        (record(chosen_by=TAIL, arm="joint"), "has neither a choice of the policy nor a result"),
+        (
+            record(chosen_by=FALLBACK),
+            "the record of round 0 has no measurement; only a pull that the policy chose may be without one",
+        ),
+        (record(chosen_by=TAIL, arm="joint"), "has no measurement; only a pull that the policy chose"),
     ],
 )
 def test_a_wrong_record_gets_a_sentence(given: pb.JournalRecord, sentence: str) -> None:
