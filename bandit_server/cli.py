@@ -16,7 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "runs": ("bandit_server.commands.runs", "runs"),
     "doctor": ("bandit_server.commands.doctor", "doctor"),
     "demo": ("bandit_server.commands.demo", "demo_command"),
-    "simulate": ("bandit_server.commands.simulate", "simulate"),
+    "simulate": ("bandit_server.commands.simulate", "simulate_command"),
 }
 
 

@@ -40,7 +40,10 @@ GRACE_SECONDS = 10.0
 def demo_command(
     output_dir: Path | None, policy: str, rounds: int | None, ranks: int | None, port: int, dashboard_port: int
 ) -> None:
-    """Distil the built-in recipe on this machine, with server, store, dashboard and worker, and print the result."""
+    """Distil the built-in recipe on this machine.
+
+    Starts a bandit server with an embedded store, the dashboard and a worker, and prints a summary at the end.
+    """
     output_dir = (output_dir or _unused(DIRECTORY)).absolute()
     checkout = _checkout()
     launcher = shutil.which("deepspeed", path=_path())

@@ -89,7 +89,7 @@ def test_a_run_is_deleted(address: str, run: str) -> None:
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    sentence = f"Error: no bandit server answers at {nobody}; `optima doctor` finds out why\n"
+    sentence = f"Error: no bandit server answers at {nobody}; run `optima doctor` to find out why\n"
     assert optima("runs", "--server", nobody, "list", status=1) == sentence
 
 
@@ -99,9 +99,9 @@ def test_a_mistyped_command_is_met_with_the_nearest_one() -> None:
 
 def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> None:
     port = address.rpartition(":")[2]
-    taken = f"Error: 127.0.0.1:{port} cannot be listened on (Address already in use); choose another with --port\n"
+    taken = f"Error: cannot listen on 127.0.0.1:{port} (Address already in use); choose another port with --port\n"
     assert optima("serve", "--port", port, "--no-dashboard", "--data-dir", str(tmp_path), status=1) == taken
-    assert "--host 0.0.0.0 would let everybody" in optima("serve", "--host", "0.0.0.0", status=1)
+    assert "--host 0.0.0.0 would let every machine" in optima("serve", "--host", "0.0.0.0", status=1)
     assert "would show every run" in optima("dashboard", "--host", "0.0.0.0", status=1)
     assert optima("dashboard", "--port", port, status=1) == taken
 

@@ -54,7 +54,7 @@ def test_the_dashboard_is_served_beside_it(tmp_path: Path) -> None:
 def test_a_taken_port_names_its_flag(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = {flag.removeprefix("--").replace("-", "_"): other.getsockname()[1]}
-        with pytest.raises(StartError, match=rf"choose another with {flag}$"):
+        with pytest.raises(StartError, match=rf"choose another port with {flag}$"):
             Server(settings(tmp_path, **port)).start()
     assert not list(tmp_path.iterdir()), "nothing was started"
 
@@ -71,7 +71,7 @@ def test_a_store_url_that_makes_no_sense_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_other_machines_are_served_only_with_a_token_or_if_told_so(tmp_path: Path, host: str) -> None:
-    with pytest.raises(StartError, match="OPTIMA_TOKEN, or say --insecure"):
+    with pytest.raises(StartError, match="OPTIMA_TOKEN, or pass --insecure"):
         Server(settings(tmp_path, host=host))
     for flag in ("dashboard", "metrics"):
         shown = {f"{flag}_host": host, f"{flag}_port": 0}
@@ -104,15 +104,15 @@ def test_without_the_token_only_health_is_told(tmp_path: Path) -> None:
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("secret\n", encoding="utf-8")
-    assert config.token(path, {}) == "secret"
-    assert config.token(None, {"OPTIMA_TOKEN": "other"}) == "other"
-    assert config.token(None, {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(path)}) == "secret"
+    assert config.read_token(path, {}) == "secret"
+    assert config.read_token(None, {"OPTIMA_TOKEN": "other"}) == "other"
+    assert config.read_token(None, {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(path)}) == "secret"
     with pytest.raises(StartError, match="OPTIMA_TOKEN_FILE /nowhere cannot be read"):
-        config.token(None, {"OPTIMA_TOKEN_FILE": "/nowhere"})
-    assert config.token(None, {"OPTIMA_TOKEN": ""}) is None
+        config.read_token(None, {"OPTIMA_TOKEN_FILE": "/nowhere"})
+    assert config.read_token(None, {"OPTIMA_TOKEN": ""}) is None
     path.write_text("\n", encoding="utf-8")
     for made, words in ((path, "is empty"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(StartError, match=words):
-            config.token(made, {})
-    with pytest.raises(StartError, match="OPTIMA_TOKEN holds characters other than"):
-        config.token(None, {"OPTIMA_TOKEN": "geheim-ö"})
+            config.read_token(made, {})
+    with pytest.raises(StartError, match="OPTIMA_TOKEN has characters other than"):
+        config.read_token(None, {"OPTIMA_TOKEN": "geheim-ö"})

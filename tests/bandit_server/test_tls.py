@@ -186,18 +186,18 @@ def test_files_that_will_not_do_are_told_in_a_sentence(tmp_path: Path) -> None:
     for tls, words in (
         (ServerTls(tmp_path / "none", key), "--tls-cert .*none cannot be read: No such file"),
         (ServerTls(cert, other), "--tls-key .*other.key does not belong to the certificate"),
-        (ServerTls(text, key), "cannot be read as PEM"),
+        (ServerTls(text, key), "text or --tls-key .*one.key is not PEM"),
         (ServerTls(cert, locked), "is encrypted"),
-        (ServerTls(cert, key, text), "--tls-client-ca .* holds no certificate in PEM"),
+        (ServerTls(cert, key, text), "--tls-client-ca .* contains no PEM certificate"),
     ):
         with pytest.raises(StartError, match=words):
             tls.check()
         with pytest.raises(StartError, match=words):
             Server(Settings(tls=tls))
     for half in ((cert, None, None), (None, key, None), (None, None, cert)):
-        with pytest.raises(StartError, match="TLS needs both"):
+        with pytest.raises(StartError, match="TLS requires both"):
             server_tls(*half)
-    with pytest.raises(StartError, match="needs both --tls-client-cert"):
+    with pytest.raises(StartError, match="requires both --tls-client-cert"):
         client_tls(str(cert), cert, None)
-    with pytest.raises(StartError, match="needs --tls-ca"):
+    with pytest.raises(StartError, match="requires --tls-ca"):
         client_tls(None, cert, key)
