@@ -9,7 +9,7 @@ import click
 
 from bandit_server.errors import did_you_mean
 
-# Each module is imported when its command runs: `optima runs` does not wait for the imports of a web server.
+# By name: the module of the command, and its function. `optima runs` must not wait for the imports of a web server.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("bandit_server.commands.serve", "serve"),
     "dashboard": ("bandit_server.commands.dashboard", "dashboard"),
@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class _Lazy(click.Group):
+    """A group that imports the module of a command when the command is used."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

@@ -1,3 +1,5 @@
+"""Validation of requests: bad ones are refused with a sentence."""
+
 from __future__ import annotations
 
 import math
@@ -14,7 +16,7 @@ HUGE = "x" * 10_000_000
 
 
 def refused(check: Callable[[], object]) -> str:
-    """The sentence; always short enough to be sent in a status."""
+    """Run a check that must fail, and return its sentence, which must be short enough for a gRPC status."""
     with pytest.raises(Invalid) as error:
         check()
     sentence = str(error.value)
@@ -22,11 +24,11 @@ def refused(check: Callable[[], object]) -> str:
     return sentence
 
 
-def raw(*arms: pb.Arm, policy: str = "optima", **fields: object) -> pb.RunSpec:
-    given = arms or (pb.Arm(name="image", modules=["visual"]), pb.Arm(name="text", modules=["text"]))
-    made = pb.RunSpec(arms=given, policy=pb.PolicySpec(name=policy), steps_per_round=10)
-    made.MergeFrom(pb.RunSpec(**fields))  # type: ignore[arg-type]
-    return made
+def raw_spec(*arms: pb.Arm, policy: str = "optima", **fields: object) -> pb.RunSpec:
+    arms = arms or (pb.Arm(name="image", modules=["visual"]), pb.Arm(name="text", modules=["text"]))
+    message = pb.RunSpec(arms=arms, policy=pb.PolicySpec(name=policy), steps_per_round=10)
+    message.MergeFrom(pb.RunSpec(**fields))  # type: ignore[arg-type]
+    return message
 
 
 # --- names and texts
@@ -44,7 +46,7 @@ def test_other_names_are_refused_with_what_is_expected(bad: str) -> None:
     assert "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -" in sentence
 
 
-def test_a_name_of_ten_megabytes_is_told_by_its_beginning_and_length() -> None:
+def test_a_name_of_ten_megabytes_is_cut_and_its_length_reported() -> None:
     sentence = refused(lambda: validation.check_name(HUGE, "run"))
     assert "… (10000000 characters)" in sentence
 
@@ -58,10 +60,10 @@ def test_a_name_of_ten_megabytes_is_told_by_its_beginning_and_length() -> None:
         lambda: validation.check_caller(pb.Caller(run="r", worker="w", process="p", incarnation=HUGE)),
         lambda: validation.check_text(HUGE, "actor"),
         lambda: validation.check_choice(HUGE, POLICY),
-        lambda: validation.normalized_spec(raw(policy=HUGE)),
-        lambda: validation.normalized_spec(raw(policy=f"fixed:{HUGE}")),
-        lambda: validation.normalized_spec(raw(pb.Arm(name=HUGE, modules=["m"]))),
-        lambda: validation.normalized_spec(raw(pb.Arm(name="a", modules=[HUGE]))),
+        lambda: validation.normalized_spec(raw_spec(policy=HUGE)),
+        lambda: validation.normalized_spec(raw_spec(policy=f"fixed:{HUGE}")),
+        lambda: validation.normalized_spec(raw_spec(pb.Arm(name=HUGE, modules=["m"]))),
+        lambda: validation.normalized_spec(raw_spec(pb.Arm(name="a", modules=[HUGE]))),
         lambda: validation.normalized_spec(spec_with_options({HUGE: 1.0})),
         lambda: validation.check_info(pb.WorkerInfo(device=HUGE)),
         lambda: validation.check_info(pb.WorkerInfo(recipe=HUGE)),
@@ -105,7 +107,7 @@ def test_a_round_is_numbered_from_zero(bad: int) -> None:
     assert refused(lambda: validation.check_round(bad)).startswith(f"round is {bad}; expected a number from 0")
 
 
-def test_who_chose_must_be_said() -> None:
+def test_chosen_by_must_be_set() -> None:
     for by in (POLICY, FALLBACK, TAIL):
         validation.check_choice("image", by)
     assert "chosen_by is not set" in refused(lambda: validation.check_choice("image", pb.CHOSEN_BY_UNSPECIFIED))
@@ -123,20 +125,20 @@ def spec_with_options(options: dict[str, float], policy: str = "optima") -> pb.R
     )
 
 
-def test_what_a_spec_leaves_out_is_set_to_what_that_means() -> None:
-    given = raw()
-    normal = validation.normalized_spec(given)
+def test_unset_enums_of_a_spec_get_their_defaults() -> None:
+    unset = raw_spec()
+    normal = validation.normalized_spec(unset)
     assert (normal.reward, normal.train) == (pb.REWARD_KIND_RELATIVE, pb.TRAIN_MODE_FORCED)
-    assert given.reward == pb.REWARD_KIND_UNSPECIFIED
+    assert unset.reward == pb.REWARD_KIND_UNSPECIFIED
     assert validation.normalized_spec(normal) == normal
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("bad_spec", "sentence"),
     [
-        (raw(policy="greedy"), "spec.policy: the server offers no policy 'greedy'; it offers optima, "),
+        (raw_spec(policy="greedy"), "spec.policy: the server offers no policy 'greedy'; it offers optima, "),
         (
-            raw(policy="thompson"),
+            raw_spec(policy="thompson"),
             "the server offers no policy 'thompson'; it offers optima, uniform, round_robin, sliding_window_ts, joint, "
             "fixed:<arm>",
         ),
@@ -144,25 +146,28 @@ def test_what_a_spec_leaves_out_is_set_to_what_that_means() -> None:
             spec_with_options({"window": 2.5}, policy="sliding_window_ts"),
             "spec.policy: option window is 2.5; expected a whole number from 1 to 10000",
         ),
-        (raw(policy=""), "spec.policy: the server offers no policy ''; it offers"),
-        (raw(policy="fixed:nose"), "spec.policy: policy fixed:<arm> must name one of the arms image, text, not 'nose'"),
-        (raw(policy="fixed:joint"), "must name one of the arms image, text, not 'joint'"),
+        (raw_spec(policy=""), "spec.policy: the server offers no policy ''; it offers"),
+        (
+            raw_spec(policy="fixed:nose"),
+            "spec.policy: policy fixed:<arm> must name one of the arms image, text, not 'nose'",
+        ),
+        (raw_spec(policy="fixed:joint"), "must name one of the arms image, text, not 'joint'"),
         (spec_with_options({"memory": 1.0}), "spec.policy: option memory is 1; expected a number between 0 and 1"),
         (
             spec_with_options({"widnow": 5.0}),
             "spec.policy: policy optima has no option 'widnow'; its options are exploration, memory, retry, settle",
         ),
         (spec_with_options({"memory": math.nan}), "spec.policy.options['memory'] is nan; expected a finite number"),
-        (raw(tail=-0.1), "spec.tail is -0.1; expected a share of the rounds, in [0, 1]"),
-        (raw(tail=1.1), "spec.tail is 1.1"),
-        (raw(tail=math.nan), "spec.tail is nan"),
-        (pb.RunSpec(arms=raw().arms, policy=raw().policy), "spec.steps_per_round is 0"),
-        (raw(reward=17), "spec.reward or spec.train has a value that this server does not know"),
-        (raw(train=17), "spec.reward or spec.train has a value that this server does not know"),
+        (raw_spec(tail=-0.1), "spec.tail is -0.1; expected a share of the rounds, in [0, 1]"),
+        (raw_spec(tail=1.1), "spec.tail is 1.1"),
+        (raw_spec(tail=math.nan), "spec.tail is nan"),
+        (pb.RunSpec(arms=raw_spec().arms, policy=raw_spec().policy), "spec.steps_per_round is 0"),
+        (raw_spec(reward=17), "spec.reward or spec.train has a value that this server does not know"),
+        (raw_spec(train=17), "spec.reward or spec.train has a value that this server does not know"),
     ],
 )
-def test_a_wrong_spec_gets_a_sentence(given: pb.RunSpec, sentence: str) -> None:
-    assert sentence in refused(lambda: validation.normalized_spec(given))
+def test_a_wrong_spec_gets_a_sentence(bad_spec: pb.RunSpec, sentence: str) -> None:
+    assert sentence in refused(lambda: validation.normalized_spec(bad_spec))
 
 
 @pytest.mark.parametrize(
@@ -178,23 +183,23 @@ def test_a_wrong_spec_gets_a_sentence(given: pb.RunSpec, sentence: str) -> None:
     ],
 )
 def test_wrong_arms_get_a_sentence(arms: list[pb.Arm], sentence: str) -> None:
-    given = pb.RunSpec(arms=arms, policy=pb.PolicySpec(name="optima"), steps_per_round=10)
-    assert sentence in refused(lambda: validation.normalized_spec(given))
+    bad_spec = pb.RunSpec(arms=arms, policy=pb.PolicySpec(name="optima"), steps_per_round=10)
+    assert sentence in refused(lambda: validation.normalized_spec(bad_spec))
 
 
 def test_joint_is_reserved_for_the_union_of_all_other_arms() -> None:
-    image, text = raw().arms
-    validation.normalized_spec(raw(image, text, pb.Arm(name="joint", modules=["text", "visual"])))
-    validation.normalized_spec(raw(pb.Arm(name="joint", modules=["visual"])))
+    image, text = raw_spec().arms
+    validation.normalized_spec(raw_spec(image, text, pb.Arm(name="joint", modules=["text", "visual"])))
+    validation.normalized_spec(raw_spec(pb.Arm(name="joint", modules=["visual"])))
     for modules in (["visual"], ["visual", "text", "more"]):
-        given = raw(image, text, pb.Arm(name="joint", modules=modules))
-        sentence = refused(lambda given=given: validation.normalized_spec(given))  # type: ignore[misc]
+        bad_spec = raw_spec(image, text, pb.Arm(name="joint", modules=modules))
+        sentence = refused(lambda bad_spec=bad_spec: validation.normalized_spec(bad_spec))  # type: ignore[misc]
         assert sentence == "the name joint is reserved for an arm with exactly the modules of all other arms"
 
 
 @pytest.mark.parametrize("policy", ["optima", "uniform", "round_robin", "joint", "fixed:text"])
 def test_every_policy_is_accepted_by_its_name(policy: str) -> None:
-    assert validation.normalized_spec(raw(policy=policy)).policy.name == policy
+    assert validation.normalized_spec(raw_spec(policy=policy)).policy.name == policy
 
 
 # --- measurements
@@ -202,7 +207,7 @@ def test_every_policy_is_accepted_by_its_name(policy: str) -> None:
 
 @pytest.mark.parametrize("field", ["before", "after", "total_loss", "train_loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_is_refused_and_told_how_to_report_it(field: str, value: float) -> None:
+def test_a_loss_that_is_not_finite_is_refused_with_how_to_report_it(field: str, value: float) -> None:
     sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))  # type: ignore[arg-type]
     assert sentence == f"measurement.{field} is {value}; report a round whose loss is not finite as DIVERGED"
 
@@ -224,7 +229,7 @@ def test_terms_and_metrics_are_finite_and_few(field: str) -> None:
     )
 
 
-def test_an_outcome_must_be_said() -> None:
+def test_an_outcome_must_be_set() -> None:
     assert "measurement.outcome is not set" in refused(lambda: validation.check_measurement(pb.Measurement(before=1.0)))
     validation.check_measurement(pb.Measurement(outcome=pb.OUTCOME_DIVERGED))
     validation.check_measurement(measured())
@@ -232,11 +237,11 @@ def test_an_outcome_must_be_said() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_a_heartbeat_has_a_finite_speed(value: float) -> None:
-    beat = pb.HeartbeatRequest(caller=pb.Caller(run="r", worker="w", process="p"), steps_per_second=value)
-    assert refused(lambda: validation.check_heartbeat(beat)).startswith(f"steps_per_second is {value}")
+    heartbeat = pb.HeartbeatRequest(caller=pb.Caller(run="r", worker="w", process="p"), steps_per_second=value)
+    assert refused(lambda: validation.check_heartbeat(heartbeat)).startswith(f"steps_per_second is {value}")
 
 
-def test_a_heartbeat_is_checked_in_all_its_parts() -> None:
+def test_a_heartbeat_is_checked_in_all_its_fields() -> None:
     caller = pb.Caller(run="r", worker="w", process="p")
     validation.check_heartbeat(
         pb.HeartbeatRequest(caller=caller, round=3, steps_per_second=1.5, versions={"torch": "2.14"})
@@ -253,12 +258,12 @@ def test_a_heartbeat_is_checked_in_all_its_parts() -> None:
 
 
 def record(measurement: pb.Measurement | None = None, numbered: bool = True, **pull: object) -> pb.JournalRecord:
-    made = pb.Pull(**{"round": 0, "arm": "image", "chosen_by": POLICY, **pull})  # type: ignore[arg-type]
-    return pb.JournalRecord(pull=made, numbered=numbered, measurement=measurement)
+    message = pb.Pull(**{"round": 0, "arm": "image", "chosen_by": POLICY, **pull})  # type: ignore[arg-type]
+    return pb.JournalRecord(pull=message, numbered=numbered, measurement=measurement)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("bad_record", "sentence"),
     [
         (record(round=-1), "round is -1"),
         (record(arm="a b"), "arm 'a b' is not a valid name"),
@@ -273,8 +278,8 @@ def record(measurement: pb.Measurement | None = None, numbered: bool = True, **p
         (record(chosen_by=TAIL, arm="joint"), "has no measurement; only a pull that the policy chose"),
     ],
 )
-def test_a_wrong_record_gets_a_sentence(given: pb.JournalRecord, sentence: str) -> None:
-    request = pb.RestoreRunRequest(caller=pb.Caller(run="r", worker="w", process="p"), records=[given])
+def test_a_wrong_record_gets_a_sentence(bad_record: pb.JournalRecord, sentence: str) -> None:
+    request = pb.RestoreRunRequest(caller=pb.Caller(run="r", worker="w", process="p"), records=[bad_record])
     assert sentence in refused(lambda: validation.check_records(request))
 
 
@@ -288,10 +293,10 @@ def test_records_of_all_kinds_are_accepted() -> None:
     validation.check_records(pb.RestoreRunRequest(caller=pb.Caller(run="r", worker="w", process="p"), records=records))
 
 
-def test_a_call_gives_back_at_most_two_thousand_records() -> None:
+def test_a_call_restores_at_most_two_thousand_records() -> None:
     request = pb.RestoreRunRequest(records=[record()] * 2001)
     assert refused(lambda: validation.check_records(request)) == "2001 records in one call; expected at most 2000"
 
 
-def test_the_specs_of_these_tests_are_what_the_edge_lets_through() -> None:
+def test_the_specs_of_the_tests_are_valid_and_normalized() -> None:
     assert validation.normalized_spec(spec()) == spec()
