@@ -120,7 +120,7 @@ def _arms(run: Row) -> list[tuple[str, ...]]:
         return f"{value:{sign}.2%}" if run["relative"] else f"{value:{sign}.4g}"
 
     rows: list[tuple[str, ...]] = [
-        ("ARM", "NEXT REWARD", "P(BEST)", "PULLS", "SHARE", "LAST REWARD", "LOSS TAKEN OFF", "TRAINING TIME")
+        ("ARM", "NEXT REWARD", "P(BEST)", "PULLS", "SHARE", "LAST REWARD", "LOSS DECREMENT", "TRAINING TIME")
     ]
     for arm in run["arms"]:
         known = arm["mean"] is not None
