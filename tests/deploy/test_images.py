@@ -1,4 +1,4 @@
-"""What the Dockerfiles promise, read off the files; no engine is needed."""
+"""The properties of the Dockerfiles, checked on the files, without Docker."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server.site import IMAGE
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
 
 each_image = pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
