@@ -38,14 +38,14 @@ class _Watched:
         self.course = Course([], [])
 
     def select(self, worker: str) -> int:
-        """See Player."""
+        """Choose the arm of the worker's next pull."""
         arm = self._player.select(worker)
         self.course.arms.append(arm)
         self.course.gained.append(self._scenario.gained / self._scenario.best)
         return arm
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """See Player."""
+        """Report the reward of a pull."""
         self._player.report(number, arm, worker, reward)
 
 

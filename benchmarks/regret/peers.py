@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bandit_server.bandit.policy import build
-from bandit_server.bandit.simulation.simulate import Player, Seat
+from bandit_server.bandit.simulation.simulate import Player, PolicyPlayer
 
 
 class River:
@@ -20,7 +20,7 @@ class River:
 
     Args:
         policy: One that knows nothing yet.
-        arms: How many there are.
+        arms: The number of arms.
     """
 
     def __init__(self, policy: Any, arms: int) -> None:
@@ -28,11 +28,11 @@ class River:
         self._arms = list(range(arms))
 
     def select(self, worker: str) -> int:
-        """See Player."""
+        """Choose the arm of the worker's next pull."""
         return int(self._policy.pull(self._arms))
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """See Player."""
+        """Report the reward of a pull."""
         self._policy.update(arm, reward)
 
 
@@ -41,7 +41,7 @@ class MabWiser:
 
     Args:
         bandit: A mabwiser.mab.MAB without any rewards.
-        arms: How many there are.
+        arms: The number of arms.
     """
 
     def __init__(self, bandit: Any, arms: int) -> None:
@@ -50,11 +50,11 @@ class MabWiser:
         self._turn = itertools.cycle(range(arms))
 
     def select(self, worker: str) -> int:
-        """See Player."""
+        """Choose the arm of the worker's next pull."""
         return next(self._turn) if self._untried else int(self._bandit.predict())
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """See Player."""
+        """Report the reward of a pull."""
         self._bandit.partial_fit([arm], [reward])
         self._untried.discard(arm)
 
@@ -98,4 +98,4 @@ PEERS: dict[str, Callable[[int, int], Player]] = {
 
 def player(name: str, arms: int, seed: int) -> Player:
     """A policy of ours or of the peers, by name."""
-    return PEERS[name](arms, seed) if name in PEERS else Seat(build(name, {}, arms), arms, seed)
+    return PEERS[name](arms, seed) if name in PEERS else PolicyPlayer(build(name, {}, arms), arms, seed)

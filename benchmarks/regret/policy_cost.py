@@ -44,11 +44,11 @@ class Library:
         self._bandit = Bandit(arms, policy)
 
     def select(self, worker: str) -> int:
-        """See Player."""
+        """Choose the arm of the worker's next pull."""
         return self._bandit.select().arm
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """See Player."""
+        """Report the reward of a pull."""
         self._bandit.report(Pull(number, arm), reward)
 
 
