@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flags import whole
+from benchmarks.flags import whole_number
 from benchmarks.server.load import ROOT, Load, Observer, count
 
 # The longest that a server is left alone between two kills, seconds.
@@ -114,8 +114,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.server.kills", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--kills", type=whole(1), default=50, help="how many (default: 50)")
-    parser.add_argument("--workers", type=whole(1), default=4, help="clients that play (default: 4)")
+    parser.add_argument("--kills", type=whole_number(1), default=50, help="how many (default: 50)")
+    parser.add_argument("--workers", type=whole_number(1), default=4, help="clients that play (default: 4)")
     parser.add_argument("--redis-url", metavar="URL", help="a store that is left alone (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")

@@ -25,7 +25,7 @@ from urllib.request import urlopen
 
 from playwright.sync_api import sync_playwright
 
-from benchmarks.flags import whole
+from benchmarks.flags import whole_number
 from benchmarks.server import histories
 from benchmarks.server.load import Load, Observer
 from benchmarks.server.players import RUN
@@ -169,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.server.viewers", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--turns", type=whole(1), default=5, metavar="N", help="of each number of viewers (default: 5)")
+    parser.add_argument(
+        "--turns", type=whole_number(1), default=5, metavar="N", help="of each number of viewers (default: 5)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
     parser.add_argument("--read", nargs=2, metavar=("URL", "COUNT"), help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
