@@ -1,4 +1,4 @@
-"""The last rewards of each arm, kept under every policy: a round that diverged is charged the worst of them."""
+"""The last rewards of each arm, stored under every policy: a diverged round gets the worst of them as its reward."""
 
 from __future__ import annotations
 

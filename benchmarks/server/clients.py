@@ -1,6 +1,6 @@
 """Clients that put load on a server, many in one process, controlled by standard input.
 
-    python -m benchmarks.server.clients
+    python -m benchmarks.server.clients NAME
 
 Each client is a thread with a connection of its own and one call in progress at a time. A command is a `Workload` as a
 line of JSON. The response is a line of JSON with the seconds of every call, by client. The state of the runs stays in
@@ -9,6 +9,7 @@ memory, so that a later workload continues them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
@@ -194,13 +195,13 @@ class Clients:
     def play(self, workload: Workload) -> list[list[float]]:
         """Run a workload and return the seconds of each call, by client."""
         durations: list[list[float]] = [[] for _ in workload.runs]
-        clients = [self._client(workload, at) for at in range(len(workload.runs))]
+        clients = [self._client(workload, index) for index in range(len(workload.runs))]
         begin = threading.Barrier(len(clients))
         threads = [
             threading.Thread(
-                target=self._turns, args=(begin, getattr(client, workload.kind), workload, at, durations[at])
+                target=self._turns, args=(begin, getattr(client, workload.kind), workload, index, durations[index])
             )
-            for at, client in enumerate(clients)
+            for index, client in enumerate(clients)
         ]
         for thread in threads:
             thread.start()
@@ -208,11 +209,11 @@ class Clients:
             thread.join()
         return durations
 
-    def _client(self, workload: Workload, at: int) -> Any:
-        address = workload.addresses[at % len(workload.addresses)]
-        key = (address, at)
+    def _client(self, workload: Workload, index: int) -> Any:
+        address = workload.addresses[index % len(workload.addresses)]
+        key = (address, index)
         if key not in self._clients:
-            name = f"{self._name}-{at}"
+            name = f"{self._name}-{index}"
             if workload.kind.startswith("optuna"):
                 self._clients[key] = OptunaClient(address, name)
             else:
@@ -222,8 +223,8 @@ class Clients:
         return self._clients[key]
 
     @staticmethod
-    def _turns(begin: threading.Barrier, turn: Any, workload: Workload, at: int, durations: list[float]) -> None:
-        runs: Sequence[str] = workload.runs[at]
+    def _turns(begin: threading.Barrier, turn: Any, workload: Workload, index: int, durations: list[float]) -> None:
+        runs: Sequence[str] = workload.runs[index]
         begin.wait()
         end = time.perf_counter() + workload.seconds
         played = 0
@@ -236,7 +237,11 @@ class Clients:
 
 def main() -> None:
     """Run the command."""
-    clients = Clients(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.clients", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("name", help="prefix of the workers' names")
+    clients = Clients(parser.parse_args().name)
     for line in sys.stdin:
         print(json.dumps(clients.play(Workload(**json.loads(line)))), flush=True)
 

@@ -73,7 +73,7 @@ class LoadWorker:
                 return
             round = self._next_round
             pull = self.client.select(round)
-            assert pull is not None, "nobody finishes the run"
+            assert pull is not None, "the run was finished during the benchmark"
             self._stopping.wait(self._seconds)
             after = 1 - (round + 1) / 1e6
             measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=after, steps=1, seconds=0.1)
