@@ -154,6 +154,20 @@ def test_the_bandit_knows_no_clock_and_no_global_randomness() -> None:
     assert [pair for pair in pure if pair[1].partition(".")[0] in clocks] == []
 
 
+def test_the_bandit_that_serves_does_not_import_the_laboratory() -> None:
+    laboratory = ("bandit_server.bandit.policy.published", "bandit_server.bandit.simulation")
+    # The registry of the policies, which also has the published ones.
+    exception = "bandit_server.bandit.policy"
+    found = [
+        f"{module} imports {name}"
+        for module, name in imports_of("bandit_server.bandit")
+        if module != exception
+        and not any(within(module, room) for room in laboratory)
+        and any(within(name, room) for room in laboratory)
+    ]
+    assert found == []
+
+
 def test_the_rules_of_a_run_know_neither_store_nor_network() -> None:
     allowed = {*OURS, *sys.stdlib_module_names}
     assert [pair for pair in imports_of("bandit_server.run") if pair[1].partition(".")[0] not in allowed] == []

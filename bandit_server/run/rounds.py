@@ -127,7 +127,7 @@ def report_and_select(
     if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not new:
         return decision
     # What the policy will be when the report is folded.
-    policy = memory.copied(state.policy)
+    policy = memory.clone(state.policy)
     pull = answer.report.pull
     policy.rewarded(pull.number, state.index[pull.arm], pull.worker, answer.report.reward)
     then = _selected(state, policy, pull.worker, request.select_round, alive, answer.version)

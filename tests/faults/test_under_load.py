@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server.load import Load, Observer, Told, count
-from benchmarks.server.players import RUN
+from benchmarks.server.load import Load, Observer, Reports, count_outcomes
+from benchmarks.server.load_workers import RUN
 from tests.benchmarks.command import benchmark
 from tests.network import Network
 from tests.server_process import ServerProcess, eventually
@@ -37,8 +37,8 @@ def networks() -> Iterator[list[Network]]:
         network.close()
 
 
-def assert_each_is_stored_once(told: Told, observer: Observer) -> None:
-    counts = count(told, observer.events())
+def assert_each_is_stored_once(reports: Reports, observer: Observer) -> None:
+    counts = count_outcomes(reports, observer.events())
     assert counts["reports"] > 0
     assert (counts["lost"], counts["doubled"], counts["other"], counts["numbers"]) == (0, 0, 0, 0), counts
 
@@ -59,7 +59,7 @@ def recovered(observer: Observer, from_what: str, *cures: Callable[[], object]) 
     start = time.monotonic()
     for cure in cures:
         cure()
-    observer.moves_on()
+    observer.wait_for_progress()
     print(f"{from_what}: rewards are stored again {time.monotonic() - start:.2f} s after its end")
 
 
@@ -118,7 +118,7 @@ def test_store_and_network_fail_and_nothing_is_lost_or_doubled(
             redis.kill()
             recovered(observer, "server and store were killed together", redis.start, server.start)
             assert_each_is_stored_once(load.pause(), observer)
-            assert count({}, observer.events())["by_the_worker"] > 0, "they played on meanwhile"
+            assert count_outcomes({}, observer.events())["by_the_worker"] > 0, "they played on meanwhile"
     finally:
         observer.close()
         server.kill()
@@ -168,7 +168,7 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
             load.go()
             other.go()
             for replica, left in ((replicas[0], observers[1]), (replicas[1], observers[0])):
-                left.moves_on()
+                left.wait_for_progress()
                 recovered(left, "one of two replicas was killed", replica.kill)
                 replica.start()
             told = {**load.pause(), **other.pause()}
@@ -185,7 +185,7 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
 def stored_meanwhile(observer: Observer) -> bool:
     """Return whether new events are stored within a second."""
     try:
-        observer.moves_on(1.0)
+        observer.wait_for_progress(1.0)
     except TimeoutError:
         return False
     return True

@@ -34,7 +34,7 @@ def test_a_run_is_shown_once_with_the_numbers_of_its_page(server: Any) -> None:
     assert f"{run}: active, policy optima" in done.output
     assert "7 of 100 rounds (0 in the tail, 1 diverged)" in done.output
     assert "6.25 steps/s" in done.output
-    for arm in worker.distill.arms:
+    for arm in worker.arms:
         assert f"\n{arm} " in done.output
     missing = CliRunner().invoke(main, ["runs", "--server", server.address, "watch", "no-such-run"])
     assert missing.exit_code == 1
