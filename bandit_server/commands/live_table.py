@@ -12,7 +12,7 @@ import click
 import grpc
 
 from bandit_server.commands.client_options import Target
-from bandit_server.dashboard.view.summaries import Row, run_detail
+from bandit_server.dashboard.view.summaries import Summary, run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds between two looks, and how long one may take. A look costs the server no walk through the history.
@@ -64,7 +64,7 @@ def _show(lines: Sequence[str], in_place: bool) -> None:
     click.echo("\x1b[H" + "\n".join(cut) + "\n\x1b[J", nl=False)
 
 
-def lines_of(run: Row, now: float) -> list[str]:
+def lines_of(run: Summary, now: float) -> list[str]:
     """The standing of a run (`run_detail`) as lines of text; `now`: Unix seconds, for ages."""
     restored = ", restored, incomplete" if run["restored"] else ""
     planned = f" of {run['planned']:,}" if run["planned"] else ""
@@ -100,7 +100,7 @@ def age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def _arms(run: Row) -> list[tuple[str, ...]]:
+def _arms(run: Summary) -> list[tuple[str, ...]]:
     pulls = sum(arm["pulls"] for arm in run["arms"]) or 1
 
     def reward(value: float | None, sign: str = "+") -> str:
@@ -128,7 +128,7 @@ def _arms(run: Row) -> list[tuple[str, ...]]:
     return rows
 
 
-def _workers(run: Row, now: float) -> list[tuple[str, ...]]:
+def _workers(run: Summary, now: float) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("WORKER", "STATE", "HEARD", "ROUND", "REPORTS", "SPEED", "RANKS", "DEVICE")]
     for worker in run["workers"]:
         gone = "done" if worker["done"] else "gone" if run["state"] == "finished" else "silent"

@@ -104,7 +104,7 @@ def export_run(client: Target, run: str, table: str, form: tables.Format, output
     table of its pulls, of its posterior, or of every loss, term and metric that was measured."""
     if table == "events" and form == "csv":
         raise click.UsageError("events have no columns: say --table pulls, posterior or losses for CSV")
-    history = tables.History()
+    history = tables.RunTables()
     with client.calling() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
             if table == "events":
@@ -115,7 +115,7 @@ def export_run(client: Target, run: str, table: str, form: tables.Format, output
                 break
     if table != "events":
         chosen = cast(tables.Table, table)
-        output.writelines(tables.written(chosen, form, history.rows(chosen)))
+        output.writelines(tables.format_rows(chosen, form, history.rows(chosen)))
 
 
 @runs.command()

@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc.aio
 
-from bandit_server.dashboard.live.server_client import Upstream
+from bandit_server.dashboard.live.server_client import ServerClient
 from bandit_server.dashboard.live.sse import AWAY, LIMIT, Cursor, Feed
 from bandit_server.dashboard.view.run_view import Part, RunView
-from bandit_server.dashboard.view.summaries import Row, run_row
+from bandit_server.dashboard.view.summaries import Summary, run_summary
 
 # Seconds between two looks at the list of runs; a slow list is looked at less often, see `RunsFeed.follow`.
 LIST_PAUSE = 0.4
@@ -21,10 +21,10 @@ LIST_PAUSE = 0.4
 class RunsFeed(Feed):
     """All runs. The server offers no stream of them, so this process asks, once for all browsers."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, client: ServerClient) -> None:
         super().__init__()
-        self._upstream = upstream
-        self._rows: dict[str, tuple[int, Row]] = {}
+        self._client = client
+        self._rows: dict[str, tuple[int, Summary]] = {}
         self._generation = 0
         self._removed: list[tuple[int, str]] = []
 
@@ -35,11 +35,11 @@ class RunsFeed(Feed):
     async def follow(self) -> None:
         while True:
             started = time.monotonic()
-            runs = await self._upstream.list_runs()
-            self.heard(changed=self._take([run_row(run) for run in runs]))
+            runs = await self._client.list_runs()
+            self.heard(changed=self._take([run_summary(run) for run in runs]))
             await asyncio.sleep(max(LIST_PAUSE, 4 * (time.monotonic() - started)))
 
-    def _take(self, rows: list[Row]) -> bool:
+    def _take(self, rows: list[Summary]) -> bool:
         """Keep the rows; whether any is new, other or gone."""
         generation = self._generation + 1
         known, self._rows = self._rows, {}
@@ -62,7 +62,7 @@ class RunsFeed(Feed):
         gone = [name for at, name in self._removed if at > since and name not in self._rows]
         payload = {
             "now": time.time(),
-            "server": self._upstream.address,
+            "server": self._client.address,
             "reset": cursor is None,
             "runs": rows,
             "removed": gone if cursor else [],
@@ -73,9 +73,9 @@ class RunsFeed(Feed):
 class RunFeed(Feed):
     """One run: a single WatchRun for all browsers."""
 
-    def __init__(self, upstream: Upstream, run: str) -> None:
+    def __init__(self, client: ServerClient, run: str) -> None:
         super().__init__(run)
-        self._upstream = upstream
+        self._client = client
         self.view = RunView()
         self._caught_up = False
         self._from_start = False
@@ -103,7 +103,7 @@ class RunFeed(Feed):
     async def _watch(self) -> None:
         view = self.view
         version, incarnation = (0, "") if self._from_start else (view.version, view.incarnation)
-        watch = self._upstream.watch(self.name, version, incarnation)
+        watch = self._client.watch(self.name, version, incarnation)
         async with contextlib.aclosing(watch) as batches:
             async for batch in batches:
                 if batch is not None:
@@ -129,25 +129,25 @@ class RunFeed(Feed):
 class Hub:
     """Every feed of this dashboard process."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-        self._runs = RunsFeed(upstream)
+    def __init__(self, client: ServerClient) -> None:
+        self.client = client
+        self._runs = RunsFeed(client)
         self._by_run: dict[str, RunFeed] = {}
 
     def runs(self) -> RunsFeed:
         """The feed of all runs. Join it before anything is awaited."""
         if self._runs.stopped:
-            self._runs = RunsFeed(self.upstream)
+            self._runs = RunsFeed(self.client)
         return self._runs
 
     def run(self, name: str) -> RunFeed:
         """The feed of a run, the one that others look at if there is one. Join it before anything is awaited."""
         for stopped in [other for other, feed in self._by_run.items() if feed.stopped]:
             del self._by_run[stopped]
-        return self._by_run.setdefault(name, RunFeed(self.upstream, name))
+        return self._by_run.setdefault(name, RunFeed(self.client, name))
 
     async def close(self) -> None:
         """Follow nothing any more and leave the server."""
         for feed in (self._runs, *self._by_run.values()):
             feed.stop()
-        await self.upstream.close()
+        await self.client.close()

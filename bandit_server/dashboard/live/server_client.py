@@ -25,7 +25,7 @@ OPTIONS = [
 ]
 
 
-class Upstream:
+class ServerClient:
     """A channel to the bandit server. Must be made, used and closed in one event loop.
 
     Every call raises grpc.aio.AioRpcError when the server refuses, is away, or is late.

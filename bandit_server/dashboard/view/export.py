@@ -32,7 +32,7 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class History:
+class RunTables:
     """A run's tables, filled batch by batch. Times are Unix seconds, `training_seconds` those of the run until then."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class History:
                 self._losses.append((*place, kind, name, finite(value)))
 
 
-def written(table: Table, form: Format, rows: Iterable[tuple[Value, ...]]) -> Iterator[str]:
+def format_rows(table: Table, form: Format, rows: Iterable[tuple[Value, ...]]) -> Iterator[str]:
     """A table as text, row by row: CSV with a header, or a JSON array with an object a line."""
     columns = COLUMNS[table]
     if form == "csv":

@@ -11,9 +11,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bandit_server.dashboard.tally import Tally
 from bandit_server.dashboard.view.event_log import EventLog
-from bandit_server.dashboard.view.series import Series, Shares, finite, number
+from bandit_server.dashboard.view.series import ArmTotals, Series, Shares, finite, number
 from bandit_server.dashboard.view.summaries import run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -69,7 +68,7 @@ class RunView:
         # By chart, name and index of what is drawn; those of arms share their points.
         self.series: dict[tuple[str, str, int], Series] = {("share", "", 0): self._shares}
         self.log = EventLog()
-        self._tally = Tally()
+        self._totals = ArmTotals()
         self._highest = -1
         self._changed_at: list[int] = []
         self._changed: list[int] = []
@@ -120,9 +119,9 @@ class RunView:
         measured = report.measurement
         diverged = measured.outcome == pb.OUTCOME_DIVERGED
         decrement = 0.0 if diverged else measured.before - measured.after
-        begin = self._tally.seconds
+        begin = self._totals.seconds
         arm = self._arm(report.pull.arm)
-        bought, spent = self._tally.trained(arm, finite(decrement) or 0.0, finite(measured.seconds) or 0.0)
+        bought, spent = self._totals.add(arm, finite(decrement) or 0.0, finite(measured.seconds) or 0.0)
         marks = CHOSEN.get(report.pull.chosen_by, 0) | (DIVERGED if diverged else 0)
         row = self._pull(report.pull, marks, begin)
         if report.HasField("superseded") and (old := self.pulls.get(report.superseded)) is not None:
@@ -152,10 +151,10 @@ class RunView:
             if (chart, "", 0) not in self.series:
                 lines = [(name, at, range(at, len(values), arms)) for at, name in enumerate(self.arm_names[:arms])]
                 self.series[chart, "", 0] = Series(chart, lines, len(values))
-            self.series[chart, "", 0].add(self.version, self._highest, self._tally.seconds, values)
+            self.series[chart, "", 0].add(self.version, self._highest, self._totals.seconds, values)
 
     def _pull(self, pull: pb.Pull, marks: int, begin: float | None = None) -> PullRow:
-        arm, now = self._arm(pull.arm), self._tally.seconds
+        arm, now = self._arm(pull.arm), self._totals.seconds
         row = PullRow(
             pull.number, self._worker(pull.worker), pull.round, arm, marks, now if begin is None else begin, now
         )
@@ -174,7 +173,7 @@ class RunView:
         key = (chart, name, index)
         if key not in self.series:
             self.series[key] = Series(chart, [(name, index, range(len(values)))], len(values))
-        self.series[key].add(self.version, x, self._tally.seconds, [number(value) for value in values])
+        self.series[key].add(self.version, x, self._totals.seconds, [number(value) for value in values])
 
     def _worker(self, worker: str) -> int:
         return _index(self.worker_ids, worker)
@@ -214,7 +213,7 @@ class RunView:
             "arm_names": self.arm_names,
             "worker_ids": self.worker_ids,
             "highest": self._highest,
-            "seconds": round(self._tally.seconds, 3),
+            "seconds": round(self._totals.seconds, 3),
         }
 
     def _cells(self, limit: int) -> list[Cell]:

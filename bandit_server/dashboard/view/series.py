@@ -1,17 +1,16 @@
-"""Lines of a chart that share their points: by pull number, in the order in which the server told them. Pure."""
+"""The points of charts, and how they are thinned for a screen. Pure."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from bandit_server.dashboard.downsample import keep_extremes
 
 Numbers = NDArray[np.float64]
 
@@ -110,6 +109,54 @@ class Shares(Series):
         until = pulled.cumsum(axis=0)
         shares: Numbers = (until[ends - before] - until[begins - before]) / (ends - begins)[:, None]
         return shares
+
+
+class ArmTotals:
+    """Running totals of a run, by arm index; the tail's rounds are those of the arm `joint`.
+
+    Attributes:
+        seconds: Training seconds of all rounds so far, whoever trained them.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._bought: defaultdict[int, float] = defaultdict(float)
+        self._spent: defaultdict[int, float] = defaultdict(float)
+
+    def add(self, arm: int, decrement: float, seconds: float) -> tuple[float, float]:
+        """A round of an arm ended. Returns the arm's (loss decrement, training seconds) in all until now."""
+        self.seconds += seconds
+        self._spent[arm] += seconds
+        self._bought[arm] += decrement
+        return self._bought[arm], self._spent[arm]
+
+
+def keep_extremes(columns: Sequence[Numbers], limit: int) -> list[int]:
+    """Indices of the rows a chart needs, ascending. `columns`: each [rows], NaN for a gap.
+
+    The rows are cut into equal buckets; of each bucket, for every column, its lowest and its highest value stay
+    and one of its gaps, so that a spike or a diverged round is never averaged away. The first and the last row stay
+    too. At most max(limit, 2 + 3 · columns) indices come back; with no more rows than `limit`, all do.
+    """
+    rows = len(columns[0])
+    if rows <= limit:
+        return list(range(rows))
+    inner = rows - 2
+    buckets = min(inner, max(1, (limit - 2) // (3 * len(columns))))
+    size = -(-inner // buckets)
+    starts = 1 + size * np.arange(-(-inner // size))
+    kept = [np.array([0, rows - 1])]
+    for column in columns:
+        # The last bucket is filled up with what is neither value nor gap.
+        values = np.full((len(starts), size), np.nan)
+        values.ravel()[:inner] = column[1:-1]
+        gaps = np.isnan(values)
+        known = ~gaps.all(axis=1)
+        gaps.ravel()[inner:] = False
+        kept.append((starts + np.where(np.isnan(values), np.inf, values).argmin(axis=1))[known])
+        kept.append((starts + np.where(np.isnan(values), -np.inf, values).argmax(axis=1))[known])
+        kept.append((starts + gaps.argmax(axis=1))[gaps.any(axis=1)])
+    return [int(row) for row in np.unique(np.concatenate(kept))]
 
 
 def _shown(values: Numbers) -> list[float | None]:

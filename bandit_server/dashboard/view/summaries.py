@@ -5,15 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from bandit_server.dashboard.view.series import finite
-from bandit_server.dashboard.words import options_in_words
 from protos.optima.v1 import bandit_pb2 as pb
 
-Row = dict[str, Any]
+Summary = dict[str, Any]
 
+POLICIES = {
+    "optima": "recent rewards decide: arms that paid lately are played more; how much counts as recent is learned",
+    "sliding_window_ts": "Thompson sampling on the last pulls of the run only",
+    "uniform": "every arm with the same probability",
+    "round_robin": "the arms in turn",
+    "joint": "always all modules at once (layerwise distillation)",
+}
+OPTIONS = {
+    "exploration": "standard deviations for being unknown",
+    "memory": "of the weight is left to evidence after each later reward",
+    "retry": "pulls per arm, after which an arm is tried again",
+    "settle": "pulls per arm, after which one that is new or promising is",
+    "window": "pulls of the run count",
+}
+TRAIN = {
+    pb.TRAIN_MODE_FORCED: "forced: only the arm's parameters move, on the teacher's boundary tensors",
+    pb.TRAIN_MODE_ACTIVE: "active: only the arm's parameters move, on the student's own inputs",
+    pb.TRAIN_MODE_ALL: "all: every parameter may move; the arm chooses the layer terms",
+}
 STATES = {pb.RUN_STATE_ACTIVE: "active", pb.RUN_STATE_FINISHED: "finished"}
 
 
-def run_row(run: pb.RunSummary) -> Row:
+def run_summary(run: pb.RunSummary) -> Summary:
     """A run in a line. Losses are unit-free, times Unix seconds.
 
     `decrement` is a share of the first loss, once there is a second.
@@ -43,18 +61,18 @@ def run_row(run: pb.RunSummary) -> Row:
     }
 
 
-def run_detail(run: pb.RunSummary, received: float) -> Row:
+def run_detail(run: pb.RunSummary, received: float) -> Summary:
     """All that the page of one run shows beside its charts. `received`: when the summary came, Unix seconds."""
     return {
-        **run_row(run),
+        **run_summary(run),
         "relative": run.spec.reward != pb.REWARD_KIND_ABSOLUTE,
-        "settings": options_in_words(run.spec),
-        "arms": [arm_row(arm) for arm in run.arms],
-        "workers": [worker_row(worker, received, run.spec.rounds) for worker in run.workers],
+        "settings": describe_settings(run.spec),
+        "arms": [arm_summary(arm) for arm in run.arms],
+        "workers": [worker_summary(worker, received, run.spec.rounds) for worker in run.workers],
     }
 
 
-def arm_row(arm: pb.ArmState) -> Row:
+def arm_summary(arm: pb.ArmState) -> Summary:
     """One arm's posterior and totals; rewards as fractions, not percent."""
     return {
         "name": arm.arm.name,
@@ -71,7 +89,7 @@ def arm_row(arm: pb.ArmState) -> Row:
     }
 
 
-def worker_row(worker: pb.WorkerStatus, received: float, planned: int) -> Row:
+def worker_summary(worker: pb.WorkerStatus, received: float, planned: int) -> Summary:
     """One worker. `heard` is when it last gave a sign of life, Unix seconds by this dashboard's clock.
 
     `planned`: the rounds each worker plays, 0 for no end; `done`: it has played them.
@@ -99,10 +117,44 @@ def _metrics(items: Any) -> dict[str, float | None]:
     return {name: finite(value) for name, value in sorted(items)}
 
 
-def _top_arm(run: pb.RunSummary) -> Row | None:
+def _top_arm(run: pb.RunSummary) -> Summary | None:
     """The arm most probably best; none before the first reward, or for a policy that does not learn."""
     known = [(arm.p_best, index) for index, arm in enumerate(run.arms) if arm.HasField("p_best")]
     if not known:
         return None
     p_best, index = max(known, key=lambda pair: (pair[0], -pair[1]))
     return {"name": run.arms[index].arm.name, "index": index, "p_best": finite(p_best)}
+
+
+def describe_settings(spec: pb.RunSpec) -> list[tuple[str, str]]:
+    """(what, how it is set) for every setting of a run, in the order to show them."""
+    options = "; ".join(_option(name, value) for name, value in sorted(spec.policy.options.items()))
+    if spec.reward == pb.REWARD_KIND_ABSOLUTE:
+        reward = "absolute loss decrement of a round: before − after"
+    else:
+        reward = "relative loss decrement of a round: (before − after) / before"
+    if spec.cost_aware:
+        reward += ", divided by the arm's relative cost in seconds"
+    rounds = f"{spec.rounds:,} for each worker" if spec.rounds else "without a planned end"
+    tail = (
+        f"the last {100 * spec.tail:.3g} % of each worker's rounds train all modules jointly" if spec.tail else "none"
+    )
+    return [
+        ("Policy", f"{spec.policy.name}: {_policy(spec.policy.name)}"),
+        ("Options", options or "all at their defaults"),
+        ("Reward", reward),
+        ("A round trains", TRAIN.get(spec.train, TRAIN[pb.TRAIN_MODE_FORCED])),
+        ("Rounds", f"{rounds}, {spec.steps_per_round} optimizer steps each"),
+        ("Joint tail", tail),
+        ("Seed", str(spec.seed)),
+    ]
+
+
+def _option(name: str, value: float) -> str:
+    return f"{name}: {value:g} {OPTIONS.get(name, '')}".rstrip()
+
+
+def _policy(name: str) -> str:
+    if name.startswith("fixed:"):
+        return f"always the arm {name.removeprefix('fixed:')}"
+    return POLICIES.get(name, "a policy this dashboard has no words for")

@@ -17,13 +17,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from bandit_server.dashboard.view.summaries import run_detail
-from bandit_server.dashboard.web import schemas as shapes
+from bandit_server.dashboard.web import schemas
 from bandit_server.dashboard.web.api import AWAY, MISSING, PATTERN, Answers, Name, answers, hub, refusals
 
 PROBLEMS: Answers = {
-    400: {"model": shapes.Problem, "description": "No such arm, or the name was not typed."},
-    403: {"model": shapes.Problem, "description": "Asked from another site."},
-    409: {"model": shapes.Problem, "description": "Not for this run now."},
+    400: {"model": schemas.Problem, "description": "No such arm, or the name was not typed."},
+    403: {"model": schemas.Problem, "description": "Asked from another site."},
+    409: {"model": schemas.Problem, "description": "Not for this run now."},
     **MISSING,
     **AWAY,
 }
@@ -62,7 +62,7 @@ class RunChange(BaseModel):
     state: Literal["finished"]
 
 
-@router.patch("/runs/{run}/arms/{arm}", response_model=None, responses=answers(shapes.Done, PROBLEMS))
+@router.patch("/runs/{run}/arms/{arm}", response_model=None, responses=answers(schemas.Done, PROBLEMS))
 async def update_arm(
     request: Request,
     run: Name,
@@ -71,19 +71,19 @@ async def update_arm(
 ) -> JSONResponse:
     """Pause an arm or resume it. Affects new choices only."""
     with refusals():
-        told = await hub(request).upstream.update_arm(run, arm, change.paused, _actor(request))
+        told = await hub(request).client.update_arm(run, arm, change.paused, _actor(request))
     return JSONResponse({"run": run_detail(told, told.updated)})
 
 
-@router.patch("/runs/{run}", response_model=None, responses=answers(shapes.Done, PROBLEMS))
+@router.patch("/runs/{run}", response_model=None, responses=answers(schemas.Done, PROBLEMS))
 async def finish(request: Request, run: Name, change: RunChange) -> JSONResponse:
     """End a run: its workers write their students and exit when they next ask for an arm."""
     with refusals():
-        told = await hub(request).upstream.finish_run(run, _actor(request))
+        told = await hub(request).client.finish_run(run, _actor(request))
     return JSONResponse({"run": run_detail(told, told.updated)})
 
 
-@router.delete("/runs/{run}", response_model=None, responses=answers(shapes.Done, PROBLEMS))
+@router.delete("/runs/{run}", response_model=None, responses=answers(schemas.Done, PROBLEMS))
 async def delete(
     request: Request,
     run: Name,
@@ -94,7 +94,7 @@ async def delete(
     if confirm != run:
         raise HTTPException(400, f"to delete run {run}, `confirm` must be its name")
     with refusals():
-        await hub(request).upstream.delete_run(run, force)
+        await hub(request).client.delete_run(run, force)
     return JSONResponse({"run": None})
 
 

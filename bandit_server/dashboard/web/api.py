@@ -17,7 +17,7 @@ from bandit_server.dashboard.live.sse import AWAY as AWAY_CODES
 from bandit_server.dashboard.live.sse import Feed
 from bandit_server.dashboard.view import export
 from bandit_server.dashboard.view.event_log import KINDS, ROWS
-from bandit_server.dashboard.web import schemas as shapes
+from bandit_server.dashboard.web import schemas
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds a request waits for a server that has not been heard yet.
@@ -26,8 +26,8 @@ PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 
 Name = Annotated[str, InPath(pattern=PATTERN, description="The run's name.")]
 Answers = dict[int | str, dict[str, Any]]
-MISSING: Answers = {404: {"model": shapes.Problem, "description": "No such run."}}
-AWAY: Answers = {503: {"model": shapes.Problem, "description": "The bandit server does not answer."}}
+MISSING: Answers = {404: {"model": schemas.Problem, "description": "No such run."}}
+AWAY: Answers = {503: {"model": schemas.Problem, "description": "The bandit server does not answer."}}
 
 # How the server's refusals are told; whatever else it says is a failure behind this process.
 STATUS = {
@@ -53,19 +53,19 @@ def hub(request: Request) -> Hub:
     return found
 
 
-@router.get("/runs", response_model=None, responses=answers(shapes.Runs, AWAY))
+@router.get("/runs", response_model=None, responses=answers(schemas.Runs, AWAY))
 async def runs(request: Request) -> JSONResponse:
     """All runs, newest first: what the first page shows."""
     return JSONResponse(await _now(hub(request).runs()))
 
 
-@router.get("/runs/{run}", response_model=None, responses=answers(shapes.Whole, MISSING, AWAY))
+@router.get("/runs/{run}", response_model=None, responses=answers(schemas.Whole, MISSING, AWAY))
 async def one_run(request: Request, run: Name) -> JSONResponse:
     """One run, thinned to what a chart can show; extremes and gaps are kept. `export` has every number."""
     return JSONResponse(await _now(hub(request).run(run)))
 
 
-@router.get("/runs/{run}/events", response_model=None, responses=answers(shapes.Events, MISSING, AWAY))
+@router.get("/runs/{run}/events", response_model=None, responses=answers(schemas.Events, MISSING, AWAY))
 async def events(
     request: Request,
     run: Name,
@@ -88,7 +88,7 @@ async def events(
 )
 async def history(request: Request, run: Name) -> StreamingResponse:
     """A run's whole history, an event a line (schema: Event in protos/optima/v1/bandit.proto)."""
-    batches = hub(request).upstream.history(run)
+    batches = hub(request).client.history(run)
     with refusals():
         first = await anext(batches)
 
@@ -111,13 +111,13 @@ async def history(request: Request, run: Name) -> StreamingResponse:
 )
 async def table(request: Request, run: Name, table: export.Table, form: export.Format) -> StreamingResponse:
     """Every pull, every posterior told or every number measured of a run, as `optima runs export` writes it."""
-    tables = export.History()
+    tables = export.RunTables()
     with refusals():
-        async for batch in hub(request).upstream.history(run):
+        async for batch in hub(request).client.history(run):
             tables.add(batch)
 
     async def text() -> AsyncIterator[str]:
-        for part in export.written(table, form, tables.rows(table)):
+        for part in export.format_rows(table, form, tables.rows(table)):
             yield part
 
     return _file(text(), f"{run}-{table}.{form}", "text/csv" if form == "csv" else "application/json")

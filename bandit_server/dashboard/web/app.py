@@ -27,10 +27,10 @@ from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
 from bandit_server.dashboard.live.feeds import Hub
-from bandit_server.dashboard.live.server_client import Upstream
+from bandit_server.dashboard.live.server_client import ServerClient
 from bandit_server.dashboard.live.sse import Feed, merged
 from bandit_server.dashboard.view.run_view import Part
-from bandit_server.dashboard.web import schemas as shapes
+from bandit_server.dashboard.web import schemas
 from bandit_server.dashboard.web.actions import router as actions
 from bandit_server.dashboard.web.api import PATTERN, Name, answers, hub
 from bandit_server.dashboard.web.api import router as api
@@ -65,7 +65,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.hub = Hub(Upstream(server_address, token, credentials, target))
+        app.state.hub = Hub(ServerClient(server_address, token, credentials, target))
         yield
         await app.state.hub.close()
 
@@ -115,11 +115,11 @@ def create_app(
     ) -> EventStream:
         return EventStream(merged([_watched(partial(hub(request).run, name), "lines") for name in dict.fromkeys(run)]))
 
-    @app.get("/healthz", response_model=None, responses=answers(shapes.Health))
+    @app.get("/healthz", response_model=None, responses=answers(schemas.Health))
     async def healthz(request: Request) -> dict[str, Any]:
         """200 while this process serves, whatever the bandit server does; `bandit_server` says what that is."""
         try:
-            await hub(request).upstream.ping()
+            await hub(request).client.ping()
         except grpc.aio.AioRpcError as error:
             return {"status": "ok", "bandit_server": "away", "reason": error.code().name}
         return {"status": "ok", "bandit_server": "reachable"}

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from bandit_server.dashboard.downsample import Column, keep_extremes
-from bandit_server.dashboard.view.series import Series
+from bandit_server.dashboard.view.series import Numbers, Series, keep_extremes
 
 
 def one_line() -> Series:
@@ -24,7 +23,7 @@ TABLES = arrays(
 
 @settings(deadline=None)
 @given(TABLES, st.integers(2, 120))
-def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Column, limit: int) -> None:
+def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Numbers, limit: int) -> None:
     kept = keep_extremes(list(table), limit)
     for column in table:
         shown = column[kept]
@@ -36,7 +35,7 @@ def test_every_extreme_and_a_gap_of_every_column_are_kept(table: Column, limit: 
 
 @settings(deadline=None)
 @given(TABLES, st.integers(2, 120))
-def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: Column, limit: int) -> None:
+def test_rows_stay_in_order_with_both_ends_and_within_the_bound(table: Numbers, limit: int) -> None:
     rows = table.shape[1]
     kept = keep_extremes(list(table), limit)
     assert kept == sorted(set(kept))
