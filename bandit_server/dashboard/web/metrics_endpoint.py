@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from bandit_server.dashboard.web.headers import SecurityHeaders
-from bandit_server.dashboard.web.login import Gate, Sessions
+from bandit_server.dashboard.web.login import LoginRequired, Sessions
 
 
 def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
@@ -24,7 +24,7 @@ def create_metrics_app(registry: CollectorRegistry, token: str | None) -> FastAP
     """An application with nothing but /metrics, for whoever shows the token, if there is one."""
     app = FastAPI(title="OPTIMA metrics", docs_url=None, redoc_url=None, openapi_url=None)
     if token:
-        app.add_middleware(Gate, sessions=Sessions(token))
+        app.add_middleware(LoginRequired, sessions=Sessions(token))
     app.add_middleware(SecurityHeaders)
     add_metrics(app, registry)
     return app
