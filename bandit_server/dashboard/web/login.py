@@ -75,6 +75,7 @@ class LoginRequired:
         self._anyone_may_look = anyone_may_look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""A run's numbers as tables: complete, and the same from browser and command line."""
+"""Exported tables: complete, and the same from browser and command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.bandit_server.dashboard.history import History
 from tests.bandit_server.dashboard.serving import dashboard
 
 
-def test_browser_and_command_line_take_out_the_same(server: Any) -> None:
+def test_browser_and_command_line_export_the_same(server: Any) -> None:
     run = f"run-{uuid.uuid4().hex[:8]}"
     with grpc.insecure_channel(server.address) as channel:
         worker = Driver(channel, run)
@@ -85,7 +85,7 @@ def test_every_number_of_a_history_is_in_its_table() -> None:
 
 
 @pytest.mark.parametrize("table", COLUMNS)
-def test_of_nothing_the_tables_are_empty_but_well_formed(table: Table) -> None:
+def test_tables_of_an_empty_run_are_well_formed(table: Table) -> None:
     empty = RunTables()
     assert json.loads("".join(format_rows(table, "json", empty.rows(table)))) == []
     assert "".join(format_rows(table, "csv", empty.rows(table))) == ",".join(COLUMNS[table]) + "\n"

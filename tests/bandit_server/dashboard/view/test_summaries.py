@@ -1,4 +1,4 @@
-"""The tables' rows."""
+"""Summaries of runs and workers, and the explanations of settings."""
 
 import inspect
 
@@ -22,7 +22,7 @@ def test_a_loss_that_was_measured_once_has_not_fallen_yet() -> None:
     assert run_summary(twice)["decrement"] == 0.8
 
 
-def test_every_setting_of_a_run_is_told() -> None:
+def test_every_setting_of_a_run_is_explained() -> None:
     spec = pb.RunSpec(
         policy=pb.PolicySpec(name="optima", options={"window": 30, "unheard": 0.98}),
         seed=7,
@@ -33,31 +33,33 @@ def test_every_setting_of_a_run_is_told() -> None:
         steps_per_round=10,
         rounds=1200,
     )
-    words = dict(describe_settings(spec))
-    assert words["Policy"].startswith("optima: recent rewards decide")
-    assert words["Options"] == "unheard: 0.98; window: 30 pulls of the run count"
-    assert words["Reward"].startswith("absolute")
-    assert words["Reward"].endswith("divided by the arm's relative cost in seconds")
-    assert words["A round trains"].startswith("active:")
-    assert words["Rounds"] == "1,200 for each worker, 10 optimizer steps each"
-    assert words["Joint tail"].startswith("the last 30 % of")
-    assert words["Seed"] == "7"
+    settings = dict(describe_settings(spec))
+    assert settings["Policy"].startswith("optima: prefers arms with high recent rewards")
+    assert settings["Options"] == "unheard: 0.98; window: 30 most recent pulls of the run count"
+    assert settings["Reward"].startswith("absolute")
+    assert settings["Reward"].endswith("divided by the arm's relative cost in seconds")
+    assert settings["Training mode"].startswith("active:")
+    assert settings["Rounds"] == "1,200 per worker, 10 optimizer steps each"
+    assert settings["Joint tail"].startswith("the last 30 % of")
+    assert settings["Seed"] == "7"
 
 
 def test_an_unset_option_is_not_made_up() -> None:
-    words = dict(describe_settings(pb.RunSpec(policy=pb.PolicySpec(name="uniform"), steps_per_round=1)))
-    assert words["Options"] == "all at their defaults"
-    assert words["Rounds"].startswith("without a planned end")
-    assert words["Joint tail"] == "none"
-    assert words["Reward"].startswith("relative")
+    settings = dict(describe_settings(pb.RunSpec(policy=pb.PolicySpec(name="uniform"), steps_per_round=1)))
+    assert settings["Options"] == "defaults"
+    assert settings["Rounds"].startswith("no planned end")
+    assert settings["Joint tail"] == "none"
+    assert settings["Reward"].startswith("relative")
 
 
-@pytest.mark.parametrize(("name", "told"), [("fixed:image", "always the arm image"), ("mine", "no words for")])
-def test_other_policies_have_words_too(name: str, told: str) -> None:
-    assert told in dict(describe_settings(pb.RunSpec(policy=pb.PolicySpec(name=name))))["Policy"]
+@pytest.mark.parametrize(
+    ("name", "explanation"), [("fixed:image", "always the arm image"), ("mine", "unknown to this version")]
+)
+def test_other_policies_are_explained_too(name: str, explanation: str) -> None:
+    assert explanation in dict(describe_settings(pb.RunSpec(policy=pb.PolicySpec(name=name))))["Policy"]
 
 
-def test_every_policy_of_a_server_and_each_of_its_options_has_words() -> None:
+def test_every_policy_of_a_server_and_its_options_are_explained() -> None:
     for name, policy in OFFERED.items():
         assert name in summaries.POLICIES
         assert {*[*inspect.signature(policy).parameters][1:]} <= {*summaries.OPTIONS}, name

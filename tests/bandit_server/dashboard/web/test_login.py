@@ -1,4 +1,4 @@
-"""Who may look at a dashboard whose server asks for a token."""
+"""Login to a dashboard whose server has a token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKEN = "a secret + token/of=theirs"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    # Who is let in does not depend on a server being there.
+    # The login needs no server.
     with dashboard(f"127.0.0.1:{free_port()}", TOKEN) as served:
         yield served
 
@@ -29,21 +29,21 @@ def browser(url: str) -> Iterator[httpx.Client]:
         yield opened
 
 
-def test_without_the_token_pages_lead_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
+def test_without_the_token_pages_redirect_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
     for path in ("/", "/runs/a.b-c", "/runs/r?x=time&hide=losses%2Fbandit+loss", "/compare?run=a&run=b"):
-        answer = browser.get(path)
-        assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
+        response = browser.get(path)
+        assert (response.status_code, response.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
     for method, path in [("GET", f"/{name}") for name in ("api/runs", "api/runs/r", "events/runs", "events/runs/r",
                          "api/openapi.json", "api/session", "events/compare?run=r",
                          "api/runs/r/export/pulls.csv", "metrics", "nowhere")] + [("POST", "/")]:  # fmt: skip
-        answer = browser.request(method, path)
-        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
-        assert answer.json()["detail"].startswith("log in at /login")
+        response = browser.request(method, path)
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer"), path
+        assert response.json()["detail"].startswith("log in at /login")
     assert browser.get("/healthz").status_code == 200
     assert browser.get("/static/css/dashboard.css").status_code == 200
 
 
-def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
+def test_login_and_logout(browser: httpx.Client) -> None:
     form = browser.get("/login", params={"next": "/runs/r"})
     assert form.status_code == 200
     assert 'name="next" value="/runs/r"' in form.text
@@ -62,9 +62,9 @@ def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
     assert browser.get("/").status_code == 303
 
 
-def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
-    for shown, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
-        headers = {"authorization": f"Bearer {shown}".encode()}
+def test_programs_send_the_token_itself(browser: httpx.Client) -> None:
+    for token, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
+        headers = {"authorization": f"Bearer {token}".encode()}
         assert browser.get("/api/session", headers=headers).status_code == status
 
 
@@ -81,12 +81,12 @@ def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
         "/compare?run=a\n",
     ],
 )
-def test_a_login_leads_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
+def test_a_login_redirects_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
     assert 'name="next" value="/"' in browser.get("/login", params={"next": page}).text
     assert browser.post("/login", data={"token": TOKEN, "next": page}).headers["location"] == "/"
 
 
-def test_a_login_leads_back_to_the_very_view(browser: httpx.Client) -> None:
+def test_a_login_redirects_back_to_the_same_view(browser: httpx.Client) -> None:
     page = "/compare?run=a&run=b&x=time"
     form = browser.get("/login", params={"next": page})
     assert 'value="/compare?run=a&amp;run=b&amp;x=time"' in form.text
@@ -94,11 +94,11 @@ def test_a_login_leads_back_to_the_very_view(browser: httpx.Client) -> None:
 
 
 def test_a_wrong_token_is_refused_and_not_repeated(browser: httpx.Client) -> None:
-    answer = browser.post("/login", data={"token": "<b>guess</b>"})
-    assert answer.status_code == 401
-    assert "not the bandit server's token" in answer.text
-    assert "guess" not in answer.text
-    assert "set-cookie" not in answer.headers
+    response = browser.post("/login", data={"token": "<b>guess</b>"})
+    assert response.status_code == 401
+    assert "not the bandit server's token" in response.text
+    assert "guess" not in response.text
+    assert "set-cookie" not in response.headers
     for body in (b"\xff\xfe", b"a" * 10_000, b"&".join([b"a=b"] * 100), b""):
         assert browser.post("/login", content=body).status_code in (400, 401)
 
