@@ -80,6 +80,7 @@ def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", poli
         )
         for worker in range(workers)
     ]  # fmt: skip
+    fill_totals(history)
     return history
 
 
@@ -91,6 +92,35 @@ def fill_posterior(point: pb.PosteriorPoint, pulls_of: dict[str, int], rng: rand
     point.mean.extend(means)
     point.sd.extend(0.03 / math.sqrt(1 + min(20, count)) for count in pulls_of.values())
     point.p_best.extend(weight / sum(weights) for weight in weights)
+
+
+def fill_totals(history: History) -> None:
+    """Fill in the losses, counts and arms of the summary from the events."""
+    totals = history.totals
+    arms = {arm.name: totals.arms.add(arm=arm) for arm in history.spec.arms}
+    losses = []
+    for event in history.events:
+        report = event.reward_reported
+        if event.HasField("worker_started"):
+            losses[:] = [event.worker_started.info.total_loss]
+        if not event.HasField("reward_reported"):
+            continue
+        measured, diverged = report.measurement, report.measurement.outcome == pb.OUTCOME_DIVERGED
+        totals.reports += 1
+        totals.diverged += diverged
+        totals.tail_rounds += report.pull.chosen_by == pb.CHOSEN_BY_TAIL
+        if measured.HasField("total_loss"):
+            losses.append(measured.total_loss)
+        if (arm := arms.get(report.pull.arm)) is not None:
+            arm.pulls += 1
+            arm.total_seconds += measured.seconds
+            arm.total_decrement += 0.0 if diverged else measured.before - measured.after
+            arm.last_reward = report.reward
+    for point in history.points[-1:]:
+        for arm, mean, sd, p_best in zip(totals.arms, point.mean, point.sd, point.p_best, strict=True):
+            arm.mean, arm.sd, arm.p_best = mean, sd, p_best
+    totals.first_loss, totals.last_loss = losses[0], losses[-1]
+    totals.recent_losses.extend(losses[-30:])
 
 
 def gallery() -> list[History]:

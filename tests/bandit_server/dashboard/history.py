@@ -17,6 +17,8 @@ class History:
     events: list[pb.Event] = field(default_factory=list)
     points: list[pb.PosteriorPoint] = field(default_factory=list)
     workers: list[pb.WorkerStatus] = field(default_factory=list)
+    # Merged into the summary: losses, counts and arms, which the events alone do not set here.
+    totals: pb.RunSummary = field(default_factory=pb.RunSummary)
     rewards: int = 0
     began: float = 1.0
 
@@ -75,7 +77,7 @@ class History:
 
     def summary(self) -> pb.RunSummary:
         """Return the run's current summary."""
-        return pb.RunSummary(
+        summary = pb.RunSummary(
             run=self.run,
             incarnation=self.incarnation,
             version=len(self.events),
@@ -85,9 +87,11 @@ class History:
             updated=self.began + len(self.events),
             pulls=len(self.points),
             reports=len(self.points),
-            arms=[pb.ArmState(arm=arm) for arm in self.spec.arms],
+            arms=[] if self.totals.arms else [pb.ArmState(arm=arm) for arm in self.spec.arms],
             workers=self.workers,
         )
+        summary.MergeFrom(self.totals)
+        return summary
 
     def batch(self, after: int = 0, until: int | None = None) -> pb.WatchRunResponse:
         """Return the events after a version up to another, as one batch."""

@@ -72,7 +72,7 @@ export class Raster {
     const labels = workers.length === 1
       ? arms.map((arm, index) => [index, arm])
       : workers.map((worker, index) => [index * (arms.length + 1) + (arms.length - 1) / 2, worker]);
-    const longest = narrow() ? 7 : 10;
+    const longest = narrow() ? 6 : 10;
     const y = {
       ...plain(),
       size: gutter(),
