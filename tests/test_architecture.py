@@ -188,6 +188,19 @@ def test_a_package_stays_behind_its_wall(package: str) -> None:
     assert [user for user in users if not any(within(user, wall) for wall in ONLY_IN[package])] == []
 
 
+def test_the_dashboard_is_view_below_live_below_web() -> None:
+    view, live, web = (f"bandit_server.dashboard.{layer}" for layer in ("view", "live", "web"))
+    assert strays(imports_of(view), [view, "protos"]) == []
+    assert strays(imports_of(live), [view, live, "protos"]) == []
+    frameworks = {"fastapi", "starlette", "uvicorn", "itsdangerous"}
+    assert [pair for pair in imports_of(view, live) if pair[1].partition(".")[0] in frameworks] == []
+    # The view folds messages: it has no clock and no connection. The live layer has one file with the gRPC stub.
+    impure = {"grpc", "time", "datetime", "asyncio", "threading", "socket", "random", "os"}
+    assert [pair for pair in imports_of(view) if pair[1].partition(".")[0] in impure] == []
+    stubs = {module for module, name in imports_of(view, live, web) if name.endswith("_pb2_grpc")}
+    assert stubs == {f"{live}.server_client"}
+
+
 def test_the_worker_speaks_grpc_in_one_file_of_the_client() -> None:
     grpc = [pair for pair in imports_of("worker") if within(pair[1], "grpc") or pair[1].endswith("_pb2_grpc")]
     assert {module for module, _ in grpc} == {"worker.client.rpc"}

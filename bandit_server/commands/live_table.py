@@ -12,7 +12,7 @@ import click
 import grpc
 
 from bandit_server.commands.client_options import Target
-from bandit_server.dashboard.view.summaries import Row, run_detail
+from bandit_server.dashboard.view.summaries import Summary, run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
 # Seconds between two calls of GetRun, and the deadline of each. The call does not make the server read the history.
@@ -70,7 +70,7 @@ def _print(lines: Sequence[str], in_place: bool) -> None:
     click.echo("\x1b[H" + "\n".join(visible) + "\n\x1b[J", nl=False)
 
 
-def table_lines(run: Row, now: float) -> list[str]:
+def table_lines(run: Summary, now: float) -> list[str]:
     """Format a run as lines of text.
 
     Args:
@@ -111,7 +111,7 @@ def age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def _arms(run: Row) -> list[tuple[str, ...]]:
+def _arms(run: Summary) -> list[tuple[str, ...]]:
     pulls = sum(arm["pulls"] for arm in run["arms"]) or 1
 
     def reward(value: float | None, sign: str = "+") -> str:
@@ -139,7 +139,7 @@ def _arms(run: Row) -> list[tuple[str, ...]]:
     return rows
 
 
-def _workers(run: Row, now: float) -> list[tuple[str, ...]]:
+def _workers(run: Summary, now: float) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("WORKER", "STATE", "HEARTBEAT", "ROUND", "REPORTS", "SPEED", "RANKS", "DEVICE")]
     for worker in run["workers"]:
         gone = "done" if worker["done"] else "gone" if run["state"] == "finished" else "silent"

@@ -107,7 +107,7 @@ def export_run(client: Target, run: str, table: str, form: export.Format, output
     """
     if table == "events" and form == "csv":
         raise click.UsageError("events have no CSV format: choose --table pulls, posterior or losses")
-    history = export.History()
+    history = export.RunTables()
     with client.connected() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
             if table == "events":
@@ -118,7 +118,7 @@ def export_run(client: Target, run: str, table: str, form: export.Format, output
                 break
     if table != "events":
         name = cast(export.Table, table)
-        output.writelines(export.written(name, form, history.rows(name)))
+        output.writelines(export.format_rows(name, form, history.rows(name)))
 
 
 @runs.command()
