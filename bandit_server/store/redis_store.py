@@ -17,11 +17,33 @@ from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import Head, Page, Pulse, Standing, fingerprint
 from bandit_server.store.pipelined import Direct
-from bandit_server.store.script import APPEND
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, so it must have spoken by then.
 DEADLINE = 2.0
 CONNECTIONS = 64
+
+# The one script: compare, then append. Plain XADD with explicit ids refuses a version that is there already, but
+# accepts a gap, and knows neither incarnations nor tombstones; a transaction with WATCH takes three round trips.
+# Whatever can be computed outside is an argument, ids for example: a script's own arithmetic takes the store longer
+# than its commands.
+#
+# KEYS  events, incarnation, tombstone, and the caller's heartbeat if it is to be renewed
+# ARGV  id of the expected last event or 0-0, expected incarnation, expected last event's fingerprint or "",
+#       new incarnation or "", seconds that the heartbeat is kept, and of each event its id and itself
+APPEND = """
+local found = redis.call('MGET', KEYS[3], KEYS[2])
+if found[1] then return 'deleted' end
+if (found[2] or '') ~= ARGV[2] then return 'changed' end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if (last and last[1] or '0-0') ~= ARGV[1] then return 'changed' end
+if ARGV[3] ~= '' and last and redis.sha1hex(last[2][2]) ~= ARGV[3] then return 'changed' end
+for i = 6, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'e', ARGV[i + 1]) end
+if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
+if KEYS[4] and redis.call('EXPIRE', KEYS[4], ARGV[5]) == 0 then
+  redis.call('SET', KEYS[4], '', 'EX', ARGV[5])
+end
+return 'stored'
+"""
 
 
 class RedisStore:

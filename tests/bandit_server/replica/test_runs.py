@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from bandit_server.replica import cached_run as catch_up
-from bandit_server.replica import runs
+from bandit_server.replica import cached_run, runs
 from bandit_server.rpc.watch import watch
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
@@ -150,7 +149,7 @@ def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypat
     events = site.events()
     changes = [at for at, event in enumerate(events) if event.HasField("run_restored")]
     assert 10 < changes[-1] < len(events) - 10
-    monkeypatch.setattr(catch_up, "PAGE", 10)
+    monkeypatch.setattr(cached_run, "PAGE_SIZE", 10)
     site.replicas[1].restart()
     site.assert_all_serve_the_fold()
 
