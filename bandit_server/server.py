@@ -166,7 +166,7 @@ class Server:
             inside = stack.enter_context(own_socket(server)) if listener is not None else None
             await server.start()
             await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
-            await stack.enter_async_context(_beside(runs.tend()))
+            await stack.enter_async_context(_beside(runs.maintain()))
             if listener is not None:
                 # Here, as it is half of what there is to load: a server without it starts in half the time.
                 from bandit_server.dashboard.web.app import create_app

@@ -139,7 +139,7 @@ class CachedRun:
     async def _load_snapshot(self) -> None:
         """Start from the run's snapshot, if it has one whose last event is in the history."""
         (fields,) = await self._store.kept([self.name], [snapshots.OF, snapshots.STATE])
-        found = snapshots.restored(self.name, fields)
+        found = snapshots.restored(self._new_state(self.name), fields)
         if found is None:
             return
         state, head = found

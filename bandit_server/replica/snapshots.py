@@ -66,15 +66,15 @@ def of(kept: Mapping[str, bytes]) -> Head | None:
         return None
 
 
-def restored(run: str, kept: Mapping[str, bytes]) -> tuple[RunState, Head] | None:
+def restored(empty: RunState, kept: Mapping[str, bytes]) -> tuple[RunState, Head] | None:
     """A snapshot's state and where it stands; None if it cannot be used. The history is still to be asked."""
     head = of(kept)
     if head is None or STATE not in kept:
         return None
     try:
-        state = snapshot.load(run, kept[STATE])
+        state = snapshot.load(empty, kept[STATE])
     except Exception as error:
-        log.warning("the snapshot of run %s cannot be read and is ignored: %r", run, error)
+        log.warning("the snapshot of run %s cannot be read and is ignored: %r", empty.run, error)
         return None
     return (state, head) if (state.version, state.incarnation) == (head.version, head.incarnation) else None
 

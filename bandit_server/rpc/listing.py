@@ -56,7 +56,7 @@ class Listing:
             line = snapshots.told(name, kept[name], head)
             if line is None:
                 try:
-                    state = self._runs.at_hand(name, head) or await self._runs.state(name)
+                    state = self._runs.cached_state(name, head) or await self._runs.state(name)
                 except (RunNotFound, RunDeleted):
                     del heads[name]
                     continue

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from bandit_server.errors import ServerError, StoreUnavailable, WorkersAlive
-from bandit_server.replica.runs import DEADLINE, InTime, Runs
+from bandit_server.replica.runs import Runs
 from bandit_server.rpc import validation as checks
 from bandit_server.rpc.listing import Listing
 from bandit_server.rpc.watch import watch
@@ -151,7 +151,7 @@ class Service(rpc.BanditServicer):
     async def _report_and_select(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
         caller = request.caller
         # Also if it takes two appends, both are within the time of one.
-        async with InTime():
+        async with self._runs.within_deadline():
             alive = await self._runs.alive(caller.run, besides=caller.worker)
 
             def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
@@ -181,7 +181,7 @@ class Service(rpc.BanditServicer):
         request.spec.CopyFrom(checks.spec(request.spec))
         checks.records(request)
         incarnation = secrets.token_hex(8)
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + self._runs.deadline
         while True:
             history = await self._runs.read(caller.run)
 

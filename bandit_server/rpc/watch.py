@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from bandit_server.errors import RunDeleted, RunNotFound
-from bandit_server.replica.cached_run import PAGE_SIZE, read_following
+from bandit_server.replica.cached_run import read_following
 from bandit_server.replica.runs import Runs
 from bandit_server.run import summary
 from bandit_server.run.state import RunState
@@ -78,7 +78,9 @@ class _Watcher:
             yield await self._tell([], [], live=True)
 
     async def _read(self) -> Page:
-        page, follows = await read_following(self._runs.store, self._run, self._state.version, self._last)
+        page, follows = await read_following(
+            self._runs.store, self._run, self._state.version, self._last, self._runs.page_size
+        )
         if page.head.deleted:
             raise RunDeleted(f"run {self._run} was deleted")
         if not follows:
@@ -86,7 +88,7 @@ class _Watcher:
             await self._runs.state(self._run)
             self._state = RunState(self._run)
             self._told = 0
-            return await self._runs.store.read(self._run, 0, PAGE_SIZE)
+            return await self._runs.store.read(self._run, 0, self._runs.page_size)
         return page
 
     async def _batch(self, page: Page, live: bool) -> pb.WatchRunResponse | None:

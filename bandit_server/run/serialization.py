@@ -12,7 +12,7 @@ from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import Reward
 from bandit_server.run.reported_rounds import Settled
 from bandit_server.run.state import RECENT_LOSSES, ArmTotals, RunState
-from bandit_server.run.worker import PROCESSES_AT_HAND, Round, Worker
+from bandit_server.run.worker import FENCED_PROCESSES, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
 
 _PLAIN = (
@@ -36,14 +36,13 @@ def dump(state: RunState) -> bytes:
     return zlib.compress(json.dumps(told).encode(), 1)
 
 
-def load(run: str, dumped: bytes) -> RunState:
-    """The state that `dump` has written down, for a run of this name.
+def load(state: RunState, dumped: bytes) -> RunState:
+    """Restore what `dump` has written into the state of a run without events, and return it.
 
     Raises:
         Exception: Of any kind: other code has written it.
     """
     told = json.loads(zlib.decompress(dumped))
-    state = RunState(run)
     for name in _PLAIN:
         setattr(state, name, told[name])
     state.begin(pb.RunSpec.FromString(_bytes(told["spec"])))
@@ -85,7 +84,7 @@ def _worker_again(told: dict[str, Any]) -> Worker:
         )
     return Worker(
         process=told["process"],
-        fenced=deque(told["fenced"], maxlen=PROCESSES_AT_HAND),
+        fenced=deque(told["fenced"], maxlen=FENCED_PROCESSES),
         info=pb.WorkerInfo.FromString(_bytes(told["info"])),
         rounds=rounds,
         horizon=told["horizon"],

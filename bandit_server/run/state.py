@@ -18,7 +18,7 @@ from bandit_server.bandit.history import History
 from bandit_server.bandit.policy import Policy
 from bandit_server.bandit.random import Randomness
 from bandit_server.bandit.reward import Costs
-from bandit_server.run.worker import Round, Worker
+from bandit_server.run.worker import RECENT_ROUNDS, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
 
 JOINT = "joint"
@@ -79,8 +79,9 @@ class RunState:
     randomness: Randomness
     costs: Costs
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, recent_rounds: int = RECENT_ROUNDS) -> None:
         self.run = run
+        self._recent_rounds = recent_rounds
         self.version = 0
         self.incarnation = ""
         self.created = self.updated = 0.0
@@ -206,7 +207,7 @@ class RunState:
         """Keep a round at hand. One that has to go for it while it is open counts as in flight no longer."""
         worker = self._worker(pull.worker)
         worker.last_round = pull.round
-        gone = worker.keep(pull.round, round)
+        gone = worker.add_round(pull.round, round, self._recent_rounds)
         if gone is not None and not gone.reported:
             self._close(gone.pull)
 

@@ -13,9 +13,9 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 # Rounds of which pull and report are at hand. A worker asks for older ones only when it resumes from a checkpoint
 # that is older still; those are looked up in the history.
-ROUNDS_AT_HAND = 64
+RECENT_ROUNDS = 64
 # Tokens of earlier processes that are known to be fenced.
-PROCESSES_AT_HAND = 64
+FENCED_PROCESSES = 64
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Worker:
     """
 
     process: str = ""
-    fenced: deque[str] = field(default_factory=lambda: deque(maxlen=PROCESSES_AT_HAND))
+    fenced: deque[str] = field(default_factory=lambda: deque(maxlen=FENCED_PROCESSES))
     info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
     rounds: dict[int, Round] = field(default_factory=dict)
     horizon: int = 0
@@ -85,10 +85,10 @@ class Worker:
         if info.ByteSize():
             self.info = info
 
-    def keep(self, number: int, round: Round) -> Round | None:
-        """Keep a round at hand; returns the round that has to go for it, which may be the same."""
+    def add_round(self, number: int, round: Round, recent_rounds: int = RECENT_ROUNDS) -> Round | None:
+        """Add a round to the recent ones; return the one that is dropped for it, which may be the same."""
         self.rounds[number] = round
-        if len(self.rounds) <= ROUNDS_AT_HAND:
+        if len(self.rounds) <= recent_rounds:
             return None
         oldest = min(self.rounds)
         self.horizon = max(self.horizon, oldest + 1)

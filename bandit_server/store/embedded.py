@@ -62,11 +62,13 @@ class EmbeddedValkey:
     Args:
         directory: The data directory; made if it is not there.
         fsync: `everysec` or `always`: when an append reaches the disk itself.
+        orphan_seconds: How long the store of an earlier server may take to end before it is killed.
     """
 
-    def __init__(self, directory: Path, fsync: str = "everysec") -> None:
+    def __init__(self, directory: Path, fsync: str = "everysec", *, orphan_seconds: float = ORPHAN_SECONDS) -> None:
         self._directory = directory.absolute()
         self._fsync = fsync
+        self._orphan_seconds = orphan_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._locks: list[IO[bytes]] = []
@@ -152,7 +154,7 @@ class EmbeddedValkey:
     async def _outlive_orphan(self, store_lock: IO[bytes]) -> None:
         """Wait until no Valkey of an earlier server is left on the directory."""
         killed = False
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        deadline = time.monotonic() + self._orphan_seconds
         while not _lock(store_lock):
             if time.monotonic() > deadline:
                 if killed:
@@ -160,7 +162,7 @@ class EmbeddedValkey:
                 # It holds the lock, so it lives, and the number it wrote down is its own.
                 with contextlib.suppress(OSError, ValueError):
                     os.kill(int((self._directory / "valkey.pid").read_text()), signal.SIGKILL)
-                killed, deadline = True, time.monotonic() + ORPHAN_SECONDS
+                killed, deadline = True, time.monotonic() + self._orphan_seconds
             await asyncio.sleep(0.02)
 
     async def _launch(self, lock: int) -> None:

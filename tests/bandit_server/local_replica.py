@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -10,9 +11,11 @@ import grpc
 from google.protobuf.message import Message
 
 from bandit_server.errors import StoreUnavailable
+from bandit_server.replica.cached_run import PAGE_SIZE
 from bandit_server.replica.runs import Runs
 from bandit_server.rpc.service import Service
 from bandit_server.run.state import RunState
+from bandit_server.run.worker import RECENT_ROUNDS
 from bandit_server.store.base import Head, Standing
 from bandit_server.store.redis_store import RedisStore
 
@@ -55,15 +58,30 @@ class Context:
 
 @dataclass
 class Replica:
-    """One replica. `restart` forgets all it knows, as a new process would."""
+    """One replica. `restart` forgets all it knows, as a new process would.
+
+    Attributes:
+        store: Its store.
+        deadline: Seconds a command may take; long, however busy the machine is.
+        page_size: Events it fetches from the store at a time.
+        recent_rounds: Rounds of each worker that a state holds.
+    """
 
     store: FickleStore
+    deadline: float = 60.0
+    page_size: int = PAGE_SIZE
+    recent_rounds: int = RECENT_ROUNDS
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        self._runs = Runs(self.store)
+        self._runs = Runs(
+            self.store,
+            deadline=self.deadline,
+            page_size=self.page_size,
+            new_state=functools.partial(RunState, recent_rounds=self.recent_rounds),
+        )
         self._service = Service(self._runs)
 
     async def call(self, method: str, request: Message, fate: Fate = "arrives") -> Any:
@@ -82,7 +100,7 @@ class Replica:
 
     def known(self, run: str) -> int:
         """The version that it has at hand, without asking the store."""
-        return self._runs._run(run).state.version
+        return self._runs._cached_run(run).state.version
 
     async def state(self, run: str) -> RunState:
         """What it serves, to be looked at."""

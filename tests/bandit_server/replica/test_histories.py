@@ -8,15 +8,12 @@ import itertools
 import random
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from bandit_server.bandit import serialization as memory
-from bandit_server.replica import runs
-from bandit_server.run import worker as run_worker
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
@@ -27,7 +24,7 @@ from tests.bandit_server.model import FALLBACK, POLICY, TAIL, Expected, Model, n
 from tests.calls import ARMS, measured, spec
 
 # Far fewer than in earnest, so that a short history has rounds that must be looked up.
-ROUNDS_AT_HAND = 4
+RECENT_ROUNDS = 4
 RUNS = itertools.count()
 
 WORKERS = ["a", "b", "c"]
@@ -53,9 +50,9 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.run = f"history-{next(RUNS)}"
         self.model = Model(ARMS)
-        self.fold = RunState(self.run)
+        self.fold = RunState(self.run, RECENT_ROUNDS)
         self.events: list[pb.Event] = []
-        self.replicas = [Replica(FickleStore(self.url, deadline=60)) for _ in range(2)]
+        self.replicas = [Replica(FickleStore(self.url, deadline=60), recent_rounds=RECENT_ROUNDS) for _ in range(2)]
         self.client = redis.Redis.from_url(self.url)
         # The processes of each worker, oldest first, and the last request of each.
         self.processes: dict[str, list[pb.Caller]] = {}
@@ -65,7 +62,7 @@ class Histories(RuleBasedStateMachine):
         self.asked = [0, 1]
 
     def teardown(self) -> None:
-        again = RunState(self.run)
+        again = RunState(self.run, RECENT_ROUNDS)
         for event in self.events:
             again.apply(event)
         for replica in self.replicas:
@@ -221,7 +218,7 @@ class Histories(RuleBasedStateMachine):
         known = self.model.rounds.get((caller.worker, round))
         arm = known.arm if known else ARMS[round % 3]
         by, measurement = POLICY, measured(after=0.5 + round / 100)
-        at_hand = sorted(r for who, r in self.model.rounds if who == caller.worker)[-ROUNDS_AT_HAND:]
+        at_hand = sorted(r for who, r in self.model.rounds if who == caller.worker)[-RECENT_ROUNDS:]
         open_and_old = known is not None and known.measurement is None and round not in at_hand
         match how:
             case "told" if known is not None and known.measurement is not None:
@@ -379,13 +376,8 @@ def remembered(state: RunState) -> dict[str, Any]:
     }
 
 
-def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(valkey: Valkey) -> None:
     Histories.runner, Histories.url = valkey.runner, valkey.url
-    monkeypatch.setattr(run_worker, "ROUNDS_AT_HAND", ROUNDS_AT_HAND)
-    # However busy the machine is: whether a call is in time is no part of this.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(

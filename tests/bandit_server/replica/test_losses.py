@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from bandit_server.replica import runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
@@ -239,10 +237,8 @@ class Losses(RuleBasedStateMachine):
         return [pb.Event.FromString(fields[b"e"]) for _, fields in found]
 
 
-def test_whatever_the_store_loses_is_given_back_once(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_store_loses_is_given_back_once(valkey: Valkey) -> None:
     Losses.runner, Losses.url = valkey.runner, valkey.url
-    # However busy the machine is: whether a call is in time is no part of this.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Losses,
         settings=settings(

@@ -25,9 +25,9 @@ state = RunState("a")
 for event in history(100, "w"):
     state.apply(event)
 dumped = serialization.dump(state)
-serialization.load("a", dumped)
+serialization.load(RunState("a"), dumped)
 before = resident()
-runs = [serialization.load("a", dumped) for _ in range({RUNS})]
+runs = [serialization.load(RunState("a"), dumped) for _ in range({RUNS})]
 busy = resident()
 del runs
 release_memory()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from bandit_server.replica import cached_run, runs
+from bandit_server.replica.runs import Runs
 from bandit_server.rpc.watch import watch
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
@@ -90,9 +90,7 @@ class Site:
 
 
 @pytest.fixture
-def site(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    # However busy the machine is.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
+def site(valkey: Valkey) -> Iterator[Site]:
     made = Site(valkey)
     yield made
     made.close()
@@ -135,7 +133,7 @@ def test_a_loss_that_another_replica_has_filled_up_is_found_out_and_given_back(s
     assert len(numbers) == len(set(numbers))
 
 
-def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site) -> None:
     """By a replica that starts, and by a watcher: the incarnation changes somewhere in the middle."""
     site.join(0, "a")
     reports = site.play(0, "a", range(10))
@@ -149,13 +147,13 @@ def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypat
     events = site.events()
     changes = [at for at, event in enumerate(events) if event.HasField("run_restored")]
     assert 10 < changes[-1] < len(events) - 10
-    monkeypatch.setattr(cached_run, "PAGE_SIZE", 10)
+    site.replicas[1].page_size = 10
     site.replicas[1].restart()
     site.assert_all_serve_the_fold()
 
     async def watched() -> list[pb.Event]:
         seen: list[pb.Event] = []
-        async for batch in watch(runs.Runs(site.replicas[1].store), site.run, 0, ""):
+        async for batch in watch(Runs(site.replicas[1].store, page_size=10), site.run, 0, ""):
             assert batch.from_version == len(seen)
             seen += batch.events
             if batch.live:
@@ -175,16 +173,13 @@ class SlowStore(FickleStore):
         return await super().append(*args, **options)
 
 
-def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(
-    site: Site, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(site: Site, valkey: Valkey) -> None:
     store = SlowStore(valkey.url, deadline=60)
-    site.replicas.insert(0, Replica(store))
+    site.replicas.insert(0, Replica(store, deadline=2.0))
     site.join(0, "w")
     # What the worker chose itself is reported by an append of its own.
     request = pb.ReportRewardRequest(caller=site.callers["w"], round=0, arm="text", chosen_by=pb.CHOSEN_BY_FALLBACK,
                                      measurement=measured(after=0.9), select_round=1)  # fmt: skip
-    monkeypatch.setattr(runs, "DEADLINE", 2.0)
     # One append is in time, and two are not.
     store.pause = 1.2
     with pytest.raises(Refused, match=r"UNAVAILABLE: the store was too slow \(more than 2 s\); try again"):

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bandit_server.bandit import serialization as memory
-from bandit_server.replica import runs, snapshots
-from bandit_server.run import serialization as snapshot
+from bandit_server.replica import snapshots
+from bandit_server.replica.runs import Runs
+from bandit_server.run import serialization
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import point, summary
 from bandit_server.store import keys
@@ -27,9 +28,7 @@ RUNS = itertools.count()
 
 
 @pytest.fixture
-def site(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    # However busy the machine is.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
+def site(valkey: Valkey) -> Iterator[Site]:
     made = Site(valkey)
     made.run = f"snapshots-{next(RUNS)}"
     made.join(0, "a")
@@ -67,7 +66,7 @@ def test_a_state_comes_back_as_it_was_whatever_its_policy(valkey: Valkey, policy
     made.play(0, "a", range(8))
     made.call(0, "SelectArm", pb.SelectArmRequest(caller=caller, round=8))
     state = fold(made.events())
-    again = snapshot.load("r", snapshot.dump(state))
+    again = serialization.load(RunState("r"), serialization.dump(state))
     assert same(again, state)
     made.close()
 
@@ -155,15 +154,12 @@ def test_a_list_is_told_from_snapshots_and_from_the_history_where_they_are_behin
 
 
 def test_a_run_that_nobody_asks_for_is_let_go_of_and_comes_back_as_it_was(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ) -> None:
-    for name, seconds in {"TEND_SECONDS": 0.01, "IDLE_SECONDS": 0.2, "RESTED_SECONDS": 0.02}.items():
-        monkeypatch.setattr(runs, name, seconds)
-
     async def tended() -> None:
-        mine = runs.Runs(site.replicas[0].store)
+        mine = Runs(site.replicas[0].store)
         await mine.state(site.run)
-        tending = asyncio.create_task(mine.tend())
+        tending = asyncio.create_task(mine.maintain(interval=0.01, idle_seconds=0.2, rest_seconds=0.02))
         async with asyncio.timeout(20):
             while mine._runs:
                 await asyncio.sleep(0.01)

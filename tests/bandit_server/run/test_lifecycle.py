@@ -4,7 +4,7 @@ import pytest
 
 from bandit_server.errors import ArmRequired, DataLoss, Fenced, Invalid, RunFinished, SpecMismatch
 from bandit_server.run import lifecycle
-from bandit_server.run.worker import PROCESSES_AT_HAND
+from bandit_server.run.worker import FENCED_PROCESSES
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import Play, measured, spec
 
@@ -116,7 +116,7 @@ def test_processes_fence_only_those_of_their_own_worker(play: Play) -> None:
 def test_fenced_processes_are_remembered_in_bounded_memory(play: Play) -> None:
     for i in range(500):
         play.join(process=f"r{i}")
-    assert len(play.state.workers["w"].fenced) == PROCESSES_AT_HAND
+    assert len(play.state.workers["w"].fenced) == FENCED_PROCESSES
     with pytest.raises(Fenced):
         play.join(process="r498")
 

@@ -8,7 +8,7 @@ from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
 from bandit_server.run.old_rounds import NeedsHistory
 from bandit_server.run.rounds import FALLBACK_ARMS
-from bandit_server.run.worker import ROUNDS_AT_HAND
+from bandit_server.run.worker import RECENT_ROUNDS
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, measured, spec
 
@@ -387,7 +387,7 @@ def test_a_caller_that_has_seen_less_is_served(play: Play) -> None:
 
 
 def test_rounds_too_old_to_be_at_hand_are_asked_for(play: Play) -> None:
-    for i in range(ROUNDS_AT_HAND + 1):
+    for i in range(RECENT_ROUNDS + 1):
         play.round(i)
     with pytest.raises(NeedsHistory) as needed:
         rounds.select(play.state, pb.SelectArmRequest(caller=play.caller(), round=0), ())
@@ -398,7 +398,7 @@ def test_an_old_round_is_answered_from_the_history(play: Play) -> None:
     first = play.select(0)
     play.report(0, first.pull.arm, measured(1.0, 0.7))
     chosen = play.report(1, "text", chosen_by=FALLBACK).report
-    for i in range(2, ROUNDS_AT_HAND + 10):
+    for i in range(2, RECENT_ROUNDS + 10):
         play.round(i)
     again = play.select(0)
     assert (again.duplicate, again.pull, again.fallback_arms) == (True, first.pull, first.fallback_arms)
@@ -409,7 +409,7 @@ def test_an_old_round_is_answered_from_the_history(play: Play) -> None:
 
 
 def test_an_old_round_that_never_began_is_selected_late_and_only_once(play: Play) -> None:
-    for i in range(1, ROUNDS_AT_HAND + 10):
+    for i in range(1, RECENT_ROUNDS + 10):
         play.round(i)
     late = play.select(0)
     assert not late.duplicate
@@ -420,7 +420,7 @@ def test_an_old_round_that_never_began_is_selected_late_and_only_once(play: Play
 
 def test_an_open_round_that_has_become_old_is_reported_late(play: Play) -> None:
     pull = play.select(0).pull
-    for i in range(1, ROUNDS_AT_HAND + 10):
+    for i in range(1, RECENT_ROUNDS + 10):
         play.round(i)
     assert play.state.open == {}
     report = play.report(0, pull.arm, measured(1.0, 0.5)).report

@@ -14,7 +14,7 @@ from bandit_server.errors import ServerError
 from bandit_server.run.reported_rounds import MOST_RANGES, Settled
 from bandit_server.run.state import RECENT_LOSSES, RunState, build_policy, playable
 from bandit_server.run.summary import point, summary, with_pulses
-from bandit_server.run.worker import ROUNDS_AT_HAND
+from bandit_server.run.worker import RECENT_ROUNDS
 from bandit_server.store.base import Pulse
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, measured, spec
@@ -153,9 +153,9 @@ def test_the_state_does_not_grow_with_the_history() -> None:
         sizes.append(size(play.state))
     assert max(sizes[700:]) < 1.05 * max(sizes[:700])
     worker = play.state.workers["w"]
-    assert len(worker.rounds) == ROUNDS_AT_HAND
+    assert len(worker.rounds) == RECENT_ROUNDS
     assert len(play.state.losses) == RECENT_LOSSES
-    assert sum(len(rounds) for rounds in play.state.open.values()) <= ROUNDS_AT_HAND
+    assert sum(len(rounds) for rounds in play.state.open.values()) <= RECENT_ROUNDS
     assert all(len(arm) == WINDOW for arm in play.state.history.rewards)
 
 

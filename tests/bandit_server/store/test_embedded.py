@@ -20,7 +20,7 @@ import uvloop
 from bandit_server.errors import StartError
 from bandit_server.store import embedded
 from bandit_server.store.base import Head
-from bandit_server.store.embedded import EmbeddedValkey
+from bandit_server.store.embedded import ORPHAN_SECONDS, EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
 from tests.launch import ROOT
 from tests.server_process import eventually
@@ -28,9 +28,11 @@ from tests.stores import answers, connected, process_id, send, soon, store_proce
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[EmbeddedValkey, RedisStore]]:
+async def running(
+    directory: Path, orphan_seconds: float = ORPHAN_SECONDS
+) -> AsyncIterator[tuple[EmbeddedValkey, RedisStore]]:
     """An embedded store on a data directory."""
-    valkey = EmbeddedValkey(directory, fsync="always")
+    valkey = EmbeddedValkey(directory, fsync="always", orphan_seconds=orphan_seconds)
     try:
         await valkey.start()
         store = RedisStore(valkey.url, deadline=5)
@@ -67,11 +69,11 @@ def killed_after(process: subprocess.Popen[bytes], version: int) -> int:
     return int(rest[-1]) if rest else int(line)
 
 
-def history(directory: Path) -> list[tuple[int, bytes]]:
+def history(directory: Path, orphan_seconds: float = ORPHAN_SECONDS) -> list[tuple[int, bytes]]:
     """What a fresh start finds of run r."""
 
     async def whole() -> list[tuple[int, bytes]]:
-        async with running(directory) as (_, store):
+        async with running(directory, orphan_seconds) as (_, store):
             return (await store.read("r", 0, 1_000_000)).events
 
     return asyncio.run(whole())
@@ -240,9 +242,8 @@ def test_the_next_server_need_not_wait_for_the_orphan(tmp_path: Path) -> None:
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
-def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path) -> None:
     """A frozen store sees nothing of what the kernel tells it when its server is killed."""
-    monkeypatch.setattr(embedded, "ORPHAN_SECONDS", 0.5)
     with server(tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -251,7 +252,7 @@ def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytes
         process.kill()
         process.wait(timeout=10)
         assert orphan.is_running()
-        events = history(tmp_path)
+        events = history(tmp_path, orphan_seconds=0.5)
         assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
         assert events
         eventually(lambda: store_processes(tmp_path) == [])
