@@ -213,7 +213,7 @@ async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[RedisSto
             stack.push_async_callback(embedded.stop)
             await embedded.start()
             url = embedded.url
-        store = RedisStore(url, called=metrics.store_called)
+        store = RedisStore(url, on_call=metrics.store_called)
         stack.push_async_callback(store.close)
         deadline = time.monotonic() + PATIENCE
         while True:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bandit_server.errors import RunDeleted
 from bandit_server.replica import snapshots
-from bandit_server.run.old_rounds import NeedsHistory, Recall
+from bandit_server.run.old_rounds import NeedsHistory, RoundSearch
 from bandit_server.run.state import SCHEMA, RunState
 from bandit_server.run.worker import Round
 from bandit_server.store.base import Head, Page, Store, fingerprint
@@ -89,7 +89,7 @@ class CachedRun:
         """
         if self.state.version == 0:
             await self._load_snapshot()
-        elif await self._store.stands(self.name, self.head):
+        elif await self._store.is_head(self.name, self.head):
             return
         while True:
             page, follows = await read_following(
@@ -113,16 +113,16 @@ class CachedRun:
         Raises:
             StoreUnavailable: The store does not answer.
         """
-        search = Recall(needed.worker, needed.round, self.state.index)
+        search = RoundSearch(needed.worker, needed.round, self.state.index)
         before = self.state.version
         while before > 0 and not search.done:
-            entries: Sequence[tuple[int, bytes]] = await self._store.read_back(self.name, before, self._page_size)
+            entries: Sequence[tuple[int, bytes]] = await self._store.read_backwards(self.name, before, self._page_size)
             for _, event in entries:
-                search.give(pb.Event.FromString(event))
+                search.add(pb.Event.FromString(event))
                 if search.done:
                     break
             before = entries[-1][0] - 1 if entries else 0
-        return search.found
+        return search.round
 
     async def _fold(self, events: Sequence[tuple[int, bytes]]) -> None:
         """Apply a page of events, in batches between which other calls get their turn."""
@@ -138,11 +138,11 @@ class CachedRun:
 
     async def _load_snapshot(self) -> None:
         """Start from the run's snapshot, if it has one whose last event is in the history."""
-        (fields,) = await self._store.kept([self.name], [snapshots.OF, snapshots.STATE])
-        found = snapshots.restored(self._new_state(self.name), fields)
-        if found is None:
+        (fields,) = await self._store.load_snapshots([self.name], [snapshots.METADATA, snapshots.STATE])
+        state = self._new_state(self.name)
+        head = snapshots.restore_state(state, fields)
+        if head is None:
             return
-        state, head = found
         page = await self._store.read(self.name, head.version - 1, 1)
         if page.events and (page.events[0][0], fingerprint(page.events[0][1])) == (head.version, head.last):
             self.state, self.head, self.snapshot_version = state, head, head.version

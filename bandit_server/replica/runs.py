@@ -21,13 +21,13 @@ from bandit_server.errors import DataLoss, RunDeleted, RunNotFound, ServerError,
 from bandit_server.replica import snapshots
 from bandit_server.replica.cached_run import PAGE_SIZE, CachedRun, run_deleted
 from bandit_server.run.decision import Decision
-from bandit_server.run.old_rounds import NeedsHistory, Recalled
+from bandit_server.run.old_rounds import NeedsHistory, OldRound
 from bandit_server.run.state import RunState
 from bandit_server.store.base import ALIVE_SECONDS, Head, Store, fingerprint
 from protos.optima.v1 import bandit_pb2 as pb
 
 T = TypeVar("T")
-Command = Callable[[RunState, Recalled | None], Decision[T]]
+Command = Callable[[RunState, OldRound | None], Decision[T]]
 
 # Seconds a command may take in all; a call to the store has its own, shorter deadline.
 DEADLINE = 3.5
@@ -167,15 +167,16 @@ class Runs:
             return set()
         now = time.monotonic()
         if now - run.heartbeats_read > ALIVE_CHECK_SECONDS:
-            pulses = await self.store.pulses([(name, worker) for worker in others])
+            heartbeats = await self.store.heartbeats([(name, worker) for worker in others])
             run.heartbeats_read = now
-            for (_, worker), pulse in pulses.items():
-                run.alive_until[worker] = max(run.alive_until.get(worker, 0.0), now + ALIVE_SECONDS - pulse.age)
+            for (_, worker), heartbeat in heartbeats.items():
+                alive_until = now + ALIVE_SECONDS - heartbeat.age
+                run.alive_until[worker] = max(run.alive_until.get(worker, 0.0), alive_until)
         return {worker for worker in others if run.alive_until.get(worker, 0.0) > now}
 
-    async def beat(self, name: str, worker: str, heartbeat: bytes) -> None:
-        """A worker's heartbeat."""
-        await self.store.beat(name, worker, heartbeat)
+    async def record_heartbeat(self, name: str, worker: str, request: bytes) -> None:
+        """Record a worker's heartbeat, a serialized HeartbeatRequest."""
+        await self.store.record_heartbeat(name, worker, request)
         _mark_alive(self._cached_run(name), worker)
 
     async def delete(self, name: str) -> None:
@@ -217,14 +218,14 @@ class Runs:
                 release_memory()
                 dropped = 0
 
-    async def keep(self, name: str) -> None:
+    async def save_snapshot(self, name: str) -> None:
         """Take a snapshot of a run, if it is cached and has events."""
         run = self._runs.get(name)
         # While the lock is held, the state may be half changed.
         if run is None or run.lock.locked() or not run.state.version:
             return
         run.snapshot_version = run.state.version
-        await self.store.keep(name, snapshots.take(run.state, run.head.last))
+        await self.store.save_snapshot(name, snapshots.take(run.state, run.head.last))
 
     async def _save_due_snapshots(self, rest_seconds: float, budget: float) -> None:
         """Take the snapshots that are due, longest histories first, in at most so many seconds of processor time."""
@@ -237,7 +238,7 @@ class Runs:
         ]
         began = time.process_time()
         for _, name in sorted(due):
-            await self.keep(name)
+            await self.save_snapshot(name)
             if time.process_time() - began > budget:
                 return
 
@@ -274,12 +275,12 @@ class Runs:
 
     async def _decide(self, run: CachedRun, command: Command[T], may_create: bool) -> Decision[T] | ServerError:
         """Return what the command comes to on the cached state: a decision, or the refusal."""
-        recalled: Recalled | None = None
+        old_round: OldRound | None = None
         while True:
             try:
-                outcome: Decision[T] | ServerError = command(run.state, recalled)
+                outcome: Decision[T] | ServerError = command(run.state, old_round)
             except NeedsHistory as needed:
-                recalled = Recalled(await run.find_round(needed))
+                old_round = OldRound(await run.find_round(needed))
                 continue
             except ServerError as refusal:
                 outcome = refusal
@@ -294,7 +295,7 @@ class Runs:
         for event in decision.events:
             event.time = now
         if run.state.version == 0:
-            await self.store.enlist(run.name, now)
+            await self.store.register(run.name, now)
         events = [event.SerializeToString() for event in decision.events]
         if run.alive_until.get(worker, 0.0) > time.monotonic() + ALIVE_SECONDS - FRESH_SECONDS:
             worker = ""
@@ -305,7 +306,7 @@ class Runs:
         if result == "changed":
             return False
         for event in decision.events:
-            run.state.apply(event, decision.later)
+            run.state.apply(event, decision.fallback_arms)
         run.head = Head(run.state.version, run.state.incarnation, False, fingerprint(events[-1]))
         if worker:
             _mark_alive(run, worker)
@@ -317,7 +318,7 @@ class Runs:
         if worker:
             # A store that takes no writes now (its disk is full) can still be read.
             with contextlib.suppress(StoreUnavailable):
-                await self.store.beat(run.name, worker)
+                await self.store.record_heartbeat(run.name, worker)
             _mark_alive(run, worker)
 
     def _forget_deleted(self, name: str) -> None:

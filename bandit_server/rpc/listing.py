@@ -34,8 +34,8 @@ class Listing:
         names = [name for _, name in rows[:size]]
         told = await self._summaries(names)
         workers = [(run.run, worker.worker) for run in told for worker in run.workers]
-        pulses = await self._runs.store.pulses(workers)
-        page = pb.ListRunsResponse(runs=[summary.with_pulses(run, pulses) for run in told])
+        heartbeats = await self._runs.store.heartbeats(workers)
+        page = pb.ListRunsResponse(runs=[summary.with_heartbeats(run, heartbeats) for run in told])
         if len(rows) > size:
             created, name = rows[size - 1]
             page.next_page_token = f"{created!r}/{name}"
@@ -49,11 +49,11 @@ class Listing:
             if head.version and not head.deleted
         }
         unknown = [name for name, head in heads.items() if not self._knows(name, head)]
-        fields = [snapshots.OF, snapshots.SUMMARY]
-        kept = dict(zip(unknown, await self._runs.store.kept(unknown, fields), strict=True))
+        fields = [snapshots.METADATA, snapshots.SUMMARY]
+        kept = dict(zip(unknown, await self._runs.store.load_snapshots(unknown, fields), strict=True))
         for name in unknown:
             head = heads[name]
-            line = snapshots.told(name, kept[name], head)
+            line = snapshots.read_summary(name, kept[name], head)
             if line is None:
                 try:
                     state = self._runs.cached_state(name, head) or await self._runs.state(name)

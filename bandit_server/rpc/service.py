@@ -20,7 +20,7 @@ from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
 from bandit_server.run.decision import Decision
 from bandit_server.run.fencing import check_caller
-from bandit_server.run.old_rounds import Recalled
+from bandit_server.run.old_rounds import OldRound
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
@@ -71,11 +71,11 @@ class Service(rpc.BanditServicer):
         request.spec.CopyFrom(checks.spec(request.spec))
         incarnation = secrets.token_hex(8)
 
-        def decide(state: RunState, _: Recalled | None) -> Decision[bool]:
+        def decide(state: RunState, _: OldRound | None) -> Decision[bool]:
             return lifecycle.create(state, request, incarnation)
 
         created, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
-        next_round = state.workers[caller.worker].settled.first_open if caller.worker else 0
+        next_round = state.workers[caller.worker].reported_rounds.first_open if caller.worker else 0
         return pb.CreateRunResponse(run=await self._told(state), created=created, next_round=next_round)
 
     @_answering
@@ -99,8 +99,8 @@ class Service(rpc.BanditServicer):
         checks.name(request.run, "run")
         state = await self._runs.state(request.run)
         if not request.force:
-            pulses = await self._runs.store.pulses([(request.run, worker) for worker in state.workers])
-            alive = [worker for (_, worker), pulse in pulses.items() if pulse.alive]
+            heartbeats = await self._runs.store.heartbeats([(request.run, worker) for worker in state.workers])
+            alive = [worker for (_, worker), heartbeat in heartbeats.items() if heartbeat.alive]
             if alive:
                 raise WorkersAlive(
                     f"run {request.run} has workers that are alive ({', '.join(sorted(alive))}): stop them first, or "
@@ -127,8 +127,8 @@ class Service(rpc.BanditServicer):
         caller = request.caller
         alive = await self._runs.alive(caller.run, besides=caller.worker)
 
-        def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.SelectArmResponse]:
-            return rounds.select(state, request, alive, recalled)
+        def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.SelectArmResponse]:
+            return rounds.select(state, request, alive, old_round)
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
 
@@ -143,8 +143,8 @@ class Service(rpc.BanditServicer):
             checks.round(request.select_round)
             return await self._report_and_select(request)
 
-        def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
-            return rounds.report(state, request, recalled)
+        def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.ReportRewardResponse]:
+            return rounds.report(state, request, old_round)
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
 
@@ -154,8 +154,8 @@ class Service(rpc.BanditServicer):
         async with self._runs.within_deadline():
             alive = await self._runs.alive(caller.run, besides=caller.worker)
 
-            def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
-                return rounds.report_and_select(state, request, alive, recalled)
+            def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.ReportRewardResponse]:
+                return rounds.report_and_select(state, request, alive, old_round)
 
             answer, _ = await self._runs.execute(caller.run, decide, worker=caller.worker)
             if not answer.HasField("selected"):
@@ -170,7 +170,7 @@ class Service(rpc.BanditServicer):
         state = await self._runs.state(caller.run)
         check_caller(state, caller)
         told = pb.HeartbeatResponse(incarnation=state.incarnation, version=state.version, finished=state.finished)
-        await self._runs.beat(caller.run, caller.worker, request.SerializeToString())
+        await self._runs.record_heartbeat(caller.run, caller.worker, request.SerializeToString())
         return told
 
     @_answering
@@ -185,10 +185,10 @@ class Service(rpc.BanditServicer):
         while True:
             history = await self._runs.read(caller.run)
 
-            def decide(state: RunState, _: Recalled | None, history: list[pb.Event] = history) -> Decision[int]:
+            def decide(state: RunState, _: OldRound | None, history: list[pb.Event] = history) -> Decision[int]:
                 if len(history) != state.version:
                     raise _Moved
-                return restore.restore(state, request, restore.Recorded(caller.worker, history), incarnation)
+                return restore.restore(state, request, restore.RecordedRounds(caller.worker, history), incarnation)
 
             try:
                 restored, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
@@ -209,8 +209,8 @@ class Service(rpc.BanditServicer):
     async def _told(self, state: RunState) -> pb.RunSummary:
         # Before anything is awaited: the state goes on changing.
         told = summary.summary(state)
-        pulses = await self._runs.store.pulses([(told.run, worker.worker) for worker in told.workers])
-        return summary.with_pulses(told, pulses)
+        heartbeats = await self._runs.store.heartbeats([(told.run, worker.worker) for worker in told.workers])
+        return summary.with_heartbeats(told, heartbeats)
 
 
 class _Moved(Exception):

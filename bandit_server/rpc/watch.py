@@ -114,8 +114,8 @@ class _Watcher:
 
     async def _tell(self, events: list[pb.Event], points: list[pb.PosteriorPoint], live: bool) -> pb.WatchRunResponse:
         workers = [(self._run, worker) for worker in self._state.workers]
-        pulses = await self._runs.store.pulses(workers)
-        told = summary.with_pulses(summary.summary(self._state), pulses)
+        heartbeats = await self._runs.store.heartbeats(workers)
+        told = summary.with_heartbeats(summary.summary(self._state), heartbeats)
         batch = pb.WatchRunResponse(run=told, from_version=self._told, events=events, posterior=points, live=live)
         self._told = self._state.version
         self._started = True

@@ -16,7 +16,7 @@ from bandit_server.replica.runs import Runs
 from bandit_server.rpc.service import Service
 from bandit_server.run.state import RunState
 from bandit_server.run.worker import RECENT_ROUNDS
-from bandit_server.store.base import Head, Standing
+from bandit_server.store.base import AppendResult, Head
 from bandit_server.store.redis_store import RedisStore
 
 # What becomes of a call: its answer arrives; it is lost on the way to the client; the store's answer to the append is
@@ -31,7 +31,7 @@ class FickleStore(RedisStore):
 
     async def append(
         self, run: str, expected: Head, events: Sequence[bytes], *, incarnation: str = "", worker: str = ""
-    ) -> Standing:
+    ) -> AppendResult:
         if self.fate == "store unheard":
             raise StoreUnavailable("the append was lost on its way")
         standing = await super().append(run, expected, events, incarnation=incarnation, worker=worker)
@@ -94,9 +94,9 @@ class Replica:
         finally:
             self.store.fate = "arrives"
 
-    async def keep(self, run: str) -> None:
+    async def save_snapshot(self, run: str) -> None:
         """Take a snapshot of the run, as a server does now and then."""
-        await self._runs.keep(run)
+        await self._runs.save_snapshot(run)
 
     def known(self, run: str) -> int:
         """The version that it has at hand, without asking the store."""

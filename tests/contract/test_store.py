@@ -26,7 +26,7 @@ AtStore = Callable[..., None]
 async def begin(store: RedisStore, run: str, events: int) -> Head:
     """A run of so many events, of incarnation `one`; where it stands."""
     payloads = [b"%d" % version for version in range(1, events + 1)]
-    await store.enlist(run, 1.0)
+    await store.register(run, 1.0)
     assert await store.append(run, NONE, payloads, incarnation="one") == "stored"
     return Head(events, "one", False)
 
@@ -76,10 +76,10 @@ def test_another_head_changes_nothing(at_store: AtStore, expected: Head) -> None
     async def scenario(place: Place) -> None:
         await begin(place.store, "r", 3)
         before = await place.store.read("r", 0, 100)
-        assert not await place.store.stands("r", expected)
+        assert not await place.store.is_head("r", expected)
         assert await place.store.append("r", expected, [b"x", b"y"], incarnation="new", worker="w") == "changed"
         assert await place.store.read("r", 0, 100) == before
-        assert await place.store.pulses([("r", "w")]) == {}
+        assert await place.store.heartbeats([("r", "w")]) == {}
 
     at_store(scenario)
 
@@ -89,7 +89,7 @@ def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtSto
         store = place.store
         assert (await store.read("r", 0, 10)).head == NONE
         assert (await store.read("r", 7, 10)).events == []
-        assert await store.read_back("r", 7, 10) == []
+        assert await store.read_backwards("r", 7, 10) == []
         assert await store.heads(["r"]) == [NONE]
         assert await store.append("r", Head(1, "", False), [b"x"]) == "changed"
         assert await store.append("r", Head(0, "one", False), [b"x"]) == "changed"
@@ -101,17 +101,17 @@ def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtSto
 def test_a_run_stands_where_it_is_until_it_moves_on_or_is_deleted(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
-        assert await store.stands("r", NONE)
+        assert await store.is_head("r", NONE)
         head = await begin(store, "r", 3)
-        assert await store.stands("r", head)
+        assert await store.is_head("r", head)
         assert (await store.read("r", 0, 10)).head == head, "nothing was added"
         await store.append("r", head, [b"x"])
-        assert not await store.stands("r", head)
+        assert not await store.is_head("r", head)
         (head,) = await store.heads(["r"])
-        assert await store.stands("r", head)
+        assert await store.is_head("r", head)
         await store.delete("r")
-        assert not await store.stands("r", head)
-        assert not await store.stands("r", NONE)
+        assert not await store.is_head("r", head)
+        assert not await store.is_head("r", NONE)
 
     at_store(scenario)
 
@@ -134,7 +134,7 @@ def test_events_are_any_bytes(at_store: AtStore) -> None:
         payloads = [b"", bytes(range(256)), b"\r\n$-1\r\n", b"\xff" * (1 << 20)]
         assert await place.store.append("r", NONE, payloads, incarnation="one") == "stored"
         assert [event for _, event in (await place.store.read("r", 0, 10)).events] == payloads
-        assert [event for _, event in await place.store.read_back("r", 4, 10)] == payloads[::-1]
+        assert [event for _, event in await place.store.read_backwards("r", 4, 10)] == payloads[::-1]
 
     at_store(scenario)
 
@@ -266,11 +266,11 @@ def test_reading_back_in_pages(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
         await begin(store, "r", 5)
-        assert await store.read_back("r", 5, 2) == [(5, b"5"), (4, b"4")]
-        assert await store.read_back("r", 3, 2) == [(3, b"3"), (2, b"2")]
-        assert await store.read_back("r", 1, 2) == [(1, b"1")]
-        assert await store.read_back("r", 0, 2) == []
-        assert await store.read_back("r", 99, 1) == [(5, b"5")]
+        assert await store.read_backwards("r", 5, 2) == [(5, b"5"), (4, b"4")]
+        assert await store.read_backwards("r", 3, 2) == [(3, b"3"), (2, b"2")]
+        assert await store.read_backwards("r", 1, 2) == [(1, b"1")]
+        assert await store.read_backwards("r", 0, 2) == []
+        assert await store.read_backwards("r", 99, 1) == [(5, b"5")]
 
     at_store(scenario)
 
@@ -299,7 +299,7 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
         times = {f"same-{number}": moment for number in range(12)}
         times |= {"older": moment - 1e-6, "oldest": 0.1, "newer": moment + 1e-6, "newest": moment + 60}
         for name, created in times.items():
-            await store.enlist(name, created)
+            await store.register(name, created)
         whole = sorted(((created, name) for name, created in times.items()), reverse=True)
         assert await store.names(100) == whole
         for length in (1, 2, 3, 5, 16, 17):
@@ -318,8 +318,8 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
 def test_a_known_run_keeps_its_time(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         assert await place.store.names(10) == []
-        await place.store.enlist("r", 5.0)
-        await place.store.enlist("r", 9.0)
+        await place.store.register("r", 5.0)
+        await place.store.register("r", 9.0)
         assert await place.store.names(10) == [(5.0, "r")]
 
     at_store(scenario)
@@ -337,9 +337,9 @@ def test_a_deleted_run_leaves_a_tombstone(at_store: AtStore) -> None:
             page = await store.read("r", 0, 10)
             assert page.head == Head(0, "", True)
             assert page.events == []
-            assert await store.read_back("r", 3, 10) == []
+            assert await store.read_backwards("r", 3, 10) == []
             assert await store.names(10) == [(1.0, "other")]
-            assert await store.pulses([("r", "w")]) == {}
+            assert await store.heartbeats([("r", "w")]) == {}
         assert (await store.read("other", 0, 10)).head == Head(1, "one", False)
         with connected(place.url) as client:
             assert keys.TOMBSTONE_SECONDS - 60 < client.ttl(keys.tombstone("r")) <= keys.TOMBSTONE_SECONDS
@@ -355,29 +355,29 @@ def test_a_run_can_be_refused_before_it_exists(at_store: AtStore) -> None:
     at_store(scenario)
 
 
-def test_signs_of_life(at_store: AtStore) -> None:
+def test_heartbeats(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
         await begin(store, "r", 1)
         workers = [("r", "caller"), ("r", "beating"), ("r", "silent"), ("other", "caller")]
-        assert await store.pulses(workers) == {}
+        assert await store.heartbeats(workers) == {}
         assert await store.append("r", Head(1, "one", False), [b"2"], worker="caller") == "stored"
-        await store.beat("r", "beating", b"fast")
-        await store.beat("r", "beating")
-        pulses = await store.pulses(workers)
-        assert pulses.keys() == {("r", "caller"), ("r", "beating")}
-        assert pulses["r", "caller"].heartbeat == b""
-        assert pulses["r", "beating"].heartbeat == b"fast"
+        await store.record_heartbeat("r", "beating", b"fast")
+        await store.record_heartbeat("r", "beating")
+        heartbeats = await store.heartbeats(workers)
+        assert heartbeats.keys() == {("r", "caller"), ("r", "beating")}
+        assert heartbeats["r", "caller"].request == b""
+        assert heartbeats["r", "beating"].request == b"fast"
         assert await store.append("r", Head(2, "one", False), [b"3"], worker="beating") == "stored"
-        pulses = await store.pulses(workers)
-        assert pulses["r", "beating"].heartbeat == b"fast"
-        assert all(0 <= pulse.age < 5 and pulse.alive for pulse in pulses.values())
-        assert await store.pulses([]) == {}
+        heartbeats = await store.heartbeats(workers)
+        assert heartbeats["r", "beating"].request == b"fast"
+        assert all(0 <= heartbeat.age < 5 and heartbeat.alive for heartbeat in heartbeats.values())
+        assert await store.heartbeats([]) == {}
 
     at_store(scenario)
 
 
-def test_signs_of_life_age_and_go(at_store: AtStore) -> None:
+def test_heartbeats_age_and_expire(at_store: AtStore) -> None:
     """Time passes by shortening what is left of the key's life; every kind of call makes a worker young again."""
 
     async def scenario(place: Place) -> None:
@@ -385,27 +385,27 @@ def test_signs_of_life_age_and_go(at_store: AtStore) -> None:
         head = await begin(store, "r", 1)
 
         async def age() -> float:
-            return (await store.pulses([("r", "w")]))["r", "w"].age
+            return (await store.heartbeats([("r", "w")]))["r", "w"].age
 
         def let_pass(seconds: float) -> None:
             with connected(place.url) as client:
-                assert client.pexpire(keys.pulse("r", "w"), int(1000 * (keys.PULSE_SECONDS - seconds)))
+                assert client.pexpire(keys.heartbeat("r", "w"), int(1000 * (keys.HEARTBEAT_SECONDS - seconds)))
 
-        await store.beat("r", "w", b"first")
+        await store.record_heartbeat("r", "w", b"first")
         let_pass(ALIVE_SECONDS - 5)
         assert ALIVE_SECONDS - 5 <= await age() < ALIVE_SECONDS
         let_pass(ALIVE_SECONDS)
-        assert not (await store.pulses([("r", "w")]))["r", "w"].alive
-        await store.beat("r", "w")
+        assert not (await store.heartbeats([("r", "w")]))["r", "w"].alive
+        await store.record_heartbeat("r", "w")
         assert await age() < 5
         let_pass(1000)
         assert await store.append("r", head, [b"2"], worker="w") == "stored"
         assert await age() < 5
         let_pass(1000)
-        await store.beat("r", "w", b"second")
+        await store.record_heartbeat("r", "w", b"second")
         assert await age() < 5
-        let_pass(keys.PULSE_SECONDS)
-        assert await store.pulses([("r", "w")]) == {}
+        let_pass(keys.HEARTBEAT_SECONDS)
+        assert await store.heartbeats([("r", "w")]) == {}
 
     at_store(scenario)
 
@@ -415,14 +415,14 @@ def every_call(store: RedisStore, run: str) -> list[Awaitable[Any]]:
     return [
         store.append(run, NONE, [b"x"], incarnation="one", worker="w"),
         store.read(run, 0, 10),
-        store.read_back(run, 10, 10),
+        store.read_backwards(run, 10, 10),
         store.heads([run, "other"]),
-        store.enlist(run, 1.0),
+        store.register(run, 1.0),
         store.names(10),
         store.delete(run),
-        store.beat(run, "w"),
-        store.beat(run, "w", b"heartbeat"),
-        store.pulses([(run, "w")]),
+        store.record_heartbeat(run, "w"),
+        store.record_heartbeat(run, "w", b"heartbeat"),
+        store.heartbeats([(run, "w")]),
         store.ping(),
     ]
 

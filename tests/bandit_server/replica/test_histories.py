@@ -169,7 +169,7 @@ class Histories(RuleBasedStateMachine):
     @rule(replica=replicas)
     def keep(self, replica: int) -> None:
         """A snapshot, from which whoever starts anew goes on."""
-        self.runner.run(self.replicas[replica].keep(self.run))
+        self.runner.run(self.replicas[replica].save_snapshot(self.run))
         self.replicas[1 - replica].restart()
         self.agree()
 
@@ -371,7 +371,14 @@ class Histories(RuleBasedStateMachine):
 def remembered(state: RunState) -> dict[str, Any]:
     """What a state has of each worker."""
     return {
-        name: (worker.process, worker.fenced, worker.rounds, worker.horizon, worker.settled.first_open, worker.reports)
+        name: (
+            worker.process,
+            worker.fenced,
+            worker.rounds,
+            worker.horizon,
+            worker.reported_rounds.first_open,
+            worker.reports,
+        )
         for name, worker in state.workers.items()
     }
 

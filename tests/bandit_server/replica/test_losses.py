@@ -174,7 +174,7 @@ class Losses(RuleBasedStateMachine):
     @rule(replica=st.sampled_from([0, 1]))
     def keep(self, replica: int) -> None:
         """A snapshot, which what the store loses later does not touch."""
-        self.runner.run(self.replicas[replica].keep(self.run))
+        self.runner.run(self.replicas[replica].save_snapshot(self.run))
 
     @rule(replica=st.sampled_from([0, 1]))
     def restart(self, replica: int) -> None:

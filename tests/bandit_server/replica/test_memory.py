@@ -25,9 +25,15 @@ state = RunState("a")
 for event in history(100, "w"):
     state.apply(event)
 dumped = serialization.dump(state)
-serialization.load(RunState("a"), dumped)
+
+def loaded():
+    state = RunState("a")
+    serialization.load(state, dumped)
+    return state
+
+loaded()
 before = resident()
-runs = [serialization.load(RunState("a"), dumped) for _ in range({RUNS})]
+runs = [loaded() for _ in range({RUNS})]
 busy = resident()
 del runs
 release_memory()

@@ -15,7 +15,7 @@ from bandit_server.rpc.watch import watch
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
-from bandit_server.store.base import Standing
+from bandit_server.store.base import AppendResult
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
 from tests.bandit_server.local_replica import FickleStore, Refused, Replica
@@ -168,7 +168,7 @@ class SlowStore(FickleStore):
 
     pause = 0.0
 
-    async def append(self, *args: Any, **options: Any) -> Standing:
+    async def append(self, *args: Any, **options: Any) -> AppendResult:
         await asyncio.sleep(self.pause)
         return await super().append(*args, **options)
 

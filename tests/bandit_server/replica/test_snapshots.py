@@ -66,7 +66,8 @@ def test_a_state_comes_back_as_it_was_whatever_its_policy(valkey: Valkey, policy
     made.play(0, "a", range(8))
     made.call(0, "SelectArm", pb.SelectArmRequest(caller=caller, round=8))
     state = fold(made.events())
-    again = serialization.load(RunState("r"), serialization.dump(state))
+    again = RunState("r")
+    serialization.load(again, serialization.dump(state))
     assert same(again, state)
     made.close()
 
@@ -74,7 +75,7 @@ def test_a_state_comes_back_as_it_was_whatever_its_policy(valkey: Valkey, policy
 def test_a_replica_that_begins_with_a_snapshot_chooses_as_one_that_has_seen_everything(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.runner.run(site.replicas[0].keep(site.run))
+    site.runner.run(site.replicas[0].save_snapshot(site.run))
     site.play(0, "b", range(3))
     site.replicas[1].restart()
     folded: list[pb.Event] = []
@@ -127,7 +128,7 @@ def no_words(kept: dict[bytes, bytes]) -> None:
 
 @pytest.mark.parametrize("spoil", [cut, swapped, of_other_code, of_the_future, of_other_history, no_words])
 def test_a_snapshot_that_does_not_fit_is_never_served(site: Site, spoil: Callable[[dict[bytes, bytes]], None]) -> None:
-    site.runner.run(site.replicas[0].keep(site.run))
+    site.runner.run(site.replicas[0].save_snapshot(site.run))
     key = keys.snapshot(site.run)
     kept: Any = site.client.hgetall(key)
     spoil(kept)
@@ -141,7 +142,7 @@ def test_a_snapshot_that_does_not_fit_is_never_served(site: Site, spoil: Callabl
 
 
 def test_a_list_is_told_from_snapshots_and_from_the_history_where_they_are_behind(site: Site) -> None:
-    site.runner.run(site.replicas[0].keep(site.run))
+    site.runner.run(site.replicas[0].save_snapshot(site.run))
     for rounds in (range(20, 20), range(20, 22)):
         site.play(0, "a", rounds)
         site.replicas[1].restart()
@@ -164,8 +165,8 @@ def test_a_run_that_nobody_asks_for_is_let_go_of_and_comes_back_as_it_was(
             while mine._runs:
                 await asyncio.sleep(0.01)
         tending.cancel()
-        kept = await mine.store.kept([site.run], [snapshots.OF])
-        head = snapshots.of(kept[0])
+        kept = await mine.store.load_snapshots([site.run], [snapshots.METADATA])
+        head = snapshots.read_head(kept[0])
         assert head is not None
         assert head.version == 43
         assert same(await mine.state(site.run), fold_named(site))

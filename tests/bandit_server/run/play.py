@@ -8,7 +8,7 @@ from typing import TypeVar
 from bandit_server.rpc.validation import spec as checked
 from bandit_server.run import lifecycle, restore, rounds
 from bandit_server.run.decision import Decision
-from bandit_server.run.old_rounds import NeedsHistory, Recall, Recalled
+from bandit_server.run.old_rounds import NeedsHistory, OldRound, RoundSearch
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -68,7 +68,7 @@ class Play:
             event.time = 100.0 + len(self.events)
             stored = pb.Event.FromString(event.SerializeToString())
             self.events.append(stored)
-            self.state.apply(stored, decision.later)
+            self.state.apply(stored, decision.fallback_arms)
         return decision.answer
 
     def caller(self, worker: str = "w", **fields: object) -> pb.Caller:
@@ -89,7 +89,7 @@ class Play:
     def select(self, round: int, worker: str = "w", alive: Collection[str] = ()) -> pb.SelectArmResponse:
         """The arm for a round."""
         request = pb.SelectArmRequest(caller=self.caller(worker), round=round)
-        return self.do(self._recalling(lambda recalled: rounds.select(self.state, request, alive, recalled)))
+        return self.do(self._with_history(lambda old_round: rounds.select(self.state, request, alive, old_round)))
 
     def report(
         self,
@@ -107,7 +107,7 @@ class Play:
             chosen_by=chosen_by,
             measurement=measured() if measurement is None else measurement,
         )
-        return self.do(self._recalling(lambda recalled: rounds.report(self.state, request, recalled)))
+        return self.do(self._with_history(lambda old_round: rounds.report(self.state, request, old_round)))
 
     def round(self, round: int, measurement: pb.Measurement | None = None, worker: str = "w") -> pb.RewardReported:
         """Select, train, report."""
@@ -134,18 +134,18 @@ class Play:
         """What a restore comes to. `starts`: the incarnation that it starts, if it does."""
         self.processes.setdefault(worker, "p1")
         request = pb.RestoreRunRequest(caller=self.caller(worker, **caller), spec=self.spec, records=records)
-        return restore.restore(self.state, request, restore.Recorded(worker, self.events), starts)
+        return restore.restore(self.state, request, restore.RecordedRounds(worker, self.events), starts)
 
-    def _recalling(self, decide: Callable[[Recalled | None], Decision[T]]) -> Decision[T]:
-        """A round too old to be at hand is looked up in the events."""
+    def _with_history(self, decide: Callable[[OldRound | None], Decision[T]]) -> Decision[T]:
+        """A round that the state no longer holds is looked up in the events."""
         try:
             return decide(None)
         except NeedsHistory as needed:
-            recall = Recall(needed.worker, needed.round, self.state.index)
+            search = RoundSearch(needed.worker, needed.round, self.state.index)
             for event in reversed(self.events):
-                if not recall.done:
-                    recall.give(event)
-            return decide(Recalled(recall.found))
+                if not search.done:
+                    search.add(event)
+            return decide(OldRound(search.round))
 
 
 def journal(events: list[pb.Event], worker: str = "w") -> list[pb.JournalRecord]:

@@ -86,7 +86,7 @@ def test_a_mismatch_of_large_specs_is_told_briefly(play: Play) -> None:
 
 def test_a_worker_that_knows_a_run_which_is_not_there_does_not_create_it() -> None:
     caller = pb.Caller(run="demo", worker="w", process="p1", incarnation="gone", seen_version=12)
-    with pytest.raises(DataLoss, match="run demo is not there, but worker w has seen 12 events"):
+    with pytest.raises(DataLoss, match="run demo does not exist, but worker w has seen 12 events"):
         create(Play(), caller)
 
 
@@ -135,7 +135,7 @@ def test_what_the_newest_process_told_of_itself_is_shown(play: Play) -> None:
 def test_absolute_rewards_are_for_a_single_worker_only() -> None:
     play = Play(spec(reward=pb.REWARD_KIND_ABSOLUTE))
     play.join("a")
-    with pytest.raises(SpecMismatch, match="absolute rewards, which only one worker can give, and worker a is in it"):
+    with pytest.raises(SpecMismatch, match="absolute rewards, which allow one worker, and worker a has joined it"):
         play.join("b")
     assert list(play.state.workers) == ["a"]
 

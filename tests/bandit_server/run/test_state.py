@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import WINDOW
 from bandit_server.errors import ServerError
-from bandit_server.run.reported_rounds import MOST_RANGES, Settled
+from bandit_server.run.reported_rounds import MOST_RANGES, ReportedRounds
 from bandit_server.run.state import RECENT_LOSSES, RunState, build_policy, playable
-from bandit_server.run.summary import point, summary, with_pulses
+from bandit_server.run.summary import point, summary, with_heartbeats
 from bandit_server.run.worker import RECENT_ROUNDS
-from bandit_server.store.base import Pulse
+from bandit_server.store.base import Heartbeat
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, measured, spec
 
@@ -133,7 +133,7 @@ def test_a_run_without_events_is_empty() -> None:
 def size(state: RunState) -> int:
     """Bytes of everything in a state but its messages, which do not grow."""
     held = [
-        (worker.process, worker.fenced, worker.horizon, vars(worker.settled), sorted(worker.rounds))
+        (worker.process, worker.fenced, worker.horizon, vars(worker.reported_rounds), sorted(worker.rounds))
         for worker in state.workers.values()
     ]
     history = [[(reward.number, reward.value, reward.worker) for reward in arm] for arm in state.history.rewards]
@@ -161,7 +161,7 @@ def test_the_state_does_not_grow_with_the_history() -> None:
 
 @given(rounds=st.permutations(range(60)), count=st.integers(0, 60))
 def test_the_first_open_round_is_the_lowest_without_a_report(rounds: list[int], count: int) -> None:
-    settled = Settled()
+    settled = ReportedRounds()
     for round in rounds[:count]:
         settled.add(round)
         settled.add(round)
@@ -169,14 +169,14 @@ def test_the_first_open_round_is_the_lowest_without_a_report(rounds: list[int], 
 
 
 def test_settled_rounds_in_order_are_one_range() -> None:
-    settled = Settled()
+    settled = ReportedRounds()
     for round in range(10_000):
         settled.add(round)
     assert (settled.first_open, len(settled._starts)) == (10_000, 1)
 
 
 def test_settled_rounds_with_endless_gaps_take_bounded_memory() -> None:
-    settled = Settled()
+    settled = ReportedRounds()
     settled.add(0)
     for round in range(2, 10_000, 2):
         settled.add(round)
@@ -191,9 +191,9 @@ def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
     for i in (0, 1, 3):
         play.round(i)
     play.select(2)
-    assert play.state.workers["w"].settled.first_open == 2
+    assert play.state.workers["w"].reported_rounds.first_open == 2
     play.report(2, play.select(2).pull.arm)
-    assert play.state.workers["w"].settled.first_open == 4
+    assert play.state.workers["w"].reported_rounds.first_open == 4
 
 
 # --- what is told of it
@@ -253,13 +253,13 @@ def test_the_joint_policy_shows_joint_as_the_union_of_all_arms() -> None:
     assert joint.pulls == 1
 
 
-def test_pulses_are_shown_and_leave_the_summary_as_it_was() -> None:
+def test_heartbeats_are_shown_and_leave_the_summary_as_it_was() -> None:
     play = Play()
     play.join("a")
     play.join("b")
     told = summary(play.state)
-    beat = pb.HeartbeatRequest(round=4, steps_per_second=2.5).SerializeToString()
-    now = with_pulses(told, {("demo", "a"): Pulse(1.0, beat), ("other", "b"): Pulse(1.0, beat)})
+    request = pb.HeartbeatRequest(round=4, steps_per_second=2.5).SerializeToString()
+    now = with_heartbeats(told, {("demo", "a"): Heartbeat(1.0, request), ("other", "b"): Heartbeat(1.0, request)})
     a, b = now.workers
     assert (a.alive, a.heartbeat_age, a.round, a.steps_per_second) == (True, 1.0, 4, 2.5)
     assert not b.alive

@@ -96,9 +96,9 @@ def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
     async def first() -> None:
         async with running(tmp_path) as (_, store):
             assert await store.append("r", Head(0, "", False), [b"1", b"2"], incarnation="one") == "stored"
-            await store.enlist("r", 4.5)
+            await store.register("r", 4.5)
             await store.delete("gone")
-            await store.beat("r", "w", b"heartbeat")
+            await store.record_heartbeat("r", "w", b"heartbeat")
 
     async def second() -> None:
         async with running(tmp_path) as (_, store):
@@ -107,7 +107,7 @@ def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
             assert page.events == [(1, b"1"), (2, b"2")]
             assert await store.names(10) == [(4.5, "r")]
             assert (await store.heads(["gone"]))[0].deleted
-            assert (await store.pulses([("r", "w")]))["r", "w"].heartbeat == b"heartbeat"
+            assert (await store.heartbeats([("r", "w")]))["r", "w"].request == b"heartbeat"
 
     asyncio.run(first())
     asyncio.run(second())
