@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from bandit_server.run import serialization
 from bandit_server.run.state import SCHEMA, RunState
@@ -25,18 +26,45 @@ log = logging.getLogger(__name__)
 
 # Fields of a snapshot: its metadata, and its two parts, which are read separately.
 METADATA, SUMMARY, STATE = "of", "summary", "state"
-# The packages whose code determines what a history folds to.
-_FOLDING = ("bandit", "run")
+# The modules whose code determines a state, its bytes and its summary; tests/bandit_server/replica/test_snapshots.py
+# compares them with what these import. The laboratory and the commands of a run are not among them.
+_FOLDING = (
+    "bandit_server.run",
+    "bandit_server.run.reported_rounds",
+    "bandit_server.run.serialization",
+    "bandit_server.run.state",
+    "bandit_server.run.summary",
+    "bandit_server.run.worker",
+    "bandit_server.bandit",
+    "bandit_server.bandit.estimators",
+    "bandit_server.bandit.filter_bank",
+    "bandit_server.bandit.history",
+    "bandit_server.bandit.noise",
+    "bandit_server.bandit.policy",
+    "bandit_server.bandit.policy.base",
+    "bandit_server.bandit.policy.baselines",
+    "bandit_server.bandit.policy.index_policy",
+    "bandit_server.bandit.policy.optima",
+    "bandit_server.bandit.policy.options",
+    "bandit_server.bandit.policy.sliding_window_ts",
+    "bandit_server.bandit.posterior",
+    "bandit_server.bandit.random",
+    "bandit_server.bandit.reward",
+    "bandit_server.bandit.scaling",
+    "bandit_server.bandit.serialization",
+)
 
 
 @functools.cache
 def code_digest() -> str:
-    """Return a digest of all code that a run's state or summary depends on."""
+    """Return a digest of the code that a run's state, its bytes and its summary depend on."""
     digest = hashlib.sha256(f"{SCHEMA}".encode())
-    here = Path(__file__).parents[1]
-    for package in _FOLDING:
-        for path in sorted((here / package).rglob("*.py")):
-            digest.update(path.read_bytes())
+    for name in _FOLDING:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        # The loader's way works from a directory, from a zip file and without sources.
+        loader: Any = spec.loader
+        digest.update(name.encode() + loader.get_data(spec.origin))
     return digest.hexdigest()
 
 

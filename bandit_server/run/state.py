@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bandit_server.bandit import policy as policies
 from bandit_server.bandit.history import History
-from bandit_server.bandit.policy import Policy
+from bandit_server.bandit.policy import SERVED, Policy, build
 from bandit_server.bandit.random import Randomness
 from bandit_server.bandit.reward import Costs
 from bandit_server.run.worker import RECENT_ROUNDS, Round, Worker
@@ -59,10 +58,10 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)
-    elif spec.policy.name not in policies.OFFERED:
-        offered = ", ".join([*policies.OFFERED, JOINT, "fixed:<arm>"])
+    elif spec.policy.name not in SERVED:
+        offered = ", ".join([*SERVED, JOINT, "fixed:<arm>"])
         raise ValueError(f"the server offers no policy {spec.policy.name!r}; it offers {offered}")
-    return policies.build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
+    return build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
 
 
 class RunState:

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.environments import Scenario
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import play

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from bandit_server.bandit.policy import OFFERED
+from bandit_server.bandit.policy import SERVED
 from bandit_server.dashboard import words as told_in
 from bandit_server.dashboard.words import options_in_words
 from protos.optima.v1 import bandit_pb2 as pb
@@ -46,6 +46,6 @@ def test_other_policies_have_words_too(name: str, told: str) -> None:
 
 
 def test_every_policy_of_a_server_and_each_of_its_options_has_words() -> None:
-    for name, policy in OFFERED.items():
+    for name, policy in SERVED.items():
         assert name in told_in.POLICIES
         assert {*[*inspect.signature(policy).parameters][1:]} <= {*told_in.OPTIONS}, name

@@ -6,7 +6,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +176,70 @@ def test_a_run_that_nobody_asks_for_is_let_go_of_and_comes_back_as_it_was(
         assert same(await mine.state(site.run), fold_named(site))
 
     site.runner.run(tended())
+
+
+# --- the digest of the code
+
+ROOT = Path(__file__).parents[3]
+
+
+def printed(program: str, path: Path) -> str:
+    """What a program prints that imports our packages from a folder or a zip file."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(path)!r}); {program}"]
+    return subprocess.run(command, cwd=path.parent, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def code_digest(path: Path) -> str:
+    program = "from bandit_server.replica import snapshots as s; print(s.__file__, s.code_digest())"
+    file, digest = printed(program, path).split()
+    assert file.startswith(str(path))
+    return digest
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a server imports."""
+    copy = tmp_path_factory.mktemp("code") / "copy"
+    for package in ("bandit_server", "protos"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "static"))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("bandit/simulation/scenarios.py", False),
+        ("bandit/policy/published/thompson.py", False),
+        ("bandit/policy/published/__init__.py", False),
+        ("run/rounds.py", False),
+        ("run/state.py", True),
+        ("run/worker.py", True),
+        ("bandit/posterior.py", True),
+        ("bandit/policy/optima.py", True),
+    ],
+)
+def test_only_an_edit_of_code_that_folds_changes_the_digest(copy: Path, file: str, changes: bool) -> None:
+    path = copy / "bandit_server" / file
+    source = path.read_bytes()
+    before = snapshots.code_digest()
+    try:
+        path.write_bytes(source + b"# edited\n")
+        assert (code_digest(copy) != before) == changes
+    finally:
+        path.write_bytes(source)
+
+
+def test_the_digest_of_a_zip_file_is_that_of_its_folder(copy: Path) -> None:
+    archive = Path(shutil.make_archive(str(copy), "zip", copy))
+    assert code_digest(archive) == code_digest(copy) == snapshots.code_digest()
+
+
+def test_the_digest_has_every_module_that_a_fold_imports() -> None:
+    program = """
+import bandit_server.run.serialization, bandit_server.run.state, bandit_server.run.summary
+names = sorted(sys.modules)
+print(*[n for n in names if n.startswith(("bandit_server.bandit", "bandit_server.run"))])
+"""
+    # The package offers a bandit without a server, which takes no part in runs.
+    imported = set(printed(f"exec({program!r})", ROOT).split()) - {"bandit_server.bandit.bandit"}
+    assert sorted(imported) == sorted(snapshots._FOLDING)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bandit_server.bandit import serialization as memory
-from bandit_server.bandit.policy import OFFERED
+from bandit_server.bandit.policy import SERVED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
 from bandit_server.run.old_rounds import NeedsHistory
@@ -54,7 +54,7 @@ def test_a_selection_brings_arms_for_the_time_without_a_server(play: Play) -> No
     assert set(fallback_arms) <= set(ARMS)
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", SERVED)
 def test_the_pull_and_the_arms_for_later_are_one_choice_of_the_policy(name: str) -> None:
     play = Play(spec(policy=name))
     play.join()
