@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.store import keys
 from bandit_server.store.base import AppendResult, Head, Heartbeat, Page, Store, fingerprint
-from bandit_server.store.pipelined import Direct
+from bandit_server.store.pipelined import PipelinedClient
 
 # Seconds one call to the store may take in all; workers wait 5 s for the server, which must have answered by then.
 DEADLINE = 2.0
@@ -80,7 +80,7 @@ class RedisStore(Store):
             raise StartError(f"--redis-url: {error} (expected something like redis://host:6379/0)") from error
         self._redis: Redis = Redis(connection_pool=pool)
         self._pool = pool
-        self._direct = Direct(cast(Any, pool), APPEND, deadline)
+        self._pipelined = PipelinedClient(cast(Any, pool), APPEND, deadline)
         self._deadline = deadline
         self._on_call = on_call
 
@@ -104,7 +104,7 @@ class RedisStore(Store):
         for version, event in enumerate(events, expected.version + 1):
             entries += (f"{version}-0", event)
         with self._translating_errors():
-            result = await self._direct.script(
+            result = await self._pipelined.run_script(
                 len(names),
                 *names,
                 f"{expected.version}-0",
@@ -198,7 +198,7 @@ class RedisStore(Store):
         key = keys.heartbeat(run, worker)
         if request is not None:
             with self._translating_errors():
-                await self._direct.command("SET", key, request, "EX", keys.HEARTBEAT_SECONDS)
+                await self._pipelined.execute("SET", key, request, "EX", keys.HEARTBEAT_SECONDS)
             return
         async with self._call():
             if not await self._redis.expire(key, keys.HEARTBEAT_SECONDS):
@@ -226,7 +226,7 @@ class RedisStore(Store):
 
     async def close(self) -> None:
         """Close the connections of the pool and the pipelined one."""
-        await self._direct.close()
+        await self._pipelined.close()
         await self._redis.aclose()
         await self._pool.aclose()
 

@@ -194,7 +194,7 @@ def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCa
             before = socket.stat().st_ctime_ns
             first.kill()
             if moment == "noticed":
-                await soon(lambda: "is started again" in caplog.text)
+                await soon(lambda: "is restarted" in caplog.text)
             elif moment == "launched":
                 await soon(lambda: any(process != first for process in store_processes(tmp_path)))
             elif moment == "listening":
