@@ -1,4 +1,4 @@
-"""Every promise of bandit_server/store/base.py, on the embedded store and on a Redis of another make."""
+"""Every promise of bandit_server/store/base.py, on the embedded store and on a Redis server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AtStore = Callable[..., None]
 
 
 async def begin(store: RedisStore, run: str, events: int) -> Head:
-    """A run of so many events, of incarnation `one`; where it stands."""
+    """Append a run of this many events, of incarnation `one`; return its head."""
     payloads = [b"%d" % version for version in range(1, events + 1)]
     await store.register(run, 1.0)
     assert await store.append(run, NONE, payloads, incarnation="one") == "stored"
@@ -32,7 +32,7 @@ async def begin(store: RedisStore, run: str, events: int) -> Head:
 
 
 async def in_time(answers: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
-    """What a call answers, once the store does; every earlier try must say that it is unavailable."""
+    """Call until the store answers; every attempt before must raise StoreUnavailable."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -176,7 +176,7 @@ def test_one_of_many_callers_succeeds(at_store: AtStore) -> None:
 
 
 def compete(url: str, name: str, wins: int) -> list[bytes]:
-    """Append to run r until so many events were stored; those events. For a process of its own."""
+    """Append to run r until this many events were stored, and return them. Runs in a process of its own."""
 
     async def whole() -> list[bytes]:
         store = RedisStore(url, deadline=20)
@@ -203,7 +203,7 @@ def test_processes_do_not_overwrite_each_other(at_store: AtStore) -> None:
         events = (await place.store.read("r", 1, 1000)).events
         assert [version for version, _ in events] == list(range(2, 302))
         assert sorted(event for _, event in events) == sorted(2 * [event for mine in won for event in mine])
-        # The two events of one append stand side by side, where their writer said.
+        # The two events of one append are neighbours, at the version that their writer expected.
         for (version, first), (_, second) in zip(events[::2], events[1::2], strict=True):
             assert first == second
             assert first.endswith(b" at %d" % (version - 1))
@@ -290,8 +290,10 @@ def test_heads_come_in_the_order_asked_for(at_store: AtStore) -> None:
 
 
 def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
-    """Many runs of one moment are in one order, too: whatever the page's length, none is missed and none comes twice.
-    Times are kept exactly."""
+    """Runs of one moment have an order, too: with any page length, none is missed and none comes twice.
+
+    Times are exact.
+    """
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -308,7 +310,7 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
                 assert len(page) <= length
                 pages += page
             assert pages == whole
-        # The place after a run that is gone by now.
+        # The position after a run that was deleted meanwhile.
         assert await store.names(1, (moment, "same-99x")) == [(moment, "same-9")]
         assert await store.names(100, (0.1, "a")) == []
 
@@ -378,7 +380,7 @@ def test_heartbeats(at_store: AtStore) -> None:
 
 
 def test_heartbeats_age_and_expire(at_store: AtStore) -> None:
-    """Time passes by shortening what is left of the key's life; every kind of call makes a worker young again."""
+    """Time passes as the key's expiry is shortened; every kind of call renews the heartbeat."""
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -411,7 +413,7 @@ def test_heartbeats_age_and_expire(at_store: AtStore) -> None:
 
 
 def every_call(store: RedisStore, run: str) -> list[Awaitable[Any]]:
-    """One call of every kind."""
+    """Return one call of every kind."""
     return [
         store.append(run, NONE, [b"x"], incarnation="one", worker="w"),
         store.read(run, 0, 10),
@@ -428,7 +430,7 @@ def every_call(store: RedisStore, run: str) -> list[Awaitable[Any]]:
 
 
 async def all_unavailable(calls: list[Awaitable[Any]], seconds: float) -> None:
-    """Every call says, within so many seconds, that the store is unavailable."""
+    """Assert that every call raises StoreUnavailable within this many seconds."""
     began = time.monotonic()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert time.monotonic() - began < seconds
@@ -438,7 +440,7 @@ async def all_unavailable(calls: list[Awaitable[Any]], seconds: float) -> None:
 
 
 def test_a_frozen_store_is_unavailable_in_time_and_recovers(at_store: AtStore) -> None:
-    """More calls than there are connections, and afterwards each gets its own answer, not one left over."""
+    """There are more calls than connections, and afterwards each call gets its own answer, not an old one."""
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -475,8 +477,9 @@ def test_closing_does_not_wait_for_a_frozen_store(at_store: AtStore) -> None:
 
 
 def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStore) -> None:
-    """A writer goes on all the while. What was stored stays, in order; what it was told nothing of is there or not;
-    nothing else is there."""
+    """A writer appends all the while. What was acknowledged is there, in order; appends without an answer may be there;
+    nothing else is there.
+    """
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -524,7 +527,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtSto
             for url in (place.url, proxy.url):
                 store = RedisStore(url)
                 await asyncio.gather(*(store.ping() for _ in range(10)))
-                # Opened last, closed last: when this one hears of it, the others have heard.
+                # Opened last, closed last: when this connection is closed, the others are.
                 witness, say = await proxy.connect()
                 say.write(b"PING\r\n")
                 assert await witness.readline() == b"+PONG\r\n"
@@ -540,7 +543,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtSto
 
 
 def test_an_append_whose_answer_is_lost_is_unavailable(at_store: AtStore) -> None:
-    """It was stored, and `changed` would say that it was not."""
+    """The append was stored, and `changed` would mean that it was not."""
 
     async def scenario(place: Place) -> None:
         head = await begin(place.store, "r", 1)
@@ -566,7 +569,7 @@ def test_nobody_there_is_unavailable() -> None:
 
 
 def test_a_store_that_does_not_write_says_why(at_store: AtStore) -> None:
-    """All of an append's events are refused, with the reason."""
+    """All events of the append are refused, with the reason."""
 
     async def scenario(place: Place) -> None:
         head = await begin(place.store, "r", 1)

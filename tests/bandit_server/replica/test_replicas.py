@@ -1,4 +1,4 @@
-"""Several servers on one Redis: what is written through one is seen through the others, and keys fit a cluster."""
+"""Several servers on one Redis: what one appends the others see; and the keys suit a cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def replica(url: str) -> Server:
-    """Nothing but the store's address."""
+    """A server that is configured with the store's address only."""
     return Server(Settings(port=0, dashboard_port=None, redis_url=url))
 
 
@@ -85,7 +85,7 @@ def test_all_keys_of_a_run_share_one_slot_of_a_cluster(run: str) -> None:
 
 
 def test_a_cluster_lets_the_store_append_read_and_delete(tmp_path: Path) -> None:
-    """A node in cluster mode refuses whatever touches two slots at once."""
+    """A node in cluster mode refuses commands on two slots at once."""
     server = RedisServer(tmp_path / "redis", **{"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"})
 
     async def scenario() -> None:

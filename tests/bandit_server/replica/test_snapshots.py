@@ -1,5 +1,5 @@
-"""A snapshot is a cache, never the truth: what does not fit is ignored, and whoever begins with one goes on as if it
-had seen everything (DESIGN.md §5)."""
+"""A snapshot is a cache: one that does not fit is ignored, and a replica that starts from one behaves as if it had
+folded the whole history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization as bandit_serialization
 from bandit_server.replica import snapshots
 from bandit_server.replica.runs import Runs
 from bandit_server.run import serialization
@@ -50,14 +50,14 @@ def fold(events: list[pb.Event]) -> RunState:
 
 
 def same(one: RunState, other: RunState) -> bool:
-    """Whatever is asked of them, they answer alike."""
+    """Return whether two states answer every request alike."""
     return (
         summary(one) == summary(other)
         and point(one) == point(other)
         and remembered(one) == remembered(other)
         and (one.open, one.next_number, one.history.rewards) == (other.open, other.next_number, other.history.rewards)
-        and memory.dump(one.policy) == memory.dump(other.policy)
-        and memory.dump(one.costs) == memory.dump(other.costs)
+        and bandit_serialization.dump(one.policy) == bandit_serialization.dump(other.policy)
+        and bandit_serialization.dump(one.costs) == bandit_serialization.dump(other.costs)
     )
 
 
@@ -70,9 +70,9 @@ def test_a_state_comes_back_as_it_was_whatever_its_policy(valkey: Valkey, policy
     made.play(0, "a", range(8))
     made.call(0, "SelectArm", pb.SelectArmRequest(caller=caller, round=8))
     state = fold(made.events())
-    again = RunState("r")
-    serialization.load(again, serialization.dump(state))
-    assert same(again, state)
+    restored = RunState("r")
+    serialization.load(restored, serialization.dump(state))
+    assert same(restored, state)
     made.close()
 
 
@@ -89,14 +89,14 @@ def test_a_replica_that_begins_with_a_snapshot_chooses_as_one_that_has_seen_ever
     assert len(folded) == 6, "what came after the snapshot, and no more"
     monkeypatch.undo()
     assert same(state, fold_named(site))
-    asked = pb.SelectArmRequest(caller=site.callers["b"], round=3)
-    told = site.call(1, "SelectArm", asked)
+    request = pb.SelectArmRequest(caller=site.callers["b"], round=3)
+    answer = site.call(1, "SelectArm", request)
     events = site.events()
     whole = fold(events[:-1])
     rng = whole.randomness.at("b", 3)
     arms = whole.policy.choose(in_flight=[], active=whole.active, rng=rng, count=65)
     names = list(whole.arms)
-    assert [told.pull.arm, *told.fallback_arms] == [names[arm] for arm in arms]
+    assert [answer.pull.arm, *answer.fallback_arms] == [names[arm] for arm in arms]
 
 
 def fold_named(site: Site) -> RunState:
@@ -106,37 +106,37 @@ def fold_named(site: Site) -> RunState:
     return state
 
 
-def cut(kept: dict[bytes, bytes]) -> None:
-    kept[b"state"] = kept[b"state"][:-10]
+def cut(fields: dict[bytes, bytes]) -> None:
+    fields[b"state"] = fields[b"state"][:-10]
 
 
-def swapped(kept: dict[bytes, bytes]) -> None:
-    kept[b"state"] = bytes([kept[b"state"][0], kept[b"state"][1] ^ 1, *kept[b"state"][2:]])
+def swapped(fields: dict[bytes, bytes]) -> None:
+    fields[b"state"] = bytes([fields[b"state"][0], fields[b"state"][1] ^ 1, *fields[b"state"][2:]])
 
 
-def of_other_code(kept: dict[bytes, bytes]) -> None:
-    kept[b"of"] = json.dumps({**json.loads(kept[b"of"]), "code": "another"}).encode()
+def from_other_code(fields: dict[bytes, bytes]) -> None:
+    fields[b"of"] = json.dumps({**json.loads(fields[b"of"]), "code": "another"}).encode()
 
 
-def of_the_future(kept: dict[bytes, bytes]) -> None:
-    kept[b"of"] = json.dumps({**json.loads(kept[b"of"]), "version": 1000}).encode()
+def from_the_future(fields: dict[bytes, bytes]) -> None:
+    fields[b"of"] = json.dumps({**json.loads(fields[b"of"]), "version": 1000}).encode()
 
 
-def of_other_history(kept: dict[bytes, bytes]) -> None:
-    kept[b"of"] = json.dumps({**json.loads(kept[b"of"]), "last": "0" * 40}).encode()
+def from_other_history(fields: dict[bytes, bytes]) -> None:
+    fields[b"of"] = json.dumps({**json.loads(fields[b"of"]), "last": "0" * 40}).encode()
 
 
-def no_words(kept: dict[bytes, bytes]) -> None:
-    kept[b"of"] = b"\xff[]"
+def no_metadata(fields: dict[bytes, bytes]) -> None:
+    fields[b"of"] = b"\xff[]"
 
 
-@pytest.mark.parametrize("spoil", [cut, swapped, of_other_code, of_the_future, of_other_history, no_words])
+@pytest.mark.parametrize("spoil", [cut, swapped, from_other_code, from_the_future, from_other_history, no_metadata])
 def test_a_snapshot_that_does_not_fit_is_never_served(site: Site, spoil: Callable[[dict[bytes, bytes]], None]) -> None:
     site.runner.run(site.replicas[0].save_snapshot(site.run))
     key = keys.snapshot(site.run)
-    kept: Any = site.client.hgetall(key)
-    spoil(kept)
-    site.client.hset(key, mapping=kept)
+    fields: Any = site.client.hgetall(key)
+    spoil(fields)
+    site.client.hset(key, mapping=fields)
     site.replicas[1].restart()
     assert same(site.runner.run(site.replicas[1].state(site.run)), fold_named(site))
     line = site.runner.run(site.replicas[1].call("ListRuns", pb.ListRunsRequest()))
@@ -158,24 +158,24 @@ def test_a_list_is_told_from_snapshots_and_from_the_history_where_they_are_behin
         assert listed == summary(fold_named(site))
 
 
-def test_a_run_that_nobody_asks_for_is_let_go_of_and_comes_back_as_it_was(
+def test_an_idle_run_is_dropped_and_comes_back_as_it_was(
     site: Site,
 ) -> None:
-    async def tended() -> None:
+    async def maintained() -> None:
         mine = Runs(site.replicas[0].store)
         await mine.state(site.run)
-        tending = asyncio.create_task(mine.maintain(interval=0.01, idle_seconds=0.2, rest_seconds=0.02))
+        task = asyncio.create_task(mine.maintain(interval=0.01, idle_seconds=0.2, rest_seconds=0.02))
         async with asyncio.timeout(20):
             while mine._runs:
                 await asyncio.sleep(0.01)
-        tending.cancel()
-        kept = await mine.store.load_snapshots([site.run], [snapshots.METADATA])
-        head = snapshots.read_head(kept[0])
+        task.cancel()
+        (fields,) = await mine.store.load_snapshots([site.run], [snapshots.METADATA])
+        head = snapshots.read_head(fields)
         assert head is not None
         assert head.version == 43
         assert same(await mine.state(site.run), fold_named(site))
 
-    site.runner.run(tended())
+    site.runner.run(maintained())
 
 
 # --- the digest of the code

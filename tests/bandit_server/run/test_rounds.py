@@ -61,9 +61,9 @@ def test_the_pull_and_the_arms_for_later_are_one_choice_of_the_policy(name: str)
     for round in range(6):
         rng = play.state.randomness.at("w", round)
         ahead = play.state.policy.choose(in_flight=[], active=range(3), rng=rng, count=1 + FALLBACK_ARMS)
-        told = play.select(round)
-        assert [told.pull.arm, *told.fallback_arms] == [ARMS[arm] for arm in ahead]
-        play.report(round, told.pull.arm)
+        selection = play.select(round)
+        assert [selection.pull.arm, *selection.fallback_arms] == [ARMS[arm] for arm in ahead]
+        play.report(round, selection.pull.arm)
 
 
 def test_a_repeated_selection_returns_the_same_pull_and_stores_nothing(play: Play) -> None:
@@ -208,7 +208,7 @@ def test_a_report_with_other_numbers_is_refused_with_the_stored_one(play: Play) 
     assert rewards(play, pull.arm) == [pytest.approx(0.2)]
 
 
-def test_a_report_of_another_arm_for_a_settled_round_is_refused(play: Play) -> None:
+def test_a_report_of_another_arm_for_a_reported_round_is_refused(play: Play) -> None:
     arm = play.round(0).pull.arm
     with pytest.raises(ReportConflict):
         play.report(0, other_than(arm), chosen_by=FALLBACK)
@@ -383,10 +383,10 @@ def test_a_caller_that_has_seen_less_is_served(play: Play) -> None:
     assert rounds.select(play.state, pb.SelectArmRequest(caller=caller), ()).answer.HasField("pull")
 
 
-# --- rounds too old to be at hand
+# --- rounds that are only in the history
 
 
-def test_rounds_too_old_to_be_at_hand_are_asked_for(play: Play) -> None:
+def test_rounds_that_are_only_in_the_history_are_asked_for(play: Play) -> None:
     for i in range(RECENT_ROUNDS + 1):
         play.round(i)
     with pytest.raises(NeedsHistory) as needed:

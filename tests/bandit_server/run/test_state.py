@@ -161,28 +161,28 @@ def test_the_state_does_not_grow_with_the_history() -> None:
 
 @given(rounds=st.permutations(range(60)), count=st.integers(0, 60))
 def test_the_first_open_round_is_the_lowest_without_a_report(rounds: list[int], count: int) -> None:
-    settled = ReportedRounds()
+    rounds_reported = ReportedRounds()
     for round in rounds[:count]:
-        settled.add(round)
-        settled.add(round)
-    assert settled.first_open == min(set(range(61)) - set(rounds[:count]))
+        rounds_reported.add(round)
+        rounds_reported.add(round)
+    assert rounds_reported.first_open == min(set(range(61)) - set(rounds[:count]))
 
 
-def test_settled_rounds_in_order_are_one_range() -> None:
-    settled = ReportedRounds()
+def test_reported_rounds_in_order_are_one_range() -> None:
+    rounds_reported = ReportedRounds()
     for round in range(10_000):
-        settled.add(round)
-    assert (settled.first_open, len(settled._starts)) == (10_000, 1)
+        rounds_reported.add(round)
+    assert (rounds_reported.first_open, len(rounds_reported._starts)) == (10_000, 1)
 
 
-def test_settled_rounds_with_endless_gaps_take_bounded_memory() -> None:
-    settled = ReportedRounds()
-    settled.add(0)
+def test_reported_rounds_with_endless_gaps_take_bounded_memory() -> None:
+    rounds_reported = ReportedRounds()
+    rounds_reported.add(0)
     for round in range(2, 10_000, 2):
-        settled.add(round)
-    assert len(settled._starts) == len(settled._stops) == MOST_RANGES
-    # The newest gaps are still known, the oldest count as settled.
-    assert settled.first_open == 9998 - 2 * (MOST_RANGES - 1) + 1
+        rounds_reported.add(round)
+    assert len(rounds_reported._starts) == len(rounds_reported._stops) == MOST_RANGES
+    # The newest gaps are still known, the oldest count as reported.
+    assert rounds_reported.first_open == 9998 - 2 * (MOST_RANGES - 1) + 1
 
 
 def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
@@ -196,7 +196,7 @@ def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
     assert play.state.workers["w"].reported_rounds.first_open == 4
 
 
-# --- what is told of it
+# --- what is shown of it
 
 
 def test_the_first_total_loss_is_that_of_the_first_workers_start() -> None:
@@ -204,8 +204,8 @@ def test_the_first_total_loss_is_that_of_the_first_workers_start() -> None:
     for worker, loss in (("w", 9.0), ("late", 7.0)):
         play.join(worker, total_loss=loss)
     play.round(0, measured(total_loss=8.0))
-    told = summary(play.state)
-    assert (told.first_loss, told.last_loss, list(told.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
+    shown = summary(play.state)
+    assert (shown.first_loss, shown.last_loss, list(shown.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
 
 
 def test_a_summary_tells_totals_by_arm() -> None:
@@ -213,14 +213,14 @@ def test_a_summary_tells_totals_by_arm() -> None:
     play.join()
     play.round(0, measured(2.0, 1.5, seconds=3.0, total_loss=9.0))
     play.round(1, measured(1.5, 1.25, seconds=4.0, total_loss=8.0))
-    told = summary(play.state)
-    text = told.arms[1]
-    assert [arm.arm.name for arm in told.arms] == list(ARMS)
+    shown = summary(play.state)
+    text = shown.arms[1]
+    assert [arm.arm.name for arm in shown.arms] == list(ARMS)
     assert (text.pulls, text.total_decrement, text.total_seconds) == (2, 0.75, 7.0)
     assert text.last_reward == pytest.approx(0.25 / 1.5)
-    assert not told.arms[0].HasField("last_reward")
-    assert (told.first_loss, told.last_loss, list(told.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
-    assert (told.version, told.updated, told.created) == (6, 105.0, 100.0)
+    assert not shown.arms[0].HasField("last_reward")
+    assert (shown.first_loss, shown.last_loss, list(shown.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
+    assert (shown.version, shown.updated, shown.created) == (6, 105.0, 100.0)
 
 
 def test_beliefs_are_told_from_the_first_reward_on() -> None:
@@ -229,11 +229,16 @@ def test_beliefs_are_told_from_the_first_reward_on() -> None:
     assert point(play.state) is None
     assert not summary(play.state).arms[0].HasField("mean")
     play.round(0)
-    told = point(play.state)
-    assert told is not None
-    assert (told.version, told.rewards, len(told.mean), len(told.sd)) == (play.state.version, 1, 3, 3)
-    assert sum(told.p_best) == pytest.approx(1)
-    assert [arm.mean for arm in summary(play.state).arms] == list(told.mean)
+    posterior = point(play.state)
+    assert posterior is not None
+    assert (posterior.version, posterior.rewards, len(posterior.mean), len(posterior.sd)) == (
+        play.state.version,
+        1,
+        3,
+        3,
+    )
+    assert sum(posterior.p_best) == pytest.approx(1)
+    assert [arm.mean for arm in summary(play.state).arms] == list(posterior.mean)
 
 
 def test_policies_that_do_not_learn_tell_no_beliefs() -> None:
@@ -257,13 +262,13 @@ def test_heartbeats_are_shown_and_leave_the_summary_as_it_was() -> None:
     play = Play()
     play.join("a")
     play.join("b")
-    told = summary(play.state)
+    shown = summary(play.state)
     request = pb.HeartbeatRequest(round=4, steps_per_second=2.5).SerializeToString()
-    now = with_heartbeats(told, {("demo", "a"): Heartbeat(1.0, request), ("other", "b"): Heartbeat(1.0, request)})
+    now = with_heartbeats(shown, {("demo", "a"): Heartbeat(1.0, request), ("other", "b"): Heartbeat(1.0, request)})
     a, b = now.workers
     assert (a.alive, a.heartbeat_age, a.round, a.steps_per_second) == (True, 1.0, 4, 2.5)
     assert not b.alive
-    assert not any(worker.alive for worker in told.workers)
+    assert not any(worker.alive for worker in shown.workers)
 
 
 # --- the policy of a spec

@@ -1,4 +1,4 @@
-"""The embedded store as a process: one server's alone, gone with it, and back with all it had."""
+"""The embedded store as a process: it belongs to one server, ends with it, and restarts with all its data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.stores import answers, connected, process_id, send, soon, store_proce
 async def running(
     directory: Path, orphan_seconds: float = ORPHAN_SECONDS
 ) -> AsyncIterator[tuple[EmbeddedValkey, RedisStore]]:
-    """An embedded store on a data directory."""
+    """Run an embedded store on a data directory."""
     valkey = EmbeddedValkey(directory, fsync="always", orphan_seconds=orphan_seconds)
     try:
         await valkey.start()
@@ -44,7 +44,7 @@ async def running(
 
 @contextlib.contextmanager
 def server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process with a store on a data directory; it prints every version that it was granted."""
+    """Run a server process with a store on a data directory; it prints every version that was stored."""
     command = [sys.executable, "-m", "tests.bandit_server.store.server", str(directory)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
@@ -58,7 +58,7 @@ def server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def killed_after(process: subprocess.Popen[bytes], version: int) -> int:
-    """Kill the server with SIGKILL when it was granted this version; the last one it was granted."""
+    """Kill the server with SIGKILL once it has printed this version; return the last one it has printed."""
     assert process.stdout is not None
     for line in process.stdout:
         if int(line) >= version:
@@ -70,7 +70,7 @@ def killed_after(process: subprocess.Popen[bytes], version: int) -> int:
 
 
 def history(directory: Path, orphan_seconds: float = ORPHAN_SECONDS) -> list[tuple[int, bytes]]:
-    """What a fresh start finds of run r."""
+    """Start a store anew, and return its history of run r."""
 
     async def whole() -> list[tuple[int, bytes]]:
         async with running(directory, orphan_seconds) as (_, store):
@@ -114,7 +114,7 @@ def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
 
 
 def test_a_second_server_is_refused(tmp_path: Path) -> None:
-    """The first one goes on, and once it has stopped, the directory is free."""
+    """The first server is not disturbed, and once it has stopped, the directory is free."""
 
     async def scenario() -> None:
         async with running(tmp_path) as (_, store):
@@ -132,7 +132,7 @@ def test_a_second_server_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_a_long_name(tmp_path: Path) -> None:
-    """Longer than a socket's path may be; what is made elsewhere for it goes with the store."""
+    """It is longer than a socket's path may be; the directory made elsewhere is removed with the store."""
     directory = tmp_path / ("long" * 40) / "data"
 
     async def scenario() -> None:
@@ -185,7 +185,7 @@ def test_a_frozen_one_is_gone_after_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["killed", "noticed", "launched", "listening"])
 def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, moment: str) -> None:
-    """Whenever stop comes, no process is left and the directory is free."""
+    """Whenever stop is called, no process is left and the directory is free."""
 
     async def scenario() -> None:
         async with running(tmp_path) as (valkey, _):
@@ -208,14 +208,14 @@ def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_it_ends_with_its_killed_server(tmp_path: Path) -> None:
-    """Twice in a row: what was granted is there at the next start, and a new server goes on from it."""
-    granted = 0
+    """Twice in a row: what was stored is there at the next start, and a new server appends to it."""
+    stored = 0
     for _ in range(2):
         with server(tmp_path) as process:
-            granted = killed_after(process, granted + 50)
+            stored = killed_after(process, stored + 50)
             eventually(lambda: store_processes(tmp_path) == [])
     events = history(tmp_path)
-    assert len(events) >= granted
+    assert len(events) >= stored
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
@@ -234,16 +234,16 @@ raise SystemExit(3)
 
 
 def test_the_next_server_need_not_wait_for_the_orphan(tmp_path: Path) -> None:
-    """It starts at once after the kill, whether or not the last one's store is gone by then."""
+    """It starts right after the kill, whether or not the earlier server's store has ended by then."""
     with server(tmp_path) as process:
-        granted = killed_after(process, 50)
+        stored = killed_after(process, 50)
         events = history(tmp_path)
-    assert len(events) >= granted
+    assert len(events) >= stored
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
 def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path) -> None:
-    """A frozen store sees nothing of what the kernel tells it when its server is killed."""
+    """A stopped store does not handle the signal that the kernel sends it when its server is killed."""
     with server(tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -274,7 +274,7 @@ def test_a_power_cut_costs_the_last_append_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data", "long" * 40])
 def test_a_store_that_does_not_start_says_why(tmp_path: Path, name: str) -> None:
-    """And holds nothing: the same server starts once the cause is gone."""
+    """It leaves no lock: the same server starts once the cause is removed."""
     directory = tmp_path / name
     directory.mkdir()
     (directory / "server.lock").touch()
@@ -304,8 +304,10 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
 def test_in_a_thread_of_its_own(tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None]) -> None:
-    """A server that somebody embeds runs its event loop where it likes, and starts its store again there, too; whoever
-    embeds it may have use for SIGCHLD."""
+    """A program that embeds a server chooses its thread and event loop, where the store is restarted, too.
+
+    The program may need SIGCHLD for itself.
+    """
     failures: list[BaseException] = []
     started, may_go_on = threading.Event(), threading.Event()
 
