@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -52,7 +52,7 @@ def examine(url: str) -> list[Finding]:
 
 def _examine(client: redis.Redis) -> Iterator[Finding]:
     before = time.time()
-    seconds, microseconds = cast(tuple[int, int], client.time())
+    seconds, microseconds = client.time()
     between = (before + time.time()) / 2
     info: Any = client.info()
     yield _version(info)

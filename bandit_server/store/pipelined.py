@@ -1,10 +1,10 @@
 """A connection for the frequent commands: each is written at once, and replies come in order.
 
-redis-py opens the connection and logs in; hiredis reads and writes the protocol. Measured with an append of two events
-by 1, 8 and 64 callers at once (redis-py 8.1), this takes 53, 26 and 18 µs of processor time, redis-py's own client with
-its pool of connections 174, 171 and 192 µs. The difference is 7 to 13 % of what the server takes for a report and a
-selection. With nothing but redis-py's public methods for one connection (`send_packed_command`, `read_response`) it
-would be 105, 81 and 63 µs.
+redis-py opens the connection and logs in; hiredis reads and writes the protocol. An append takes 53, 26 and 18 µs of
+processor time with 1, 8 and 64 callers at once, and 174, 171 and 192 µs through redis-py's own client and its pool
+(redis-py 8.1). For a report and a selection, the whole server takes 10 to 12 % less processor time and answers 10, 24
+and 14 % more of them a second (docs/server-speed.md). With nothing but redis-py's public methods of one connection
+(`send_packed_command`, `read_response`) an append would take 105, 81 and 63 µs.
 """
 
 from __future__ import annotations
