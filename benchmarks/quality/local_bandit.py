@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from bandit_server.rpc import validation as checks
+from bandit_server.rpc import validation
 from bandit_server.run import lifecycle, rounds
 from bandit_server.run.decision import Decision
 from bandit_server.run.state import RunState
@@ -61,7 +61,11 @@ class LocalRun:
         self._state = RunState(WORKER)
         self.rewards: list[tuple[str, float]] = []
         caller = pb.Caller(run=WORKER, worker=WORKER, process=WORKER)
-        self._do(lifecycle.create(self._state, pb.CreateRunRequest(caller=caller, spec=checks.spec(spec)), WORKER))
+        self._do(
+            lifecycle.create(
+                self._state, pb.CreateRunRequest(caller=caller, spec=validation.normalized_spec(spec)), WORKER
+            )
+        )
 
     def select(self, round: int) -> pb.Pull:
         """The policy's choice for a round."""

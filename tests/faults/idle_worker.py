@@ -28,4 +28,4 @@ def assert_every_reward_counts_once(server: ServerProcess, *workers: ScriptedWor
         }
         assert all(r.reward == pytest.approx(1 - r.measurement.after) for r in ours.values())
     numbers = [r.pull.number for r in reports]
-    assert len(set(numbers)) == len(numbers), "two pulls have one number"
+    assert len(set(numbers)) == len(numbers), "two pulls have the same number"
