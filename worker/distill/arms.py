@@ -40,7 +40,7 @@ def ownership(model: nn.Module, paths: Mapping[str, Patterns]) -> Ownership:
 
     Args:
         model: The student.
-        paths: What each module owns, by the module's name: see ``worker.models.base.Part``.
+        paths: What each module owns, by the module's name: see ``worker.models.base.ModuleSpec``.
     """
     owned: dict[str, list[str]] = {name: [] for name in paths}
     names = {id(parameter): name for name, parameter in model.named_parameters()}

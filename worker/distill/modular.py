@@ -1,4 +1,4 @@
-"""A model taken apart: runs some of its parts and keeps what they put out."""
+"""A model taken apart: runs some of its modules and keeps what they put out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ class Outputs:
     """What a forward pass put out.
 
     Attributes:
-        boundary: Boundary tensors by part.
+        boundary: Boundary tensors by module.
         hidden: Hidden states by the name of their layer's module.
         logits: The logits, if what was run allows to have them.
     """
@@ -26,13 +26,13 @@ class Outputs:
     logits: Tensor | None = None
 
 
-class Parted:
+class ModularModel:
     """A model, its adapter, and hooks on its layers.
 
     Args:
         model: The bare model, before any engine wraps it.
         adapter: How it is taken apart.
-        layers: A glob for a part's layers, where it differs from the adapter's.
+        layers: A glob for a module's layers, where it differs from the adapter's.
 
     Raises:
         RecipeError: A path or glob matches no module.
@@ -41,13 +41,15 @@ class Parted:
     def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str]) -> None:
         self.model = model
         self.adapter = adapter
-        for part in adapter.parts:
-            check_owned(model, part.path)
+        for module in adapter.modules:
+            check_owned(model, module.path)
         self.layers = {
-            part.name: [
-                name for glob in patterns(layers.get(part.name, part.layers)) for name in matching_modules(model, glob)
+            module.name: [
+                name
+                for glob in patterns(layers.get(module.name, module.layers))
+                for name in matching_modules(model, glob)
             ]
-            for part in adapter.parts
+            for module in adapter.modules
         }
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
 
@@ -57,27 +59,27 @@ class Parted:
 
     def run(
         self,
-        parts: Sequence[str],
+        modules: Sequence[str],
         batch: Batch,
         given: Mapping[str, Boundary] | None = None,
         known: Mapping[str, Boundary] | None = None,
     ) -> Outputs:
-        """Run parts in order.
+        """Run modules in order.
 
         Args:
-            parts: Their names; each after its inputs. Where the adapter declares no inputs the whole model is run.
+            modules: Their names; each after its inputs. Where the adapter declares no inputs the whole model is run.
             batch: The model's inputs.
-            given: Boundary tensors that every part reads instead of those just computed (teacher forcing).
-            known: This model's own, of parts that need not be run again.
+            given: Boundary tensors that every module reads instead of those just computed (teacher forcing).
+            known: This model's own, of modules that need not be run again.
         """
         boundary: dict[str, Boundary] = dict(known or {})
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
-                boundary = self.adapter.run_whole(self.model, batch) if parts else {}
+                boundary = self.adapter.run_whole(self.model, batch) if modules else {}
             else:
-                for part in parts:
+                for module in modules:
                     inputs = boundary if given is None else given
-                    boundary[part] = self.adapter.run(self.model, part, batch, inputs)
+                    boundary[module] = self.adapter.run(self.model, module, batch, inputs)
         return Outputs(boundary, dict(hidden), self.adapter.logits_of(self.model, boundary))
 
 

@@ -63,7 +63,7 @@ class Objective:
     def __init__(self, adapter: Adapter, pairs: Mapping[str, Sequence[tuple[str, str]]], weights: LossWeights) -> None:
         self._adapter = adapter
         self._pairs = pairs
-        self._matched = {part.name: part.matched for part in adapter.parts}
+        self._matched = {module.name: module.matched for module in adapter.modules}
         self._logit_weight, self._temperature = weights.logits, weights.temperature
         losses = by_module(weights.layer_loss, adapter, "mse")
         self._layer_losses: dict[str, LayerLoss] = {
@@ -107,8 +107,8 @@ class Objective:
     def task_terms(self, plan: Plan, model: nn.Module, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """All task terms that the plan allows to compute, the model's and the user's, whatever they weigh."""
         # A module's own loss holds what it can compute alone: a term over two towers is for joint rounds.
-        part = self._adapter.logits[0] if self._adapter.logits else ""
-        boundary = {part: student.boundary[part]} if plan.forced else student.boundary
+        module = self._adapter.logits[0] if self._adapter.logits else ""
+        boundary = {module: student.boundary[module]} if plan.forced else student.boundary
         terms = self._adapter.task_terms(model, batch, boundary)
         if student.logits is not None:
             terms.update({name: loss(student.logits, batch) for name, loss in self._own_terms.items()})
@@ -156,8 +156,8 @@ class Objective:
 def by_module(given: Any, adapter: Adapter, default: Any) -> dict[str, Any]:
     """What a recipe gives once for all modules, or for some by name."""
     if not isinstance(given, dict):
-        return {part.name: given for part in adapter.parts}
-    return {part.name: given.get(part.name, default) for part in adapter.parts}
+        return {module.name: given for module in adapter.modules}
+    return {module.name: given.get(module.name, default) for module in adapter.modules}
 
 
 def _short(name: str) -> str:

@@ -3,11 +3,11 @@
 ======  ====================  =============  ========================  ======================  =====================
 mode    student's inputs      moves          terms in the loss         computed                bandit loss (probe)
 ======  ====================  =============  ========================  ======================  =====================
-forced  teacher's boundaries  the arm's      the arm's modules' own    the arm's parts, and    sum of all modules'
+forced  teacher's boundaries  the arm's      the arm's modules' own    the arm's modules, and  sum of all modules'
                               modules        terms                     the teacher's that      own terms, those of
                                                                        feed them               the arm measured anew
 active  its own               the arm's      task, logits, layer       everything, gradient    total distillation
-                              modules        terms of the arm's        from the arm's parts    loss, end to end
+                              modules        terms of the arm's        from the arm's modules  loss, end to end
                                              modules                   on
 all     its own               all modules    task, logits, layer       everything              total distillation
                                              terms of the arm's                                loss, end to end
@@ -16,7 +16,7 @@ joint   its own               all modules    all                       everythin
 ======  ====================  =============  ========================  ======================  =====================
 
 "joint" is the last row in every mode: an arm of that name and the tail play it. The reward is the relative decrement
-of the bandit loss; the tail's rounds have none. Where a model's adapter does not declare which part feeds which,
+of the bandit loss; the tail's rounds have none. Where a model's adapter does not declare which module feeds which,
 everything is computed in every round, and ``forced`` is refused.
 """
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.errors import RecipeError
-from worker.models.base import Part
+from worker.models.base import ModuleSpec
 
 Mode = Literal["forced", "active", "all"]
 
@@ -35,10 +35,10 @@ class Plan:
     """One round's work.
 
     Attributes:
-        forced: Whether the student's parts read the teacher's boundary tensors.
+        forced: Whether the student's modules read the teacher's boundary tensors.
         trained: Modules whose parameters move.
-        student: Student parts to run, in order.
-        teacher: Teacher parts to run, in order.
+        student: Student modules to run, in order.
+        teacher: Teacher modules to run, in order.
         layers: Modules whose layer terms are in the loss.
         task: Whether task terms are in the loss.
         logits: Whether the logit term is in the loss.
@@ -53,9 +53,9 @@ class Plan:
     logits: bool
 
 
-def check_declared(parts: Sequence[Part]) -> None:
-    """Raise RecipeError if it is not known of some part what it reads."""
-    undeclared = [part.name for part in parts if part.inputs is None]
+def check_declared(specs: Sequence[ModuleSpec]) -> None:
+    """Raise RecipeError unless every module declares its inputs."""
+    undeclared = [spec.name for spec in specs if spec.inputs is None]
     if undeclared:
         raise RecipeError(
             "train: forced feeds every module with the teacher's boundary tensors, but it is not declared what "
@@ -67,39 +67,39 @@ class Planner:
     """Derives plans for one model.
 
     Args:
-        parts: The model's parts, every one after its inputs; each is a module.
-        logits_part: The part that produces the logits, which owns the task and logit terms; None where no part does
-            alone, and only joint rounds have such terms.
+        specs: The model's modules, every one after its inputs.
+        logits_module: The module that produces the logits, which owns the task and logit terms; None where no module
+            does alone, and only joint rounds have such terms.
         mode: The recipe's ``train``.
         readers: For a module, the other modules that read parameters of its own (tied ones).
 
     Raises:
-        RecipeError: The mode is ``forced`` and a part does not declare its inputs.
+        RecipeError: The mode is ``forced`` and a module does not declare its inputs.
     """
 
     def __init__(
         self,
-        parts: Sequence[Part],
-        logits_part: str | None,
+        specs: Sequence[ModuleSpec],
+        logits_module: str | None,
         mode: Mode,
         readers: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         if mode == "forced":
-            check_declared(parts)
-        self._parts = tuple(parts)
-        self._names = tuple(part.name for part in parts)
-        self._logits_part = logits_part
+            check_declared(specs)
+        self._specs = tuple(specs)
+        self._names = tuple(spec.name for spec in specs)
+        self._logits_module = logits_module
         self._mode = mode
         self._readers = readers or {}
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The model's parts."""
-        return self._parts
+    def specs(self) -> tuple[ModuleSpec, ...]:
+        """The model's modules, as they are declared."""
+        return self._specs
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All modules, in order."""
+        """The names of all modules, in order."""
         return self._names
 
     def joint(self) -> Plan:
@@ -115,7 +115,7 @@ class Planner:
 
     def forced(self, modules: Sequence[str]) -> Plan:
         """Each of the modules on the teacher's boundary tensors, with its own terms."""
-        owns_logits = self._logits_part in modules
+        owns_logits = self._logits_module in modules
         return Plan(
             forced=True,
             trained=tuple(modules),
@@ -137,9 +137,9 @@ class Planner:
         """The student alone, end to end, for task metrics: no teacher, nothing moves."""
         return Plan(forced=False, trained=(), student=self._names, teacher=(), layers=(), task=True, logits=False)
 
-    def look(self, parts: Sequence[str]) -> Plan:
-        """Some of the student's parts alone, for what they put out: no teacher, no term, nothing moves."""
-        return Plan(forced=False, trained=(), student=tuple(parts), teacher=(), layers=(), task=False, logits=False)
+    def look(self, modules: Sequence[str]) -> Plan:
+        """Some of the student's modules alone, for what they put out: no teacher, no term, nothing moves."""
+        return Plan(forced=False, trained=(), student=tuple(modules), teacher=(), layers=(), task=False, logits=False)
 
     def _own_inputs(self, trained: tuple[str, ...], layers: tuple[str, ...]) -> Plan:
         return Plan(
@@ -155,7 +155,7 @@ class Planner:
     def _with_inputs(self, modules: Sequence[str]) -> tuple[str, ...]:
         """The modules and everything they read, directly or not, in order."""
         needed = set(modules)
-        for part in reversed(self._parts):
-            if part.name in needed:
-                needed.update(part.inputs or ())
+        for spec in reversed(self._specs):
+            if spec.name in needed:
+                needed.update(spec.inputs or ())
         return tuple(name for name in self._names if name in needed)

@@ -64,16 +64,16 @@ class Projections(nn.Module):
         if not self._boundary:
             return boundary
         return {
-            part: {name: self._reduced(part, name, tensor) for name, tensor in tensors.items()}
-            for part, tensors in boundary.items()
+            module: {name: self._reduced(module, name, tensor) for name, tensor in tensors.items()}
+            for module, tensors in boundary.items()
         }
 
-    def _reduced(self, part: str, name: str, tensor: Tensor) -> Tensor:
-        if (part, name) not in self._boundary:
+    def _reduced(self, module: str, name: str, tensor: Tensor) -> Tensor:
+        if (module, name) not in self._boundary:
             return tensor
         # In fp32 whatever the model computes in, autocast or not: these are targets.
         with torch.autocast(tensor.device.type, enabled=False):
-            return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
+            return (tensor.float() @ self.get_buffer(self._boundary[module, name]).float().T).to(tensor.dtype)
 
 
 def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], width: int) -> Tensor:

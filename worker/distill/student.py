@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Plan
 from worker.distill.projection import Projections
@@ -26,11 +26,11 @@ class Student(nn.Module):
 
     observer: Observer | None = None
 
-    def __init__(self, parted: Parted, objective: Objective, projections: Projections | None = None) -> None:
+    def __init__(self, modular: ModularModel, objective: Objective, projections: Projections | None = None) -> None:
         super().__init__()
-        self.model = parted.model
+        self.model = modular.model
         self.projections = projections or Projections({}, {})
-        self._parted = parted
+        self._modular = modular
         self._objective = objective
 
     def owned(self, owned: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -48,13 +48,20 @@ class Student(nn.Module):
     def forward(
         self, batch: Batch, teacher: Outputs, plan: Plan, known: Mapping[str, Boundary] | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Outputs | None]:
-        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode what the parts put
-        out: in training it would be held through the backward pass.
+        """Compute a plan's loss on one batch.
 
-        ``known`` has the student's own boundary tensors of parts that the plan does not run.
+        Args:
+            batch: The model's inputs.
+            teacher: The teacher's outputs for the plan.
+            plan: What to run and which terms to compute.
+            known: The student's own boundary tensors of modules that the plan does not run.
+
+        Returns:
+            The loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode the modules' outputs:
+            in training they would stay in memory through the backward pass.
         """
         target = self.projections.reduce(teacher.boundary)
-        outputs = self._parted.run(plan.student, batch, target if plan.forced else None, known)
+        outputs = self._modular.run(plan.student, batch, target if plan.forced else None, known)
         if self.observer is not None:
             self.observer(plan, outputs, teacher)
         terms = self._objective.terms(

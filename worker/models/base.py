@@ -1,8 +1,8 @@
-"""What the worker asks of a model: its parts, what feeds which, how to run one of them alone, and where it came from.
+"""The interface between the worker and a model: its modules, their inputs, how to run one alone, how to export it.
 
-A *part* is a sub-network with declared inputs and outputs, such as an image tower. Its outputs are the *boundary
-tensors* that later parts read. Knowing them lets the worker run only the parts an arm needs, and feed a student's
-part with the teacher's boundary tensors (``train: forced``). Recipes and arms call parts modules.
+A *module* is a sub-network with declared inputs and outputs, such as an image tower; it consists of one or more
+PyTorch modules. Its outputs are the *boundary tensors* that later modules read. Knowing them lets the worker run only
+the modules an arm needs, and feed a student's module with the teacher's boundary tensors (``train: forced``).
 
 A *family* is one kind of models: an :class:`Adapter` says how they are taken apart, a :class:`Loaded` how they are cut
 and exported. The families are open_clip's CoCa and CLIP, what transformers offers (hf_*.py), and whatever a user's
@@ -11,17 +11,20 @@ factory builds (factory.py); sources.py knows which is meant.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from worker.data.base import Inputs
 from worker.errors import RecipeError
+
+log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
 Boundary = dict[str, Tensor]
@@ -38,17 +41,17 @@ def patterns(given: Patterns) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a model.
+class ModuleSpec:
+    """The declaration of one module of a model.
 
     Attributes:
-        name: What recipes and arms call it.
-        path: Dotted paths of what it owns: modules, or parameters that stand by themselves.
-        layers: Globs of the modules whose outputs are its hidden states, in order.
-        inputs: Names of the parts whose boundary tensors it reads; None where that is not declared.
-        matched: Names of those of its own boundary tensors that are matched beside the hidden states, so that
-            what follows the last layer (poolers, norms, projections) is distilled too.
-        textless: Whether it reads no text, so that it runs once while a text is written word by word.
+        name: Its name in recipes and arms.
+        path: Dotted globs of the PyTorch modules it owns, or of single parameters.
+        layers: Dotted globs of the PyTorch modules whose outputs are its hidden states, in order.
+        inputs: Names of the modules whose boundary tensors it reads; None if that is not declared.
+        matched: Names of its boundary tensors that are compared in addition to the hidden states, so that what
+            follows the last layer (poolers, norms, projections) is distilled too.
+        textless: Whether it reads no text, so that it runs only once while text is generated token by token.
     """
 
     name: str
@@ -59,44 +62,67 @@ class Part:
     textless: bool = False
 
 
-class Adapter:
-    """How a model is taken apart. Knows the model's make and no weights.
+class _Parts:
+    """The name that adapters of version 0.1 use for `Adapter.modules`; it works until version 0.3."""
 
-    An adapter whose parts declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
-    that does not know what feeds what leaves ``inputs`` at None and implements :meth:`run_whole`: then every forward
-    pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if their
-    parts and boundary tensors have the same names.
+    def __get__(self, adapter: Adapter | None, owner: type[Adapter]) -> tuple[ModuleSpec, ...]:
+        return (owner if adapter is None else adapter).modules
+
+    def __set__(self, adapter: Adapter, modules: tuple[ModuleSpec, ...]) -> None:
+        _warn_parts(type(adapter))
+        adapter.modules = modules
+
+
+def _warn_parts(adapter: type[Adapter]) -> None:
+    log.warning("%s.parts is now called `modules`; the old name works until version 0.3", adapter.__qualname__)
+
+
+class Adapter:
+    """The module structure of one kind of model: its modules and how to run them. It holds no weights.
+
+    An adapter whose modules declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
+    that does not know which module reads which leaves ``inputs`` at None and implements :meth:`run_whole`: then every
+    forward pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if
+    their modules and boundary tensors have the same names.
     """
 
-    parts: tuple[Part, ...] = ()
-    """In an order in which every part comes after its inputs."""
+    modules: tuple[ModuleSpec, ...] = ()
+    """The modules, each after its inputs."""
+    parts = _Parts()
 
     logits: tuple[str, str] | None = None
-    """The part and the boundary tensor that hold the logits [B, positions, classes] that are matched by KL; None where
-    no part has them alone. Task and logit terms belong to that part."""
+    """Names of the module and the boundary tensor that hold the logits [B, positions, classes] compared by KL; None if
+    no module computes them alone. Task and logit terms belong to that module."""
 
     task_weights: Mapping[str, float] = MappingProxyType({})
-    """Weight of each task term where the recipe names none; terms that are not here weigh 1."""
+    """Weight of each task term if the recipe names none; terms that are not listed weigh 1."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "parts" in vars(cls):
+            _warn_parts(cls)
+            cls.modules = vars(cls)["parts"]
+            del cls.parts
 
     @property
     def declared(self) -> bool:
-        """Whether it is known which part reads what."""
-        return all(part.inputs is not None for part in self.parts)
+        """Whether every module declares its inputs."""
+        return all(module.inputs is not None for module in self.modules)
 
-    def run(self, model: nn.Module, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        """Run one part on the boundary tensors of its inputs and return its own."""
+    def run(self, model: nn.Module, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module on the boundary tensors of its inputs and return its own."""
         raise NotImplementedError(
-            f"{type(self).__name__} says what its parts read, and not how to run one: it needs a `run`"
+            f"{type(self).__name__} declares the inputs of its modules but has no `run` method to run one"
         )
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        """Run the whole model and return every part's boundary tensors; some may be empty."""
+        """Run the whole model and return every module's boundary tensors; some may be empty."""
         boundary: dict[str, Boundary] = {}
-        for part in self.parts:
-            boundary[part.name] = self.run(model, part.name, batch, boundary)
+        for module in self.modules:
+            boundary[module.name] = self.run(model, module.name, batch, boundary)
         return boundary
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         """Which positions of a hidden state or boundary tensor count: [B, positions] bool, or None for all.
 
         ``name`` is "hidden" or the boundary tensor's name.
@@ -111,8 +137,8 @@ class Adapter:
         """The logits, if the given boundary tensors allow to have them."""
         if self.logits is None:
             return None
-        part, name = self.logits
-        return boundary.get(part, {}).get(name)
+        module, name = self.logits
+        return boundary.get(module, {}).get(name)
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Which positions of the logits count: [B, positions] bool, or None for all."""
@@ -132,7 +158,7 @@ class Loaded(ABC):
 
     Attributes:
         model: On the CPU, in fp32, in train mode, every parameter trainable.
-        adapter: Its adapter; one without parts where nothing is known of the model.
+        adapter: Its adapter; one without modules where nothing is known of the model.
         weights: Where its weights come from, for people to read.
     """
 
@@ -144,11 +170,11 @@ class Loaded(ABC):
         """A student with fewer layers, each copied from this model bit for bit, that shares no memory with it.
 
         Args:
-            keep: How many layers to keep of a part, by its name; all of what is not named.
+            keep: How many layers to keep of a module, by its name; all of what is not named.
             adapter: How this model is taken apart: its own, or as the recipe says.
 
         Raises:
-            RecipeError: There is no such part, or no so many layers, or the model cannot be cut.
+            RecipeError: There is no such module, or no so many layers, or the model cannot be cut.
         """
         raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
 
@@ -186,3 +212,11 @@ def entry(batch: Batch, *names: str) -> Tensor:
         if name in batch:
             return batch[name]
     raise RecipeError(f"the data's batches have no {' or '.join(names)}; they have {', '.join(batch) or 'nothing'}")
+
+
+def __getattr__(name: str) -> Any:
+    """Return `ModuleSpec` for ``Part``, its name in version 0.1; it works until version 0.3."""
+    if name == "Part":
+        log.warning("worker.models.base.Part is now called ModuleSpec; the old name works until version 0.3")
+        return ModuleSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,19 +23,19 @@ def check_keep(keep: Mapping[str, int], layers: Mapping[str, int], kind: str) ->
         layers: How many there are, by module.
         kind: What has these modules.
     """
-    for part, count in keep.items():
-        if part not in layers:
-            raise RecipeError(f"keep names {part!r}; the modules of a {kind} are {', '.join(layers)}")
-        if not 1 <= count <= layers[part]:
-            raise RecipeError(f"keep asks for {count} layers of {part}; expected 1 to {layers[part]}")
+    for module, count in keep.items():
+        if module not in layers:
+            raise RecipeError(f"keep names {module!r}; the modules of a {kind} are {', '.join(layers)}")
+        if not 1 <= count <= layers[module]:
+            raise RecipeError(f"keep asks for {count} layers of {module}; expected 1 to {layers[module]}")
 
 
 class Thinning:
     """Layers taken out of stacks, and the names that follow from it.
 
     Args:
-        layers: Names of each part's layers in the model that is cut, in order. Several parts may share a stack.
-        keep: How many to keep of a part, by its name; all of what is not named.
+        layers: Names of each module's layers in the model that is cut, in order. Several modules may share a stack.
+        keep: How many to keep of a module, by its name; all of what is not named.
 
     Attributes:
         origins: For every stack, by the name of its module, the numbers of the layers that are kept, in order.
@@ -43,14 +43,14 @@ class Thinning:
 
     def __init__(self, layers: Mapping[str, Sequence[str]], keep: Mapping[str, int]) -> None:
         self.origins: dict[str, list[int]] = {}
-        for part, names in layers.items():
-            kept = set(kept_layers(len(names), keep.get(part, len(names))))
+        for module, names in layers.items():
+            kept = set(kept_layers(len(names), keep.get(module, len(names))))
             for index, name in enumerate(names):
                 stack, _, number = name.rpartition(".")
                 if not number.isdigit():
                     if len(kept) < len(names):
                         raise RecipeError(
-                            f"student.keep: {part} cannot be cut: its layer {name} is not one of a numbered stack"
+                            f"student.keep: {module} cannot be cut: its layer {name} is not one of a numbered stack"
                         )
                     continue
                 self.origins.setdefault(stack, [])

@@ -38,10 +38,10 @@ class FactoryModel(Loaded):
         A model that reads its depth from elsewhere than its stack cannot be cut so; give it a factory instead.
         """
         layers = {
-            part.name: [name for glob in patterns(part.layers) for name in matching_modules(self.model, glob)]
-            for part in adapter.parts
+            module.name: [name for glob in patterns(module.layers) for name in matching_modules(self.model, glob)]
+            for module in adapter.modules
         }
-        check_keep(keep, {part: len(names) for part, names in layers.items()}, type(self.model).__name__)
+        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(self.model).__name__)
         student = copy.deepcopy(self.model)
         for stack, numbers in Thinning(layers, keep).origins.items():
             whole = student.get_submodule(stack)

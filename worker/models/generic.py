@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
 WHOLE = "model"
 """Under this name stands what a whole model puts out."""
@@ -28,7 +28,7 @@ _LOSS = "loss/"
 
 
 class WholeAdapter(Adapter):
-    """For any module; it has no parts until a recipe names them."""
+    """For any module; it has no modules until a recipe names them."""
 
     logits = (WHOLE, "logits")
 
@@ -68,12 +68,12 @@ class Named:
     """A module as a recipe names it.
 
     Attributes:
-        part: Where it is in the model.
+        module: Where it is in the model.
         mask: The batch's entry [B, positions] that says, where it is not 0, which positions of its hidden states count;
             None for all.
     """
 
-    part: Part
+    module: ModuleSpec
     mask: str | None = None
 
 
@@ -88,17 +88,17 @@ class Regrouped(Adapter):
 
     def __init__(self, inner: Adapter, modules: list[Named], logits_mask: str | None = None) -> None:
         self._inner = inner
-        self._masks = {named.part.name: named.mask for named in modules}
+        self._masks = {named.module.name: named.mask for named in modules}
         self._logits_mask = logits_mask
-        self.parts = tuple(replace(named.part, inputs=None) for named in modules)
+        self.modules = tuple(replace(named.module, inputs=None) for named in modules)
         self.logits = inner.logits
         self.task_weights = inner.task_weights
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        return {**{part.name: {} for part in self.parts}, **self._inner.run_whole(model, batch)}
+        return {**{module.name: {} for module in self.modules}, **self._inner.run_whole(model, batch)}
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        entry = self._masks.get(part)
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        entry = self._masks.get(module)
         return None if entry is None else _entry(batch, entry).bool()
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:

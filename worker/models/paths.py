@@ -46,7 +46,7 @@ def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:
 
 
 def parameters_of(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
-    """All parameters that a part owns, in the order of its paths."""
+    """All parameters that a module owns, in the order of its paths."""
     for pattern in patterns(path):
         own = _named_parameters(model, pattern)
         yield from own

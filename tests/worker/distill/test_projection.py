@@ -5,7 +5,7 @@ import torch
 
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.projection import HiddenWidths, Projections, principal_map
 from worker.distill.student import Student
@@ -17,9 +17,11 @@ from worker.setup.shape_check import compare
 
 def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:
     adapter = CoCaAdapter()
-    theirs, ours = Parted(coca(1), adapter, {}), Parted(student, adapter, layers or {})
-    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    theirs, ours = ModularModel(coca(1), adapter, {}), ModularModel(student, adapter, layers or {})
+    pairs = {
+        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student, {module.name: module.path for module in adapter.modules})
     arms = {"image": ["image"], "words": ["text", "multimodal"]}
     return Models(adapter, theirs, ours, {}, arms, pairs, owned)
 

@@ -13,7 +13,7 @@ from tests.worker.jobs import tiny_coca
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import WORD
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
@@ -36,7 +36,7 @@ def digits(ranks: Ranks) -> tuple[Models, Writer, Writer]:
 
 
 def tiny(ranks: Ranks) -> Writer:
-    teacher = Teacher(Parted(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
+    teacher = Teacher(ModularModel(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
     return Writer.teacher(teacher, ranks)
 
 
@@ -109,6 +109,6 @@ def test_pictures_are_looked_at_once_for_all_words(ranks: Ranks) -> None:
     model = tiny_coca.coca(3)
     calls: list[Any] = []
     model.visual.register_forward_hook(lambda *_: calls.append(1))
-    writer = Writer.teacher(Teacher(Parted(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
+    writer = Writer.teacher(Teacher(ModularModel(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
     writer.write(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
     assert len(calls) == 1

@@ -52,14 +52,14 @@ def wrapped(made: Models, weights: LossWeights | None = None) -> tuple[Student, 
 
 def planner(made: Models, mode: Any) -> Planner:
     readers = {module: made.ownership.readers(module) for module in made.ownership.owned}
-    return Planner(made.adapter.parts, made.adapter.logits[0] if made.adapter.logits else None, mode, readers)
+    return Planner(made.adapter.modules, made.adapter.logits[0] if made.adapter.logits else None, mode, readers)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str, tmp_path: Path) -> None:
     made, family, data = assembled(name, tmp_path), FAMILIES[name], batch(name)
-    assert [part.name for part in made.adapter.parts] == list(family.parts)
-    assert {part: len(made.student.layers[part]) for part in family.keep if name != "factory"} == (
+    assert [module.name for module in made.adapter.modules] == list(family.modules)
+    assert {module: len(made.student.layers[module]) for module in family.keep if name != "factory"} == (
         family.keep if name != "factory" else {}
     )
     student, teacher, objective = wrapped(made)
@@ -69,9 +69,9 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
     assert made.adapter.declared == family.forced
     for mode in ("forced", "active", "all") if family.forced else ("active", "all"):
         plans = planner(made, mode)
-        for module in family.parts:
+        for module in family.modules:
             plan = plans.arm([module])
-            owned = {name for part in plan.trained for name in made.ownership.owned[part]}
+            owned = {name for module in plan.trained for name in made.ownership.owned[module]}
             for parameter_name, parameter in parameters.items():
                 parameter.requires_grad_(parameter_name in owned)
                 parameter.grad = None
@@ -91,12 +91,12 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.forced])
 def test_parts_run_one_after_the_other_are_the_model(name: str, tmp_path: Path) -> None:
-    """What the parts put out is what the library's own forward pass does."""
+    """What the modules put out is what the library's own forward pass does."""
     made = assembled(name, tmp_path)
     data = {key: tensor for key, tensor in batch(name).items() if key != "labels" or name in ("t5", "whisper")}
     model: Any = made.student.model.eval()
     with torch.no_grad():
-        ours = made.student.run([part.name for part in made.adapter.parts], data).logits
+        ours = made.student.run([module.name for module in made.adapter.modules], data).logits
         if "clip" in name.split("_"):
             theirs = model.get_logits(data["image"], data["input_ids"])[0]
         elif name == "blip":
@@ -110,7 +110,7 @@ def test_parts_run_one_after_the_other_are_the_model(name: str, tmp_path: Path) 
             theirs = theirs if name == "t5" else theirs[:, :-1]
             if name != "t5":
                 bare = {"input_ids": data["input_ids"]}
-                unmasked = made.student.run([part.name for part in made.adapter.parts], bare).logits
+                unmasked = made.student.run([module.name for module in made.adapter.modules], bare).logits
                 assert unmasked is not None
                 counts = data["attention_mask"][:, :-1].bool()
                 assert torch.allclose(unmasked[counts], theirs[counts], atol=1e-5), "padding behind needs no mask"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
 
 class Net(nn.Module):
@@ -22,10 +22,10 @@ class Net(nn.Module):
 
 
 class WholeAdapter(Adapter):
-    parts = (
-        Part("left", path="left", layers="left.*", inputs=None),
-        Part("right", path="right", layers="right.*", inputs=None),
-        Part("head", path="head", layers="head", inputs=None),
+    modules = (
+        ModuleSpec("left", path="left", layers="left.*", inputs=None),
+        ModuleSpec("right", path="right", layers="right.*", inputs=None),
+        ModuleSpec("head", path="head", layers="head", inputs=None),
     )
     logits = ("head", "logits")
 

@@ -11,11 +11,11 @@ from worker.models.hf.seq2seq import Seq2SeqAdapter
 
 
 def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
-    """The adapter of a model; one without parts where nothing more is known of it than how it is called.
+    """The adapter of a model; one without modules where nothing more is known of it than how it is called.
 
     Args:
         model: Of transformers.
-        sizes: Of a model that was cut, how many layers each part has.
+        sizes: Of a model that was cut, how many layers each module has.
     """
     if model.config.model_type == "blip" and hasattr(model, "text_decoder"):
         return BlipAdapter(model.config)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worker.models.base import Batch, Boundary, Part, entry
+from worker.models.base import Batch, Boundary, ModuleSpec, entry
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
@@ -16,9 +16,11 @@ class BlipAdapter(TextAdapter):
     is left out.
     """
 
-    parts: tuple[Part, ...] = (
-        Part("image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",), textless=True),
-        Part("text", path="text_decoder", layers="text_decoder.bert.encoder.layer.*", inputs=("image",)),
+    modules: tuple[ModuleSpec, ...] = (
+        ModuleSpec(
+            "image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",), textless=True
+        ),
+        ModuleSpec("text", path="text_decoder", layers="text_decoder.bert.encoder.layer.*", inputs=("image",)),
     )
     logits = ("text", "logits")
     task_weights: Mapping[str, float] = {"caption": 1.0}
@@ -26,8 +28,8 @@ class BlipAdapter(TextAdapter):
     def __init__(self, config: Any) -> None:
         self.pad = config.text_config.pad_token_id
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        if part == "image":
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        if module == "image":
             return {"tokens": model.vision_model(entry(batch, "pixel_values", "image")).last_hidden_state}
         output = model.text_decoder(
             input_ids=self.words(batch),
@@ -37,8 +39,8 @@ class BlipAdapter(TextAdapter):
         )
         return {"logits": output.logits[:, :-1]}
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "image":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        if module == "image":
             return None
         return self.targets(batch) != IGNORED if name == "logits" else self.counts(batch)
 

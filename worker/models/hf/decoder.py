@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 NAMES = ("lower", "middle", "upper")
@@ -25,7 +25,8 @@ def decoder_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter |
 
     Args:
         model: Of transformers.
-        sizes: How many layers each part has; by default three parts of equal depth, the later ones larger if need be.
+        sizes: Number of layers of each module; by default three modules of equal depth, the later ones larger if the
+            depth is not divisible by three.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     stacks = [
@@ -33,9 +34,9 @@ def decoder_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter |
     ]
     if depth is None or model.get_output_embeddings() is None or len(stacks) != 1:
         return None
-    parts = _parts(model, stacks[0], sizes or _thirds(depth))
+    modules = _modules(model, stacks[0], sizes or _thirds(depth))
     kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else _Whole
-    return kind(model, parts)
+    return kind(model, modules)
 
 
 def _thirds(depth: int) -> list[int]:
@@ -44,8 +45,8 @@ def _thirds(depth: int) -> list[int]:
     return [after - before for before, after in pairwise(bounds)]
 
 
-def _parts(model: Any, stack: str, sizes: Sequence[int]) -> tuple[Part, ...]:
-    """Each part owns its layers; the first, the embeddings too, and the last, the norm and head that stand behind."""
+def _modules(model: Any, stack: str, sizes: Sequence[int]) -> tuple[ModuleSpec, ...]:
+    """Each module owns its layers; the first, the embeddings too, and the last, the norm and head that stand behind."""
     base = stack.rpartition(".")[0]
     heads = [name for name, child in model.named_children() if not _holds(child, model.get_submodule(stack))]
     beside = model.get_submodule(base).named_children() if base else ()
@@ -54,13 +55,13 @@ def _parts(model: Any, stack: str, sizes: Sequence[int]) -> tuple[Part, ...]:
     before = [name for name, child in with_parameters.items() if isinstance(child, nn.Embedding)]
     after = [*(name for name in with_parameters if name not in before), *heads]
     names = NAMES if len(sizes) == len(NAMES) else (NAMES[0], NAMES[-1])[: len(sizes)]
-    parts, first = [], 0
+    modules, first = [], 0
     for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
         layers = [f"{stack}.{number}" for number in range(first, first + size)]
         owns = [*(before if index == 0 else ()), *layers, *(after if index == len(sizes) - 1 else ())]
-        parts.append(Part(name, tuple(owns), tuple(layers), (names[index - 1],) if index else ()))
+        modules.append(ModuleSpec(name, tuple(owns), tuple(layers), (names[index - 1],) if index else ()))
         first += size
-    return tuple(parts)
+    return tuple(modules)
 
 
 def _holds(module: nn.Module, wanted: nn.Module) -> bool:
@@ -77,13 +78,13 @@ def _is_like_llama(model: Any) -> bool:
 class _Decoder(TextAdapter):
     """Logits at position i predict token i + 1; the last has nothing to predict and is left out."""
 
-    def __init__(self, model: Any, parts: tuple[Part, ...]) -> None:
-        self.parts = parts
-        self.logits = (parts[-1].name, "logits")
+    def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
+        self.modules = modules
+        self.logits = (modules[-1].name, "logits")
         self.pad = model.config.pad_token_id
         self._own_mask = model.config._attn_implementation != "sdpa"
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         return self.targets(batch) != IGNORED if name == "logits" else self.counts(batch)
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
@@ -94,17 +95,17 @@ class _Decoder(TextAdapter):
 class _Apart(_Decoder, ABC):
     """A model of which it is known how its layers are run."""
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        index = next(index for index, one in enumerate(self.parts) if one.name == part)
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        index = next(index for index, one in enumerate(self.modules) if one.name == module)
         if index == 0:
             hidden = self.embed(model.base_model, self.words(batch))
         else:
-            hidden = boundary[self.parts[index - 1].name]["tokens"]
+            hidden = boundary[self.modules[index - 1].name]["tokens"]
         given = self.arguments(model.base_model, hidden) | {"attention_mask": self._attention(hidden, batch)}
-        for name in self.parts[index].layers:
+        for name in self.modules[index].layers:
             output = model.get_submodule(name)(hidden, **given)
             hidden = output[0] if isinstance(output, tuple) else output
-        if index + 1 < len(self.parts):
+        if index + 1 < len(self.modules):
             return {"tokens": hidden}
         return {"logits": model.get_output_embeddings()(self.finish(model.base_model, hidden))[:, :-1]}
 
@@ -159,12 +160,12 @@ class _Llama(_Apart):
 class _Whole(_Decoder):
     """A model whose layers are known and how they are run is not."""
 
-    def __init__(self, model: Any, parts: tuple[Part, ...]) -> None:
-        super().__init__(model, tuple(replace(part, inputs=None) for part in parts))
+    def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
+        super().__init__(model, tuple(replace(module, inputs=None) for module in modules))
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
         given = {"input_ids": self.words(batch), "use_cache": False}
         if "attention_mask" in batch:
             given["attention_mask"] = batch["attention_mask"]
         logits = model(**given).logits[:, :-1]
-        return {**{part.name: {} for part in self.parts}, self.parts[-1].name: {"logits": logits}}
+        return {**{module.name: {} for module in self.modules}, self.modules[-1].name: {"logits": logits}}

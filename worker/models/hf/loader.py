@@ -76,10 +76,10 @@ class HfModel(Loaded):
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         model: Any = self.model
         layers = {
-            part.name: [name for glob in patterns(part.layers) for name in matching_modules(model, glob)]
-            for part in adapter.parts
+            module.name: [name for glob in patterns(module.layers) for name in matching_modules(model, glob)]
+            for module in adapter.modules
         }
-        check_keep(keep, {part: len(names) for part, names in layers.items()}, type(model).__name__)
+        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(model).__name__)
         thinning = Thinning(layers, keep)
         config = copy.deepcopy(model.config)
         for stack, numbers in thinning.origins.items():
@@ -92,7 +92,7 @@ class HfModel(Loaded):
             if (source := thinning.source(name, theirs)) in theirs
         }
         load_weights(student, state, "what was cut from the teacher")
-        # Layers by which the student's own parts are told apart; where a recipe names others, that does not matter.
+        # Layers by which the student's own modules are told apart; where a recipe names others, that does not matter.
         sizes = [keep.get(name, len(of)) for name, of in layers.items()] if adapter is self.adapter else None
         return HfModel(student, adapter_of(student, sizes), self.place, self.within, "cut from the teacher")
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from worker.errors import RecipeError
-from worker.models.base import Batch, Boundary, Part, Patterns, entry
+from worker.models.base import Batch, Boundary, ModuleSpec, Patterns, entry
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
@@ -16,7 +16,7 @@ class Seq2SeqAdapter(TextAdapter):
     model of speech, ``input_features`` [B, bins, frames]; and ``labels`` [B, M], -100 where nothing is to be predicted.
 
     The decoder reads the labels moved right by one, or ``decoder_input_ids`` [B, M]; its logits [B, M, classes] predict
-    the labels at the same positions. What is shared by both belongs to the encoder, as the first part.
+    the labels at the same positions. What is shared by both belongs to the encoder, as the first module.
     """
 
     logits = ("decoder", "logits")
@@ -25,17 +25,17 @@ class Seq2SeqAdapter(TextAdapter):
         names = {id(module): name for name, module in model.named_modules()}
         encoder, decoder = names[id(model.get_encoder())], names[id(model.get_decoder())]
         head = names[id(model.get_output_embeddings())]
-        self.parts = (
-            Part("encoder", encoder, _stack(model, encoder), matched=("tokens",)),
-            Part("decoder", (decoder, head), _stack(model, decoder), inputs=("encoder",)),
+        self.modules = (
+            ModuleSpec("encoder", encoder, _stack(model, encoder), matched=("tokens",)),
+            ModuleSpec("decoder", (decoder, head), _stack(model, decoder), inputs=("encoder",)),
         )
         self.pad = model.config.pad_token_id
         self._start = getattr(model.config, "decoder_start_token_id", None)
         self._hears = model.main_input_name == "input_features"
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         given = {} if self._hears else {"attention_mask": self.counts(batch)}
-        if part == "encoder":
+        if module == "encoder":
             inputs = entry(batch, "input_features") if self._hears else self.words(batch)
             return {"tokens": model.get_encoder()(inputs, **given).last_hidden_state}
         encoded = BaseModelOutput(last_hidden_state=boundary["encoder"]["tokens"])
@@ -43,8 +43,8 @@ class Seq2SeqAdapter(TextAdapter):
         output = model(encoder_outputs=encoded, decoder_input_ids=self._decoder_input(batch), use_cache=False, **given)
         return {"logits": output.logits}
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "encoder":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        if module == "encoder":
             return None if self._hears else self.counts(batch)
         return entry(batch, "labels") != IGNORED
 
@@ -72,5 +72,5 @@ def _stack(model: nn.Module, path: str) -> Patterns:
     tower = model.get_submodule(path)
     lists = [(len(module), name) for name, module in tower.named_children() if isinstance(module, nn.ModuleList)]
     if not lists:
-        raise RecipeError(f"{path} of {type(model).__name__} has no list of layers; name its parts under `modules`")
+        raise RecipeError(f"{path} of {type(model).__name__} has no list of layers; name its modules under `modules`")
     return f"{path}.{max(lists)[1]}.*"

@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.models.base import Adapter, Batch, Boundary, Part, entry
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec, entry
 from worker.models.task_losses import contrastive
 
 
@@ -34,13 +34,13 @@ class ClipAdapter(Adapter):
         self._class_token = own and getattr(model.text, "cls_emb", None) is not None
         text = "text" if own else tuple(name for name in pieces if name in held)
         layers = "text.transformer.resblocks.*" if own else "transformer.resblocks.*"
-        self.parts = (
-            Part("image", path="visual", layers="visual.transformer.resblocks.*", matched=("latent",)),
-            Part("text", path=text, layers=layers, matched=("latent",)),
+        self.modules = (
+            ModuleSpec("image", path="visual", layers="visual.transformer.resblocks.*", matched=("latent",)),
+            ModuleSpec("text", path=text, layers=layers, matched=("latent",)),
         )
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        if part == "image":
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        if module == "image":
             return {"latent": model.encode_image(entry(batch, "image", "pixel_values"))}
         return {"latent": model.encode_text(entry(batch, "text", "input_ids"))}
 
@@ -48,8 +48,8 @@ class ClipAdapter(Adapter):
         # open_clip's own is non-reentrant.
         model.set_grad_checkpointing(True)
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "image" or name == "latent":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        if module == "image" or name == "latent":
             return None
         words = entry(batch, "text", "input_ids") != 0
         return F.pad(words, (0, 1), value=True) if self._class_token else words

@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 from worker.models.task_losses import contrastive
 
 
@@ -18,16 +18,16 @@ class CoCaAdapter(Adapter):
     in the contrastive loss; where it is missing, all do.
     """
 
-    parts: tuple[Part, ...] = (
-        Part(
+    modules: tuple[ModuleSpec, ...] = (
+        ModuleSpec(
             "image",
             path="visual",
             layers="visual.transformer.resblocks.*",
             matched=("tokens", "latent"),
             textless=True,
         ),
-        Part("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
-        Part(
+        ModuleSpec("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
+        ModuleSpec(
             "multimodal",
             path="text_decoder",
             layers="text_decoder.cross_attn.*",
@@ -37,11 +37,11 @@ class CoCaAdapter(Adapter):
     logits = ("multimodal", "logits")
     task_weights: Mapping[str, float] = {"caption": 1.0, "contrastive": 0.1}
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        if part == "image":
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        if module == "image":
             latent, tokens = model.visual(batch["image"])
             return {"latent": latent, "tokens": tokens}
-        if part == "text":
+        if module == "text":
             latent, tokens = model.text(batch["text"])
             return {"latent": latent, "tokens": tokens[:, : batch["text"].shape[1] - 1]}
         return {"logits": model.text_decoder(boundary["image"]["tokens"], boundary["text"]["tokens"])}
@@ -50,11 +50,11 @@ class CoCaAdapter(Adapter):
         # open_clip's own is non-reentrant.
         model.set_grad_checkpointing(True)
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "image" or name == "latent":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        if module == "image" or name == "latent":
             return None
         words = batch["text"] != 0
-        if part == "text" and name == "hidden":
+        if module == "text" and name == "hidden":
             # The class token stands behind the words.
             return F.pad(words, (0, 1), value=True)
         return words[:, 1:]

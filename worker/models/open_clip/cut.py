@@ -20,7 +20,7 @@ _STACKS = {
     "text": r"(?:text\.)?transformer\.resblocks",
     "multimodal": r"text_decoder\.(?:resblocks|cross_attn)",
 }
-_LAYER = re.compile("|".join(rf"(?P<{part}>{stack})\.(?P<{part}_layer>\d+)\." for part, stack in _STACKS.items()))
+_LAYER = re.compile("|".join(rf"(?P<{module}>{stack})\.(?P<{module}_layer>\d+)\." for module, stack in _STACKS.items()))
 
 
 def cut(model: nn.Module, config: Config, keep: Mapping[str, int]) -> tuple[nn.Module, Config]:
@@ -39,15 +39,15 @@ def cut(model: nn.Module, config: Config, keep: Mapping[str, int]) -> tuple[nn.M
         RecipeError: ``keep`` names no module of the model, or asks for no layer or more than there are; or the
             model has no such layers.
     """
-    sections = {part: section for part, section in SECTIONS.items() if section in config}
-    layers = {part: _layers(config, part) for part in sections}
+    sections = {module: section for module, section in SECTIONS.items() if section in config}
+    layers = {module: _layers(config, module) for module in sections}
     check_keep(keep, layers, "CoCa" if "multimodal" in layers else "CLIP")
     smaller = copy.deepcopy(config)
-    for part, count in keep.items():
-        smaller[sections[part]]["layers"] = count
+    for module, count in keep.items():
+        smaller[sections[module]]["layers"] = count
     place = {
-        part: {layer: i for i, layer in enumerate(kept_layers(layers[part], keep.get(part, layers[part])))}
-        for part in sections
+        module: {layer: i for i, layer in enumerate(kept_layers(layers[module], keep.get(module, layers[module])))}
+        for module in sections
     }
     state = {}
     for name, value in model.state_dict().items():
@@ -59,14 +59,14 @@ def cut(model: nn.Module, config: Config, keep: Mapping[str, int]) -> tuple[nn.M
     return student, smaller
 
 
-def _layers(config: Mapping[str, Any], part: str) -> int:
-    section = config.get(SECTIONS[part])
+def _layers(config: Mapping[str, Any], module: str) -> int:
+    section = config.get(SECTIONS[module])
     section = section if isinstance(section, Mapping) else {}
     layers = section.get("layers", 12) if section else None
     if not isinstance(layers, int) or "timm_model_name" in section or "hf_model_name" in section:
         raise RecipeError(
             f"a student can be cut only from a model whose towers are open_clip's own transformers; "
-            f"{SECTIONS[part]} of this one is {section!r}"
+            f"{SECTIONS[module]} of this one is {section!r}"
         )
     return layers
 
@@ -76,6 +76,6 @@ def _renamed(name: str, place: Mapping[str, Mapping[int, int]]) -> str | None:
     found = _LAYER.match(name)
     if found is None:
         return name
-    part = next(part for part in _STACKS if found[part] is not None)
-    layer = place[part].get(int(found[f"{part}_layer"]))
-    return None if layer is None else f"{found[part]}.{layer}.{name[found.end() :]}"
+    module = next(module for module in _STACKS if found[module] is not None)
+    layer = place[module].get(int(found[f"{module}_layer"]))
+    return None if layer is None else f"{found[module]}.{layer}.{name[found.end() :]}"

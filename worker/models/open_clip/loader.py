@@ -99,7 +99,7 @@ def load(
     Raises:
         RecipeError: The spec means nothing, there are no weights, or they do not fit the model.
     """
-    source, tag = _parted(_source(spec), directory)
+    source, tag = _split_tag(_source(spec), directory)
     given = tag or checkpoint
     if tag and checkpoint is not None:
         raise RecipeError(f"{spec} names its weights; leave out the checkpoint {checkpoint}")
@@ -125,7 +125,7 @@ def load(
     return OpenClipModel(model, config, preprocess, f"fresh ({why})")
 
 
-def _parted(source: str, directory: Path) -> tuple[str, str]:
+def _split_tag(source: str, directory: Path) -> tuple[str, str]:
     """A model and what stands behind its ``@``, if anything does; a path may hold an ``@`` itself."""
     ends = [len(source), *(place for place in reversed(range(1, len(source))) if source[place] == "@")]
     for end in ends:
