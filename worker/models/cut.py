@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from worker.errors import RecipeError
 
 
-def kept_layers(teacher: int, student: int) -> list[int]:
+def layers_to_keep(teacher: int, student: int) -> list[int]:
     """Which of the teacher's layers a student of so many layers keeps, in order.
 
     Layer i of s is the teacher's layer (i + 1) · t / s - 1, rounded down: the very layer it will be matched
@@ -30,7 +30,7 @@ def check_keep(keep: Mapping[str, int], layers: Mapping[str, int], kind: str) ->
             raise RecipeError(f"keep asks for {count} layers of {module}; expected 1 to {layers[module]}")
 
 
-class Thinning:
+class LayerSelection:
     """Layers taken out of stacks, and the names that follow from it.
 
     Args:
@@ -44,7 +44,7 @@ class Thinning:
     def __init__(self, layers: Mapping[str, Sequence[str]], keep: Mapping[str, int]) -> None:
         self.origins: dict[str, list[int]] = {}
         for module, names in layers.items():
-            kept = set(kept_layers(len(names), keep.get(module, len(names))))
+            kept = set(layers_to_keep(len(names), keep.get(module, len(names))))
             for index, name in enumerate(names):
                 stack, _, number = name.rpartition(".")
                 if not number.isdigit():

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class HfSpoken:
+class HfDetokenizer:
     """Makes a text of tokens, special ones left out; can be pickled."""
 
     tokenizer: Any

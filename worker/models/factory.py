@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.imports import imported
 from worker.models.base import Adapter, Loaded, patterns
-from worker.models.cut import Thinning, check_keep
-from worker.models.folders import located
-from worker.models.generic import WholeAdapter
+from worker.models.cut import LayerSelection, check_keep
+from worker.models.folders import resolve_path
+from worker.models.generic import GenericAdapter
 from worker.models.paths import matching_modules
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 
@@ -43,7 +43,7 @@ class FactoryModel(Loaded):
         }
         check_keep(keep, {module: len(names) for module, names in layers.items()}, type(self.model).__name__)
         student = copy.deepcopy(self.model)
-        for stack, numbers in Thinning(layers, keep).origins.items():
+        for stack, numbers in LayerSelection(layers, keep).origins.items():
             whole = student.get_submodule(stack)
             if not isinstance(whole, nn.ModuleList | nn.Sequential):
                 raise RecipeError(
@@ -75,7 +75,7 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
         raise RecipeError(f"{spec}({shown}) fails: {error}") from error
-    model, adapter = built if isinstance(built, tuple) and len(built) == 2 else (built, WholeAdapter())
+    model, adapter = built if isinstance(built, tuple) and len(built) == 2 else (built, GenericAdapter())
     if not isinstance(model, nn.Module) or not isinstance(adapter, Adapter):
         raise RecipeError(
             f"{spec} returns a {type(built).__name__}; expected a torch.nn.Module, or one and an Adapter "
@@ -83,7 +83,7 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
         )
     weights = f"made by {spec}"
     if checkpoint is not None:
-        file = located(directory, checkpoint)
+        file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
     return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter, weights)

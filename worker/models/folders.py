@@ -15,7 +15,7 @@ _OF_TRAINING = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state
 """Files of a training's state, which the transformers library writes beside the weights."""
 
 
-def located(directory: Path, name: str | Path) -> Path:
+def resolve_path(directory: Path, name: str | Path) -> Path:
     """A path of a recipe: absolute, in the home directory (``~``), or relative to ``directory``."""
     path = Path(name)
     # What only looks like somebody's home directory is a name like others.
@@ -35,13 +35,13 @@ def weight_files(folder: Path) -> list[str]:
     )
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """Some names for a sentence: at most eight of them."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
 
 
-def no_weights(spec: str, looked: str) -> RecipeError:
+def no_weights_error(spec: str, looked: str) -> RecipeError:
     """The error of a model that comes without weights, where fresh ones were not asked for.
 
     Args:

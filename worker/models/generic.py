@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
-WHOLE = "model"
+MODEL = "model"
 """Under this name stands what a whole model puts out."""
 _LOSS = "loss/"
 
 
-class WholeAdapter(Adapter):
+class GenericAdapter(Adapter):
     """For any module; it has no modules until a recipe names them."""
 
-    logits = (WHOLE, "logits")
+    logits = (MODEL, "logits")
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
         given = _arguments(model, batch)
         output = model(*given.args, **given.kwargs)
         if isinstance(output, Tensor):
-            return {WHOLE: {"logits": output}}
+            return {MODEL: {"logits": output}}
         held: Any = {name: _held(output, name) for name in ("logits", "loss", "losses")}
         boundary: Boundary = {}
         if isinstance(held["logits"], Tensor):
@@ -48,10 +48,10 @@ class WholeAdapter(Adapter):
                 f"the forward pass of {type(model).__name__} puts out a {type(output).__name__} without logits, loss "
                 "or losses: see docs/bring-your-own-model.md"
             )
-        return {WHOLE: boundary}
+        return {MODEL: boundary}
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
-        tensors = boundary.get(WHOLE, {})
+        tensors = boundary.get(MODEL, {})
         return {name.removeprefix(_LOSS): tensor for name, tensor in tensors.items() if name.startswith(_LOSS)}
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
@@ -64,7 +64,7 @@ class WholeAdapter(Adapter):
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModule:
     """A module as a recipe names it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Named:
     mask: str | None = None
 
 
-class Regrouped(Adapter):
+class RegroupedAdapter(Adapter):
     """A model taken apart as a recipe says instead of as its family would: what feeds what is no longer known.
 
     Args:
@@ -86,7 +86,7 @@ class Regrouped(Adapter):
         logits_mask: The batch's entry [B, positions] for the logits; None for what the family says.
     """
 
-    def __init__(self, inner: Adapter, modules: list[Named], logits_mask: str | None = None) -> None:
+    def __init__(self, inner: Adapter, modules: list[NamedModule], logits_mask: str | None = None) -> None:
         self._inner = inner
         self._masks = {named.module.name: named.mask for named in modules}
         self._logits_mask = logits_mask

@@ -17,7 +17,7 @@ from worker.distill.modular import ModularModel
 from worker.errors import RecipeError
 from worker.models import sources
 from worker.models.base import Adapter, Fresh, Loaded, ModuleSpec
-from worker.models.generic import Named, Regrouped
+from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
 from worker.recipe.references import name_faults
 from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
@@ -124,8 +124,8 @@ def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
         if teacher:
             path = module.teacher_path or path
             layers = module.teacher_layers or (module.teacher_path if module.layers is None else None) or layers
-        named.append(Named(ModuleSpec(name, _several(path), _several(layers)), module.mask))
-    return Regrouped(family, named, recipe.logits_mask)
+        named.append(NamedModule(ModuleSpec(name, _several(path), _several(layers)), module.mask))
+    return RegroupedAdapter(family, named, recipe.logits_mask)
 
 
 def _several(given: Patterns) -> tuple[str, ...]:

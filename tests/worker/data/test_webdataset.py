@@ -172,11 +172,11 @@ def test_faulty_samples_are_left_out_counted_and_said(
     with caplog.at_level(logging.WARNING):
         assert numbers(stream.items(0, 1, None), 9) == [0, 4, 7] * 3
     assert [record.getMessage().replace(str(tmp_path), "DIR") for record in caplog.records] == [
-        "the shard DIR/faulty.tar has a sample 1 with a png that cannot be decoded; left out so far by this process: "
+        "the shard DIR/faulty.tar has a sample 1 with a png that cannot be decoded; skipped so far by this process: "
         "1 with a png that cannot be decoded",
-        "the shard DIR/faulty.tar has a sample 6 whose txt is no text; left out so far by this process: "
+        "the shard DIR/faulty.tar has a sample 6 whose txt is not text in UTF-8; skipped so far by this process: "
         "2 with a png that cannot be decoded, 2 without any of txt, json, 2 without any of jpg, jpeg, png, webp, "
-        "2 whose json is no text with the field 'caption', 2 whose txt is no text",
+        "2 whose json is not a JSON object with the field 'caption', 2 whose txt is not text in UTF-8",
     ]
     strict = _data(shards, **options, faulty="fail")
     batches = training_batches(strict, batch_size=2, rank=0, world=1, start=0, workers=0)
@@ -188,7 +188,7 @@ def test_faulty_samples_are_left_out_counted_and_said(
     ("samples", "said"),
     [
         ([{"__key__": "0", "tiff": b"?", "txt": "0"}], "no shard has a sample with a picture and a text"),
-        ([{"__key__": "0", "png": b"?", "txt": "0"}], "not one picture with its text can be read in all shards"),
+        ([{"__key__": "0", "png": b"?", "txt": "0"}], "no shard has a sample whose picture and text can be read"),
     ],
 )
 def test_shards_of_which_nothing_can_be_read_are_an_error(
@@ -215,10 +215,10 @@ def test_a_shard_that_is_cut_off_or_gone_is_one_sentence(shards: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"train": "{003..012}.tar"}, r"train names 10 shards, and 8 of them cannot be found: .*005.tar.* and 5 more$"),
+        ({"train": "{003..012}.tar"}, r"train names 10 shards, of which 8 do not exist: .*005.tar.* and 5 more$"),
         ({"train": ""}, r"train names no shard; expected a pattern such as shards/\{000..009\}.tar"),
         ({"train": []}, "train.*at least 1 item"),
-        ({"train": "{000..004.tar"}, "train is no pattern of shards"),
+        ({"train": "{000..004.tar"}, "train is not a valid pattern of shards"),
         ({"train": ["000.tar", "{000..001}.tar"]}, "train names the shard .*000.tar twice"),
         ({"held_out": "004.tar"}, "the shard .*004.tar is both in train and in held_out"),
         ({"shufle": 3}, "wrong options for the webdataset data: shufle: Extra inputs.*the options are train, held_out"),

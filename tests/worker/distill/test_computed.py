@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from tests.worker.models.whole_model import Net, WholeAdapter, rows
+from tests.worker.models.generic_model import GenericAdapter, Net, rows
 from worker.distill.arms import layer_pairs
 from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
@@ -115,14 +115,14 @@ def test_forced_modules_read_the_teachers_tensors_and_joint_ones_the_students(pa
 
 def test_a_model_that_does_not_say_what_feeds_what_is_run_whole() -> None:
     torch.manual_seed(0)
-    pair = Pair(WholeAdapter(), Net(), Net(), rows())
-    planner = Planner(WholeAdapter.modules, "head", "active")
+    pair = Pair(GenericAdapter(), Net(), Net(), rows())
+    planner = Planner(GenericAdapter.modules, "head", "active")
     pair.run(planner.arm(["right"]))
     assert pair.calls == {
         f"{who} {module}": 1 for who in ("student", "teacher") for module in ("left", "right", "head")
     }
     with pytest.raises(RecipeError, match=r"not declared what feeds left, right, head: use train: active or all"):
-        Planner(WholeAdapter.modules, "head", "forced")
+        Planner(GenericAdapter.modules, "head", "forced")
 
 
 def test_hooks_ignore_the_recompute_of_checkpointed_activations() -> None:

@@ -12,7 +12,7 @@ import torch
 from tests.worker.jobs import tiny_coca
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
-from worker.data.digits.text import WORD
+from worker.data.digits.text import TOKEN_IDS
 from worker.distill.modular import ModularModel
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
@@ -23,7 +23,7 @@ from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.models import Models
 
-END = WORD["<end>"]
+END = TOKEN_IDS["<end>"]
 
 
 @pytest.fixture(scope="module")

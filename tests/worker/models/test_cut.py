@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from worker.errors import RecipeError
-from worker.models.cut import kept_layers
+from worker.models.cut import layers_to_keep
 from worker.models.open_clip.files import Config, create
 from worker.models.open_clip.loader import OpenClipModel
 
@@ -66,7 +66,7 @@ def teacher() -> OpenClipModel:
 def test_kept_layers_are_spaced_uniformly_and_end_with_the_last(
     teacher_layers: int, student_layers: int, kept: list[int]
 ) -> None:
-    assert kept_layers(teacher_layers, student_layers) == kept
+    assert layers_to_keep(teacher_layers, student_layers) == kept
 
 
 def test_cut_keeps_the_right_layers_bit_for_bit(teacher: OpenClipModel) -> None:

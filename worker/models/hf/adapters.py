@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.models.base import Adapter
-from worker.models.generic import WholeAdapter
+from worker.models.generic import GenericAdapter
 from worker.models.hf.blip import BlipAdapter
 from worker.models.hf.decoder import decoder_adapter
 from worker.models.hf.seq2seq import Seq2SeqAdapter
 
 
-def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
+def find_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
     """The adapter of a model; one without modules where nothing more is known of it than how it is called.
 
     Args:
@@ -21,4 +21,4 @@ def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
         return BlipAdapter(model.config)
     if getattr(model.config, "is_encoder_decoder", False) and model.get_output_embeddings() is not None:
         return Seq2SeqAdapter(model)
-    return decoder_adapter(model, sizes) or WholeAdapter()
+    return decoder_adapter(model, sizes) or GenericAdapter()

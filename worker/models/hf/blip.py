@@ -32,8 +32,8 @@ class BlipAdapter(TextAdapter):
         if module == "image":
             return {"tokens": model.vision_model(entry(batch, "pixel_values", "image")).last_hidden_state}
         output = model.text_decoder(
-            input_ids=self.words(batch),
-            attention_mask=self.counts(batch),
+            input_ids=self.token_ids(batch),
+            attention_mask=self.token_mask(batch),
             encoder_hidden_states=boundary["image"]["tokens"],
             use_cache=False,
         )
@@ -42,7 +42,7 @@ class BlipAdapter(TextAdapter):
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         if module == "image":
             return None
-        return self.targets(batch) != IGNORED if name == "logits" else self.counts(batch)
+        return self.targets(batch) != IGNORED if name == "logits" else self.token_mask(batch)
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         if "text" not in boundary:

@@ -34,18 +34,18 @@ def decoder_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter |
     ]
     if depth is None or model.get_output_embeddings() is None or len(stacks) != 1:
         return None
-    modules = _modules(model, stacks[0], sizes or _thirds(depth))
-    kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else _Whole
+    modules = _declare_modules(model, stacks[0], sizes or _split_depth(depth))
+    kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else _GenericDecoder
     return kind(model, modules)
 
 
-def _thirds(depth: int) -> list[int]:
+def _split_depth(depth: int) -> list[int]:
     count = min(len(NAMES), depth)
     bounds = [index * depth // count for index in range(count + 1)]
     return [after - before for before, after in pairwise(bounds)]
 
 
-def _modules(model: Any, stack: str, sizes: Sequence[int]) -> tuple[ModuleSpec, ...]:
+def _declare_modules(model: Any, stack: str, sizes: Sequence[int]) -> tuple[ModuleSpec, ...]:
     """Each module owns its layers; the first, the embeddings too, and the last, the norm and head that stand behind."""
     base = stack.rpartition(".")[0]
     heads = [name for name, child in model.named_children() if not _holds(child, model.get_submodule(stack))]
@@ -85,20 +85,20 @@ class _Decoder(TextAdapter):
         self._own_mask = model.config._attn_implementation != "sdpa"
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
-        return self.targets(batch) != IGNORED if name == "logits" else self.counts(batch)
+        return self.targets(batch) != IGNORED if name == "logits" else self.token_mask(batch)
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         logits = self.logits_of(model, boundary)
         return {} if logits is None else {"tokens": token_loss(logits, self.targets(batch))}
 
 
-class _Apart(_Decoder, ABC):
+class _ModularDecoder(_Decoder, ABC):
     """A model of which it is known how its layers are run."""
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         index = next(index for index, one in enumerate(self.modules) if one.name == module)
         if index == 0:
-            hidden = self.embed(model.base_model, self.words(batch))
+            hidden = self.embed(model.base_model, self.token_ids(batch))
         else:
             hidden = boundary[self.modules[index - 1].name]["tokens"]
         given = self.arguments(model.base_model, hidden) | {"attention_mask": self._attention(hidden, batch)}
@@ -136,7 +136,7 @@ class _Apart(_Decoder, ABC):
         return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
 
 
-class _Gpt2(_Apart):
+class _Gpt2(_ModularDecoder):
     def embed(self, base: Any, words: Tensor) -> Tensor:
         positions = torch.arange(words.shape[1], device=words.device)[None]
         return base.drop(base.wte(words) + base.wpe(positions))  # type: ignore[no-any-return]
@@ -145,7 +145,7 @@ class _Gpt2(_Apart):
         return base.ln_f(hidden)  # type: ignore[no-any-return]
 
 
-class _Llama(_Apart):
+class _Llama(_ModularDecoder):
     def embed(self, base: Any, words: Tensor) -> Tensor:
         return base.embed_tokens(words)  # type: ignore[no-any-return]
 
@@ -157,14 +157,14 @@ class _Llama(_Apart):
         return base.norm(hidden)  # type: ignore[no-any-return]
 
 
-class _Whole(_Decoder):
+class _GenericDecoder(_Decoder):
     """A model whose layers are known and how they are run is not."""
 
     def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
         super().__init__(model, tuple(replace(module, inputs=None) for module in modules))
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
-        given = {"input_ids": self.words(batch), "use_cache": False}
+        given = {"input_ids": self.token_ids(batch), "use_cache": False}
         if "attention_mask" in batch:
             given["attention_mask"] = batch["attention_mask"]
         logits = model(**given).logits[:, :-1]

@@ -9,14 +9,14 @@ from typing import Any
 import transformers
 from torch import Tensor
 
-from worker.models.detokenizer import HfSpoken
+from worker.models.detokenizer import HfDetokenizer
 
 LONGEST = 128
 """Tokens of a text at most: a caption has fewer, and padding costs as much as words do."""
 
 
 @dataclass(frozen=True)
-class Processed:
+class HfImageTransform:
     """Pictures by an image processor; can be pickled."""
 
     processor: Any
@@ -27,7 +27,7 @@ class Processed:
 
 
 @dataclass(frozen=True)
-class Tokenized:
+class HfTokenizer:
     """Texts by a tokenizer, cut or padded at the end to one length; can be pickled."""
 
     tokenizer: Any
@@ -66,28 +66,28 @@ class HfInputs:
     def context_length(self) -> int:
         return min(LONGEST, int(getattr(self._text, "max_position_embeddings", LONGEST)))
 
-    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+    def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
         if augmented:
             raise ValueError("transformers' image processors have no random crops: leave out augment")
-        return Processed(self._brought(transformers.AutoImageProcessor, "image processor"))
+        return HfImageTransform(self._load(transformers.AutoImageProcessor, "image processor"))
 
-    def words(self) -> Callable[[list[str]], Tensor]:
-        tokenizer = self._brought(transformers.AutoTokenizer, "tokenizer")
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        tokenizer = self._load(transformers.AutoTokenizer, "tokenizer")
         if len(tokenizer) > self.vocab_size:
             raise ValueError(
                 f"the tokenizer of {self.place} has {len(tokenizer)} tokens, and the model only {self.vocab_size}: "
                 "name the one that it was trained with as options.tokenizer, package.module:function"
             )
-        return Tokenized(tokenizer, self.context_length)
+        return HfTokenizer(tokenizer, self.context_length)
 
-    def spoken(self) -> Callable[[Sequence[int]], str]:
-        return HfSpoken(self._brought(transformers.AutoTokenizer, "tokenizer"))
+    def detokenizer(self) -> Callable[[Sequence[int]], str]:
+        return HfDetokenizer(self._load(transformers.AutoTokenizer, "tokenizer"))
 
     @property
     def _text(self) -> Any:
         return getattr(self.config, "text_config", None) or self.config
 
-    def _brought(self, kind: Any, what: str) -> Any:
+    def _load(self, kind: Any, what: str) -> Any:
         try:
             return kind.from_pretrained(self.place, **self.within)
         except (OSError, ValueError, KeyError, ImportError) as error:

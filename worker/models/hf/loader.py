@@ -29,9 +29,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from worker.errors import RecipeError
 from worker.files import replace_all
 from worker.models.base import Adapter, Fresh, Loaded, patterns
-from worker.models.cut import Thinning, check_keep
-from worker.models.folders import listed, located, no_weights, weight_files
-from worker.models.hf.adapters import adapter_of
+from worker.models.cut import LayerSelection, check_keep
+from worker.models.folders import join_names, no_weights_error, resolve_path, weight_files
+from worker.models.hf.adapters import find_adapter
 from worker.models.hf.inputs import HfInputs
 from worker.models.paths import matching_modules
 from worker.models.weights import check_names, load_weights, read_weights
@@ -80,7 +80,7 @@ class HfModel(Loaded):
             for module in adapter.modules
         }
         check_keep(keep, {module: len(names) for module, names in layers.items()}, type(model).__name__)
-        thinning = Thinning(layers, keep)
+        thinning = LayerSelection(layers, keep)
         config = copy.deepcopy(model.config)
         for stack, numbers in thinning.origins.items():
             _shorten(config, stack, len(model.get_submodule(stack)), numbers)
@@ -94,7 +94,7 @@ class HfModel(Loaded):
         load_weights(student, state, "what was cut from the teacher")
         # Layers by which the student's own modules are told apart; where a recipe names others, that does not matter.
         sizes = [keep.get(name, len(of)) for name, of in layers.items()] if adapter is self.adapter else None
-        return HfModel(student, adapter_of(student, sizes), self.place, self.within, "cut from the teacher")
+        return HfModel(student, find_adapter(student, sizes), self.place, self.within, "cut from the teacher")
 
     def inputs(self) -> HfInputs:
         return HfInputs(self.place, self.model.config, self.within)
@@ -149,7 +149,7 @@ def load(
         raise RecipeError(
             f"{spec} is given weights, {checkpoint or variant}; leave out either those or `weights: random`"
         )
-    path = located(directory, source)
+    path = resolve_path(directory, source)
     folder = None
     if path.is_dir():
         folder, within = path / within.get("subfolder", ""), {}
@@ -167,7 +167,7 @@ def load(
         kind = _kind(config, source)
         without = f"the directory {folder} holds {CONFIG_NAME} and no file of weights"
         if bare and not given and fresh == "never":
-            raise no_weights(spec, without)
+            raise no_weights_error(spec, without)
         with _quiet():
             if given or bare:
                 model = _build(kind, config)
@@ -181,10 +181,10 @@ def load(
         missing = f"there is no directory {path}, and as an id on the hub: " if folder is None else ""
         raise RecipeError(f"{spec} cannot be loaded: {missing}{error}{_there(place, within)}") from error
     if checkpoint is not None:
-        file = located(directory, checkpoint)
+        file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), place, within, weights)
+    return HfModel(model.float().train().requires_grad_(True), find_adapter(model), place, within, weights)
 
 
 def _with_its_weights(
@@ -260,7 +260,7 @@ def _there(place: str, within: Mapping[str, str]) -> str:
     if variants:
         return f"; there are weights in the variants {', '.join(variants)}: `options: {{variant: {variants[0]}}}`"
     weights = weight_files(Path(place)) if Path(place).is_dir() else []
-    return f"; it holds {listed(weights)}. Name a file of weights as `checkpoint`" if weights else ""
+    return f"; it holds {join_names(weights)}. Name a file of weights as `checkpoint`" if weights else ""
 
 
 def _refuse_adapters(spec: str, place: str, within: Mapping[str, Any]) -> None:
@@ -308,7 +308,7 @@ def _check_found(found: Mapping[str, Any], place: str) -> None:
         raise RecipeError(f"the weights of {place} do not fit the model: {'; '.join(faults)}")
     unused = sorted(map(str, found.get("unexpected_keys") or ()))
     if unused:
-        log.warning("%s holds tensors that the model has no place for: %s", place, listed(unused))
+        log.warning("%s holds tensors that the model has no place for: %s", place, join_names(unused))
 
 
 def _shorten(config: Any, stack: str, depth: int, numbers: list[int]) -> None:
@@ -333,9 +333,9 @@ def _shorten(config: Any, stack: str, depth: int, numbers: list[int]) -> None:
             "configuration of its own: student.model"
         )
     for each_layer in ("layer_types", "no_rope_layers"):
-        listed = getattr(where, each_layer, None)
-        if isinstance(listed, list) and len(listed) == depth:
-            setattr(where, each_layer, [listed[number] for number in numbers])
+        join_names = getattr(where, each_layer, None)
+        if isinstance(join_names, list) and len(join_names) == depth:
+            setattr(where, each_layer, [join_names[number] for number in numbers])
     setattr(where, name, len(numbers))
 
 

@@ -34,9 +34,9 @@ class Seq2SeqAdapter(TextAdapter):
         self._hears = model.main_input_name == "input_features"
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        given = {} if self._hears else {"attention_mask": self.counts(batch)}
+        given = {} if self._hears else {"attention_mask": self.token_mask(batch)}
         if module == "encoder":
-            inputs = entry(batch, "input_features") if self._hears else self.words(batch)
+            inputs = entry(batch, "input_features") if self._hears else self.token_ids(batch)
             return {"tokens": model.get_encoder()(inputs, **given).last_hidden_state}
         encoded = BaseModelOutput(last_hidden_state=boundary["encoder"]["tokens"])
         # Through the model's own forward: what stands between decoder and logits is its own affair.
@@ -45,7 +45,7 @@ class Seq2SeqAdapter(TextAdapter):
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         if module == "encoder":
-            return None if self._hears else self.counts(batch)
+            return None if self._hears else self.token_mask(batch)
         return entry(batch, "labels") != IGNORED
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:

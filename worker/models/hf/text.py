@@ -20,21 +20,21 @@ class TextAdapter(Adapter):
     task_weights: Mapping[str, float] = {"tokens": 1.0}
     pad: int | None = None
 
-    def words(self, batch: Batch) -> Tensor:
+    def token_ids(self, batch: Batch) -> Tensor:
         """Token ids [B, L]."""
         return entry(batch, "input_ids", "text")
 
-    def counts(self, batch: Batch) -> Tensor | None:
+    def token_mask(self, batch: Batch) -> Tensor | None:
         """Which tokens are no padding: [B, L] bool; None for all."""
         if "attention_mask" in batch:
             return batch["attention_mask"].bool()
-        return None if self.pad is None else self.words(batch) != self.pad
+        return None if self.pad is None else self.token_ids(batch) != self.pad
 
     def targets(self, batch: Batch) -> Tensor:
         """What logits at positions 0 … L-2 are to predict: [B, L - 1], -100 where nothing."""
         if "labels" in batch:
             return batch["labels"][:, 1:]
-        words, counts = self.words(batch)[:, 1:], self.counts(batch)
+        words, counts = self.token_ids(batch)[:, 1:], self.token_mask(batch)
         return words if counts is None else words.masked_fill(~counts[:, 1:], IGNORED)
 
     def checkpoint_activations(self, model: Any) -> None:

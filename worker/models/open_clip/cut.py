@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from worker.errors import RecipeError
-from worker.models.cut import check_keep, kept_layers
+from worker.models.cut import check_keep, layers_to_keep
 from worker.models.open_clip.files import Config, create
 from worker.models.weights import load_weights
 
@@ -46,7 +46,7 @@ def cut(model: nn.Module, config: Config, keep: Mapping[str, int]) -> tuple[nn.M
     for module, count in keep.items():
         smaller[sections[module]]["layers"] = count
     place = {
-        module: {layer: i for i, layer in enumerate(kept_layers(layers[module], keep.get(module, layers[module])))}
+        module: {layer: i for i, layer in enumerate(layers_to_keep(layers[module], keep.get(module, layers[module])))}
         for module in sections
     }
     state = {}

@@ -25,7 +25,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.models.folders import listed, located, weight_files
+from worker.models.folders import join_names, resolve_path, weight_files
 from worker.models.weights import unwrapped
 
 CONFIG_FILE = "open_clip_config.json"
@@ -82,7 +82,7 @@ def read_preprocess(source: str, base_dir: Path) -> Config:
 
 def local(source: str, base_dir: Path) -> Path:
     """The path that a source is, if it is one; ``local-dir:`` may stand before it."""
-    return located(base_dir, source.removeprefix(LOCAL))
+    return resolve_path(base_dir, source.removeprefix(LOCAL))
 
 
 def weights_of(source: str, base_dir: Path) -> Path | None:
@@ -103,12 +103,12 @@ def weights_of(source: str, base_dir: Path) -> Path | None:
         return folder / (preferred or loadable)[0]
     if loadable:
         raise RecipeError(
-            f"expected one file of weights in {folder}, found {listed(loadable)}; name one as the checkpoint"
+            f"expected one file of weights in {folder}, found {join_names(loadable)}; name one as the checkpoint"
         )
     if found:
         raise RecipeError(
             f"of the weights in {folder} open_clip loads none by itself, only {_LOADED} beside {CONFIG_FILE}: it holds "
-            f"{listed(found)}; name one as the checkpoint"
+            f"{join_names(found)}; name one as the checkpoint"
         )
     return None
 
@@ -121,11 +121,15 @@ def where_looked(source: str, base_dir: Path) -> str:
     if path.is_file():
         beside = weight_files(path.parent)
         hint = (
-            f"; {path.parent} holds {listed(beside)}, which its own name, without {path.name}, loads" if beside else ""
+            f"; {path.parent} holds {join_names(beside)}, which its own name, without {path.name}, loads"
+            if beside
+            else ""
         )
         return f"{path} is a configuration alone{hint}"
     tags = open_clip.list_pretrained_tags_by_model(source)
-    known = f"open_clip has weights for it under the tags {listed(tags)}" if tags else "open_clip has no weights for it"
+    known = (
+        f"open_clip has weights for it under the tags {join_names(tags)}" if tags else "open_clip has no weights for it"
+    )
     behind = f", to be named behind it: open_clip:{source}@{tags[0]}" if tags else ""
     return f"it names an architecture alone; {known}{behind}"
 

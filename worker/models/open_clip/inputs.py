@@ -12,11 +12,11 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import Tensor
 
-from worker.models.detokenizer import HfSpoken
+from worker.models.detokenizer import HfDetokenizer
 
 
 @dataclass(frozen=True)
-class Spoken:
+class ClipDetokenizer:
     """Texts of CLIP's tokens, which know no spaces: digits stand apart, and so does what follows an apostrophe."""
 
     tokenizer: SimpleTokenizer
@@ -58,18 +58,20 @@ class OpenClipInputs:
     def context_length(self) -> int:
         return int(self._text.get("context_length", 77))
 
-    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+    def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
         size = self.config["vision_cfg"].get("image_size", 224)
         wanted = merge_preprocess_dict(PreprocessCfg(), {"size": size, **self.preprocess})
         transform: Callable[[Any], Tensor] = image_transform_v2(PreprocessCfg(**wanted), is_train=augmented)
         return transform
 
-    def words(self) -> Callable[[list[str]], Tensor]:
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
         return self._tokenizer()  # type: ignore[no-any-return]
 
-    def spoken(self) -> Callable[[Sequence[int]], str]:
+    def detokenizer(self) -> Callable[[Sequence[int]], str]:
         tokenizer = self._tokenizer()
-        return Spoken(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else HfSpoken(tokenizer.tokenizer)
+        return (
+            ClipDetokenizer(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else HfDetokenizer(tokenizer.tokenizer)
+        )
 
     def _tokenizer(self) -> Any:
         name, options = self._text.get("hf_tokenizer_name"), dict(self._text.get("tokenizer_kwargs") or {})

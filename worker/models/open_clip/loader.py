@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
-from worker.models.folders import located, no_weights
+from worker.models.folders import no_weights_error, resolve_path
 from worker.models.open_clip.clip import ClipAdapter
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.models.open_clip.cut import cut
@@ -107,11 +107,11 @@ def load(
         raise RecipeError(f"{spec} is given weights, {given}; leave out either those or `weights: random`")
     config = read_config(source, directory)
     preprocess = read_preprocess(source, directory)
-    if tag and (open_clip.is_pretrained_cfg(source, tag) or not located(directory, tag).is_file()):
+    if tag and (open_clip.is_pretrained_cfg(source, tag) or not resolve_path(directory, tag).is_file()):
         return _pretrained(source, tag, config)
     weights = None
     if given:
-        weights = located(directory, given)
+        weights = resolve_path(directory, given)
     elif fresh != "always":
         weights = weights_of(source, directory)
     if weights is not None:
@@ -119,7 +119,7 @@ def load(
         load_weights(model, renamed(model, read_weights(weights)), str(weights))
         return OpenClipModel(model.train(), config, preprocess, f"from {weights}")
     if fresh == "never":
-        raise no_weights(spec, where_looked(source, directory))
+        raise no_weights_error(spec, where_looked(source, directory))
     model = create(config, base_towers=fresh == "if_bare").train()
     why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
     return OpenClipModel(model, config, preprocess, f"fresh ({why})")

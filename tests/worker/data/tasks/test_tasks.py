@@ -13,16 +13,16 @@ from PIL import Image
 from tests.worker.data.tasks.published import CAPTIONS, PICTURES, write_all
 from worker.data import Context, build
 from worker.data.examples import Example
-from worker.data.pictures import CANVAS, stacked
+from worker.data.pictures import CANVAS, stack_on_canvas
 from worker.data.shuffled import Shuffled
 from worker.data.tasks import caption_scores, vqa_v2
 from worker.data.tasks.base import TaskData
-from worker.data.tokens import Speech
+from worker.data.tokens import TextCodec
 from worker.errors import DataError
 from worker.models.open_clip.inputs import OpenClipInputs
 
 INPUTS = OpenClipInputs({"vision_cfg": {"image_size": 8}, "text_cfg": {"context_length": 24, "vocab_size": 49408}})
-WORDS, SPEAK = INPUTS.words(), INPUTS.spoken()
+WORDS, SPEAK = INPUTS.tokenizer(), INPUTS.detokenizer()
 TASKS = ("vqa_v2", "snli_ve", "nlvr2", "coco_captions")
 
 
@@ -104,11 +104,11 @@ def test_vqa_is_judged_by_agreement_in_all_and_by_answer_type(folder: Path) -> N
 
 
 def test_an_answer_that_clip_spells_apart_still_agrees() -> None:
-    judge = vqa_v2._judge(Speech.of(INPUTS))
+    judge = vqa_v2._judge(TextCodec.from_inputs(INPUTS))
     for answer in ("2.5", "10:30", "1,000", "t-shirt", "don't", "men's", "10", "b&w", "u.s.", "a.m.", "naïve"):
         for rest in ("other", answer):
             example = Example(("",), "what ?", (answer,) * 5 + (rest,) * 5, "1")
-            said = SPEAK(_tokens(vqa_v2.said(example, 0)))
+            said = SPEAK(_tokens(vqa_v2.answer_text(example, 0)))
             assert judge([example], [said])["accuracy"] == 1.0, answer
 
 
@@ -135,7 +135,7 @@ def test_nlvr2_shows_the_left_picture_above_the_right_one(folder: Path) -> None:
     top, bottom = row["image"][0, :3].mean(), row["image"][0, -3:].mean()
     # img1 is 20 shades lighter.
     assert float(bottom - top) == pytest.approx(20 / 255 / 0.268, abs=0.02)
-    canvas = stacked([Image.new("RGB", (4, 3), "red"), Image.new("RGB", (3, 9), "blue")])
+    canvas = stack_on_canvas([Image.new("RGB", (4, 3), "red"), Image.new("RGB", (3, 9), "blue")])
     assert canvas.size == (CANVAS, CANVAS)
     assert [canvas.getpixel((x, y)) for x in (0, CANVAS - 1) for y in (0, CANVAS // 2 - 1)] == [(255, 0, 0)] * 4
     assert [canvas.getpixel((x, y)) for x in (0, CANVAS - 1) for y in (CANVAS // 2, CANVAS - 1)] == [(0, 0, 255)] * 4
@@ -202,7 +202,7 @@ def test_without_java_captions_are_refused_at_the_start(folder: Path, monkeypatc
 
 def test_what_is_too_long_loses_the_end_of_its_question_and_keeps_its_answer(folder: Path) -> None:
     data = task("snli_ve", folder)
-    text, answer = data._speech.row("word " * 50 + ": ", "yes")
+    text, answer = data._codec.row("word " * 50 + ": ", "yes")
     prompt, said = told({"text": text, "answer": answer})
     assert (prompt, said) == (" ".join(["word"] * 21), "yes")
 
@@ -210,11 +210,12 @@ def test_what_is_too_long_loses_the_end_of_its_question_and_keeps_its_answer(fol
 @pytest.mark.parametrize(
     ("name", "path", "change", "said"),
     [
-        ("vqa_v2", "vqa_v2/v2_mscoco_val2014_annotations.json", None, "there is no .*docs/reproduce-the-paper.md"),
+        ("vqa_v2", "vqa_v2/v2_mscoco_val2014_annotations.json", None, "does not exist; docs/reproduce-the-paper.md"),
         ("vqa_v2", "vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json", '{"questions": [{"question_id": 1000}]}',
          "its entry 1 has no 'question'|its entry 1 has no 'image_id'"),
-        ("vqa_v2", "coco/val2014/COCO_val2014_000000000011.jpg", None, "the picture coco/val2014/.* is not there"),
-        ("snli_ve", "snli_ve/snli_ve_dev.jsonl", "[1, 2]\n{", "its entry 1 has list indices|line 2 of .* is not JSON"),
+        ("vqa_v2", "coco/val2014/COCO_val2014_000000000011.jpg", None, "the picture coco/val2014/.* does not exist"),
+        ("snli_ve", "snli_ve/snli_ve_dev.jsonl", "[1, 2]\n{",
+         "its entry 1 cannot be read .list indices|line 2 of .* is not JSON"),
         ("nlvr2", "nlvr2/train.json", "", "has no example that can be used"),
         ("nlvr2", "nlvr2/images/dev/dev-11-0-img1.png", "no picture", "cannot be decoded"),
         ("coco_captions", "coco/dataset_coco.json", '{"images": []}', "has no example"),

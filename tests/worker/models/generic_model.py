@@ -21,7 +21,7 @@ class Net(nn.Module):
         return out
 
 
-class WholeAdapter(Adapter):
+class GenericAdapter(Adapter):
     modules = (
         ModuleSpec("left", path="left", layers="left.*", inputs=None),
         ModuleSpec("right", path="right", layers="right.*", inputs=None),
