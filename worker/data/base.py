@@ -79,8 +79,11 @@ class DataModule(Protocol):
 
     @property
     def train(self) -> Rows | Stream:
-        """The training items. `Rows` have a large nominal length and another item at each index; `Shuffled` makes
-        such rows from any map-style dataset."""
+        """The training items.
+
+        `Rows` have a large nominal length and another item at each index; `Shuffled` makes such rows from any map-style
+        dataset.
+        """
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The module that the engine wraps: the student, its partial forward and its losses."""
+"""The PyTorch module that the engine wraps: the student with its partial forward pass and its losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,17 +11,22 @@ from worker.distill.projection import Projections
 from worker.models.base import Batch, Boundary
 
 Observer = Callable[[Plan, Outputs, Outputs], None]
-"""Sees a plan and what student and teacher put out under it, before the losses are computed."""
+"""(plan, student's outputs, teacher's outputs), called before the losses are computed."""
 
 
 class Student(nn.Module):
-    """What is given to ``deepspeed.initialize`` and always called through the engine.
+    """The student as it is passed to ``deepspeed.initialize`` and always called through the engine.
 
-    The forward of an arm happens in here, so that ZeRO and gradient averaging see every call. The teacher is no
-    child of it: its outputs come in as arguments.
+    The forward pass of an arm is in here, so that ZeRO and gradient averaging see every call. The teacher is not a
+    child of this PyTorch module: its outputs are arguments.
+
+    Args:
+        modular: The student model.
+        objective: Computes the terms.
+        projections: Maps between the widths of student and teacher; by default none.
 
     Attributes:
-        observer: Looks on while it is set; see worker/setup/dry_run.py.
+        observer: Called on every forward pass while it is set; worker/setup/dry_run.py uses it.
     """
 
     observer: Observer | None = None
@@ -34,10 +39,10 @@ class Student(nn.Module):
         self._objective = objective
 
     def owned(self, owned: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Names of this module's parameters by the student's module that owns them, projections included.
+        """Return this PyTorch module's parameter names by the module that owns them, projections included.
 
         Args:
-            owned: Names of the bare model's parameters by module.
+            owned: The bare model's parameter names by module.
         """
         return {
             module: [f"model.{name}" for name in names]
@@ -71,7 +76,7 @@ class Student(nn.Module):
             Outputs(target, teacher.hidden, teacher.logits),
             batch,
         )
-        # Only evaluations look at it; kept in a step, it would be in memory through its backward pass.
-        seen = None if self.training else outputs
+        # Only evaluations read the outputs; in training they would stay in memory through the backward pass.
+        returned = None if self.training else outputs
         detached = {name: term.detach() for name, term in terms.items()}
-        return self._objective.weighted(terms), detached, seen
+        return self._objective.weighted(terms), detached, returned

@@ -1,4 +1,4 @@
-"""The frozen teacher: runs the modules a plan needs, without gradient."""
+"""The frozen teacher, which runs the modules that a plan needs, without gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,20 +10,20 @@ from worker.distill.modular import ModularModel, Outputs
 from worker.models.base import Batch, Boundary
 
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
-"""(modules, batch, known) -> what the modules put out; see ModularModel.run."""
+"""(modules, batch, known) -> their outputs, as in `ModularModel.run`."""
 Placement = Callable[[ModularModel, torch.device], Run]
-"""Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/engine/sharding.py."""
+"""Moves a frozen model from the CPU to its devices and returns the function that runs it."""
 
 
 class Teacher:
-    """A model that only answers. Never a child of the student, so no optimizer or checkpoint ever sees it.
+    """The teacher. It is never a child of the student, so no optimizer or checkpoint contains it.
 
     Args:
-        modular: The teacher, taken apart; moved to its place and frozen here.
-        device: Where it computes.
-        dtype: What the student computes in: the type of the outputs.
-        computes: What it computes in; by default the same.
-        placement: Where its weights lie; by default whole on the device of every rank.
+        modular: The teacher model; it is frozen and moved to its devices here.
+        device: The device on which it computes.
+        dtype: The type that the student computes in, which is the type of the outputs.
+        computes: The type that the teacher computes in; by default the same.
+        placement: Places its weights; by default every rank has all of them on its device.
     """
 
     def __init__(
@@ -38,17 +38,23 @@ class Teacher:
         self.modular = modular
         self._dtype, self._computes = dtype, computes or dtype
         modular.model.to(dtype=self._computes).eval().requires_grad_(False)
-        self._run = (placement or _whole)(modular, device)
+        self._run = (placement or _replicated)(modular, device)
 
     # no_grad, not inference_mode: tensors made under the latter cannot be a student's inputs or targets.
     @torch.no_grad()
     def run(self, modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary] | None = None) -> Outputs:
-        """Outputs of the given modules; every module's inputs must be among them, or among what is known."""
+        """Run modules and return their outputs.
+
+        Args:
+            modules: Names of the modules, each after its inputs.
+            batch: The model's inputs.
+            known: The teacher's own boundary tensors of modules that need not be run again.
+        """
         known = known or {}
         if self._computes == self._dtype:
             return self._run(modules, batch, known)
-        there = {module: _in(self._computes, tensors) for module, tensors in known.items()}
-        outputs = self._run(modules, _in(self._computes, batch), there)
+        known = {module: _in(self._computes, tensors) for module, tensors in known.items()}
+        outputs = self._run(modules, _in(self._computes, batch), known)
         boundary = {module: _in(self._dtype, tensors) for module, tensors in outputs.boundary.items()}
         logits = None if outputs.logits is None else outputs.logits.to(self._dtype)
         return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden), logits=logits)
@@ -59,7 +65,7 @@ class Teacher:
         return tuple(module.name for module in self.modular.adapter.modules)
 
 
-def _whole(modular: ModularModel, device: torch.device) -> Run:
+def _replicated(modular: ModularModel, device: torch.device) -> Run:
     modular.model.to(device)
     return lambda modules, batch, known: modular.run(modules, batch, known=known)
 

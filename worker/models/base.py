@@ -4,9 +4,9 @@ A *module* is a sub-network with declared inputs and outputs, such as an image t
 PyTorch modules. Its outputs are the *boundary tensors* that later modules read. Knowing them lets the worker run only
 the modules an arm needs, and feed a student's module with the teacher's boundary tensors (``train: forced``).
 
-A *family* is one kind of models: an :class:`Adapter` says how they are taken apart, a :class:`Loaded` how they are cut
-and exported. The families are open_clip's CoCa and CLIP, what transformers offers (hf_*.py), and whatever a user's
-factory builds (factory.py); sources.py knows which is meant.
+A *family* is one kind of models: an :class:`Adapter` declares their modules, a :class:`Loaded` cuts and exports them.
+The families are open_clip's CoCa and CLIP (open_clip/), the models of transformers (hf/), and the models that a user's
+factory builds (factory.py); sources.py chooses the family.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]
 Boundary = dict[str, Tensor]
 Patterns = str | tuple[str, ...]
-"""A dotted glob, or several."""
+"""A dotted glob, or several of them."""
 Fresh = Literal["never", "if_bare", "always"]
-"""Whether a model may be given fresh weights, from torch's global random state: never; where it is named by a
-configuration alone, with no weights anywhere; or always, whatever weights there are."""
+"""Whether a model may start with fresh weights, from torch's global random state: never; if there is only a
+configuration and no weights; or always, whatever weights there are."""
 
 
-def patterns(given: Patterns) -> tuple[str, ...]:
-    """Always several."""
-    return (given,) if isinstance(given, str) else given
+def patterns(globs: Patterns) -> tuple[str, ...]:
+    """Return one glob or several as a tuple."""
+    return (globs,) if isinstance(globs, str) else globs
 
 
 @dataclass(frozen=True)
@@ -116,49 +116,55 @@ class Adapter:
         )
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        """Run the whole model and return every module's boundary tensors; some may be empty."""
+        """Run the whole model and return the boundary tensors of every module; a module may have none."""
         boundary: dict[str, Boundary] = {}
         for module in self.modules:
             boundary[module.name] = self.run(model, module.name, batch, boundary)
         return boundary
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
-        """Which positions of a hidden state or boundary tensor count: [B, positions] bool, or None for all.
+        """Return which positions of a module's hidden states or of a boundary tensor count.
 
-        ``name`` is "hidden" or the boundary tensor's name.
+        Args:
+            module: The module's name.
+            name: "hidden", or the boundary tensor's name.
+            batch: The batch.
+
+        Returns:
+            [B, positions] bool, or None for all positions.
         """
         return None
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
-        """The task losses that the given boundary tensors allow to compute, by name, each a scalar."""
+        """Compute the task losses that need no other boundary tensors than these, by name, each a scalar."""
         return {}
 
     def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
-        """The logits, if the given boundary tensors allow to have them."""
+        """Return the logits, or None if these boundary tensors are not enough to compute them."""
         if self.logits is None:
             return None
         module, name = self.logits
         return boundary.get(module, {}).get(name)
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
-        """Which positions of the logits count: [B, positions] bool, or None for all."""
+        """Return which positions of the logits count: [B, positions] bool, or None for all."""
         return None if self.logits is None else self.mask(*self.logits, batch)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
-        """Have the model recompute its layers in the backward pass, by non-reentrant checkpointing.
+        """Make the model recompute its layers in the backward pass, by non-reentrant checkpointing.
 
         Raises:
-            RecipeError: The model cannot.
+            RecipeError: The model does not offer it.
         """
         raise RecipeError(f"student.checkpointing: {type(model).__name__} does not offer activation checkpointing")
 
 
 class Loaded(ABC):
-    """A model, how it is taken apart, and how it is given back to where it came from.
+    """A loaded model with its adapter, which can be cut and exported.
 
     Attributes:
-        model: On the CPU, in fp32, in train mode, every parameter trainable.
-        adapter: Its adapter; one without modules where nothing is known of the model.
+        model: The model, on the CPU, in fp32, in train mode, every parameter trainable.
+        adapter: Its adapter; one without modules if nothing is known about the model.
         weights: Where its weights come from, for people to read.
     """
 
@@ -167,35 +173,35 @@ class Loaded(ABC):
     weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> Loaded:
-        """A student with fewer layers, each copied from this model bit for bit, that shares no memory with it.
+        """Return a student with fewer layers, each a bitwise copy from this model; no memory is shared.
 
         Args:
-            keep: How many layers to keep of a module, by its name; all of what is not named.
-            adapter: How this model is taken apart: its own, or as the recipe says.
+            keep: Number of layers to keep, by module; modules that are not named keep all.
+            adapter: The modules of this model: its own adapter, or one with the recipe's modules.
 
         Raises:
-            RecipeError: There is no such module, or no so many layers, or the model cannot be cut.
+            RecipeError: There is no such module, it has fewer layers, or the model cannot be cut.
         """
         raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
 
     def inputs(self) -> Inputs:
-        """How the model takes pictures and texts.
+        """Return the preprocessing of the model.
 
         Raises:
-            RecipeError: That is not known.
+            RecipeError: It is not known.
         """
         raise RecipeError(
-            f"it is not known how a {type(self.model).__name__} takes pictures and texts: make its batches by a data "
-            "module of your own (docs/bring-your-own-model.md)"
+            f"the preprocessing of a {type(self.model).__name__} is not known; write a data module of your own that "
+            "makes its batches (docs/bring-your-own-model.md)"
         )
 
     @abstractmethod
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """Write weights and configuration so that what the model came from loads them, and nothing of ours.
+        """Write weights and configuration so that the library the model came from can load them.
 
         Args:
             state: The model's tensors by name, tied ones under each of their names.
-            directory: Created if it is not there; each file in it appears whole or not at all, the weights last.
+            directory: Created if needed. Each file is written atomically, the weights last.
 
         Returns:
             The path of the weights.
@@ -203,10 +209,10 @@ class Loaded(ABC):
 
 
 def entry(batch: Batch, *names: str) -> Tensor:
-    """The first of these entries that a batch has.
+    """Return the first of these entries that a batch has.
 
     Raises:
-        RecipeError: It has none; names what it has.
+        RecipeError: It has none of them; the message names those it has.
     """
     for name in names:
         if name in batch:

@@ -80,7 +80,7 @@ def models(recipe: Recipe) -> Models:
             chosen = recipe.student.layer_map.get(name)
             pairs[name] = layer_pairs(student_modular.layers[name], teacher_modular.layers[name], chosen)
     # A teacher has layers that no student layer is compared with.
-    teacher_modular.keep(theirs for matched in pairs.values() for _, theirs in matched)
+    teacher_modular.filter_layers(theirs for matched in pairs.values() for _, theirs in matched)
     owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
     check_trainable(arms, owned)
     _check_dimensions(student.model)

@@ -121,7 +121,7 @@ def test_a_model_that_does_not_say_what_feeds_what_is_run_whole() -> None:
     assert pair.calls == {
         f"{who} {module}": 1 for who in ("student", "teacher") for module in ("left", "right", "head")
     }
-    with pytest.raises(RecipeError, match=r"not declared what feeds left, right, head: use train: active or all"):
+    with pytest.raises(RecipeError, match=r"inputs of left, right, head are not declared; use train: active or all"):
         Planner(GenericAdapter.modules, "head", "forced")
 
 

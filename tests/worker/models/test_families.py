@@ -195,7 +195,7 @@ def test_a_cut_students_layers_are_the_teachers_it_is_matched_with(name: str, tm
     assert len(ours) < len(theirs)
 
 
-def test_what_two_parts_share_is_measured_with_both(tmp_path: Path) -> None:
+def test_what_two_modules_share_is_measured_with_both(tmp_path: Path) -> None:
     made = assembled("gpt2", tmp_path, mode="forced")
     assert made.ownership.tied == {"transformer.wte.weight": ("upper",)}
     plans = planner(made, "forced")
@@ -223,8 +223,8 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
         f"({Path(__file__).parent / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
         "  line 5: loss.layer_loss.above: 'mze' is not a layer loss; did you mean 'mse'? Or give the import path of "
         "your own: package.module:function",
-        "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but it is not declared "
-        "what feeds below, above: use train: active or all, or declare the inputs in the model's adapter",
+        "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
+        "below, above are not declared; use train: active or all, or declare the inputs in the model's adapter",
     ]
 
 

@@ -1,4 +1,4 @@
-"""NLVR2: is a sentence true of two photographs? (Suhr et al. 2019, arXiv 1811.00491)
+"""NLVR2: whether a sentence is true of two photographs (Suhr et al. 2019, arXiv 1811.00491).
 
     data: {name: nlvr2, options: {folder: DATASETS}}
 

@@ -1,4 +1,4 @@
-"""SNLI-VE: does a picture entail a sentence, contradict it, or neither? (Xie et al. 2019, arXiv 1901.06706)
+"""SNLI-VE: whether a picture entails a sentence, contradicts it, or neither (Xie et al. 2019, arXiv 1901.06706).
 
     data: {name: snli_ve, options: {folder: DATASETS}}
 

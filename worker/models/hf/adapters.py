@@ -1,4 +1,4 @@
-"""Which adapter takes a model of transformers apart."""
+"""The choice of the adapter for a model of transformers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from worker.models.hf.seq2seq import Seq2SeqAdapter
 
 
 def find_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
-    """The adapter of a model; one without modules where nothing more is known of it than how it is called.
+    """Return the adapter of a model; the generic one, without modules, if its structure is not known.
 
     Args:
-        model: Of transformers.
-        sizes: Of a model that was cut, how many layers each module has.
+        model: A model of transformers.
+        sizes: Number of layers of each module, for a model that was cut.
     """
     if model.config.model_type == "blip" and hasattr(model, "text_decoder"):
         return BlipAdapter(model.config)

@@ -1,4 +1,4 @@
-"""transformers' BLIP for captions taken apart: image tower, and a text decoder that reads it."""
+"""The modules of transformers' BLIP for captions: an image tower, and a text decoder that reads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
 class BlipAdapter(TextAdapter):
-    """Batches hold ``pixel_values`` (or ``image``) [B, C, H, W] and text as of :class:`TextAdapter`.
+    """The adapter of BLIP: batches have ``pixel_values`` (or ``image``) [B, C, H, W] and text as in `TextAdapter`.
 
-    The logits at position i predict token i + 1 (Li et al. 2022, arXiv 2201.12086); the last has nothing to predict and
-    is left out.
+    The logits at position i predict token i + 1 (Li et al. 2022, arXiv 2201.12086); those of the last position are left
+    out.
     """
 
     modules: tuple[ModuleSpec, ...] = (
@@ -29,6 +29,7 @@ class BlipAdapter(TextAdapter):
         self.pad = config.text_config.pad_token_id
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module and return its boundary tensors."""
         if module == "image":
             return {"tokens": model.vision_model(entry(batch, "pixel_values", "image")).last_hidden_state}
         output = model.text_decoder(
@@ -40,11 +41,13 @@ class BlipAdapter(TextAdapter):
         return {"logits": output.logits[:, :-1]}
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
         if module == "image":
             return None
         return self.targets(batch) != IGNORED if name == "logits" else self.token_mask(batch)
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses of these boundary tensors."""
         if "text" not in boundary:
             return {}
         return {"caption": token_loss(boundary["text"]["logits"], self.targets(batch))}

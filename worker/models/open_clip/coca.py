@@ -1,4 +1,4 @@
-"""open_clip's CoCa taken apart: image tower, text tower, multimodal decoder."""
+"""The modules of open_clip's CoCa: image tower, text tower, multimodal decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from worker.models.task_losses import contrastive
 
 
 class CoCaAdapter(Adapter):
-    """Batches hold ``image`` [B, C, H, W], ``text`` [B, L] (0 pads) and ``paired`` [B] bool.
+    """The adapter of CoCa: batches have ``image`` [B, C, H, W], ``text`` [B, L] (0 is padding), ``paired`` [B] bool.
 
-    The decoder reads text tokens 0 … L-2 and predicts tokens 1 … L-1, as in CoCa (Yu et al. 2022,
-    arXiv 2205.01917). ``paired`` marks the rows whose text tells their image from the others: only they take part
-    in the contrastive loss; where it is missing, all do.
+    The decoder reads text tokens 0 … L - 2 and predicts tokens 1 … L - 1, as in CoCa (Yu et al. 2022,
+    arXiv 2205.01917). ``paired`` marks the rows whose text identifies their image among others: only they take part
+    in the contrastive loss; without it, all do.
     """
 
     modules: tuple[ModuleSpec, ...] = (
@@ -38,6 +38,7 @@ class CoCaAdapter(Adapter):
     task_weights: Mapping[str, float] = {"caption": 1.0, "contrastive": 0.1}
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module and return its boundary tensors."""
         if module == "image":
             latent, tokens = model.visual(batch["image"])
             return {"latent": latent, "tokens": tokens}
@@ -47,19 +48,22 @@ class CoCaAdapter(Adapter):
         return {"logits": model.text_decoder(boundary["image"]["tokens"], boundary["text"]["tokens"])}
 
     def checkpoint_activations(self, model: Any) -> None:
-        # open_clip's own is non-reentrant.
+        """Make the model recompute its layers in the backward pass."""
+        # open_clip's own checkpointing is non-reentrant.
         model.set_grad_checkpointing(True)
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
         if module == "image" or name == "latent":
             return None
-        words = batch["text"] != 0
+        not_padding = batch["text"] != 0
         if module == "text" and name == "hidden":
-            # The class token stands behind the words.
-            return F.pad(words, (0, 1), value=True)
-        return words[:, 1:]
+            # The class token comes after the text.
+            return F.pad(not_padding, (0, 1), value=True)
+        return not_padding[:, 1:]
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses of these boundary tensors."""
         terms = {}
         if "multimodal" in boundary:
             logits = boundary["multimodal"]["logits"]

@@ -79,7 +79,7 @@ def test_builtin_configurations_go_by_name() -> None:
         ("open_clip:coca_ViT-B-31", "did you mean coca_ViT-B-32"),
         ("open_clip:", "open_clip:<name or path>"),
         ("openclip:coca_ViT-B-32", "open_clip:<name or path>"),
-        ("open_clip:broken.json", "no JSON"),
+        ("open_clip:broken.json", "cannot be read as JSON"),
         ("open_clip:list.json", "expected the keys embed_dim"),
     ],
 )
@@ -108,10 +108,10 @@ def test_several_weights_in_a_directory_are_an_error(small: Path) -> None:
 
 
 def test_checkpoint_that_is_not_there_or_no_tensors_is_named(small: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no checkpoint"):
+    with pytest.raises(RecipeError, match=r"the checkpoint .* does not exist"):
         load(f"open_clip:{small}", checkpoint="gone.safetensors", directory=small)
     (small / "text.safetensors").write_text("hello")
-    with pytest.raises(RecipeError, match="no weights that can be read"):
+    with pytest.raises(RecipeError, match="cannot be read as weights"):
         load(f"open_clip:{small}", checkpoint="text.safetensors", directory=small)
     torch.save([1], small / "list.pt")
     with pytest.raises(RecipeError, match="expected tensors by name"):
@@ -120,7 +120,7 @@ def test_checkpoint_that_is_not_there_or_no_tensors_is_named(small: Path) -> Non
 
 def test_pickled_code_in_a_checkpoint_never_runs(small: Path) -> None:
     torch.save({"state_dict": Bomb(small / "boom")}, small / "bomb.pt")
-    with pytest.raises(RecipeError, match="no weights that can be read"):
+    with pytest.raises(RecipeError, match="cannot be read as weights"):
         load(f"open_clip:{small}", checkpoint="bomb.pt", directory=small)
     assert not (small / "boom").exists()
 
