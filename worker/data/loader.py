@@ -147,7 +147,7 @@ def training_batches(
         return TrainingBatches(iter(loader), cursors or {}, stream=isinstance(train, Stream))
 
 
-def await_loaders() -> None:
+def start_fork_server() -> None:
     """Start the fork server from which loader processes will be forked.
 
     It imports torch and our data modules once for all of them, while this process goes on with its own imports: with

@@ -66,8 +66,8 @@ def test_a_boundary_map_keeps_the_most_energy_and_depends_on_no_sign() -> None:
     samples = torch.randn(500, 6) * torch.tensor([5.0, 3.0, 0.1, 0.1, 0.1, 0.1]) @ basis.T
     found = principal_map([samples], [None], 2)
     assert torch.allclose(found @ found.T, torch.eye(2, dtype=torch.float64), atol=1e-9)
-    kept = (samples.double() @ found.T).square().sum() / samples.double().square().sum()
-    assert kept > 0.99
+    preserved = (samples.double() @ found.T).square().sum() / samples.double().square().sum()
+    assert preserved > 0.99
     mask = torch.arange(500) < 400
     assert torch.equal(principal_map([samples], [mask], 2), principal_map([samples[:400]], [None], 2))
     wider = principal_map([samples], [None], 8)

@@ -1,4 +1,4 @@
-"""A model of which nobody knows what feeds what: two towers and a head, run by one forward pass."""
+"""A model without declared inputs: two towers and a head, run by one forward pass."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a recipe calls a model: the forms, what is wrong with others, and what is imported for it."""
+"""Names of models in a recipe: their forms, the messages for others, and what is imported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("clip", r"'clip' does not name a model; expected open_clip:.*, hf:.*, or package\.module:factory"),
         ("open_clip:ViT-B-32@laion2b_s34b_b79", r"no pretrained weights .*did you mean laion2b_s34b_b79k"),
@@ -54,11 +54,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("own_models:number", "returns a int; expected a torch.nn.Module"),
     ],
 )
-def test_what_names_no_model_gets_a_sentence(spec: str, said: str, tmp_path: Path) -> None:
+def test_what_names_no_model_gets_a_sentence(spec: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "vague").mkdir()
     (tmp_path / "vague" / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         load(spec, directory=tmp_path)
 
 

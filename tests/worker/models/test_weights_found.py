@@ -131,7 +131,7 @@ def test_older_names_of_open_clips_tensors_are_known(clip: State, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (["a.safetensors", "b.bin"], r"expected one file of weights in .*, found a\.safetensors, b\.bin"),
         (["flax_model.msgpack"], r"has flax_model\.msgpack; name one of them as the checkpoint"),
@@ -141,20 +141,20 @@ def test_older_names_of_open_clips_tensors_are_known(clip: State, tmp_path: Path
     ],
 )
 def test_an_open_clip_folder_whose_weights_cannot_be_used_is_never_fresh(
-    files: list[str], said: str, clip: State, tmp_path: Path
+    files: list[str], message: str, clip: State, tmp_path: Path
 ) -> None:
     clip_folder(tmp_path)
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(clip, tmp_path / name)
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=said):
+        with pytest.raises(RecipeError, match=message):
             load(f"open_clip:{tmp_path}", fresh=cast(Fresh, fresh))
     assert not same(load(f"open_clip:{tmp_path}", fresh="always").model, clip)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("open_clip:clip", r"the directory .*/clip has open_clip_config\.json but none of \*\.safetensors"),
         ("open_clip:local-dir:clip", r"the directory .*/clip has"),
@@ -166,12 +166,12 @@ def test_an_open_clip_folder_whose_weights_cannot_be_used_is_never_fresh(
     ],
 )
 def test_a_teacher_without_weights_is_refused_with_where_they_were_looked_for(
-    spec: str, said: str, clip: State, tmp_path: Path
+    spec: str, message: str, clip: State, tmp_path: Path
 ) -> None:
     clip_folder(tmp_path / "clip")
     write(clip, clip_folder(tmp_path / "full") / "model.safetensors")
     directory("gpt2", tmp_path)
-    with pytest.raises(RecipeError, match=f"{spec} has no weights: .*{said}") as refused:
+    with pytest.raises(RecipeError, match=f"{spec} has no weights: .*{message}") as refused:
         load(spec, directory=tmp_path)
     assert "`checkpoint`" in str(refused.value)
     assert "`weights: random`" in str(refused.value)
@@ -183,10 +183,10 @@ def test_fresh_weights_are_given_to_what_may_have_them_and_said(spec: str, tmp_p
     directory("gpt2", tmp_path)
     (tmp_path / "gpt2" / "training_args.bin").touch()
     states = []
-    for fresh, said in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
+    for fresh, message in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
         torch.manual_seed(5)
         loaded = load(spec, directory=tmp_path, fresh=cast(Fresh, fresh))
-        assert loaded.weights.startswith(said)
+        assert loaded.weights.startswith(message)
         states.append(loaded.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -318,7 +318,7 @@ def test_weights_without_a_variant_come_first_even_if_they_are_broken(gpt2: Any,
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (["student.safetensors"], r"it has the files student\.safetensors\. Name one of them as `checkpoint`"),
         (["flax_model.msgpack"], r"flax_model\.msgpack"),
@@ -330,14 +330,14 @@ def test_weights_without_a_variant_come_first_even_if_they_are_broken(gpt2: Any,
     ],
 )
 def test_a_transformers_folder_whose_weights_cannot_be_used_is_never_fresh(
-    files: list[str], said: str, tmp_path: Path
+    files: list[str], message: str, tmp_path: Path
 ) -> None:
     place = directory("gpt2", tmp_path)
     for name in files:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("{}")
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=said):
+        with pytest.raises(RecipeError, match=message):
             load("hf:gpt2", directory=tmp_path, fresh=cast(Fresh, fresh))
     assert load("hf:gpt2", directory=tmp_path, fresh="always").weights.startswith("fresh")
 
@@ -505,7 +505,7 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "said"),
+    ("teacher", "student", "message"),
     [
         ("{model: m, weights: fresh}", "{keep: {}}", r"teacher\.weights: input should be 'random'"),
         ("{model: m, weights: random, checkpoint: w}", "{keep: {}}", "teacher: give either `checkpoint`"),
@@ -514,6 +514,6 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
         ("{model: 'open_clip:ViT-B-32@openai', weights: random}", "{keep: {}}", "has both weights .openai. and"),
     ],
 )
-def test_a_recipe_asks_for_one_kind_of_weights(teacher: str, student: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_recipe_asks_for_one_kind_of_weights(teacher: str, student: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
         assembled(tmp_path, teacher, student)

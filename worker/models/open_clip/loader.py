@@ -50,7 +50,7 @@ class OpenClipModel(Loaded):
     model: nn.Module
     config: Config
     preprocess: Config = field(default_factory=dict)
-    weights: str = "given"
+    weights: str = "in memory"
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
