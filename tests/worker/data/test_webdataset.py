@@ -273,7 +273,7 @@ def test_a_model_of_transformers_brings_its_processor_and_tokenizer(tmp_path: Pa
     assert fixed_batch(data, data.held_out, 0, 1)["text"].tolist() == [[2, 6, 3, 0, 0]]
     with pytest.raises(ValueError, match="no random crops; remove the option augment"):
         _data(tmp_path, inputs, train="0.tar", held_out="1.tar", augment=True)
-    with pytest.raises(ValueError, match="comes with no tokenizer that can be loaded"):
+    with pytest.raises(ValueError, match="has no tokenizer that can be loaded"):
         _data(tmp_path, HfInputs(str(tmp_path / "none"), config), train="0.tar", held_out="1.tar")
 
 
