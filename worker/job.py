@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import platform
@@ -15,17 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.cli import overrides
+from worker.cli import Arguments, overrides
 from worker.client.client import BanditClient
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.data.loader import start_fork_server, training_batches
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
-from worker.output_dir import Workplace, kept_recipe
-from worker.process import uncollected
-from worker.recipe import recipe as recipes
-from worker.recipe.recipe import Recipe
+from worker.output_dir import OutputDir, read_saved_recipe
+from worker.process import without_garbage_collection
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 from worker.setup import autotune as pace
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
@@ -40,7 +38,7 @@ from worker.training.progress import Progress
 from worker.training.trainer import Rank0, Trainer
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Arguments) -> None:
     """Do what the command line asks for, on this rank.
 
     Raises:
@@ -49,12 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     leads = int(os.environ.get("RANK", "0")) == 0
     if arguments.resume:
-        recipe = kept_recipe(arguments.resume)
+        recipe = read_saved_recipe(arguments.resume)
     else:
-        recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
+        recipe = read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
     if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
         start_fork_server()
-    with uncollected():
+    with without_garbage_collection():
         models = assemble.models(recipe)
     if arguments.list_modules:
         if leads:
@@ -81,13 +79,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _distil(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     recipe: Recipe,
     models: Models,
     ranks: Ranks,
     started: float,
     bandit: BanditClient | None,
-    place: Workplace | None,
+    place: OutputDir | None,
 ) -> None:
     """Train from where the job stands to its end, and export the student."""
     rig = assemble_rig(recipe, models, ranks)
@@ -95,7 +93,7 @@ def _distil(
     if recipe.open:
         recipe = _paced(recipe, models, ranks, rig, bandit)
         if place is not None:
-            place.keep(recipe)
+            place.save_recipe(recipe)
     trainer = _trainer(recipe, models, ranks, rig, started, place, proven=proven)
     state = trainer.state
     if state.start is None:
@@ -141,16 +139,14 @@ def _other_rank() -> Iterator[tuple[None, None]]:
 
 
 @contextmanager
-def _first_rank(
-    arguments: argparse.Namespace, recipe: Recipe, models: Models
-) -> Iterator[tuple[BanditClient, Workplace]]:
+def _first_rank(arguments: Arguments, recipe: Recipe, models: Models) -> Iterator[tuple[BanditClient, OutputDir]]:
     """The client, not yet joined, and the output directory: new, or that of the worker to go on with."""
     if arguments.resume:
-        place = Workplace.again(arguments.resume)
+        place = OutputDir.reopen(arguments.resume)
     else:
         name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         directory = arguments.output_dir or Path("runs") / name
-        place = Workplace.new(directory, name, recipe, joined=arguments.run is not None)
+        place = OutputDir.create_new(directory, name, recipe, joined=arguments.run is not None)
     client = BanditClient(
         arguments.bandit_addr,
         run=place.run,
@@ -158,7 +154,7 @@ def _first_rank(
         spec=recipe.spec(models.arms),
         journal=place.journal,
         patience=arguments.bandit_patience,
-        access=Access.from_environment(),
+        credentials=Credentials.from_environment(),
         allow_offline=arguments.allow_offline,
     )
     try:
@@ -166,7 +162,7 @@ def _first_rank(
         yield client, place
     finally:
         client.close()
-        place.clear()
+        place.remove_unused()
 
 
 def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
@@ -190,12 +186,14 @@ def _settled(recipe: Recipe, models: Models, ranks: Ranks, times: pace.Times, ba
 
 
 def _trainer(
-    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: Workplace | None, *, proven: bool
+    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: OutputDir | None, *, proven: bool
 ) -> Trainer:
     """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
     engine = rig.engine
     engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
-    found, directory, run, worker = ranks.broadcast(place and (place.found, place.checkpoints, place.run, place.worker))
+    found, directory, run, worker = ranks.broadcast(
+        place and (place.checkpoint, place.checkpoints, place.run, place.worker)
+    )
     checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
     state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
     if not (found or proven):

@@ -11,8 +11,7 @@ from typing import Any
 from benchmarks.quality.tasks import TASKS
 from worker.data.digits.rows import TRAIN_DIGITS
 from worker.distill.plan import Mode
-from worker.recipe import recipe as recipes
-from worker.recipe.recipe import Recipe
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 
 TAIL = 0.3
 """Share of the budget, at its end, that trains all modules jointly."""
@@ -169,7 +168,7 @@ class Cell:
         }
         if self.task == "two_pictures":
             overrides["teacher.checkpoint"] = "../models/digits-coca-two-pictures/model.safetensors"
-        found = recipes.read(recipes.BUILT_IN, overrides)
+        found = read_recipe(BUILT_IN, overrides)
         return found.fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 

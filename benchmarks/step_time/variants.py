@@ -22,7 +22,7 @@ from worker.data.loader import fixed_batch
 from worker.distill.arms import JOINT
 from worker.engine.process_group import Ranks
 from worker.evaluation.probe import Probe
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.training.checkpoint import Checkpoints
@@ -63,7 +63,7 @@ class Makers:
     """
 
     def __init__(self, path: Path, ranks: Ranks, *, alone: bool) -> None:
-        self.recipe = recipe.read(path, {})
+        self.recipe = read_recipe(path, {})
         self.ranks = ranks
         # The teacher may have no checkpoint: then its weights are drawn.
         torch.manual_seed(self.recipe.seed)

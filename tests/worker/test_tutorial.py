@@ -20,7 +20,7 @@ from worker import job
 from worker.cli import parse
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
-from worker.recipe import recipe as recipes
+from worker.recipe.recipe import read_recipe
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.dry_run_report import report
@@ -52,7 +52,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_tutorial_trains_what_it_says(ranks: Ranks, here: Path, name: str) -> None:
     """As ``--dry-run`` does."""
-    recipe = recipes.read(here / name, {})
+    recipe = read_recipe(here / name, {})
     models = assemble.models(recipe)
     rig = assemble_rig(recipe, models, ranks)
     summary = report(models, rig.proof.arms(repeats=0))
@@ -68,7 +68,7 @@ def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.
 
 def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
     with pytest.raises(RecipeError, match=r"line 8: train: .* use train: active or all, or declare the inputs"):
-        assemble.models(recipes.read(here / "reader.yaml", {"train": "forced"}))
+        assemble.models(read_recipe(here / "reader.yaml", {"train": "forced"}))
 
 
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:

@@ -18,7 +18,7 @@ from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.recipe import recipe
+from worker.recipe.recipe import BUILT_IN, read_recipe
 from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.models import Models
@@ -29,7 +29,7 @@ END = TOKEN_IDS["<end>"]
 @pytest.fixture(scope="module")
 def digits(ranks: Ranks) -> tuple[Models, Writer, Writer]:
     """Teacher and student writers; the student has all of the teacher's layers."""
-    built_in = recipe.read(recipe.BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
+    built_in = read_recipe(BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
     models = assemble.models(built_in)
     rig = assemble_rig(built_in, models, ranks)
     return models, Writer.teacher(rig.teacher, ranks), Writer.student(rig.engine, rig.planner, ranks)

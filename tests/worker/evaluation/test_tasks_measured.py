@@ -12,7 +12,7 @@ from tests.worker.data.tasks.published import write_all
 from worker.engine.process_group import Ranks
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup import models as assemble
 from worker.setup.build import Rig, assemble_rig
 
@@ -46,7 +46,7 @@ def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fi
         f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
         "probe: {batches: 1, batch_size: 3}\n"
     )
-    given = recipe.read(path, fields)
+    given = read_recipe(path, fields)
     models = assemble.models(given)
     rig = assemble_rig(given, models, ranks)
     return rig, Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, given.probe)
