@@ -17,7 +17,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker.cli import Arguments, overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Credentials
-from worker.data.loader import await_loaders, training_batches
+from worker.data.loader import start_fork_server, training_batches
 from worker.engine.process_group import Ranks
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation, Probe
@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
     else:
         recipe = read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
     if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
-        await_loaders()
+        start_fork_server()
     with without_garbage_collection():
         models = assemble.models(recipe)
     if arguments.list_modules:

@@ -83,5 +83,5 @@ class Judge:
         mine = _known.setdefault(self._problem, {})
         if count not in mine:
             batches = [block.batch(np.arange(count)) for block in self._data.blocks]
-            mine[count] = [(batch, self._teacher.run(self._teacher.parts, batch)) for batch in batches]
+            mine[count] = [(batch, self._teacher.run(self._teacher.modules, batch)) for batch in batches]
         return mine[count]

@@ -1,5 +1,7 @@
-"""docs/bring-your-own-model.md works as it stands: its files are written out and run, its recipes are proven, and one
-of them is distilled by a real job."""
+"""docs/bring-your-own-model.md works as it is: its files are run, and its recipes pass a dry run.
+
+One of them is distilled by a real job.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +55,10 @@ def test_a_recipe_of_the_tutorial_trains_what_it_says(ranks: Ranks, here: Path, 
     recipe = read_recipe(here / name, {})
     models = assemble.models(recipe)
     rig = assemble_rig(recipe, models, ranks)
-    told = report(models, rig.proof.arms(repeats=0))
+    summary = report(models, rig.proof.arms(repeats=0))
     for arm in models.arms:
-        assert f"arm {arm}\n" in told
-    assert ("on the teacher's boundary tensors" in told) == (recipe.train == "forced")
+        assert f"arm {arm}\n" in summary
+    assert ("on the teacher's boundary tensors" in summary) == (recipe.train == "forced")
 
 
 def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

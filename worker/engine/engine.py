@@ -198,12 +198,12 @@ class Engine:
 
     @torch.no_grad()
     def look(self, batch: Batch, plan: Plan, known: Mapping[str, Boundary]) -> Outputs:
-        """What the plan's parts put out on one batch in eval mode.
+        """What the plan's modules put out on one batch in eval mode.
 
         Args:
             batch: The student's inputs.
             plan: Without a teacher.
-            known: The student's own boundary tensors of parts that the plan does not run.
+            known: The student's own boundary tensors of modules that the plan does not run.
         """
         self._train(False)
         seen: Outputs = self._engine(batch, Outputs({}, {}), plan, known)[2]

@@ -1,8 +1,8 @@
 """A model writes: the text behind a prompt, word by word, greedily or by beam search.
 
 Open_clip's own ``CoCa.generate`` needs a class that transformers 5 no longer has, takes prompts of one length only and
-knows nothing of a student under ZeRO or of a teacher in host memory; so the parts are run here as everywhere else.
-There is no cache: parts that read no text run once, the others anew for each word, on as many positions as there are
+knows nothing of a student under ZeRO or of a teacher in host memory; so the modules are run here as everywhere else.
+There is no cache: modules that read no text run once, the others anew for each word, on as many positions as there are
 words.
 """
 
@@ -20,10 +20,10 @@ from worker.distill.plan import Planner
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import Ranks
-from worker.models.base import Boundary, Part
+from worker.models.base import Boundary, ModuleSpec
 
 Look = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
-"""(parts, batch, known boundary tensors) -> what the parts put out, in eval mode."""
+"""(modules, batch, known boundary tensors) -> what the modules put out, in eval mode."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,24 @@ class Writer:
     """A model with logits [B, positions, words] writes.
 
     Attributes:
-        look: Runs some of its parts.
-        parts: All of them, in order.
+        look: Runs some of its modules.
+        modules: All of them, in order.
         ranks: Those that write at the same time: at ZeRO 3 they must call the model equally often.
     """
 
     look: Look
-    parts: Sequence[Part]
+    modules: Sequence[ModuleSpec]
     ranks: Ranks
 
     @classmethod
     def student(cls, engine: Engine, planner: Planner, ranks: Ranks) -> Writer:
         """The student that an engine wraps."""
-        return cls(lambda parts, batch, known: engine.look(batch, planner.look(parts), known), planner.parts, ranks)
+        return cls(lambda modules, batch, known: engine.look(batch, planner.look(modules), known), planner.specs, ranks)
 
     @classmethod
     def teacher(cls, teacher: Teacher, ranks: Ranks) -> Writer:
         """The teacher."""
-        return cls(teacher.run, teacher.parted.adapter.parts, ranks)
+        return cls(teacher.run, teacher.modular.adapter.modules, ranks)
 
     @torch.no_grad()
     def write(self, batch: Batch, writing: Writing, pad: int) -> list[list[int]]:
@@ -63,13 +63,13 @@ class Writer:
         """
         text, at = _prompts(batch["text"], batch["answer"], pad)
         rows, length = text.shape
-        once = [part.name for part in self.parts if part.textless and part.inputs is not None]
-        rest = [part.name for part in self.parts if part.name not in once]
+        once = [module.name for module in self.modules if module.textless and module.inputs is not None]
+        rest = [module.name for module in self.modules if module.name not in once]
         known = self.look(once, batch, {}).boundary if once else {}
         beams = writing.beams
         if beams > 1:
             text, at = _each(text, beams), _each(at, beams)
-            known = {part: {name: _each(one, beams) for name, one in held.items()} for part, held in known.items()}
+            known = {module: {name: _each(one, beams) for name, one in held.items()} for module, held in known.items()}
             batch = {name: _each(one, beams) for name, one in batch.items()}
         every = torch.arange(len(text), device=text.device)
         start, done = at.clone(), at >= length

@@ -64,7 +64,7 @@ class Probe:
         self._batches: list[tuple[Batch, Outputs]] = []
         for index in mine:
             batch = self._batch(self.data.held_out, index)
-            self._batches.append((batch, self.teacher.run(self.teacher.parts, batch)))
+            self._batches.append((batch, self.teacher.run(self.teacher.modules, batch)))
 
     @property
     def loss(self) -> float:
@@ -108,7 +108,7 @@ class Probe:
             if student:
                 _, logits = self.engine.measure(batch, Outputs({}, {}), plan)
             else:
-                logits = self.teacher.run(self.teacher.parts, batch).logits
+                logits = self.teacher.run(self.teacher.modules, batch).logits
             if logits is None:
                 # Such a model has no task metric.
                 return {}

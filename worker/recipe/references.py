@@ -24,8 +24,8 @@ def reference_errors(
         teacher: The teacher's adapter.
         arms: The recipe's arms, or the default ones.
     """
-    modules = [part.name for part in adapter.parts]
-    teacher_modules = [part.name for part in teacher.parts]
+    modules = [module.name for module in adapter.modules]
+    teacher_modules = [module.name for module in teacher.modules]
     if not modules or not teacher_modules:
         field = recipe.at("student" if not modules else "teacher", "model")
         yield f"{field}: the modules of this model are unknown; name them under `modules` (see --list-modules)"
@@ -46,7 +46,7 @@ def reference_errors(
     yield from _unknown_losses(recipe)
     if recipe.train == "forced":
         try:
-            check_declared(adapter.parts)
+            check_declared(adapter.modules)
         except RecipeError as error:
             yield f"{recipe.at('train')}: {error}"
 

@@ -79,7 +79,7 @@ def measure(rig: Rig, recipe: Recipe, proven: Sequence[Proven], ranks: Ranks) ->
     """Time measurements as the probe makes them; collective, though every rank has its own times."""
     engine, planner, teacher = rig.engine, rig.planner, rig.teacher
     batch = engine.to_device(fixed_batch(rig.data, rig.data.held_out, 0, recipe.probe.batch_size))
-    seen = teacher.run(teacher.parts, batch)
+    seen = teacher.run(teacher.modules, batch)
 
     def seconds(plan: Plan) -> float:
         return _best(lambda: engine.measure(batch, seen, plan), engine.synchronize)

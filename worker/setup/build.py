@@ -51,14 +51,14 @@ def assemble_rig(recipe: Recipe, models: Models, ranks: Ranks) -> Rig:
     """
     torch.manual_seed(recipe.seed)
     data = assemble.data(recipe, models)
-    logits_part = models.adapter.logits[0] if models.adapter.logits else None
-    if isinstance(data, Judged) and logits_part is None:
+    logits_module = models.adapter.logits[0] if models.adapter.logits else None
+    if isinstance(data, Judged) and logits_module is None:
         raise RecipeError(
             f"{recipe.at('data')}: the task is judged by what a model writes, and a "
             f"{type(models.student.model).__name__} writes nothing; CoCa and BLIP do"
         )
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
-    planner = Planner(models.adapter.parts, logits_part, recipe.train, readers)
+    planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
     rows = first_batches(data, count=1, size=COMPARED_ROWS)[0]
     widths = compare(models, rows, forced=recipe.train == "forced", objective=objective)
@@ -90,18 +90,18 @@ def _projections(models: Models, widths: Widths, data: DataModule, ranks: Ranks,
     """The maps that these widths need, the same on every rank."""
     if not widths.boundary:
         return Projections(widths.hidden, {})
-    parts = [part.name for part in models.adapter.parts]
+    modules = [module.name for module in models.adapter.modules]
     batches = first_batches(data, count=MAP_BATCHES, size=size)
     models.teacher.model.eval()
     with torch.no_grad():
-        seen = [models.teacher.run(parts, batch).boundary for batch in batches]
+        seen = [models.teacher.run(modules, batch).boundary for batch in batches]
     maps = {
-        (part, name): principal_map(
-            [boundary[part][name] for boundary in seen],
-            [models.adapter.mask(part, name, batch) for batch in batches],
+        (module, name): principal_map(
+            [boundary[module][name] for boundary in seen],
+            [models.adapter.mask(module, name, batch) for batch in batches],
             width,
         )
-        for (part, name), width in widths.boundary.items()
+        for (module, name), width in widths.boundary.items()
     }
     # Eigenvectors of near-equal eigenvalues may differ between machines.
     return Projections(widths.hidden, ranks.broadcast(maps))

@@ -168,7 +168,7 @@ class Proof:
                             raise RecipeError(
                                 f"arm {arm}: the hook on the {who}'s {layer} did not fire although {module} was run "
                                 f"(it fired on {', '.join(seen.hidden) or 'none'}): the model's adapter does not "
-                                "call that layer when it runs this part alone"
+                                "call that layer when it runs this module alone"
                             )
             if not self._seen:
                 self._seen.append((student, teacher))

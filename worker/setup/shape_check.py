@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import HiddenWidths
@@ -45,14 +45,14 @@ def compare(models: Models, batch: Batch, *, forced: bool, objective: Objective 
         RecipeError: A hook does not fire, shapes differ in more than the last dimension, or there is no such task term;
             names every fault.
     """
-    student, teacher = (_outputs(parted, batch, who) for parted, who in models.both)
+    student, teacher = (_outputs(modular, batch, who) for modular, who in models.both)
     faults: list[str] = []
     widths = Widths()
     for module, pairs in models.pairs.items():
         for ours, theirs in pairs:
             missing = [
-                _silent(models, module, parted, layer, batch, who)
-                for (parted, who), layer, seen in zip(models.both, (ours, theirs), (student, teacher), strict=True)
+                _silent(models, module, modular, layer, batch, who)
+                for (modular, who), layer, seen in zip(models.both, (ours, theirs), (student, teacher), strict=True)
                 if layer not in seen.hidden
             ]
             faults += missing
@@ -84,33 +84,33 @@ def compare(models: Models, batch: Batch, *, forced: bool, objective: Objective 
     return widths
 
 
-def _outputs(parted: Parted, batch: Batch, who: str) -> Outputs:
+def _outputs(modular: ModularModel, batch: Batch, who: str) -> Outputs:
     """What a model puts out, in eval mode and without gradient."""
-    training = parted.model.training
-    parted.model.eval()
+    training = modular.model.training
+    modular.model.eval()
     try:
         with torch.no_grad():
-            return parted.run([part.name for part in parted.adapter.parts], batch)
+            return modular.run([module.name for module in modular.adapter.modules], batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
         raise RecipeError(f"the {who} cannot run the data's batches ({shapes}): {error}") from error
     finally:
-        parted.model.train(training)
+        modular.model.train(training)
 
 
 def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:
     """The boundary tensors that are compared or, under teacher forcing, read."""
-    parts = models.adapter.parts
-    read = {name for part in parts for name in part.inputs or ()} if forced else set()
-    for part in parts:
-        for name in student.boundary[part.name]:
-            if (part.name in read or name in part.matched) and (part.name, name) != models.adapter.logits:
-                yield part.name, name
+    modules = models.adapter.modules
+    read = {name for module in modules for name in module.inputs or ()} if forced else set()
+    for module in modules:
+        for name in student.boundary[module.name]:
+            if (module.name in read or name in module.matched) and (module.name, name) != models.adapter.logits:
+                yield module.name, name
 
 
 def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch: Batch) -> Iterator[str]:
     """A sentence for each task term that has a name and that nobody computes."""
-    plan = Planner(models.adapter.parts, None, "active").task()
+    plan = Planner(models.adapter.modules, None, "active").task()
     with torch.no_grad():
         computed = objective.task_terms(plan, models.student.model, student, batch)
     for name in objective.named:
@@ -119,9 +119,9 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
             yield f"loss.task names {name!r}, which the model does not compute{hint}"
 
 
-def _silent(models: Models, module: str, parted: Parted, layer: str, batch: Batch, who: str) -> str:
-    with _calls(parted.model) as called:
-        _outputs(parted, batch, who)
+def _silent(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, who: str) -> str:
+    with _calls(modular.model) as called:
+        _outputs(modular, batch, who)
     hint = suggest(layer, called, "modules that it calls", most=3)
     return (
         f"{_arms(models, module)}: the hook on the {who}'s {layer} did not fire: the forward pass does not call that "

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.deepspeed
 
 @pytest.mark.timeout(600)
 def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() -> None:
-    """Bit for bit, whichever parts are asked for one after the other; also beside a student under ZeRO 3."""
+    """Bit for bit, whichever modules are asked for one after the other; also beside a student under ZeRO 3."""
     output = run_ranks("tests/worker/jobs/teacher_placement.py", ranks=2, timeout=560)
     cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]
     assert cases == [

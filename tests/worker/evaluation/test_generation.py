@@ -12,8 +12,8 @@ import torch
 from tests.worker.jobs import tiny_coca
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
-from worker.data.digits.text import WORD
-from worker.distill.modular import Parted
+from worker.data.digits.text import TOKEN_IDS
+from worker.distill.modular import ModularModel
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import Ranks
 from worker.evaluation.generation import Writer
@@ -23,7 +23,7 @@ from worker.setup import models as assemble
 from worker.setup.build import assemble_rig
 from worker.setup.models import Models
 
-END = WORD["<end>"]
+END = TOKEN_IDS["<end>"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def digits(ranks: Ranks) -> tuple[Models, Writer, Writer]:
 
 
 def tiny(ranks: Ranks) -> Writer:
-    teacher = Teacher(Parted(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
+    teacher = Teacher(ModularModel(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
     return Writer.teacher(teacher, ranks)
 
 
@@ -109,6 +109,6 @@ def test_pictures_are_looked_at_once_for_all_words(ranks: Ranks) -> None:
     model = tiny_coca.coca(3)
     calls: list[Any] = []
     model.visual.register_forward_hook(lambda *_: calls.append(1))
-    writer = Writer.teacher(Teacher(Parted(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
+    writer = Writer.teacher(Teacher(ModularModel(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
     writer.write(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
     assert len(calls) == 1

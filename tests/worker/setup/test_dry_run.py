@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import Projections
@@ -35,16 +35,18 @@ ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 def proof(ranks: Ranks, student: nn.Module, weights: LossWeights | None = None) -> Proof:
     """For a student of a teacher with three layers, 32 wide."""
     adapter = CoCaAdapter()
-    theirs, ours = Parted(coca(1, layers=3), adapter, {}), Parted(student, adapter, {})
-    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    theirs, ours = ModularModel(coca(1, layers=3), adapter, {}), ModularModel(student, adapter, {})
+    pairs = {
+        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student, {module.name: module.path for module in adapter.modules})
     models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
     widths = compare(models, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
     wrapped = Student(ours, Objective(adapter, pairs, weights or LossWeights()), Projections(widths.hidden, maps))
     engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
     teacher = Teacher(theirs, ranks.device, engine.dtype)
-    return Proof(models, ranks, engine, wrapped, teacher, Planner(adapter.parts, "multimodal", "forced"), [batch(0)])
+    return Proof(models, ranks, engine, wrapped, teacher, Planner(adapter.modules, "multimodal", "forced"), [batch(0)])
 
 
 def test_a_report_tells_of_every_arm_what_it_trains_and_computes(ranks: Ranks) -> None:
