@@ -32,7 +32,8 @@ from worker.errors import Fenced, JournalError, WorkerError
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path / "store")
+    # Synced at every append: `kill` ends the store too, which otherwise may lose its last two seconds.
+    process = ServerProcess(tmp_path / "store", flags=("--fsync", "always"))
     yield process
     process.kill()
 

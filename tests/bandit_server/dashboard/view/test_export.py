@@ -55,7 +55,7 @@ def test_browser_and_command_line_export_the_same(server: Any) -> None:
     assert [pull["chosen_by"] for pull in pulls] == ["policy"] * 8 + ["tail"] * 2 + ["policy"]
     refused = CliRunner().invoke(main, ["runs", "--server", server.address, "export", run, "--format", "csv"])
     assert refused.exit_code == 2
-    assert "say --table" in refused.output
+    assert "choose --table" in refused.output
 
 
 def test_every_number_of_a_history_is_in_its_table() -> None:
