@@ -43,7 +43,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_p
         "--output-dir", str(tmp_path / "out"), ranks=ranks, status=1,
     )  # fmt: skip
     last = ROTTEN[-1]
-    assert f"error: round {last}: the loss is not finite after training arm 'eyes', for the 3. round in a row" in output
+    assert f"error: round {last}: the loss is not finite after training arm 'eyes', in 3 rounds in a row" in output
     assert "Traceback" not in output
     rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(last + 1))

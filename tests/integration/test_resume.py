@@ -198,7 +198,7 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
 
     output = ended(broken.start())
     step = f", step {stopped[3]}" if stopped[3] else ""
-    assert f"goes on with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
+    assert f"resumes with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
     ended(unbroken)
     student = "student.safetensors"
     assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.worker.data.tasks.published import write_all
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
 from worker.recipe import recipe
-from worker.setup import models as assemble
-from worker.setup.build import Rig, assemble_rig
+from worker.setup.build import Components, build
+from worker.setup.models import load_models
 
 WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 COCA = {
@@ -39,7 +39,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fields: Any) -> tuple[Rig, Probe]:
+def assembled(
+    place: Path, process_group: ProcessGroup, task: str, *, model: str = "coca", **fields: Any
+) -> tuple[Components, Probe]:
     path = place / "recipe.yaml"
     path.write_text(
         f"teacher: {{model: 'open_clip:{model}.json', weights: random}}\nstudent: {{keep: {{image: 1, text: 1}}}}\n"
@@ -47,9 +49,9 @@ def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fi
         "probe: {batches: 1, batch_size: 3}\n"
     )
     given = recipe.read(path, fields)
-    models = assemble.models(given)
-    rig = assemble_rig(given, models, ranks)
-    return rig, Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, given.probe)
+    models = load_models(given)
+    components = build(given, models, process_group)
+    return components, components.probe(given.probe)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +64,10 @@ def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fi
     ],
 )
 def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
-    task: str, names: set[str], place: Path, ranks: Ranks
+    task: str, names: set[str], place: Path, process_group: ProcessGroup
 ) -> None:
     fields = {"loss.task": {"worker.models.task_losses:answer": 1.0, "contrastive": 0.1}}
-    _, probe = assembled(place, ranks, task, **fields)
+    _, probe = assembled(place, process_group, task, **fields)
     found = probe.evaluate()
     assert set(probe.teacher_metrics()) == set(found.metrics) == names
     assert all(value >= 0 for value in found.metrics.values())
@@ -74,21 +76,21 @@ def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
 
 
 def test_what_is_asked_is_what_the_recipe_says_and_no_row_counts_twice(
-    place: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    place: Path, process_group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, probe = assembled(place, ranks, "snli_ve", **{"probe.questions": 7})
+    components, probe = assembled(place, process_group, "snli_ve", **{"probe.questions": 7})
     asked: list[list[int]] = []
-    judge = rig.data.judge  # type: ignore[attr-defined]
-    monkeypatch.setattr(rig.data, "judge", lambda written: asked.append(sorted(written)) or judge(written))
+    judge = components.data.judge  # type: ignore[attr-defined]
+    monkeypatch.setattr(components.data, "judge", lambda written: asked.append(sorted(written)) or judge(written))
     probe.evaluate()
     # Whole batches of three; of twelve rows.
     assert asked == [list(range(9))]
-    _, everything = assembled(place, ranks, "snli_ve", **{"probe.batch_size": 5})
+    _, everything = assembled(place, process_group, "snli_ve", **{"probe.batch_size": 5})
     monkeypatch.setattr(everything.data, "judge", lambda written: asked.append(sorted(written)) or {})
     everything.evaluate()
     assert asked[1:] == [list(range(12))]
 
 
-def test_a_model_without_words_is_refused_before_it_is_trained(place: Path, ranks: Ranks) -> None:
+def test_a_model_without_words_is_refused_before_it_is_trained(place: Path, process_group: ProcessGroup) -> None:
     with pytest.raises(RecipeError, match="judged by what a model writes, and a CustomTextCLIP writes nothing"):
-        assembled(place, ranks, "snli_ve", model="clip")
+        assembled(place, process_group, "snli_ve", model="clip")

@@ -24,13 +24,14 @@ from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
-from worker.training.rollback import RoundStart  # noqa: E402
+from worker.training.rollback import Rollback  # noqa: E402
 
+BUCKET_BYTES = 2**13
+"""So small that the gradients of a tiny model fill several buckets, and are averaged during the backward pass."""
 ROUNDS: tuple[list[str] | None, ...] = (None, ["image"], ["text"])
 """Joint first, then two arms; three steps each."""
 
@@ -38,12 +39,12 @@ ROUNDS: tuple[list[str] | None, ...] = (None, ["image"], ["text"])
 class Job:
     """An engine around a student, and steps of it."""
 
-    def __init__(self, ranks: Ranks, stage: int, dtype: str, seed: int) -> None:
+    def __init__(self, process_group: ProcessGroup, stage: int, dtype: str, seed: int) -> None:
         adapter = CoCaAdapter()
         teacher, student = (Parted(coca(s, layers=1, text_layers=1), adapter, {}) for s in (1, seed))
         pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
         self.owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
-        self.ranks = ranks
+        self.process_group = process_group
         wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
         self.engine = Engine(
             wrapped,
@@ -51,9 +52,10 @@ class Job:
             OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=4),
             {"zero_optimization": {"stage": stage}, "bf16": {"enabled": dtype == "bf16"}},
             micro_batch=4,
+            bucket_bytes=BUCKET_BYTES,
         )
         self.engine.schedule.total_steps = 12
-        self.teacher = Teacher(teacher, ranks.device, self.engine.dtype)
+        self.teacher = Teacher(teacher, process_group.device, self.engine.dtype)
         self.planner = Planner(adapter.parts, "multimodal", "forced")
 
     def trained(self, number: int) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ class Job:
         """One step of a round; returns its loss. A rotten step's targets are not numbers."""
         plan = self._plan(number)
         self.engine.activate(plan.trained)
-        data = self.engine.to_device(batch(3 * number + step, self.ranks.rank))
+        data = self.engine.to_device(batch(3 * number + step, self.process_group.rank))
         teacher = self.teacher.run(plan.teacher, data)
         if rotten:
             for hidden in teacher.hidden.values():
@@ -81,8 +83,10 @@ class Job:
         return self.planner.joint() if modules is None else self.planner.arm(modules)
 
 
-def straight(ranks: Ranks, stage: int, dtype: str) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
-    job = Job(ranks, stage, dtype, seed=2)
+def straight(
+    process_group: ProcessGroup, stage: int, dtype: str
+) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
+    job = Job(process_group, stage, dtype, seed=2)
     for number in range(len(ROUNDS)):
         for step in range(3):
             job.step(number, step)
@@ -90,25 +94,25 @@ def straight(ranks: Ranks, stage: int, dtype: str) -> tuple[dict[str, list[torch
 
 
 def broken(
-    ranks: Ranks, stage: int, dtype: str, directory: Path, faults: list[str]
+    process_group: ProcessGroup, stage: int, dtype: str, directory: Path, faults: list[str]
 ) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
     """The same steps, but every round diverges first; and in the second one a new engine takes over."""
-    job = Job(ranks, stage, dtype, seed=2)
+    job = Job(process_group, stage, dtype, seed=2)
     for number in range(len(ROUNDS)):
-        start = RoundStart(job.engine, job.trained(number))
+        start = Rollback(job.engine, job.trained(number))
         before = job.end()
         job.step(number, 0)
         if number == 1:
             loop = {"round": number}
             job.engine.save(directory / "engine", loop)
-            torch.save(start.state(), directory / f"{ranks.rank}.pt")
-            saved = torch.load(directory / f"{ranks.rank}.pt", weights_only=True)
+            torch.save(start.state(), directory / f"{process_group.rank}.pt")
+            saved = torch.load(directory / f"{process_group.rank}.pt", weights_only=True)
             after = job.end()
-            job = Job(ranks, stage, dtype, seed=3)
+            job = Job(process_group, stage, dtype, seed=3)
             if job.engine.load(directory / "engine") != loop:
                 faults.append("the loop's state is another one")
             compare(f"round {number}, loaded", after, job.end(), faults)
-            start = RoundStart(job.engine, job.trained(number), saved)
+            start = Rollback(job.engine, job.trained(number), saved)
         if torch.isfinite(torch.tensor(job.step(number, 1, rotten=True))):
             faults.append(f"round {number} did not diverge")
         job.step(number, 2)
@@ -131,23 +135,21 @@ def compare(where: str, one: tuple, other: tuple, faults: list[str]) -> None:  #
 
 
 def main() -> None:
-    # Of so small a model all gradients would be sent at once, when the backward pass is over.
-    gradient_mean.BUCKET = 2**13
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("stages", type=int, nargs="+")
     parser.add_argument("--local_rank", type=int)
     arguments = parser.parse_args()
-    ranks = Ranks()
+    process_group = ProcessGroup()
     for stage, dtype in itertools.product(arguments.stages, ("fp32", "bf16")):
         faults: list[str] = []
-        expected = straight(ranks, stage, dtype)
+        expected = straight(process_group, stage, dtype)
         directory = arguments.directory / f"{stage}-{dtype}"
-        compare("at the end", expected, broken(ranks, stage, dtype, directory, faults), faults)
-        everyones = ranks.collect(faults)
-        if ranks.rank == 0:
+        compare("at the end", expected, broken(process_group, stage, dtype, directory, faults), faults)
+        everyones = process_group.all_gather_objects(faults)
+        if process_group.rank == 0:
             print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "faults": everyones}), flush=True)
-    ranks.close()
+    process_group.close()
 
 
 if __name__ == "__main__":

@@ -25,15 +25,16 @@ from worker.distill.plan import Mode, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
-from worker.setup.dry_run import Proof  # noqa: E402
+from worker.setup.dry_run import DryRun  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
-from worker.setup.shape_check import compare  # noqa: E402
+from worker.setup.shape_check import compare_shapes  # noqa: E402
 
+BUCKET_BYTES = 2**13
+"""So small that the gradients of a tiny model fill several buckets, and are averaged during the backward pass."""
 STEPS = 2
 ACCUMULATION = 2
 ARMS = {"image": ["image"], "sight": ["image", "multimodal"], "text": ["text"], "multimodal": ["multimodal"]}
@@ -89,32 +90,30 @@ def models(checkpointing: bool) -> Models:
 
 def wrapped(made: Models) -> Student:
     torch.manual_seed(3)
-    widths = compare(made, batch(0), forced=True)
+    widths = compare_shapes(made, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
     return Student(made.student, Objective(made.adapter, made.pairs, LossWeights()), Projections(widths.hidden, maps))
 
 
 def main() -> None:
-    # Of so small a model all gradients would be sent at once, when the backward pass is over.
-    gradient_mean.BUCKET = 2**13
     parser = argparse.ArgumentParser()
     parser.add_argument("stages", nargs="+", type=int)
     parser.add_argument("--local_rank", type=int)
     arguments = parser.parse_args()
-    ranks = Ranks()
+    process_group = ProcessGroup()
     for stage in arguments.stages:
-        for dtype, mode in CASES[ranks.world]:
+        for dtype, mode in CASES[process_group.world_size]:
             if dtype == "autocast" and stage:
                 continue
             # At even stages with one mode, at odd ones with the other.
             checkpointing = (mode == "active") == (stage % 2 == 0)
-            case = run_case(ranks, stage, dtype, mode, checkpointing)
-            if ranks.rank == 0:
+            case = run_case(process_group, stage, dtype, mode, checkpointing)
+            if process_group.rank == 0:
                 print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "mode": mode, **case}), flush=True)
-    ranks.close()
+    process_group.close()
 
 
-def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bool) -> dict[str, object]:
+def run_case(process_group: ProcessGroup, stage: int, dtype: str, mode: Mode, checkpointing: bool) -> dict[str, object]:
     made = models(checkpointing)
     owned = dict(made.ownership.owned)
     student = wrapped(made)
@@ -129,11 +128,12 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
             "gradient_accumulation_steps": ACCUMULATION,
         },
         micro_batch=4,
+        bucket_bytes=BUCKET_BYTES,
     )
-    teacher = Teacher(made.teacher, ranks.device, engine.dtype)
+    teacher = Teacher(made.teacher, process_group.device, engine.dtype)
     planner = Planner(made.adapter.parts, "multimodal", mode)
-    rows = [engine.to_device(batch(90 + i, ranks.rank)) for i in range(ACCUMULATION)]
-    proof = Proof(made, ranks, engine, student, teacher, planner, rows)
+    rows = [engine.to_device(batch(90 + i, process_group.rank)) for i in range(ACCUMULATION)]
+    dry_run = DryRun(made, process_group, engine, student, teacher, planner, rows)
     faults: list[str] = []
     moved: set[str] = set()
 
@@ -141,14 +141,14 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
         """Exactly the trained modules have other weights, masters, moments and step counts than before."""
         weights, state = by_module(engine.state_dict(), owned), moments(engine)
         for module in owned:
-            if ranks.rank == 0:
+            if process_group.rank == 0:
                 same = all(torch.equal(a, b) for a, b in zip(before[0][module], weights[module], strict=True))
                 if same == (module in trained):
                     faults.append(f"{what}: weights of {module} {'kept' if same else 'moved'}")
                 if not same:
                     moved.add(module)
             if (before[1].get(module) == state.get(module)) == (module in trained):
-                faults.append(f"{what}, rank {ranks.rank}: moments of {module} are wrong")
+                faults.append(f"{what}, rank {process_group.rank}: moments of {module} are wrong")
 
     index = 0
     for turn, modules in enumerate(PLAYED):
@@ -156,27 +156,27 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
             # By now there are moments that the dry step could spoil.
             before = by_module(engine.state_dict(), owned), moments(engine)
             counted = engine._engine.global_steps, engine._engine.micro_steps
-            proven = proof.arms(repeats=0)
+            checks = dry_run.check_arms(repeats=0)
             look("dry step", (), before)
             if counted != (engine._engine.global_steps, engine._engine.micro_steps):
                 faults.append("dry step: the engine counted it")
-            if [one.arm for one in proven] != [*ARMS, "joint"]:
-                faults.append("dry step: not every arm is proven")
+            if [check.arm for check in checks] != [*ARMS, "joint"]:
+                faults.append("dry step: not every arm is checked")
         plan = planner.joint() if modules is None else planner.arm(modules)
         before = by_module(engine.state_dict(), owned), moments(engine)
         engine.activate(plan.trained)
         for _ in range(STEPS):
             micro_batches = []
             for _ in range(ACCUMULATION):
-                data = engine.to_device(batch(index, ranks.rank))
+                data = engine.to_device(batch(index, process_group.rank))
                 micro_batches.append((data, teacher.run(plan.teacher, data)))
                 index += 1
             engine.step(micro_batches, plan)
         look(f"arm {modules}", plan.trained, before)
-    everyones: list[list[str]] = [[] for _ in range(ranks.world)]
+    everyones: list[list[str]] = [[] for _ in range(process_group.world_size)]
     torch.distributed.all_gather_object(everyones, faults)
     ours = engine.state_dict()
-    off = off_the_bare_loop(ours, mode, ranks.world) if ours and dtype == "fp32" else None
+    off = off_the_bare_loop(ours, mode, process_group.world_size) if ours and dtype == "fp32" else None
     return {"faults": [fault for some in everyones for fault in some], "moved": sorted(moved), "off": off}
 
 

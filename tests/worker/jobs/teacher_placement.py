@@ -24,8 +24,8 @@ from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
-from worker.engine.sharding import partitioned  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
+from worker.engine.sharding import shard  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 
 WIDTH = 128
@@ -68,19 +68,20 @@ def held(teacher: Teacher) -> int:
 def main() -> None:
     # Hooks switch torch's fused attention off, ZeRO's too: it would round differently.
     torch.backends.mha.set_fastpath_enabled(False)
-    ranks = Ranks()
+    process_group = ProcessGroup()
     planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
     plans = [planner.joint() if modules is None else planner.arm(modules) for modules in PLAYED]
     for stage, placement, dtype in ((3, "zero3", torch.float32), (0, "cpu", torch.bfloat16)):
         whole, parted = (
-            Teacher(Parted(coca(1, width=WIDTH), CoCaAdapter(), {}), ranks.device, torch.float32, computes=dtype,
+            Teacher(Parted(coca(1, width=WIDTH), CoCaAdapter(), {}), process_group.device, torch.float32,
+            computes=dtype,
                     placement=place)
-            for place in (None, partial(partitioned, offload=placement == "cpu"))
+            for place in (None, partial(shard, offload=placement == "cpu"))
         )  # fmt: skip
         engine, wrapped = student(stage)
         differ, losses = [], []
         for index, plan in enumerate(plans):
-            data = batch(index, ranks.rank)
+            data = batch(index, process_group.rank)
             answer = parted.run(plan.teacher, data)
             differ.append(furthest(whole.run(plan.teacher, data), answer))
             engine.activate(plan.trained)
@@ -96,10 +97,10 @@ def main() -> None:
             "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
             "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),
         }
-        everyones = ranks.collect(found)
-        if ranks.rank == 0:
+        everyones = process_group.all_gather_objects(found)
+        if process_group.rank == 0:
             print("CASE " + json.dumps(everyones), flush=True)
-    ranks.close()
+    process_group.close()
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from tests.launch import ROOT
 from tests.worker.models.tiny_families import CONFIGS, Towers, directory
-from worker import assemble
 from worker.errors import RecipeError
 from worker.models.base import Fresh
 from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
 from worker.recipe import recipe
+from worker.setup.models import Models, load_models
 
 State = dict[str, Tensor]
 MEAN = [0.1, 0.2, 0.3]
@@ -478,10 +478,10 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
 RECIPE = "teacher: {teacher}\nstudent: {student}\ndata: {{name: digits}}\n"
 
 
-def assembled(where: Path, teacher: str, student: str) -> assemble.Models:
+def assembled(where: Path, teacher: str, student: str) -> Models:
     path = where / "recipe.yaml"
     path.write_text(RECIPE.format(teacher=teacher, student=student), encoding="utf-8")
-    return assemble.models(recipe.read(path, {}))
+    return load_models(recipe.read(path, {}))
 
 
 def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from worker.recipe.recipe import Recipe
-from worker.setup.autotune import SHARE, Pace, Times, choose
+from worker.setup.autotune import SHARE, RoundSettings, Timings, choose
 
-TIMES = Times(steps=(0.03, 0.1), probes=(0.005, 0.01), evaluation=0.4, evaluated=0.02)
+TIMINGS = Timings(steps=(0.03, 0.1), probes=(0.005, 0.01), evaluation=0.4, evaluation_batch=0.02)
 
 
 def recipe(**fields: Any) -> Recipe:
@@ -17,36 +17,38 @@ def recipe(**fields: Any) -> Recipe:
 
 @pytest.mark.parametrize("slower", [0.1, 0.5, 1, 3, 10, 100])
 def test_no_arm_pays_more_than_its_share_for_the_probe(slower: float) -> None:
-    times = Times(TIMES.steps, tuple(slower * probe for probe in TIMES.probes), TIMES.evaluation, TIMES.evaluated)
+    timings = Timings(
+        TIMINGS.steps, tuple(slower * probe for probe in TIMINGS.probes), TIMINGS.evaluation, TIMINGS.evaluation_batch
+    )
     for ranks in (1, 4):
-        chosen = choose(recipe(), times, ranks)
+        chosen = choose(recipe(), timings, ranks)
         a_rank = chosen.probe_batches / ranks
-        for step, probe in zip(times.steps, times.probes, strict=True):
+        for step, probe in zip(timings.steps, timings.probes, strict=True):
             assert a_rank * probe <= SHARE * chosen.steps_per_round * step + 1e-12
 
 
 def test_evaluations_cost_no_more_than_their_share() -> None:
-    chosen = choose(recipe(), TIMES, ranks=1)
-    evaluation = TIMES.evaluation + chosen.probe_batches * TIMES.evaluated
-    assert evaluation <= SHARE * chosen.evaluate_every * chosen.steps_per_round * sum(TIMES.steps) / 2
+    chosen = choose(recipe(), TIMINGS, ranks=1)
+    evaluation = TIMINGS.evaluation + chosen.probe_batches * TIMINGS.evaluation_batch
+    assert evaluation <= SHARE * chosen.evaluate_every * chosen.steps_per_round * sum(TIMINGS.steps) / 2
 
 
 def test_a_cheap_probe_is_a_large_one_and_rounds_stay_short() -> None:
-    cheap = Times((0.1,), (0.001,), 0.01, 0.001)
-    assert choose(recipe(), cheap, ranks=2) == Pace(steps_per_round=10, probe_batches=8, evaluate_every=1)
+    cheap = Timings((0.1,), (0.001,), 0.01, 0.001)
+    assert choose(recipe(), cheap, ranks=2) == RoundSettings(steps_per_round=10, probe_batches=8, evaluate_every=1)
 
 
 def test_explicit_numbers_stand() -> None:
     given = recipe(steps_per_round=3, probe={"batches": 7, "evaluate_every": 9})
     assert not given.open
-    assert choose(given, TIMES, ranks=1) == Pace(3, 7, 9)
-    assert choose(recipe(steps_per_round=1000), TIMES, ranks=1).probe_batches == 4
-    assert choose(recipe(probe={"batches": 16}), TIMES, ranks=1).steps_per_round == 100
+    assert choose(given, TIMINGS, ranks=1) == RoundSettings(3, 7, 9)
+    assert choose(recipe(steps_per_round=1000), TIMINGS, ranks=1).probe_batches == 4
+    assert choose(recipe(probe={"batches": 16}), TIMINGS, ranks=1).steps_per_round == 100
 
 
 def test_small_noise_in_the_timings_changes_nothing() -> None:
-    noisy = Times((0.031, 0.096), (0.0051, 0.0098), 0.42, 0.021)
-    assert choose(recipe(), noisy, ranks=1) == choose(recipe(), TIMES, ranks=1)
+    noisy = Timings((0.031, 0.096), (0.0051, 0.0098), 0.42, 0.021)
+    assert choose(recipe(), noisy, ranks=1) == choose(recipe(), TIMINGS, ranks=1)
 
 
 def test_a_length_in_steps_is_kept_whatever_the_round() -> None:

@@ -21,35 +21,36 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.setup.dry_run import Proof
-from worker.setup.dry_run_report import report
+from worker.setup.dry_run import DryRun, report
 from worker.setup.models import Models
-from worker.setup.shape_check import compare
+from worker.setup.shape_check import compare_shapes
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 
 
-def proof(ranks: Ranks, student: nn.Module, weights: LossWeights | None = None) -> Proof:
+def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeights | None = None) -> DryRun:
     """For a student of a teacher with three layers, 32 wide."""
     adapter = CoCaAdapter()
     theirs, ours = Parted(coca(1, layers=3), adapter, {}), Parted(student, adapter, {})
     pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
     owned = ownership(student, {part.name: part.path for part in adapter.parts})
     models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
-    widths = compare(models, batch(0), forced=True)
+    widths = compare_shapes(models, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
     wrapped = Student(ours, Objective(adapter, pairs, weights or LossWeights()), Projections(widths.hidden, maps))
     engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
-    teacher = Teacher(theirs, ranks.device, engine.dtype)
-    return Proof(models, ranks, engine, wrapped, teacher, Planner(adapter.parts, "multimodal", "forced"), [batch(0)])
+    teacher = Teacher(theirs, process_group.device, engine.dtype)
+    return DryRun(
+        models, process_group, engine, wrapped, teacher, Planner(adapter.parts, "multimodal", "forced"), [batch(0)]
+    )
 
 
-def test_a_report_tells_of_every_arm_what_it_trains_and_computes(ranks: Ranks) -> None:
-    dry = proof(ranks, coca(2, width=16))
-    proven = dry.arms(repeats=1)
+def test_a_report_tells_of_every_arm_what_it_trains_and_computes(process_group: ProcessGroup) -> None:
+    dry = dry_run(process_group, coca(2, width=16))
+    proven = dry.check_arms(repeats=1)
     told = report(dry.models, proven)
     arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", told, re.MULTILINE))
     assert list(arms) == ["eyes", "words", "sight", "joint"]
@@ -95,18 +96,18 @@ def cut_off(student: nn.Module) -> None:
     ],
 )  # fmt: skip
 def test_an_arm_that_would_not_train_what_it_says_is_refused(
-    ranks: Ranks, harm: Callable[[nn.Module], None], message: str
+    process_group: ProcessGroup, harm: Callable[[nn.Module], None], message: str
 ) -> None:
     student = coca(2)
     harm(student)
     with pytest.raises(RecipeError, match=message):
-        proof(ranks, student).arms(repeats=0)
+        dry_run(process_group, student).check_arms(repeats=0)
 
 
-def test_an_arm_whose_losses_have_no_weight_is_refused(ranks: Ranks) -> None:
-    dry = proof(ranks, coca(2), LossWeights(layers=0.0))
+def test_an_arm_whose_losses_have_no_weight_is_refused(process_group: ProcessGroup) -> None:
+    dry = dry_run(process_group, coca(2), LossWeights(layers=0.0))
     with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
-        dry.arms(repeats=0)
+        dry.check_arms(repeats=0)
     # The student without any loss still answers, for the task metric.
-    mute = proof(ranks, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
+    mute = dry_run(process_group, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
     assert mute.engine.measure(batch(0), Outputs({}, {}), mute.planner.task())[1] is not None

@@ -17,27 +17,27 @@ import torch
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.worker.jobs.engine_state import Job
 from worker.client.journal import Pull
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import CheckpointError
 from worker.evaluation.probe import Evaluation
 from worker.recipe.sections import CheckpointRecipe
-from worker.training import rng as randomness
+from worker.training import rng
 from worker.training.checkpoint import Checkpoints, newest
 from worker.training.loop_state import LoopState
-from worker.training.rollback import RoundStart
+from worker.training.rollback import Rollback
 
 PULL = Pull("image", 7, pb.CHOSEN_BY_POLICY)
 
 
 @pytest.fixture(scope="module")
-def job(ranks: Ranks) -> Job:
+def job(process_group: ProcessGroup) -> Job:
     """A real engine, in this process alone."""
-    return Job(ranks, stage=0, dtype="fp32", seed=2)
+    return Job(process_group, stage=0, dtype="fp32", seed=2)
 
 
 @pytest.fixture
 def checkpoints(job: Job, tmp_path: Path) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", CheckpointRecipe(keep=3), job.ranks, "r", "w")
+    return Checkpoints(tmp_path / "checkpoints", CheckpointRecipe(keep=3), job.process_group, "r", "w")
 
 
 def at(round: int, step: int = 0) -> LoopState:
@@ -58,7 +58,7 @@ def test_the_newest_few_are_kept(job: Job, checkpoints: Checkpoints) -> None:
 
 
 def test_everything_comes_back(job: Job, checkpoints: Checkpoints) -> None:
-    start = RoundStart(job.engine, ("image",))
+    start = Rollback(job.engine, ("image",))
     evaluation = Evaluation(1.5, {"layers/image": 0.25}, {"accuracy": 0.5})
     state = LoopState(
         round=4,
@@ -85,7 +85,7 @@ def test_everything_comes_back(job: Job, checkpoints: Checkpoints) -> None:
     assert repr(again.rows) == repr(state.rows)
     assert again.pull == PULL
     assert again.start == evaluation
-    randomness.restore(again.random)
+    rng.restore(again.random)
     assert drawn == [random.random(), float(np.random.random()), float(torch.rand(()))]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in job.engine.state_dict().items())
     assert job.engine.schedule.state() == schedule
@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_while_one_is_written_leaves_the_one_before(job: Job
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"no checkpoint can be written to .*; the one before is intact"):
+        with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*; the previous one is intact"):
             checkpoints.save(job.engine, at(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -150,7 +150,7 @@ def test_a_disk_that_is_full_while_one_is_written_leaves_the_one_before(job: Job
 def test_another_number_of_ranks_is_refused(job: Job, checkpoints: Checkpoints) -> None:
     checkpoints.save(job.engine, at(1))
     with pytest.raises(
-        CheckpointError, match=r"is of 2 rank\(s\).*now there are 1 \(launch it with --num_accelerators 2"
+        CheckpointError, match=r"is of 2 rank\(s\), and this job has 1: launch it with --num_accelerators 2"
     ):
         checkpoints.load(job.engine, "round-000001-step-0000", ranks=2)
 
@@ -182,7 +182,8 @@ def test_code_in_a_checkpoint_is_not_run(job: Job, checkpoints: Checkpoints, tmp
 
 def test_regular_ones_are_due_by_the_recipes_seconds(job: Job, tmp_path: Path) -> None:
     always, later = (
-        Checkpoints(tmp_path, CheckpointRecipe(every_seconds=seconds), job.ranks, "r", "w") for seconds in (0, 1000)
+        Checkpoints(tmp_path, CheckpointRecipe(every_seconds=seconds), job.process_group, "r", "w")
+        for seconds in (0, 1000)
     )
     assert always.due
     assert not later.due

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from worker.training.metrics import Record, RoundRecord
+from worker.training.metrics import Metrics, RoundRecord
 
 
 def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
@@ -30,7 +30,7 @@ def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
 
 
 def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
-    first = Record(tmp_path)
+    first = Metrics(tmp_path)
     for round, arm in enumerate(("image", "text", "image", "text")):
         first.add(played(round, arm, None if round == 1 else 0.5))
     first.close()
@@ -38,10 +38,10 @@ def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
     # Killed in the middle of a line.
     path.write_bytes(path.read_bytes() + b'{"round": 4, "ar')
 
-    second = Record(tmp_path, first=3)
+    second = Metrics(tmp_path, first=3)
     second.add(played(3, "text"))
     second.add(played(4, "text"))
-    second.summarise({"run": "r"})
+    second.write_summary({"run": "r"})
     second.close()
     assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -57,12 +57,12 @@ def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_of_the_next_round_is_taken_out(tmp_path: Path) -> None:
-    first = Record(tmp_path)
+    first = Metrics(tmp_path)
     first.add(played(0, "text"))
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as lines_file:
         lines_file.write('{"rou')
-    record = Record(tmp_path, first=1)
+    record = Metrics(tmp_path, first=1)
     record.add(played(1, "text"))
     record.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

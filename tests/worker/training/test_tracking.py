@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.evaluation.probe import Evaluation
 from worker.recipe.sections import TrackingRecipe
-from worker.training import tracking
-from worker.training.metrics import Record, RoundRecord
-from worker.training.tracking import Tracker, events
+from worker.training.metrics import Metrics, RoundRecord
+from worker.training.tracking import BEHIND, Tracker, events, start_trackers
 
 ROUND = RoundRecord(
     round=0,
@@ -75,21 +74,20 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_tracker_has_every_round_once_also_after_a_resume(
-    output: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    output: Path, process_group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Importing wandb alone takes half a minute on a machine that is busy enough.
-    monkeypatch.setattr(tracking, "PATIENCE", 200)
     recipe = TrackingRecipe.model_validate({"tensorboard": True, "csv": True, "wandb": {"project": "p"}})
     for first, rounds, wanted in ((0, (ROUND, EVALUATED), recipe), (1, (EVALUATED,), TrackingRecipe(csv=True))):
         # The second process plays the last round again.
-        record = Record(output, first)
-        trackers = tracking.start(wanted, output, "run-7")
+        record = Metrics(output, first)
+        trackers = start_trackers(wanted, output, "run-7")
         for one in rounds:
             record.add(one)
             for tracker in trackers:
-                tracker.tell(one)
+                tracker.add(one)
         for tracker in trackers:
-            tracker.close()
+            tracker.close(200)
             assert not tracker.is_alive()
         record.close()
     files = {path.stem: list(csv.reader(path.open())) for path in (output / "tracking" / "csv").glob("*.csv")}
@@ -125,21 +123,20 @@ def test_a_tracker_that_fails_is_left_alone_with_a_sentence(caplog: pytest.LogCa
     def absent() -> Any:
         raise ImportError("No module named 'tensorboard'")
 
-    for make, said in ((Broken, "No space left on device"), (absent, "No module named 'tensorboard'")):
-        tracker = Tracker("tensorboard", make)
+    for create, message in ((Broken, "No space left on device"), (absent, "No module named 'tensorboard'")):
+        tracker = Tracker("tensorboard", create)
         tracker.start()
         for _ in range(2000):
-            tracker.tell(ROUND)
+            tracker.add(ROUND)
         tracker.close()
         assert not tracker.is_alive()
-        assert "tensorboard is told nothing more: " in caplog.text
-        assert f"{said}. Training goes on, and metrics.jsonl has every round" in caplog.text
+        assert "tensorboard failed and gets no more rounds: " in caplog.text
+        assert f"{message}. Training continues, and metrics.jsonl has every round" in caplog.text
 
 
 def test_training_does_not_wait_for_a_tracker_that_hangs(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 0.05)
     answers = threading.Event()
 
     class Hanging:
@@ -149,14 +146,13 @@ def test_training_does_not_wait_for_a_tracker_that_hangs(
     tracker = Tracker("wandb", Hanging)
     tracker.start()
     with caplog.at_level(logging.WARNING):
-        for _ in range(tracking.BEHIND + 5):
-            tracker.tell(ROUND)
-        tracker.close()
+        for _ in range(BEHIND + 5):
+            tracker.add(ROUND)
+        tracker.close(0.05)
     assert [record.getMessage() for record in caplog.records] == [
-        "wandb is 1000 rounds behind: it is not told of some. metrics.jsonl has every round",
+        "wandb is 1000 rounds behind, and some are dropped. metrics.jsonl has every round",
         "wandb takes too long, and may lack the last rounds; metrics.jsonl has them",
     ]
     answers.set()
-    monkeypatch.setattr(tracking, "PATIENCE", 200)
-    tracker.close()
+    tracker.close(200)
     assert not tracker.is_alive()
