@@ -234,6 +234,7 @@ def cells(
         if len(parts) != 3 or any(part not in known for part, known in zip(parts, names, strict=True)):
             pattern = "/".join("{" + ",".join(known) + "}" for known in names)
             raise ValueError(f"{problem!r} is no recipe of the study; they are {pattern}")
+        task, student, amount = parts
         for seed in numbers:
             for method in methods:
-                yield Cell(*parts, method, seed, budget, *settings[method])
+                yield Cell(task, student, amount, method, seed, budget, *settings[method])

@@ -220,4 +220,4 @@ def _format(interval: Interval, number: Callable[[float], str]) -> str:
 
 
 def _score(result: Mapping[str, Any]) -> float:
-    return sum(result["right"]) / (result["items"] * len(result["right"]))
+    return float(sum(result["right"]) / (result["items"] * len(result["right"])))

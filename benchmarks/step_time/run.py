@@ -90,7 +90,7 @@ def _start(recipe: Path, ranks: int, *arguments: str) -> tuple[subprocess.Popen[
 def _wait(process: subprocess.Popen[str], printed: list[str]) -> None:
     """Wait for the process to end; raise SystemExit with the end of its output if it failed."""
     if process.wait():
-        sys.exit("".join(printed[-40:]) + f"{process.args} ended with {process.returncode}")
+        sys.exit("".join(printed[-40:]) + f"{process.args!r} ended with {process.returncode}")
 
 
 def _read(path: Path) -> dict[str, Any]:

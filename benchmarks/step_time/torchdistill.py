@@ -28,7 +28,7 @@ from worker.distill.losses import logit_kl, normalised_mse
 IO = dict[str, dict[str, Any]]
 
 
-@register_forward_proc_func
+@register_forward_proc_func  # type: ignore[untyped-decorator]
 def forward_coca(model: Any, sample_batch: Batch, targets: Any = None, supp_dict: Any = None, **_: Any) -> Any:
     """Run open_clip's own forward pass of a CoCa."""
     return model(sample_batch["image"], sample_batch["text"])

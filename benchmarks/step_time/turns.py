@@ -48,7 +48,7 @@ def operations_and_memory(variant: Variant, device: torch.device) -> tuple[int, 
         cpu = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=cpu, profile_memory=True) as profile, counter:
             variant.run(1)
-        events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        events = profile.profiler.kineto_results.events()
         sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
         during_step = max(itertools.accumulate(sizes, initial=0))
     return int(counter.get_total_flops()), before_step + during_step

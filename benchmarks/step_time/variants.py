@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs, with_deepspeed, with_pytorch
 from worker.data.base import Batch
-from worker.data.loader import TrainingBatches, fixed_batch
+from worker.data.loader import TrainingBatches, first_batches
 from worker.distill.arms import JOINT
 from worker.engine.process_group import ProcessGroup
 from worker.recipe import recipe
@@ -69,8 +69,8 @@ class VariantFactory:
         half = {"bf16", "torch_autocast"} & self.recipe.deepspeed.keys()
         self.dtype = torch.bfloat16 if half else torch.float32
         size = self.recipe.data.batch_size
-        rows = [(index * process_group.world_size + process_group.rank) * size for index in range(BATCHES)]
-        self._batches = [fixed_batch(self.data, self.data.train, first, size) for first in rows]
+        rank, world_size = process_group.rank, process_group.world_size
+        self._batches = first_batches(self.data, count=BATCHES, size=size, rank=rank, world=world_size)
         originals = (self.models.student.model, self.models.teacher.model)
         self._bare = originals if alone else copy.deepcopy(originals)
         self._alone = alone
@@ -88,8 +88,12 @@ class VariantFactory:
         """
         compared = [pair for module, pairs in self.pairs.items() if arm in (JOINT, module) for pair in pairs]
         student, teacher = self._pair()
-        hooked = [CoCa(model, [pair[side] for pair in compared]) for side, model in enumerate((student, teacher))]
-        losses = Distillation(*hooked, self.pairs, None if arm == JOINT else arm)
+        losses = Distillation(
+            CoCa(student, [ours for ours, _ in compared]),
+            CoCa(teacher, [theirs for _, theirs in compared]),
+            self.pairs,
+            None if arm == JOINT else arm,
+        )
         lr, batch_size, deepspeed = self.recipe.optimizer.lr, self.recipe.data.batch_size, self.recipe.deepspeed
         if name == "pytorch":
             loop = with_pytorch(losses, self.batches(), lr, self.process_group.device, self.dtype)
