@@ -21,6 +21,7 @@ from worker.client.credentials import Access
 from worker.data.loader import await_loaders
 from worker.engine.process_group import ProcessGroup
 from worker.errors import Diverged, Interrupted
+from worker.evaluation.probe import Evaluation
 from worker.output_dir import Workplace, kept_recipe
 from worker.process import uncollected
 from worker.recipe import recipe as recipes
@@ -171,18 +172,8 @@ def _distil(
         unsent = client.flush()
         student = models.exported.export(weights, output.directory)
         metrics.write_summary(
-            {
-                "recipe": recipe.name,
-                "policy": recipe.policy.name,
-                "train": recipe.train,
-                "teacher_accuracy": state.teacher_metrics.get("accuracy"),
-                "student_accuracy_start": state.start.metrics.get("accuracy"),
-                "student_accuracy_end": end.metrics.get("accuracy"),
-                "loss_start": state.start.total_loss,
-                "loss_end": end.total_loss,
-                "teacher_metrics": state.teacher_metrics,
-                "metrics_start": state.start.metrics,
-                "metrics_end": end.metrics,
+            _summary(recipe, state, end)
+            | {
                 "run": client.run,
                 "rounds": state.round,
                 "seconds": round(time.monotonic() - began, 3),
@@ -221,5 +212,24 @@ def _print_start(progress: Progress, models: Models, run_name: str, state: LoopS
         progress.print(f"in no module, and not trained: {', '.join(models.ownership.unowned)}")
 
 
-def _percentages(metrics: dict[str, Any]) -> str:
+def _summary(recipe: Recipe, state: LoopState, end: Evaluation) -> dict[str, Any]:
+    """Return the fields of summary.json on what was distilled, and how good the student is."""
+    start = state.start
+    assert start is not None
+    return {
+        "recipe": recipe.name,
+        "policy": recipe.policy.name,
+        "train": recipe.train,
+        "teacher_accuracy": state.teacher_metrics.get("accuracy"),
+        "student_accuracy_start": start.metrics.get("accuracy"),
+        "student_accuracy_end": end.metrics.get("accuracy"),
+        "loss_start": start.total_loss,
+        "loss_end": end.total_loss,
+        "teacher_metrics": state.teacher_metrics,
+        "metrics_start": start.metrics,
+        "metrics_end": end.metrics,
+    }
+
+
+def _percentages(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if "/" not in name)
