@@ -70,12 +70,12 @@ def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
 
 
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:
-    started = RankProcesses(
+    process = RankProcesses(
         str(ROOT / "worker" / "train.py"),
         "--bandit-addr", address, "--recipe", "forced.yaml", "--output-dir", "out",
         log=here / "log", directory=here, environment={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert started.wait(280) == 0, started.said
+    assert process.wait(280) == 0, process.log_text
     summary = json.loads((here / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["rounds"] == 6
     assert summary["teacher_accuracy"] > 0.8

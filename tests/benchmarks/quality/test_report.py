@@ -93,9 +93,9 @@ def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_oth
         Cell(*PROBLEM.split("/"), "round robin", seed, 40.0, lr, weight).name: record(1.0, right)
         for (lr, weight, seed), right in tried.items()
     }
-    found = tuned(runs)
-    assert found["round robin"] == found["uniform"] == (0.003, 1.0)
-    assert found["joint"] == tuned({})["joint"]
+    settings = tuned(runs)
+    assert settings["round robin"] == settings["uniform"] == (0.003, 1.0)
+    assert settings["joint"] == tuned({})["joint"]
 
 
 def test_every_method_makes_a_recipe() -> None:

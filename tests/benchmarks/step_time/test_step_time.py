@@ -59,9 +59,8 @@ def test_a_bar_that_is_missed_is_named() -> None:
     assert missed(results(run=1.02)) == ["a run: share of bandit and probe"]
 
 
-def test_what_of_a_run_is_neither_training_nor_measuring_is_the_bandits() -> None:
-    found = shares(RUN)
-    assert found == pytest.approx(
+def test_all_time_that_is_neither_training_nor_measuring_is_the_bandits() -> None:
+    assert shares(RUN) == pytest.approx(
         {"training": 0.9, "bandit": 0.01, "probe": 0.04, "bandit and probe": 0.05, "evaluation": 0.05}
     )
 

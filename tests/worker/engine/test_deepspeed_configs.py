@@ -1,4 +1,4 @@
-"""The DeepSpeed configurations that come with OPTIMA: a recipe names one, and the student trains under it."""
+"""The DeepSpeed configurations that come with OPTIMA: a student trains under each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only active groups move; learning rates follow each module's own warm-up and the job's decay."""
+"""Only active groups are updated; learning rates follow each module's own warm-up and the job's decay."""
 
 import torch
 from torch import nn

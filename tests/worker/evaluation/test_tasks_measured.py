@@ -1,4 +1,4 @@
-"""The paper's tasks go through the worker: teacher and student are asked, and what they write is judged."""
+"""The paper's tasks in the worker: teacher and student generate answers, which the tasks' metrics judge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COCA = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models' configurations and the datasets are."""
+    """A directory with the models' configurations and the datasets."""
     place = tmp_path_factory.mktemp("place")
     write_all(place / "datasets")
     (place / "coca.json").write_text(json.dumps(COCA))
@@ -48,10 +48,9 @@ def assembled(
         f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
         "probe: {batches: 1, batch_size: 3}\n"
     )
-    given = recipe.read(path, fields)
-    models = load_models(given)
-    components = build(given, models, process_group)
-    return components, components.probe(given.probe)
+    content = recipe.read(path, fields)
+    components = build(content, load_models(content), process_group)
+    return components, components.probe(content.probe)
 
 
 @pytest.mark.parametrize(
@@ -68,29 +67,31 @@ def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
 ) -> None:
     fields = {"loss.task": {"worker.models.task_losses:answer": 1.0, "contrastive": 0.1}}
     _, probe = assembled(place, process_group, task, **fields)
-    found = probe.evaluate()
-    assert set(probe.teacher_metrics()) == set(found.metrics) == names
-    assert all(value >= 0 for value in found.metrics.values())
-    assert "task/answer" in found.terms
-    assert found.total_loss > 0
+    evaluation = probe.evaluate()
+    assert set(probe.teacher_metrics()) == set(evaluation.metrics) == names
+    assert all(value >= 0 for value in evaluation.metrics.values())
+    assert "task/answer" in evaluation.terms
+    assert evaluation.total_loss > 0
 
 
-def test_what_is_asked_is_what_the_recipe_says_and_no_row_counts_twice(
+def test_the_recipe_decides_on_the_questions_and_no_row_counts_twice(
     place: Path, process_group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components, probe = assembled(place, process_group, "snli_ve", **{"probe.questions": 7})
-    asked: list[list[int]] = []
+    judged: list[list[int]] = []
     judge = components.data.judge  # type: ignore[attr-defined]
-    monkeypatch.setattr(components.data, "judge", lambda written: asked.append(sorted(written)) or judge(written))
+    monkeypatch.setattr(components.data, "judge", lambda texts: judged.append(sorted(texts)) or judge(texts))
     probe.evaluate()
     # Whole batches of three; of twelve rows.
-    assert asked == [list(range(9))]
+    assert judged == [list(range(9))]
     _, everything = assembled(place, process_group, "snli_ve", **{"probe.batch_size": 5})
-    monkeypatch.setattr(everything.data, "judge", lambda written: asked.append(sorted(written)) or {})
+    monkeypatch.setattr(everything.data, "judge", lambda texts: judged.append(sorted(texts)) or {})
     everything.evaluate()
-    assert asked[1:] == [list(range(12))]
+    assert judged[1:] == [list(range(12))]
 
 
-def test_a_model_without_words_is_refused_before_it_is_trained(place: Path, process_group: ProcessGroup) -> None:
-    with pytest.raises(RecipeError, match="judged by what a model writes, and a CustomTextCLIP writes nothing"):
+def test_a_model_that_generates_no_text_is_refused_before_it_is_trained(
+    place: Path, process_group: ProcessGroup
+) -> None:
+    with pytest.raises(RecipeError, match="measured on generated text, and a CustomTextCLIP generates none"):
         assembled(place, process_group, "snli_ve", model="clip")

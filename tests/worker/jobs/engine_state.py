@@ -1,9 +1,11 @@
-"""Run by DeepSpeed's launcher: trains a small CoCa twice, once straight through and once with rounds that diverge and
-are taken back, and with a new engine that goes on from files in the middle of a round. Both must end alike.
+"""Run by DeepSpeed's launcher: trains a small CoCa twice, once without interruption.
+
+The other time rounds diverge and are rolled back, and a new engine continues from a checkpoint in the middle of a
+round. Both must end alike.
 
     deepspeed tests/worker/jobs/engine_state.py DIRECTORY STAGE...
 
-Prints one JSON line per ZeRO stage and type from rank 0.
+Rank 0 prints one JSON line per ZeRO stage and dtype.
 """
 
 import argparse
@@ -62,7 +64,7 @@ class Job:
         return self._plan(number).trained
 
     def step(self, number: int, step: int, *, rotten: bool = False) -> float:
-        """One step of a round; returns its loss. A rotten step's targets are not numbers."""
+        """Take one step of a round and return its loss; a rotten step's targets are NaN."""
         plan = self._plan(number)
         self.engine.activate(plan.trained)
         data = self.engine.to_device(batch(3 * number + step, self.process_group.rank))
@@ -74,7 +76,7 @@ class Job:
         return float(loss)
 
     def end(self) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], dict[str, object]]:
-        """All weights, on rank 0, and digests of this rank's moments, and the schedule."""
+        """Return all weights, on rank 0, digests of this rank's moments, and the schedule."""
         weights = by_module(self.engine.state_dict(), self.owned)
         return weights, moments(self.engine), self.engine.schedule.state()
 
@@ -96,7 +98,7 @@ def straight(
 def broken(
     process_group: ProcessGroup, stage: int, dtype: str, directory: Path, faults: list[str]
 ) -> tuple[dict[str, list[torch.Tensor]], dict[str, str], object]:
-    """The same steps, but every round diverges first; and in the second one a new engine takes over."""
+    """Take the same steps, but every round diverges first, and in the second one a new engine continues."""
     job = Job(process_group, stage, dtype, seed=2)
     for number in range(len(ROUNDS)):
         start = Rollback(job.engine, job.trained(number))
@@ -110,14 +112,14 @@ def broken(
             after = job.end()
             job = Job(process_group, stage, dtype, seed=3)
             if job.engine.load(directory / "engine") != loop:
-                faults.append("the loop's state is another one")
+                faults.append("the loop's state differs")
             compare(f"round {number}, loaded", after, job.end(), faults)
             start = Rollback(job.engine, job.trained(number), saved)
         if torch.isfinite(torch.tensor(job.step(number, 1, rotten=True))):
             faults.append(f"round {number} did not diverge")
         job.step(number, 2)
         start.restore()
-        compare(f"round {number}, taken back", before, job.end(), faults)
+        compare(f"round {number}, rolled back", before, job.end(), faults)
         for step in range(3):
             job.step(number, step)
     return job.end()
@@ -146,9 +148,9 @@ def main() -> None:
         expected = straight(process_group, stage, dtype)
         directory = arguments.directory / f"{stage}-{dtype}"
         compare("at the end", expected, broken(process_group, stage, dtype, directory, faults), faults)
-        everyones = process_group.all_gather_objects(faults)
+        faults_of_ranks = process_group.all_gather_objects(faults)
         if process_group.rank == 0:
-            print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "faults": everyones}), flush=True)
+            print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "faults": faults_of_ranks}), flush=True)
     process_group.close()
 
 

@@ -1,4 +1,4 @@
-"""Run by DeepSpeed's launcher where there is a GPU: what training on it is made of.
+"""Run by DeepSpeed's launcher on a machine with a GPU: trains a few steps and checks how.
 
     deepspeed tests/worker/jobs/on_gpu.py
 
@@ -49,9 +49,9 @@ def main() -> None:
         micro_batch=4,
     )
     engine.schedule.total_steps = 10
-    places = (None, *(partial(shard, offload=offload) for offload in (False, True)))
+    placements = (None, *(partial(shard, offload=offload) for offload in (False, True)))
     replicas = [
-        Teacher(t, process_group.device, engine.dtype, placement=p) for t, p in zip(teachers, places, strict=True)
+        Teacher(t, process_group.device, engine.dtype, placement=p) for t, p in zip(teachers, placements, strict=True)
     ]
     planner = Planner(adapter.parts, "multimodal", "forced")
 
@@ -65,12 +65,12 @@ def main() -> None:
             for answer in answers
         ]
         engine.activate(plan.trained)
-        # Nothing but fused attention: where a kernel does not serve, this raises.
+        # Only fused attention: raises where a kernel does not support it.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
             losses.append(float(engine.step([(data, answers[0])], plan)[0]))
     flash = sdpa_kernel(SDPBackend.FLASH_ATTENTION)
     with torch.no_grad(), flash:
-        # The image tower has no mask, so it gets flash attention itself.
+        # The image tower has no mask, so it can use flash attention.
         student.model.visual.train()(data["image"])
     plan = planner.arm(["image"])
     start, moving = Rollback(engine, plan.trained), engine.mutable_tensors(plan.trained)
@@ -79,8 +79,8 @@ def main() -> None:
     engine.step([(data, replicas[0].run(plan.teacher, data))], plan)
     moved = any(not torch.equal(a, b) for a, b in zip(before, moving, strict=True))
     start.restore()
-    found = {
-        "taken back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
+    results = {
+        "rolled back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
         "copied to": start._saved["tensors"][0].device.type,
         "saved from": start.state()["tensors"][0].device.type,
         "backend": dist.get_backend(),
@@ -92,7 +92,7 @@ def main() -> None:
         "finite": all(map(torch.isfinite, map(torch.tensor, losses))),
     }
     if process_group.rank == 0:
-        print("GPU " + json.dumps(found), flush=True)
+        print("GPU " + json.dumps(results), flush=True)
     process_group.close()
 
 

@@ -1,8 +1,8 @@
-"""Run by DeepSpeed's launcher: a teacher of which every rank holds a share answers as a whole one does.
+"""Run by DeepSpeed's launcher: compares the outputs of a sharded teacher with those of a whole one.
 
     deepspeed tests/worker/jobs/teacher_placement.py
 
-Prints one JSON line per placement and type from rank 0.
+Rank 0 prints one JSON line per placement and dtype.
 """
 
 import json
@@ -29,8 +29,8 @@ from worker.engine.sharding import shard  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 
 WIDTH = 128
-"""Wide enough that most parameters are no small ones."""
-# In another order than they feed each other in, and back: what is gathered next is not what was gathered last time.
+"""Wide enough that ZeRO treats most parameters as large ones."""
+# In an order in which the modules gathered next differ from those gathered last time.
 PLAYED = (None, ["image"], ["multimodal"], None, ["text"])
 
 
@@ -47,7 +47,7 @@ def student(stage: int) -> tuple[Engine, Student]:
 
 
 def furthest(one: Outputs, other: Outputs) -> float:
-    """The largest difference of all."""
+    """Return the largest difference between any two tensors."""
     here, there = tensors(one), tensors(other)
     assert here.keys() == there.keys()
     return max(float((here[name] - there[name]).abs().max()) for name in here)
@@ -59,14 +59,14 @@ def tensors(outputs: Outputs) -> dict[str, Tensor]:
 
 
 def held(teacher: Teacher) -> int:
-    """Bytes of parameters that this rank holds between two calls."""
-    # Of a parameter that is let go of there is the share, and an empty tensor in its own place.
-    kept = [t for p in teacher.parted.model.parameters() for t in (p.ds_tensor, p)]
-    return sum(t.numel() * t.element_size() for t in kept)
+    """Return the bytes of parameters that this rank holds between two calls."""
+    # A released parameter consists of its shard, and of an empty tensor in its own place.
+    tensors_held = [t for p in teacher.parted.model.parameters() for t in (p.ds_tensor, p)]
+    return sum(t.numel() * t.element_size() for t in tensors_held)
 
 
 def main() -> None:
-    # Hooks switch torch's fused attention off, ZeRO's too: it would round differently.
+    # Hooks, also ZeRO's, disable torch's fused attention, which rounds differently.
     torch.backends.mha.set_fastpath_enabled(False)
     process_group = ProcessGroup()
     planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
@@ -87,7 +87,7 @@ def main() -> None:
             engine.activate(plan.trained)
             losses.append(engine.step([(data, answer)], plan)[0])
         total = sum(p.numel() * p.element_size() for p in whole.parted.model.parameters())
-        found = {
+        results = {
             "placement": placement,
             "dtype": str(dtype).removeprefix("torch."),
             "differ by": max(differ),
@@ -97,9 +97,9 @@ def main() -> None:
             "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
             "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),
         }
-        everyones = process_group.all_gather_objects(found)
+        results_of_ranks = process_group.all_gather_objects(results)
         if process_group.rank == 0:
-            print("CASE " + json.dumps(everyones), flush=True)
+            print("CASE " + json.dumps(results_of_ranks), flush=True)
     process_group.close()
 
 

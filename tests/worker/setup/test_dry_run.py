@@ -1,4 +1,4 @@
-"""The dry step finds what would train nothing, and tells what it saw of every arm."""
+"""The dry run finds arms that would train nothing, and reports on every arm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 
 
 def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeights | None = None) -> DryRun:
-    """For a student of a teacher with three layers, 32 wide."""
+    """Return the dry run of a student whose teacher has three layers of width 32."""
     adapter = CoCaAdapter()
     theirs, ours = Parted(coca(1, layers=3), adapter, {}), Parted(student, adapter, {})
     pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
@@ -48,16 +48,16 @@ def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeight
     )
 
 
-def test_a_report_tells_of_every_arm_what_it_trains_and_computes(process_group: ProcessGroup) -> None:
+def test_a_report_lists_what_every_arm_trains_and_computes(process_group: ProcessGroup) -> None:
     dry = dry_run(process_group, coca(2, width=16))
-    proven = dry.check_arms(repeats=1)
-    told = report(dry.models, proven)
-    arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", told, re.MULTILINE))
+    checks = dry.check_arms(repeats=1)
+    text = report(dry.models, checks)
+    arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", text, re.MULTILINE))
     assert list(arms) == ["eyes", "words", "sight", "joint"]
     image = sum(parameter.numel() for parameter in dry.models.student.model.visual.parameters())
-    # What a hidden state of 16 is lifted to 32 with is the arm's, but no parameter of the student.
-    exactly = [replace(one, layers=tuple(replace(layer, gradient=0.0) for layer in one.layers)) for one in proven]
-    assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, exactly)
+    # The projection of a hidden state from 16 to 32 moves with the arm, but is no parameter of the student.
+    equal = [replace(check, layers=tuple(replace(layer, gradient=0.0) for layer in check.layers)) for check in checks]
+    assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, equal)
     for line in (
         "trains         image, on the teacher's boundary tensors",
         "computes       student: image; teacher: image",
@@ -72,7 +72,7 @@ def test_a_report_tells_of_every_arm_what_it_trains_and_computes(process_group: 
     assert "computes       student: image, multimodal; teacher: image, text, multimodal" in arms["sight"]
     assert "trains         image, text, multimodal, on the student's own inputs" in arms["joint"]
     assert "100% of joint" in arms["joint"]
-    assert told.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
+    assert text.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
 
 
 def reentrant(student: nn.Module) -> None:
@@ -85,7 +85,7 @@ def cut_off(student: nn.Module) -> None:
     student.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out: out.detach())
 
 
-# What reentrant checkpointing itself has to say of it.
+# Reentrant checkpointing itself warns of it.
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize(
     ("harm", "message"),
@@ -95,7 +95,7 @@ def cut_off(student: nn.Module) -> None:
         (cut_off, r"arm eyes: no gradient reaches the student's layer visual\.transformer\.resblocks\.0: "),
     ],
 )  # fmt: skip
-def test_an_arm_that_would_not_train_what_it_says_is_refused(
+def test_an_arm_without_gradients_is_refused(
     process_group: ProcessGroup, harm: Callable[[nn.Module], None], message: str
 ) -> None:
     student = coca(2)
@@ -108,6 +108,6 @@ def test_an_arm_whose_losses_have_no_weight_is_refused(process_group: ProcessGro
     dry = dry_run(process_group, coca(2), LossWeights(layers=0.0))
     with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
         dry.check_arms(repeats=0)
-    # The student without any loss still answers, for the task metric.
-    mute = dry_run(process_group, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
-    assert mute.engine.measure(batch(0), Outputs({}, {}), mute.planner.task())[1] is not None
+    # A student without any loss still computes logits, for the task metric.
+    without_loss = dry_run(process_group, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
+    assert without_loss.engine.measure(batch(0), Outputs({}, {}), without_loss.planner.task())[1] is not None

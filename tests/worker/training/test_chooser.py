@@ -21,7 +21,7 @@ class Client:
     """A bandit client without a server.
 
     Attributes:
-        selected: The rounds it was asked for.
+        selected: The rounds of all selections.
         next_rounds: The next round of each report.
     """
 
