@@ -58,7 +58,7 @@ class ServerChooser:
         return reported.reward
 
     def _in_tail(self, round: int) -> bool:
-        """Whether a round is in the tail, or after the last one: its arm is not the server's to choose."""
+        """Return whether a round is in the tail, or after the last one: its arm is not the server's to choose."""
         return self._first_tail_round is not None and round >= self._first_tail_round
 
 
