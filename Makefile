@@ -1,13 +1,13 @@
-# make install   the environment, in .venv (or VENV=…)
-# make demo      the main job: server, dashboard and a DeepSpeed worker on this machine
-# make test      every check: format, lint, types, tests
-# make protos    the stubs, after a change of protos/
+# make install   create the environment, in .venv (or VENV=…)
+# make demo      run server, dashboard and a DeepSpeed worker on this machine
+# make test      run every check: format, lint, types, tests
+# make protos    generate the stubs, after a change of protos/
 
 SHELL := bash
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# Changes whenever the packages asked for, or the checkout they serve, change.
+# Its name changes with the required packages and with the checkout's path, so that either reinstalls.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml <(pwd) | sha256sum | cut -c1-16)
 
 .PHONY: install demo test check protos system
@@ -25,19 +25,19 @@ $(STAMP):
 demo: install
 	$(BIN)/optima demo
 
-# What the tests need beside Python: a second, independent Redis; a browser; a compiler for DeepSpeed's own ops.
+# Programs that the tests need: a second, independent Redis; a browser; a compiler for DeepSpeed's own ops.
 system:
 	@deploy/install-test-tools.sh
 
-# What mypy has learned of torch, for most of a minute, stays with the environment.
+# The cache is in the environment, as mypy takes most of a minute to analyse torch.
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPY_NUM_WORKERS=auto $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
-# Those that train keep every core busy, and each process of theirs takes ten seconds to import torch and the like; the
-# others mostly wait, so there may be more of them at a time; and those that hold a time run alone. In files' own order,
-# as xdist would end with those of few tests, which are the longest: then a core idles.
+# Tests that train keep every core busy, and each of their processes takes ten seconds to import torch and the like. The
+# others mostly wait, so more of them run at a time. Tests of timing (marked alone) run by themselves. Files keep their
+# order: xdist would sort the files with few tests last, which take the longest, and a core would idle.
 TRAINING := tests/integration tests/benchmarks tests/worker
 WAITING := tests/faults $(filter-out $(TRAINING) tests/faults tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder

@@ -7,18 +7,22 @@ from collections.abc import Mapping
 
 import click
 
-# Imported when they are called: nobody waits for a web server to see a list, or for gRPC to see the help.
+from bandit_server.errors import did_you_mean
+
+# By name: the module of the command, and its function. `optima runs` must not wait for the imports of a web server.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("bandit_server.commands.serve", "serve"),
     "dashboard": ("bandit_server.commands.dashboard", "dashboard"),
     "runs": ("bandit_server.commands.runs", "runs"),
     "doctor": ("bandit_server.commands.doctor", "doctor"),
     "demo": ("bandit_server.commands.demo", "demo_command"),
-    "simulate": ("bandit_server.commands.simulate", "simulate"),
+    "simulate": ("bandit_server.commands.simulate", "simulate_command"),
 }
 
 
 class _Lazy(click.Group):
+    """A group that imports the module of a command when the command is used."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -28,6 +32,13 @@ class _Lazy(click.Group):
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

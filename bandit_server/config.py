@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""The server's settings."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ FSYNC = ("everysec", "always")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A server's settings; the command line's flags of the same names.
+    """A server's settings: the flags of `optima serve` with the same names.
 
     Attributes:
-        host, port: Where gRPC is served; port 0 for any free one.
-        dashboard_host, dashboard_port: The same for the dashboard; no port, no dashboard.
-        redis_url: The store; without one, the embedded store under `data_dir` is used.
-        data_dir, fsync: The embedded store's directory, and when it writes to the disk itself.
-        token: What callers and browsers must show; without one, everybody may call and look.
-        tls: The certificate of gRPC, dashboard and metrics; without one, everything travels in clear.
-        metrics_host, metrics_port: Where /metrics has a port of its own; it is on the dashboard's in any case.
-        anyone_may_look: The dashboard shows runs without a login; changing them still needs the token.
-        insecure: Serve other machines although nobody is asked who they are.
+        host: The address on which gRPC is served.
+        port: The port of gRPC; 0 for any free one.
+        dashboard_host: The address of the dashboard.
+        dashboard_port: The port of the dashboard; 0 for any free one, None for no dashboard.
+        redis_url: The store; None for the embedded store in `data_dir`.
+        data_dir: The embedded store's directory.
+        fsync: When the embedded store syncs to disk, as in Redis's `appendfsync`.
+        token: The token that callers send and browsers log in with; None to serve everybody.
+        tls: The certificate of gRPC, dashboard and metrics; None to serve without TLS.
+        metrics_host: The address of the metrics port.
+        metrics_port: A port for /metrics alone; None to serve it on the dashboard's port only.
+        anyone_may_look: Show runs in the dashboard without a login; changing them still requires the token.
+        insecure: Serve other machines without a token or client certificates.
     """
 
     host: str = "127.0.0.1"
@@ -46,15 +50,18 @@ class Settings:
     insecure: bool = False
 
     def check(self) -> None:
-        """Raises StartError if the server would be open to everybody who can reach the machine, or its certificate
-        cannot be used."""
+        """Check that not every machine can change or see runs, and that the certificate can be used.
+
+        Raises:
+            StartError: Otherwise.
+        """
         if self.tls is not None:
             self.tls.check()
-        known = bool(self.token) or (self.tls is not None and self.tls.client_ca is not None)
-        if not known and not self.insecure and not loopback(self.host):
+        authenticated = bool(self.token) or (self.tls is not None and self.tls.client_ca is not None)
+        if not authenticated and not self.insecure and not is_loopback(self.host):
             raise StartError(
-                f"--host {self.host} would let everybody who reaches this machine change runs: set OPTIMA_TOKEN, or "
-                "say --insecure"
+                f"--host {self.host} would let every machine that can reach this one change runs: set OPTIMA_TOKEN, or "
+                "pass --insecure"
             )
         if self.dashboard_port is not None:
             check_shown("--dashboard-host", self.dashboard_host, self.token, self.insecure)
@@ -62,25 +69,29 @@ class Settings:
             check_shown("--metrics-host", self.metrics_host, self.token, self.insecure)
 
     @property
-    def in_clear(self) -> bool:
-        """Whether what is sent to other machines, the token with it, can be read on the way."""
+    def unencrypted(self) -> bool:
+        """Whether traffic with other machines, the token included, is unencrypted."""
         hosts = [self.host]
         hosts += [self.dashboard_host] if self.dashboard_port is not None else []
         hosts += [self.metrics_host] if self.metrics_port is not None else []
-        return self.tls is None and not all(loopback(host) for host in hosts)
+        return self.tls is None and not all(is_loopback(host) for host in hosts)
 
 
 def check_shown(flag: str, host: str, token: str | None, insecure: bool) -> None:
-    """Raises StartError if what is shown there would be shown to everybody."""
-    if not token and not insecure and not loopback(host):
+    """Check that a dashboard or metrics port does not show runs to every machine.
+
+    Raises:
+        StartError: It would.
+    """
+    if not token and not insecure and not is_loopback(host):
         raise StartError(
-            f"{flag} {host} would show every run to everybody who reaches this machine: set OPTIMA_TOKEN, so that they "
-            "must log in with it, or say --insecure"
+            f"{flag} {host} would show every run to every machine that can reach this one: set OPTIMA_TOKEN to require "
+            "a login, or pass --insecure"
         )
 
 
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches the host."""
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the host."""
     if host == "localhost":
         return True
     try:
@@ -89,27 +100,35 @@ def loopback(host: str) -> bool:
         return False
 
 
-def token(path: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token: in the file, or in that of OPTIMA_TOKEN_FILE, or else OPTIMA_TOKEN itself; never an argument, which
-    every user of the machine can read.
+def read_token(path: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Read the token from the file, else from the file that OPTIMA_TOKEN_FILE names, else from OPTIMA_TOKEN.
+
+    It is never an argument, which every user of the machine could read.
+
+    Args:
+        path: The file of --token-file, if given.
+        environment: Environment variables.
+
+    Returns:
+        The token; None without one.
 
     Raises:
-        StartError: The file cannot be read, is empty, or holds what no header can carry.
+        StartError: The file cannot be read, is empty, or the token has characters that a header cannot carry.
     """
-    where = "--token-file"
+    source = "--token-file"
     if path is None and environment.get("OPTIMA_TOKEN_FILE"):
-        path, where = Path(environment["OPTIMA_TOKEN_FILE"]), "OPTIMA_TOKEN_FILE"
+        path, source = Path(environment["OPTIMA_TOKEN_FILE"]), "OPTIMA_TOKEN_FILE"
     if path is None:
-        found = environment.get("OPTIMA_TOKEN", "").strip()
-        where = "OPTIMA_TOKEN"
+        source = "OPTIMA_TOKEN"
+        token = environment.get("OPTIMA_TOKEN", "").strip()
     else:
-        where = f"{where} {path}"
+        source = f"{source} {path}"
         try:
-            found = path.read_text(encoding="utf-8").strip()
+            token = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise StartError(f"{where} cannot be read: {error}") from error
-        if not found:
-            raise StartError(f"{where} is empty; expected a token")
-    if not (found.isascii() and (found.isprintable() or not found)):
-        raise StartError(f"{where} holds characters other than printable ASCII, which no header can carry")
-    return found or None
+            raise StartError(f"{source} cannot be read: {error}") from error
+        if not token:
+            raise StartError(f"{source} is empty; expected a token")
+    if token and not (token.isascii() and token.isprintable()):
+        raise StartError(f"{source} has characters other than printable ASCII, which a header cannot carry")
+    return token or None

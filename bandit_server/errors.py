@@ -1,35 +1,37 @@
-"""Everything a caller can be told that is not an answer; every message is a sentence a user can act on.
+"""The errors of the server. Every message is a sentence that tells a user what to do.
 
 ServerError
 ├── Invalid            INVALID_ARGUMENT      the request itself is wrong
 ├── RunNotFound        NOT_FOUND             no such run
-├── Precondition       FAILED_PRECONDITION   right in itself, but not for this run now
+├── Precondition       FAILED_PRECONDITION   the request is valid, but not in the run's present state
 │   ├── SpecMismatch                           the run exists with another spec
-│   ├── RunDeleted                             the run was deleted, and its name is not free yet
+│   ├── RunDeleted                             the run was deleted, and its name is still reserved
 │   ├── RunFinished                            the run has ended
 │   ├── WorkersAlive                           workers are still training in the run
-│   └── ArmRequired                            the policy cannot do without the arm
-├── ReportConflict     ALREADY_EXISTS        the round has a report with other numbers, and that one stands
+│   └── ArmRequired                            the policy needs the arm
+├── ReportConflict     ALREADY_EXISTS        the round already has a report, with other numbers
 ├── Fenced             ABORTED               a newer process of this worker has started
 ├── DataLoss           DATA_LOSS             the store has less history than the caller has seen
 ├── StoreUnavailable   UNAVAILABLE           the store cannot be reached, or does not accept writes
 └── Unauthenticated    UNAUTHENTICATED       no token, or a wrong one
 
-StartError                                   the server cannot start: a taken port, a data directory in use
+StartError                                   the server cannot start: a port is taken, a data directory in use
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 
 class ServerError(Exception):
-    """A refusal.
+    """An error with which a call is refused.
 
     Attributes:
         status: Name of the gRPC status code.
-        reason: One word for programs: the class's name in lower snake case (trailing metadata `optima-reason`).
+        reason: The class's name in lower snake case, for programs (trailing metadata `optima-reason`).
         metadata: Further trailing metadata.
     """
 
@@ -57,7 +59,7 @@ class RunNotFound(ServerError):
 
 
 class Precondition(ServerError):
-    """Right in itself, but not for this run now."""
+    """The request is valid, but not in the run's present state."""
 
     status = "FAILED_PRECONDITION"
 
@@ -67,7 +69,7 @@ class SpecMismatch(Precondition):
 
 
 class RunDeleted(Precondition):
-    """The run was deleted, and its name is not free yet."""
+    """The run was deleted, and its name is still reserved."""
 
 
 class RunFinished(Precondition):
@@ -79,14 +81,14 @@ class WorkersAlive(Precondition):
 
 
 class ArmRequired(Precondition):
-    """The policy cannot do without the arm."""
+    """The policy needs the arm."""
 
 
 class ReportConflict(ServerError):
-    """The round has a report with other numbers, and that one stands.
+    """The round already has a report, with other numbers, which is not replaced.
 
     Args:
-        message: The sentence.
+        message: The message.
         stored: The stored report, a serialized RewardReported.
     """
 
@@ -103,7 +105,7 @@ class Fenced(ServerError):
 
 
 class DataLoss(ServerError):
-    """The store has less history than the caller has seen; the caller can give it back (RestoreRun)."""
+    """The store has less history than the caller has seen; the caller can restore it (RestoreRun)."""
 
     status = "DATA_LOSS"
 
@@ -121,4 +123,10 @@ class Unauthenticated(ServerError):
 
 
 class StartError(Exception):
-    """The server cannot start; the message says why and which flag changes that."""
+    """The server cannot start; the message says why, and which flag to change."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean …?" with the known name nearest to `name`, to end a sentence; "" if none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

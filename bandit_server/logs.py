@@ -1,4 +1,4 @@
-"""The log: plain lines or JSON, one record a line, each with the run, worker and round of the call it is about."""
+"""Logging: one record per line, plain or JSON, with the run, worker and round of the call."""
 
 from __future__ import annotations
 
@@ -14,42 +14,41 @@ from google.protobuf.message import Message
 FORMATS = ("plain", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
-# The request that this task answers, if it answers one.
+# The request of the call that the current task handles, if any.
 REQUEST: ContextVar[Message | None] = ContextVar("optima_request", default=None)
 
-# What is shown as it is; anything else is a stranger's text and is quoted, so that it cannot look like a line of ours.
+# Values that are logged as they are. Any other is quoted, so that a caller's text cannot look like a record of its own.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/+-]{1,80}")
-# A field that is longer is cut: names have 64 characters, and what is none may have 10 MB.
+# A longer field is cut: a valid name has at most 64 characters, an invalid one may have 10 MB.
 _LONGEST = 80
 
 
 def set_up(form: str, level: str) -> None:
-    """Log to standard error from now on."""
+    """Log to standard error from now on, in one of FORMATS and from one of LEVELS up."""
     handler = logging.StreamHandler()
-    handler.addFilter(_add_call)
+    handler.addFilter(_add_request_fields)
     handler.setFormatter(_Json() if form == "json" else _Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-def called(request: Message | None) -> dict[str, str | int]:
-    """The run, worker and round that a request is about, as far as it names them."""
-    found: dict[str, str | int] = {}
+def request_fields(request: Message | None) -> dict[str, str | int]:
+    """Return the run, worker and round that a request names, as far as it names them."""
+    fields: dict[str, str | int] = {}
     if request is None:
-        return found
-    fields = request.DESCRIPTOR.fields_by_name
+        return fields
     caller: Any = getattr(request, "caller", None)
     run = caller.run if caller is not None else getattr(request, "run", "")
     worker = caller.worker if caller is not None else ""
     for name, value in (("run", run), ("worker", worker)):
         if isinstance(value, str) and value:
-            found[name] = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
-    if "round" in fields:
-        found["round"] = getattr(request, "round")  # noqa: B009 - which message it is, is not known
-    return found
+            fields[name] = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    if "round" in request.DESCRIPTOR.fields_by_name:
+        fields["round"] = getattr(request, "round")  # noqa: B009 - the type checker does not know the message's type
+    return fields
 
 
-def _add_call(record: logging.LogRecord) -> bool:
-    details = called(REQUEST.get())
+def _add_request_fields(record: logging.LogRecord) -> bool:
+    details = request_fields(REQUEST.get())
     details.update(getattr(record, "details", {}))
     record.details = details
     return True
@@ -74,10 +73,11 @@ class _Plain(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        details = " ".join(f"{name}={_shown(value)}" for name, value in getattr(record, "details", {}).items())
+        details = " ".join(f"{name}={_quoted(value)}" for name, value in getattr(record, "details", {}).items())
         return f"{super().formatMessage(record)} {details}".rstrip()
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
+    """Return a value as text, in quotes unless it is a plain word."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else repr(text)

@@ -1,9 +1,7 @@
-"""The bandit server as an object: gRPC, store and dashboard, in a thread with an event loop of its own.
+"""The bandit server: gRPC, store and dashboard, in a thread with its own event loop.
 
-server = Server(Settings(port=0, dashboard_port=None, data_dir=directory))
-server.start()
-… server.address …
-server.stop()
+with Server(Settings(port=0, dashboard_port=None, data_dir=directory)) as server:
+    … server.address …
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -26,46 +24,52 @@ from bandit_server.config import Settings
 from bandit_server.errors import StartError, StoreUnavailable
 from bandit_server.replica.runs import Runs
 from bandit_server.rpc.auth import TokenInterceptor
-from bandit_server.rpc.instrumentation import NAME, Edge
+from bandit_server.rpc.instrumentation import SERVICE_NAME, Instrumentation
 from bandit_server.rpc.metrics import Metrics
 from bandit_server.rpc.service import Service
-from bandit_server.sockets import listen, own_socket, reachable, web
+from bandit_server.sockets import listen, local_host, private_socket, serve_web
 from bandit_server.store.embedded import EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
 
 log = logging.getLogger(__name__)
 
-# Whose health can be asked: the server's as a whole, and the service's.
-SERVICES = ("", NAME)
-# A journal's records come 2,000 in a call; and a request that is too long should be told so in a sentence.
+# The names under which the health service reports: the whole server, and the Bandit service.
+SERVICES = ("", SERVICE_NAME)
+# RestoreRun sends 2,000 records of a journal in a call. The limit is well above that, so that the service itself can
+# refuse most requests that are too long, with a sentence.
 LARGEST_MESSAGE = 32 * 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", 2 * LARGEST_MESSAGE),
-    # With it a second server on the same port would start, and be given every other call.
+    # With SO_REUSEPORT a second server on the same port would start, and receive every other call.
     ("grpc.so_reuseport", 0),
-    # A worker that vanished without a word is noticed; one that pings every 10 s, also without calls, is welcome, and
-    # one that floods is told so and cut off.
+    # Ping clients, to notice one that is gone without closing its connection. Accept their pings at 5 s or longer (ours
+    # ping every 10 s), also without calls, and disconnect a client that floods.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 2),
 ]
-# Seconds for the store to answer at the start, and for calls in progress to end.
-PATIENCE = 10.0
-GRACE = 2.0
+# Seconds in which the store must answer at the start.
+STORE_SECONDS = 10.0
+# Seconds in which calls in progress may finish at the end.
+GRACE_SECONDS = 2.0
+# Seconds between two checks of the store.
 HEALTH_SECONDS = 1.0
 
 
 class Server:
-    """A bandit server. Its methods may be called from any thread, and its event loop is nobody else's business.
+    """A bandit server. Its methods may be called from any thread.
+
+    Args:
+        settings: Its settings.
 
     Attributes:
-        settings: As given.
-        port: Where gRPC is served, once started.
-        dashboard_port: Where the dashboard is, once started; None without one.
-        metrics_port: Where /metrics has a port of its own; None where it has none.
+        settings: Its settings.
+        port: The port of gRPC, once started.
+        dashboard_port: The port of the dashboard, once started; None without one.
+        metrics_port: The port of /metrics alone, once started; None without one.
 
     Raises:
         StartError: The settings are unsafe.
@@ -84,19 +88,19 @@ class Server:
 
     @property
     def address(self) -> str:
-        """host:port for callers on this machine."""
-        return f"{reachable(self.settings.host)}:{self.port}"
+        """The gRPC address, host:port, for callers on this machine."""
+        return f"{local_host(self.settings.host)}:{self.port}"
 
     @property
     def dashboard_url(self) -> str | None:
-        """The dashboard for browsers on this machine."""
+        """The dashboard's URL for browsers on this machine; None without a dashboard."""
         if self.dashboard_port is None:
             return None
         scheme = "https" if self.settings.tls else "http"
-        return f"{scheme}://{reachable(self.settings.dashboard_host)}:{self.dashboard_port}"
+        return f"{scheme}://{local_host(self.settings.dashboard_host)}:{self.dashboard_port}"
 
     def start(self) -> Self:
-        """Start, and return once calls are answered.
+        """Start the server, and return once it answers calls.
 
         Raises:
             StartError: A port is taken, the data directory is in use, or the store does not answer.
@@ -106,13 +110,21 @@ class Server:
         return self
 
     def wait_ready(self, timeout: float) -> None:
-        """Return once calls are answered. Raises TimeoutError, or what `start` would."""
+        """Wait until the server answers calls.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            TimeoutError: It does not answer in time.
+            StartError: As in `start`.
+        """
         self._started.result(timeout)
 
     def stop(self) -> None:
-        """Let calls in progress end, and go. Idempotent."""
+        """Stop the server, after calls in progress have finished. Idempotent."""
         if self._loop is not None:
-            # The loop may just have ended by itself.
+            # The loop may have ended by itself in the meantime.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread.is_alive():
@@ -131,81 +143,82 @@ class Server:
             if not self._started.done():
                 self._started.set_exception(error)
             else:
-                log.exception("the server has ended by a fault")
+                log.exception("the server has stopped on an error")
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
-            # Ports first: whether they are free is known at once.
+            # Ports first, to fail at once if one is taken.
             listener = None
             if settings.dashboard_port is not None:
                 listener = listen("--dashboard-port", settings.dashboard_host, settings.dashboard_port)
                 stack.callback(listener.close)
                 self.dashboard_port = listener.getsockname()[1]
-            scraped = None
+            metrics_listener = None
             if settings.metrics_port is not None:
-                scraped = listen("--metrics-port", settings.metrics_host, settings.metrics_port)
-                stack.callback(scraped.close)
-                self.metrics_port = scraped.getsockname()[1]
+                metrics_listener = listen("--metrics-port", settings.metrics_host, settings.metrics_port)
+                stack.callback(metrics_listener.close)
+                self.metrics_port = metrics_listener.getsockname()[1]
             metrics = Metrics()
-            edge = Edge(metrics)
-            interceptors = [TokenInterceptor(settings.token, edge)] if settings.token else []
+            instrumentation = Instrumentation(metrics)
+            interceptors = [TokenInterceptor(settings.token, instrumentation)] if settings.token else []
             server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
             self.port = _bind(server, settings)
             stack.push_async_callback(server.stop, 0)
             store = await stack.enter_async_context(_store(settings, metrics))
             runs = Runs(store, metrics.events.inc)
-            edge.serve(Service(runs), server)
+            instrumentation.add_to_server(Service(runs), server)
             healthy = health.aio.HealthServicer()
             for service in SERVICES:
                 await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
             health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-            reflection.enable_server_reflection([NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-            # The dashboard beside it needs no certificate, whatever name is in it, and no client's either.
-            inside = stack.enter_context(own_socket(server)) if listener is not None else None
+            reflection.enable_server_reflection([SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            # The dashboard in this process calls over a private socket, which needs no certificates.
+            private_address = stack.enter_context(private_socket(server)) if listener is not None else None
             await server.start()
-            await stack.enter_async_context(_beside(_watch_store(store, healthy, metrics)))
-            await stack.enter_async_context(_beside(runs.tend()))
+            await stack.enter_async_context(_in_background(_watch_store(store, healthy, metrics)))
+            await stack.enter_async_context(_in_background(runs.tend()))
             if listener is not None:
-                # Here, as it is half of what there is to load: a server without it starts in half the time.
+                # Imported here because it is half of all imports: a server without a dashboard starts in half the time.
                 from bandit_server.dashboard.web.app import create_app
 
                 app = create_app(
                     self.address,
                     settings.token,
-                    target=inside,
+                    target=private_address,
                     metrics=metrics.registry,
                     anyone_may_look=settings.anyone_may_look,
                 )
-                await stack.enter_async_context(web(app, listener, settings.tls))
-            if scraped is not None:
+                await stack.enter_async_context(serve_web(app, listener, settings.tls))
+            if metrics_listener is not None:
                 from bandit_server.dashboard.web.metrics_endpoint import create_metrics_app
 
                 app = create_metrics_app(metrics.registry, settings.token)
-                await stack.enter_async_context(web(app, scraped, settings.tls))
+                await stack.enter_async_context(serve_web(app, metrics_listener, settings.tls))
             self._started.set_result(None)
             await self._stopping.wait()
             await healthy.enter_graceful_shutdown()
-            await server.stop(GRACE)
+            await server.stop(GRACE_SECONDS)
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+    """Bind gRPC to its port, and return the port."""
     host, port = settings.host, settings.port
-    # gRPC does not say why it cannot have a port, and logs that it cannot; so it is asked only if we could.
+    # Try the port first: gRPC does not say why it cannot bind one, and logs lines of C++.
     listen("--port", host, port).close()
-    at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if settings.tls is not None:
-            return server.add_secure_port(at, settings.tls.credentials())
-        return server.add_insecure_port(at)
+            return server.add_secure_port(address, settings.tls.credentials())
+        return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise StartError(f"{at} cannot be listened on; choose another with --port") from error
+        raise StartError(f"cannot listen on {address}; choose another port with --port") from error
 
 
 @contextlib.asynccontextmanager
 async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[RedisStore]:
-    """The store, answering."""
+    """Connect to the store, starting the embedded one if there is no other; enter the block once it answers."""
     async with contextlib.AsyncExitStack() as stack:
         url = settings.redis_url
         if url is None:
@@ -215,33 +228,33 @@ async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[RedisSto
             url = embedded.url
         store = RedisStore(url, called=metrics.store_called)
         stack.push_async_callback(store.close)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STORE_SECONDS
         while True:
             try:
                 await store.ping()
                 break
             except StoreUnavailable as error:
                 if time.monotonic() > deadline:
-                    raise StartError(f"--redis-url names no store that answers: {error}") from error
+                    raise StartError(f"the store of --redis-url does not answer: {error}") from error
                 await asyncio.sleep(0.2)
         yield store
 
 
 async def _watch_store(store: RedisStore, healthy: health.aio.HealthServicer, metrics: Metrics) -> None:
-    """Keep saying whether calls can be answered: without its store the server is up, but of no use."""
-    status: int | None = None
+    """Report for ever whether the store answers: the server is not healthy without it."""
+    reported: int | None = None
     while True:
         try:
             await store.ping()
-            found: int = health_pb2.HealthCheckResponse.SERVING
+            status: int = health_pb2.HealthCheckResponse.SERVING
         except StoreUnavailable as error:
-            found = health_pb2.HealthCheckResponse.NOT_SERVING
-            if status != found:
+            status = health_pb2.HealthCheckResponse.NOT_SERVING
+            if status != reported:
                 log.warning("%s", error)
-        if found != status:
-            if status == health_pb2.HealthCheckResponse.NOT_SERVING:
+        if status != reported:
+            if reported == health_pb2.HealthCheckResponse.NOT_SERVING:
                 log.warning("the store answers again")
-            status = found
+            reported = status
             metrics.store_up.set(status == health_pb2.HealthCheckResponse.SERVING)
             for service in SERVICES:
                 await healthy.set(service, status)
@@ -249,9 +262,9 @@ async def _watch_store(store: RedisStore, healthy: health.aio.HealthServicer, me
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: object) -> AsyncIterator[None]:
-    """Some work in the background for as long as the block runs."""
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+async def _in_background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine in the background for as long as the block runs."""
+    task = asyncio.create_task(coroutine)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where a server listens, and how the web's part of it is served."""
+"""Listening sockets, and serving web applications on them."""
 
 from __future__ import annotations
 
@@ -19,45 +19,50 @@ from bandit_server.tls import ServerTls
 
 
 def listen(flag: str, host: str, port: int) -> socket.socket:
-    """A listening socket; what says otherwise names the flag.
+    """Open a listening socket.
+
+    Args:
+        flag: The command line's flag for the port, for the error.
+        host: The address to listen on.
+        port: The port; 0 for any free one.
 
     Raises:
-        StartError: The port is taken, not ours, or the host is not this machine's.
+        StartError: The port is taken or reserved, or the address is not this machine's.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=128)
-        # What is accepted inherits it: an answer's body does not wait 40 ms for the other side to confirm its head.
-        # asyncio sets it by itself, but not on sockets that were made as this one is.
+        # Accepted connections inherit TCP_NODELAY: a response's body does not wait 40 ms for the acknowledgement of its
+        # head. asyncio sets it too, but not on a socket that it did not create.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        # A resolver's error has a number of its own, and says it in words.
+        # The errno of a resolver's error is its own, not the system's.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise StartError(f"{host}:{port} cannot be listened on ({reason}); choose another with {flag}") from error
+        raise StartError(f"cannot listen on {host}:{port} ({reason}); choose another port with {flag}") from error
 
 
-def reachable(host: str) -> str:
-    """The host by which this machine reaches what listens there."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-    return everywhere.get(host, f"[{host}]" if ":" in host else host)
+def local_host(host: str) -> str:
+    """Return the host, as in a URL, at which this machine reaches a server that listens on `host`."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return wildcards.get(host, f"[{host}]" if ":" in host else host)
 
 
 @contextlib.contextmanager
-def own_socket(server: grpc.aio.Server) -> Iterator[str]:
-    """A socket that this user alone can reach, as gRPC names it."""
+def private_socket(server: grpc.aio.Server) -> Iterator[str]:
+    """Serve on a unix socket, too, that only this user can reach; yield its address for a gRPC channel."""
     directory = tempfile.mkdtemp(prefix="optima-")
     try:
-        at = f"unix:{directory}/grpc.sock"
-        server.add_insecure_port(at)
-        yield at
+        address = f"unix:{directory}/grpc.sock"
+        server.add_insecure_port(address)
+        yield address
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager
-async def web(app: ASGIApp, listener: socket.socket, tls: ServerTls | None) -> AsyncIterator[None]:
-    """An application, served on the socket for as long as the block runs."""
+async def serve_web(app: ASGIApp, listener: socket.socket, tls: ServerTls | None) -> AsyncIterator[None]:
+    """Serve an application on the socket for as long as the block runs."""
     server = uvicorn.Server(web_config(app, tls))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -68,16 +73,16 @@ async def web(app: ASGIApp, listener: socket.socket, tls: ServerTls | None) -> A
 
 
 def web_config(app: ASGIApp, tls: ServerTls | None) -> uvicorn.Config:
-    """How an application is served."""
+    """Return uvicorn's configuration for an application."""
     return uvicorn.Config(
         app,
-        # Its records go where ours go, in the same form.
+        # Its records go to our handlers, in the same format.
         log_config=None,
         log_level="warning",
-        # An open page holds its event stream for as long as it is looked at.
+        # An open page holds its event stream open, and would delay the shutdown.
         timeout_graceful_shutdown=1,
         ssl_certfile=tls.cert if tls else None,
         ssl_keyfile=tls.key if tls else None,
-        # What serves, and in which version, is nobody's business.
+        # Do not reveal the web server and its version.
         server_header=False,
     )

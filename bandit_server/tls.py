@@ -1,4 +1,4 @@
-"""Certificates: what a server shows and asks for, and what a client trusts and shows. All files are PEM."""
+"""TLS certificates of servers and clients. All files are PEM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc
 
 from bandit_server.errors import StartError
 
-# Instead of a file: the public authorities that gRPC brings with it.
+# In place of a file of authorities: the public ones that gRPC comes with.
 PUBLIC = "public"
 
 
@@ -19,9 +19,9 @@ class ServerTls:
     """A server's certificate.
 
     Attributes:
-        cert: The certificate, followed by those that lead to its authority.
-        key: Its private key, not encrypted.
-        client_ca: Authorities; callers must show a certificate of one of them (mTLS). None: they need none.
+        cert: The certificate, followed by its chain of authorities.
+        key: Its private key, unencrypted.
+        client_ca: Authorities of client certificates (mTLS); None if clients need no certificate.
     """
 
     cert: Path
@@ -29,9 +29,12 @@ class ServerTls:
     client_ca: Path | None = None
 
     def check(self) -> None:
-        """Raises StartError if a file cannot be read, is no PEM, or the key is not the certificate's.
+        """Check that the files can be used.
 
-        gRPC would only log a line of C++ and listen in vain.
+        gRPC would only log a line of C++, and listen without accepting anybody.
+
+        Raises:
+            StartError: A file cannot be read, is not PEM, or the key does not belong to the certificate.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         _load_pair(context, "--tls-cert", self.cert, "--tls-key", self.key)
@@ -39,7 +42,11 @@ class ServerTls:
             _load_ca(context, "--tls-client-ca", str(self.client_ca))
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For gRPC. Raises what `check` does."""
+        """Return credentials for gRPC.
+
+        Raises:
+            StartError: As in `check`.
+        """
         self.check()
         return grpc.ssl_server_credentials(
             [(self.key.read_bytes(), self.cert.read_bytes())],
@@ -49,25 +56,26 @@ class ServerTls:
 
 
 def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None = None) -> ServerTls | None:
-    """What the flags of those names mean together; None for a server without TLS.
+    """Return the certificate that --tls-cert, --tls-key and --tls-client-ca name; None for a server without TLS.
 
     Raises:
-        StartError: Half of it is given.
+        StartError: Some are given without the others that they need.
     """
     if cert is None and key is None and client_ca is None:
         return None
     if cert is None or key is None:
-        raise StartError("TLS needs both --tls-cert FILE and --tls-key FILE (and --tls-client-ca FILE for mTLS)")
+        raise StartError("TLS requires both --tls-cert FILE and --tls-key FILE (and --tls-client-ca FILE for mTLS)")
     return ServerTls(cert, key, client_ca)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """What a client trusts, and shows.
+    """A client's trusted authorities, and its own certificate.
 
     Attributes:
-        ca: A file with the authorities that vouch for the server, or PUBLIC.
-        cert, key: The client's own certificate, for a server that asks for one.
+        ca: A file with the authorities of the server's certificate, or PUBLIC.
+        cert: The client's own certificate, for a server with mTLS.
+        key: Its private key.
     """
 
     ca: str
@@ -75,7 +83,11 @@ class ClientTls:
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For a plain socket. Raises StartError if a file cannot be read or is no PEM."""
+        """Return a context for a plain socket.
+
+        Raises:
+            StartError: A file cannot be read, or is not PEM.
+        """
         context = ssl.create_default_context()
         if self.ca != PUBLIC:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -86,7 +98,11 @@ class ClientTls:
         return context
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """For gRPC. Raises what `context` does."""
+        """Return credentials for gRPC.
+
+        Raises:
+            StartError: As in `context`.
+        """
         self.context()
         return grpc.ssl_channel_credentials(
             root_certificates=None if self.ca == PUBLIC else Path(self.ca).read_bytes(),
@@ -96,45 +112,50 @@ class ClientTls:
 
 
 def client_tls(ca: str | None, cert: Path | None, key: Path | None) -> ClientTls | None:
-    """What the flags --tls-ca, --tls-client-cert and --tls-client-key mean together; None for a plain connection.
+    """Return what --tls-ca, --tls-client-cert and --tls-client-key name; None for a connection without TLS.
 
     Raises:
-        StartError: Half of it is given.
+        StartError: Some are given without the others that they need.
     """
     if (cert is None) != (key is None):
-        raise StartError("a client's certificate needs both --tls-client-cert FILE and --tls-client-key FILE")
+        raise StartError("a client certificate requires both --tls-client-cert FILE and --tls-client-key FILE")
     if ca is None:
         if cert is not None:
-            raise StartError("--tls-client-cert needs --tls-ca FILE: whom to trust (`public` for public authorities)")
+            raise StartError(
+                "--tls-client-cert requires --tls-ca FILE, the authority of the server's certificate (`public` for the "
+                "public authorities)"
+            )
         return None
     return ClientTls(ca, cert, key)
 
 
 def _load_pair(context: ssl.SSLContext, cert_flag: str, cert: Path, key_flag: str, key: Path) -> None:
-    _readable(cert_flag, cert)
-    _readable(key_flag, key)
+    _check_readable(cert_flag, cert)
+    _check_readable(key_flag, key)
 
     # Without it OpenSSL would ask for the password on the terminal.
     def password() -> str:
-        raise StartError(f"{key_flag} {key} is encrypted; a server starts by itself, so it needs one that is not")
+        raise StartError(
+            f"{key_flag} {key} is encrypted; expected an unencrypted key (`openssl pkey -in KEY -out FILE` writes one)"
+        )
 
     try:
         context.load_cert_chain(cert, key, password)
     except ssl.SSLError as error:
-        mismatch = "mismatch" in str(error).lower()
-        wrong = "does not belong to the certificate" if mismatch else "and its certificate cannot be read as PEM"
-        raise StartError(f"{key_flag} {key} {wrong} ({cert_flag} {cert})") from error
+        if "mismatch" in str(error).lower():
+            raise StartError(f"{key_flag} {key} does not belong to the certificate {cert_flag} {cert}") from error
+        raise StartError(f"{cert_flag} {cert} or {key_flag} {key} is not PEM") from error
 
 
 def _load_ca(context: ssl.SSLContext, flag: str, ca: str) -> None:
-    _readable(flag, Path(ca))
+    _check_readable(flag, Path(ca))
     try:
         context.load_verify_locations(ca)
     except ssl.SSLError as error:
-        raise StartError(f"{flag} {ca} holds no certificate in PEM") from error
+        raise StartError(f"{flag} {ca} contains no PEM certificate") from error
 
 
-def _readable(flag: str, path: Path) -> None:
+def _check_readable(flag: str, path: Path) -> None:
     try:
         path.read_bytes()
     except OSError as error:

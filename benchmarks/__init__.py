@@ -1,1 +1,1 @@
-"""What OPTIMA is measured with: each module one command that prints, and writes JSON and a plot."""
+"""The benchmarks: one folder for each question. ``python -m benchmarks`` lists the commands."""

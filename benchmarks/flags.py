@@ -1,4 +1,4 @@
-"""What the benchmarks' flags have in common."""
+"""Types of command-line flags that several benchmarks use."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A flag's type: a whole number from `least`; anything else ends the command with a sentence."""
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return an argparse type that accepts whole numbers from `minimum`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum}")
         return int(text)
 
     return parse

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What the tests need beside Python, on Debian or Ubuntu:
-#   redis-server   a second, independent store: every promise about the store is tested on it, too
-#   chromium       the browser in which the dashboard is tested
-#   g++            DeepSpeed compiles an operator of its own on its first use
+# Install the programs that the tests need, on Debian or Ubuntu:
+#   redis-server   a second, independent store, on which the store's tests run, too
+#   chromium       the browser of the dashboard's tests
+#   g++            compiles DeepSpeed's own operator on its first use
 #   nginx          the load balancer of deploy/nginx.conf
-#   java           the tokenizer by which captions are judged
-# Does nothing, quickly, where all of it is there.
+#   java           runs the tokenizer with which captions are scored
+# Does nothing if all of them are installed.
 set -euo pipefail
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -19,20 +19,20 @@ have java || packages+=(default-jre-headless)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 as_root=()
-by_hand="please install them by hand: redis-server, chromium, g++, nginx and java must be on the PATH"
+by_hand="install them by hand: redis-server, chromium, g++, nginx and java must be on the PATH"
 if ! have apt-get; then
-    echo "The tests need ${packages[*]}, and this system has no apt-get; $by_hand." >&2
+    echo "The tests need ${packages[*]}, but this system has no apt-get; $by_hand." >&2
     exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then
     if ! have sudo; then
-        echo "The tests need ${packages[*]}, and installing them needs root or sudo; $by_hand." >&2
+        echo "The tests need ${packages[*]}; to install them, run this as root or install sudo, or $by_hand." >&2
         exit 1
     fi
     as_root=(sudo)
 fi
 
-# Redis and nginx are started by the tests alone: a policy of "never" (101) keeps packages from starting services.
+# The tests start Redis and nginx themselves: a policy of "never" (101) keeps packages from starting services.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
@@ -45,6 +45,6 @@ install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
 }
 if ! { "${as_root[@]}" apt-get update -q && install; }; then
-    echo "apt-get could not install ${packages[*]} (its reason is above); $by_hand." >&2
+    echo "apt-get could not install ${packages[*]} (see its output above); $by_hand." >&2
     exit 1
 fi

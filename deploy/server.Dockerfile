@@ -1,11 +1,11 @@
-# The bandit server and the dashboard: one image, two commands. There is no torch in it.
+# The bandit server and the dashboard: one image for both commands, without torch.
 #
 #     docker build -f deploy/server.Dockerfile -t optima-server .
 
 FROM python:3.11-slim AS build
 RUN python -m venv /opt/optima
 WORKDIR /src
-# Packages before sources: they change seldom, and a change of the sources should not install them again.
+# Packages before sources, so that a change of the sources does not reinstall them.
 COPY pyproject.toml LICENSE ./
 RUN touch README.md && /opt/optima/bin/pip install --no-cache-dir '.[server]'
 COPY protos ./protos
@@ -16,8 +16,8 @@ FROM python:3.11-slim
 RUN groupadd --gid 10001 optima \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin optima
 COPY --from=build /opt/optima /opt/optima
-# Memory from the C library: Python's own allocator gives it back in pieces of a megabyte, and one small object that stays
-# holds a piece, so that what a crowd of runs has used would stay (docs/server-speed.md).
+# Allocate from the C library: Python's own allocator frees memory in arenas of 1 MB, and one small live object keeps an
+# arena, so memory that many runs have used would not return to the system (docs/server-speed.md).
 ENV PATH=/opt/optima/bin:$PATH \
     PYTHONMALLOC=malloc \
     PYTHONUNBUFFERED=1

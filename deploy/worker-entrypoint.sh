@@ -1,20 +1,20 @@
 #!/bin/sh
 # Run a command and pass SIGTERM on to its children.
 #
-# `docker stop` signals the container's first process alone, and on one machine DeepSpeed's launcher dies of SIGTERM
-# without a word to the process it started, which is the one that ends the ranks in order (SIGTERM, 30 s, SIGKILL).
-# So that one is signalled, and the launcher is waited for.
+# `docker stop` signals only the container's first process, and on one machine DeepSpeed's launcher dies of SIGTERM
+# without passing it to its child, which stops the ranks in order (SIGTERM, 30 s, SIGKILL). So signal the child, and
+# wait for the launcher.
 
 "$@" &
 launcher=$!
 
 pass_on() {
     children=$(cat "/proc/$launcher/task/$launcher/children" 2>/dev/null)
-    # Unquoted: one number per child. None yet: the launcher itself.
+    # Unquoted: one process id per child. Before the first child, signal the launcher itself.
     kill -TERM ${children:-"$launcher"} 2>/dev/null
 }
 trap pass_on TERM INT
 
-# `wait` also returns for a signal; the launcher may live on.
+# `wait` also returns on a signal, while the launcher may still run.
 while wait "$launcher"; status=$?; kill -0 "$launcher" 2>/dev/null; do :; done
 exit "$status"

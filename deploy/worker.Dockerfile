@@ -1,21 +1,21 @@
-# The worker: torch, DeepSpeed and the built-in recipe with its teacher. Runs on a GPU if the container has one
-# (docker run --gpus all), else on the CPU.
+# The worker: torch, DeepSpeed and the built-in recipe with its teacher. It trains on the container's GPUs
+# (docker run --gpus all), or on the CPU without any.
 #
 #     docker build -f deploy/worker.Dockerfile -t optima-worker .
 #
-# torch's default build carries CUDA, which makes this an image of several GB. A CPU-only machine is served as well
-# by the much smaller CPU build, which lives in a package index of its own: PyTorch's installation page names it, as the
-# --index-url of the command for "CPU". The build argument TORCH_INDEX takes that address:
+# torch's default build contains CUDA, which makes this an image of several GB. For machines without a GPU the CPU build
+# is enough, and much smaller. Set the build argument TORCH_INDEX to its package index: the --index-url of the command
+# for "CPU" on PyTorch's installation page.
 #
 #     docker build -f deploy/worker.Dockerfile -t optima-worker --build-arg TORCH_INDEX=... .
 #
-# There is no compiler in it: a DeepSpeed setting that compiles an op needs an image that adds one.
+# The image has no compiler: for a DeepSpeed setting that compiles an op, build an image on top that adds one.
 
 FROM python:3.11-slim
 ARG TORCH_INDEX=
 WORKDIR /src
-# Packages before sources, as in server.Dockerfile. What is installed of OPTIMA itself is its name and version; it
-# runs from /app, as from a checkout.
+# Packages before sources, as in server.Dockerfile. Of OPTIMA itself only the name and version are installed; it runs
+# from /app, as from a checkout.
 COPY pyproject.toml LICENSE ./
 RUN touch README.md \
     && if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision; fi \
@@ -27,10 +27,10 @@ WORKDIR /app
 COPY protos ./protos
 COPY worker ./worker
 COPY deploy ./deploy
-# Readable whatever the umask of the checkout was. And the default output directory; a volume mounted there takes over
-# its owner.
+# Make the sources readable, whatever the umask of the checkout; and create the default output directory, whose owner a
+# volume mounted there inherits.
 RUN chmod -R a+rX . && mkdir runs && chown 10001:10001 runs
-# Caches belong to the container's scratch space, as its root may be read-only.
+# Caches go to /tmp, as the root filesystem may be read-only.
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1

@@ -154,6 +154,20 @@ def test_the_bandit_knows_no_clock_and_no_global_randomness() -> None:
     assert [pair for pair in pure if pair[1].partition(".")[0] in clocks] == []
 
 
+def test_the_bandit_that_serves_does_not_import_the_laboratory() -> None:
+    laboratory = ("bandit_server.bandit.policy.published", "bandit_server.bandit.simulation")
+    # The registry of the policies, which also has the published ones.
+    exception = "bandit_server.bandit.policy"
+    found = [
+        f"{module} imports {name}"
+        for module, name in imports_of("bandit_server.bandit")
+        if module != exception
+        and not any(within(module, room) for room in laboratory)
+        and any(within(name, room) for room in laboratory)
+    ]
+    assert found == []
+
+
 def test_the_rules_of_a_run_know_neither_store_nor_network() -> None:
     allowed = {*OURS, *sys.stdlib_module_names}
     assert [pair for pair in imports_of("bandit_server.run") if pair[1].partition(".")[0] not in allowed] == []
@@ -172,6 +186,19 @@ def test_a_package_stays_behind_its_wall(package: str) -> None:
     users = [module for module, names in IMPORTS.items() if any(within(name, package) for name in names)]
     assert users
     assert [user for user in users if not any(within(user, wall) for wall in ONLY_IN[package])] == []
+
+
+def test_the_dashboard_is_view_below_live_below_web() -> None:
+    view, live, web = (f"bandit_server.dashboard.{layer}" for layer in ("view", "live", "web"))
+    assert strays(imports_of(view), [view, "protos"]) == []
+    assert strays(imports_of(live), [view, live, "protos"]) == []
+    frameworks = {"fastapi", "starlette", "uvicorn", "itsdangerous"}
+    assert [pair for pair in imports_of(view, live) if pair[1].partition(".")[0] in frameworks] == []
+    # The view folds messages: it has no clock and no connection. The live layer has one file with the gRPC stub.
+    impure = {"grpc", "time", "datetime", "asyncio", "threading", "socket", "random", "os"}
+    assert [pair for pair in imports_of(view) if pair[1].partition(".")[0] in impure] == []
+    stubs = {module for module, name in imports_of(view, live, web) if name.endswith("_pb2_grpc")}
+    assert stubs == {f"{live}.server_client"}
 
 
 def test_the_worker_speaks_grpc_in_one_file_of_the_client() -> None:

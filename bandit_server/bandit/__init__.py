@@ -1,14 +1,25 @@
-"""The bandit: no clock, no I/O, no names; arms are numbers from 0.
+"""The bandit: pure arithmetic without a clock, I/O or names. Arms are numbered from 0.
 
-from bandit_server.bandit import Bandit
+    from bandit_server.bandit import Bandit
 
-bandit.py     a bandit without a server        random.py     randomness that any replica repeats
-policy/       which arm is next                reward.py     what a round is worth
-bank.py       what recent rewards say          units.py      rewards without their units
-evidence.py   the same, for published policies noise.py      how noisy they are
-posterior.py  what is believed of an arm       memory.py     what a policy remembers, written down
-history.py    an arm's last rewards
-simulate.py   a policy on a known problem      scenarios.py  the problems, made of changing.py, or of traces.py
+What a server runs:
+
+    bandit.py         a bandit that works without a server
+    policy/           rules that choose the next arm
+    filter_bank.py    Kalman filters under many hypotheses about change, for `optima`
+    estimators.py     means of recent rewards, for the index policies
+    posterior.py      the belief about an arm, and the probability that it is the best
+    noise.py          the standard deviation of a reward
+    scaling.py        rewards on a common scale
+    history.py        the last rewards of each arm
+    reward.py         the reward of a round
+    random.py         random numbers that any replica can repeat
+    serialization.py  the state of a policy as JSON values
+
+The laboratory, which the server does not import:
+
+    policy/published/  policies from the literature, for comparison
+    simulation/        bandit problems with a known best player, and recorded rewards
 """
 
 from bandit_server.bandit.bandit import Bandit, Pull

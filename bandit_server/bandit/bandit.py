@@ -1,4 +1,4 @@
-"""A bandit without a server, for whoever has arms of their own."""
+"""A bandit without a server, for use as a library."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.policy import Policy, build
 from bandit_server.bandit.posterior import ArmPosterior
 from bandit_server.bandit.random import Randomness
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """The choice of an arm. `number` counts from 0, `arm` is the arm's index."""
+    """The choice of an arm.
+
+    Attributes:
+        number: The number of the pull, from 0.
+        arm: The index of the arm.
+    """
 
     number: int
     arm: int
@@ -30,35 +35,38 @@ class Bandit:
         pull = bandit.select()
         bandit.report(pull, reward)
 
-    Several pulls may be open at once, and their rewards may come in any order, or never.
+    Several pulls may be open at once. Their rewards may arrive in any order, or not at all.
 
     Args:
         n_arms: How many arms there are; at least 1.
-        policy: How to choose (bandit_server.bandit.policy), or `fixed:<index>`.
-        seed: The same seed and the same rewards give the same choices.
+        policy: The name of a policy (bandit_server.bandit.policy), or `fixed:<index>`.
+        seed: The seed; the same seed and rewards give the same choices.
         options: The policy's options by name.
 
     Raises:
-        ValueError: There is no such policy or option, or no arm.
+        ValueError: The policy or an option does not exist, or n_arms is below 1.
     """
 
     def __init__(
         self, n_arms: int, policy: str = "optima", seed: int = 0, options: Mapping[str, float] | None = None
     ) -> None:
         if n_arms < 1:
-            raise ValueError(f"a bandit has at least one arm, not {n_arms}")
+            raise ValueError(f"n_arms is {n_arms}; expected at least one arm")
         self.n_arms = n_arms
-        self._made = {"n_arms": n_arms, "policy": policy, "seed": seed, "options": dict(options or {})}
-        self._policy: Policy = build(policy, dict(options or {}), n_arms, fixed=_fixed(policy, n_arms))
+        self._arguments = {"n_arms": n_arms, "policy": policy, "seed": seed, "options": dict(options or {})}
+        self._policy: Policy = build(policy, dict(options or {}), n_arms, fixed=_fixed_arm(policy, n_arms))
         self._randomness = Randomness(seed)
         self._next = 0
         self._open: dict[int, int] = {}
 
     def select(self, active: Sequence[int] | None = None) -> Pull:
-        """The arm to pull now. `active`: choose among these only.
+        """Choose the arm to pull now.
+
+        Args:
+            active: The arms to choose from; all arms by default.
 
         Raises:
-            ValueError: `active` is empty, or names an arm that is not there.
+            ValueError: `active` is empty or contains an arm that does not exist.
         """
         if active is not None and not (active and all(0 <= arm < self.n_arms for arm in active)):
             raise ValueError(f"active is {list(active)}; expected some of the arms 0 to {self.n_arms - 1}")
@@ -72,56 +80,56 @@ class Bandit:
         return pull
 
     def report(self, pull: Pull, reward: float) -> None:
-        """What a pull brought.
+        """Report the reward of an open pull.
 
         Raises:
             ValueError: The pull is not open, or the reward is not finite.
         """
         if self._open.get(pull.number) != pull.arm:
-            raise ValueError(f"pull {pull.number} of arm {pull.arm} is not open: never selected, or reported before")
+            raise ValueError(f"pull {pull.number} of arm {pull.arm} is not open: never selected, or already reported")
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}; expected a finite number")
         del self._open[pull.number]
         self._policy.rewarded(pull.number, pull.arm, "", float(reward))
 
     def abandon(self, pull: Pull) -> None:
-        """A pull will bring no reward."""
+        """Close a pull without a reward."""
         self._open.pop(pull.number, None)
 
     def posterior(self) -> list[ArmPosterior]:
-        """The belief about each arm; empty before the first reward, and under policies that do not learn."""
+        """Return the belief about each arm; empty before the first reward and for policies that do not learn."""
         return self._policy.posterior()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON values; its size does not grow with the number of pulls."""
+        """Return the state as JSON values. Its size does not grow with the number of pulls."""
         return {
             "schema": SCHEMA,
-            **self._made,
+            **self._arguments,
             "next": self._next,
             "open": sorted(self._open.items()),
-            "remembered": memory.dump(self._policy),
+            "remembered": serialization.dump(self._policy),
         }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
-        """The bandit that `to_dict` has saved; it goes on as that one would have.
+        """Restore a bandit from the result of `to_dict`; it continues as the saved one would have.
 
         Raises:
-            ValueError: It was saved by another version, or is no such thing at all.
+            ValueError: `saved` was written by another version, or not by `to_dict`.
         """
         if saved.get("schema") != SCHEMA:
-            raise ValueError(f"schema {saved.get('schema')!r} is not the one this version reads, {SCHEMA}")
+            raise ValueError(f"the saved bandit has schema {saved.get('schema')!r}; this version reads schema {SCHEMA}")
         bandit = cls(saved["n_arms"], saved["policy"], saved["seed"], saved["options"])
-        memory.load(bandit._policy, saved["remembered"])
+        serialization.load(bandit._policy, saved["remembered"])
         bandit._next = saved["next"]
         bandit._open = dict(saved["open"])
         return bandit
 
 
-def _fixed(policy: str, arms: int) -> int | None:
+def _fixed_arm(policy: str, arms: int) -> int | None:
     name, _, arm = policy.partition(":")
     if name != "fixed":
         return None
     if not (arm.isdecimal() and int(arm) < arms):
-        raise ValueError(f"policy fixed:<arm> names one of the arms 0 to {arms - 1}, not {arm!r}")
+        raise ValueError(f"policy {policy}: expected fixed:<arm> with one of the arms 0 to {arms - 1}, not {arm!r}")
     return int(arm)

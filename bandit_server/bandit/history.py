@@ -1,4 +1,4 @@
-"""Each arm's last rewards, whatever the policy: what a round that diverged is charged."""
+"""The last rewards of each arm, stored under every policy: a diverged round gets the worst of them as its reward."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from bisect import insort
 from operator import attrgetter
 from typing import NamedTuple
 
-# Rewards kept for each arm.
+# Rewards stored for each arm.
 WINDOW = 20
 
 
 class Reward(NamedTuple):
-    """What a pull brought.
+    """The reward of a pull.
 
     Attributes:
-        number: The pull's number in the run; rewards are ordered by it, not by when they arrived.
-        value: The reward, finite.
-        worker: Who earned it.
+        number: The pull's number in the run. Rewards are ordered by it, not by arrival.
+        value: The reward; finite.
+        worker: The worker that made the pull.
     """
 
     number: int
@@ -28,19 +28,23 @@ _number = attrgetter("number")
 
 
 class History:
-    """The last rewards of every arm. `rewards`: by arm, oldest pull first."""
+    """The last rewards of every arm.
+
+    Attributes:
+        rewards: The last WINDOW rewards by arm, ordered by pull number.
+    """
 
     def __init__(self, arms: int) -> None:
         self.rewards: list[list[Reward]] = [[] for _ in range(arms)]
 
     def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """A pull has brought its reward, maybe later than others after it."""
-        known = self.rewards[arm]
-        insort(known, Reward(number, reward, worker), key=_number)
-        if len(known) > WINDOW:
-            del known[0]
+        """Add the reward of a pull. Rewards may arrive out of order."""
+        rewards = self.rewards[arm]
+        insort(rewards, Reward(number, reward, worker), key=_number)
+        if len(rewards) > WINDOW:
+            del rewards[0]
 
     def worst(self, arm: int) -> float:
-        """The worst of the arm's last rewards, else of all arms', else 0."""
-        known = self.rewards[arm] or [reward for rewards in self.rewards for reward in rewards]
-        return min((reward.value for reward in known), default=0.0)
+        """Return the lowest of the arm's last rewards; of all arms' if it has none; 0 if there are none at all."""
+        candidates = self.rewards[arm] or [reward for rewards in self.rewards for reward in rewards]
+        return min((reward.value for reward in candidates), default=0.0)

@@ -1,4 +1,4 @@
-"""What a policy believes of an arm, and the probability that it is the best."""
+"""The belief about each arm's reward, and the probability that an arm is the best."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# P(best) is a mean over this many quantiles of each arm; its error is below one in twice as many.
+# P(best) is a mean over the quantiles of each arm; with 128 of them its error is below 1/256.
 _QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 128) for i in range(128)])
 
 
 @dataclass(frozen=True, slots=True)
 class ArmPosterior:
-    """Belief about one arm's next reward.
+    """The belief about one arm's next reward.
 
     Attributes:
-        mean: Its mean, in units of reward.
+        mean: The expected reward, in units of reward.
         sd: The standard deviation of that mean.
-        effective_count: Recent rewards that would say as much.
-        p_best: Probability that this arm's mean is the highest, to 1 %.
+        effective_count: The number of recent rewards that would carry the same information.
+        p_best: The probability that this arm's mean is the highest, to 1 %.
     """
 
     mean: float
@@ -34,12 +34,13 @@ class ArmPosterior:
 
 
 def gaussian(mean: Floats, sd: Floats, count: Floats, unit: float = 1.0) -> list[ArmPosterior]:
-    """Beliefs that are independent Gaussians.
+    """Return the beliefs about arms whose mean rewards are independent Gaussians.
 
     Args:
-        mean, sd: Of each arm's mean reward, [arms], in some unit; every sd is above 0.
-        count: Effective counts, [arms].
-        unit: That unit, in units of reward.
+        mean: The expectation of each arm's mean reward, [arms], in multiples of `unit`.
+        sd: The standard deviation of each arm's mean reward, [arms], in multiples of `unit`; above 0.
+        count: The effective counts, [arms].
+        unit: The size of a scaled reward of 1, in units of reward.
     """
     best = p_best(mean, sd)
     return [
@@ -49,10 +50,10 @@ def gaussian(mean: Floats, sd: Floats, count: Floats, unit: float = 1.0) -> list
 
 
 def p_best(mean: Floats, sd: Floats) -> Floats:
-    """For each arm the probability that its mean is the highest of all, [arms], summing to 1.
+    """Return the probability of each arm that its mean is the highest, [arms]; they sum to 1.
 
-    The integral of one arm's density times the others' distribution functions, by the midpoint rule over the arm's
-    quantiles.
+    It is the integral of the arm's density times the other arms' distribution functions, by the midpoint rule over the
+    arm's quantiles.
     """
     points = mean[:, None] + sd[:, None] * _QUANTILES
     below = _normal_cdf((points[:, :, None] - mean) / sd)
@@ -63,7 +64,10 @@ def p_best(mean: Floats, sd: Floats) -> Floats:
 
 
 def _normal_cdf(z: Floats) -> Floats:
-    """To 1.5e-7: Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26."""
+    """Approximate the normal distribution function to 1.5e-7.
+
+    Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """
     x = np.abs(z) / math.sqrt(2)
     t = 1 / (1 + 0.3275911 * x)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
@@ -71,5 +75,5 @@ def _normal_cdf(z: Floats) -> Floats:
 
 
 def _finite(value: float) -> float:
-    """Infinite and undefined numbers are never sent."""
+    """Clip to the floating range: infinities are never sent."""
     return max(-sys.float_info.max, min(sys.float_info.max, value))

@@ -1,4 +1,4 @@
-"""Counter-based randomness: whoever asks about the same choice, on any machine, gets the same numbers."""
+"""Counter-based random numbers: any replica draws the same numbers for the same choice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _WORDS = np.dtype("<u8")
 
 
 class Randomness:
-    """The random numbers of every choice of a run: Philox (Salmon et al., SC 2011), keyed by what names the choice.
+    """The random numbers of every choice of a run: Philox (Salmon et al., SC 2011), keyed by seed, round and worker.
 
     Args:
-        seed: The run's.
+        seed: The seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -23,9 +23,9 @@ class Randomness:
         self._state = self._philox.state
 
     def at(self, worker: str, round: int) -> np.random.Generator:
-        """A generator at the beginning of one choice's numbers; good until the next call."""
-        named = f"{self.seed}/{round}/{worker}".encode()
-        key = hashlib.blake2b(named, digest_size=16).digest()
+        """Return a generator at the first random number of a choice. It is valid until the next call."""
+        choice = f"{self.seed}/{round}/{worker}".encode()
+        key = hashlib.blake2b(choice, digest_size=16).digest()
         # Setting the key is several times faster than making a generator.
         self._state["state"]["key"] = np.frombuffer(key, _WORDS)
         self._philox.state = self._state

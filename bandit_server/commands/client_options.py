@@ -1,4 +1,4 @@
-"""How commands call a bandit server: its address, what they show it, and what its refusals become."""
+"""Options of commands that call a bandit server, and the calls' errors on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 import grpc
 
-from bandit_server.config import token
+from bandit_server.config import read_token
 from bandit_server.errors import StartError
 from bandit_server.tls import ClientTls, client_tls
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
@@ -26,12 +26,12 @@ FILE = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class Target:
-    """A bandit server, as a command was told of it.
+    """A bandit server, as the options of a command name it.
 
     Attributes:
         address: host:port.
-        token: What it is shown; None for nothing.
-        tls: What it must show; None for a connection in clear.
+        token: The token to send; None for none.
+        tls: Trusted authorities and the client's certificate; None for a connection without TLS.
     """
 
     address: str
@@ -40,23 +40,31 @@ class Target:
 
     @property
     def metadata(self) -> Metadata:
-        """What every call carries."""
+        """The metadata of every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """For a channel; None for one in clear. Raises StartError for files that cannot be used."""
+        """Return credentials for a channel; None for one without TLS.
+
+        Raises:
+            StartError: A file of a certificate cannot be used.
+        """
         return None if self.tls is None else self.tls.credentials()
 
     def channel(self) -> grpc.Channel:
-        """A new channel. Raises StartError for files that cannot be used."""
+        """Return a new channel.
+
+        Raises:
+            StartError: A file of a certificate cannot be used.
+        """
         credentials = self.credentials()
         if credentials is None:
             return grpc.insecure_channel(self.address, options=OPTIONS)
         return grpc.secure_channel(self.address, credentials, options=OPTIONS)
 
     @contextlib.contextmanager
-    def calling(self) -> Iterator[tuple[BanditStub, Metadata]]:
-        """A stub and its metadata; what the server refuses, or that there is none, ends the command."""
+    def connected(self) -> Iterator[tuple[BanditStub, Metadata]]:
+        """Yield a stub, and the metadata for its calls; an error of a call ends the command with its message."""
         try:
             with self.channel() as channel:
                 yield BanditStub(channel), self.metadata
@@ -68,24 +76,24 @@ class Target:
                 call.trailing_metadata() or ()
             ):
                 raise click.ClickException(
-                    f"no bandit server answers at {self.address}; `optima doctor` finds out why"
+                    f"no bandit server answers at {self.address}; run `optima doctor` to find out why"
                 ) from error
             raise click.ClickException(str(call.details())) from error
 
 
-def calls_a_server(command: Command) -> Command:
-    """Gives a command the options that say which server; it is called with them as one `target`."""
+def server_options(command: Command) -> Command:
+    """Add the options that name a server to a command, which receives them as one `target`."""
 
     @click.option("--server", "address", default="127.0.0.1:50051", show_default=True, envvar="OPTIMA_SERVER",
-                  help="The bandit server.")  # fmt: skip
+                  help="Address of the bandit server (or OPTIMA_SERVER).")  # fmt: skip
     @click.option("--token-file", type=FILE, metavar="FILE",
-                  help="Its token (or OPTIMA_TOKEN_FILE, or OPTIMA_TOKEN).")  # fmt: skip
+                  help="File with the server's token (or OPTIMA_TOKEN_FILE, or OPTIMA_TOKEN).")  # fmt: skip
     @click.option("--tls-ca", metavar="FILE", envvar="OPTIMA_TLS_CA",
-                  help="Call it over TLS; who vouches for it, or `public`.")  # fmt: skip
+                  help="Use TLS: authority of the server's certificate, or `public` (or OPTIMA_TLS_CA).")  # fmt: skip
     @click.option("--tls-client-cert", type=FILE, metavar="FILE", envvar="OPTIMA_TLS_CLIENT_CERT",
-                  help="What a server with mTLS is shown.")  # fmt: skip
+                  help="Client certificate for a server with mTLS (or OPTIMA_TLS_CLIENT_CERT).")  # fmt: skip
     @click.option("--tls-client-key", type=FILE, metavar="FILE", envvar="OPTIMA_TLS_CLIENT_KEY",
-                  help="Its private key.")  # fmt: skip
+                  help="Private key of the client certificate (or OPTIMA_TLS_CLIENT_KEY).")  # fmt: skip
     @functools.wraps(command)
     def with_target(
         *arguments: Any,
@@ -97,7 +105,7 @@ def calls_a_server(command: Command) -> Command:
         **options: Any,
     ) -> Any:
         try:
-            target = Target(address, token(token_file), client_tls(tls_ca, tls_client_cert, tls_client_key))
+            target = Target(address, read_token(token_file), client_tls(tls_ca, tls_client_cert, tls_client_key))
         except StartError as error:
             raise click.ClickException(str(error)) from error
         return command(*arguments, target=target, **options)

@@ -1,4 +1,4 @@
-"""optima doctor"""
+"""`optima doctor`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bandit_server.commands.client_options import Target, calls_a_server
-from bandit_server.commands.connectivity import reached
-from bandit_server.config import loopback
+from bandit_server.commands.client_options import Target, server_options
+from bandit_server.commands.connectivity import check_connection
+from bandit_server.config import is_loopback
 from bandit_server.errors import StartError
-from bandit_server.rpc.instrumentation import NAME
+from bandit_server.rpc.instrumentation import SERVICE_NAME
 from bandit_server.rpc.metrics import own_version
 from bandit_server.store.health_check import Finding, clock, examine
 from protos.optima.v1 import bandit_pb2 as pb
@@ -26,17 +26,18 @@ DEADLINE = 5.0
 
 
 @click.command()
-@calls_a_server
+@server_options
 @click.option("--redis-url", envvar="OPTIMA_REDIS_URL", metavar="URL",
-              help="Examine this store, too (or OPTIMA_REDIS_URL).")  # fmt: skip
+              help="Also check this store (or OPTIMA_REDIS_URL).")  # fmt: skip
 def doctor(target: Target, redis_url: str | None) -> None:
-    """Say what is wrong with a bandit server and its store; the exit status is 1 if anything is.
+    """Check a bandit server and its store.
 
-    Run it where the server runs, or where a worker does, with the same environment.
+    Run it on the machine of the server or of a worker, with the same environment variables. The exit status is 1 if
+    anything is wrong.
     """
-    findings = list(_server(target))
+    findings = list(_check_server(target))
     findings += examine(redis_url) if redis_url else [
-        Finding("store", True, "asked of the server only; --redis-url examines one")
+        Finding("store", True, "not checked directly; pass --redis-url to check it")
     ]  # fmt: skip
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
@@ -47,9 +48,9 @@ def doctor(target: Target, redis_url: str | None) -> None:
         sys.exit(1)
 
 
-def _server(target: Target) -> Iterator[Finding]:
+def _check_server(target: Target) -> Iterator[Finding]:
     try:
-        connection = reached(target)
+        connection = check_connection(target)
     except (OSError, ssl.SSLError, StartError) as error:
         yield Finding("connection", False, str(error))
         return
@@ -58,55 +59,58 @@ def _server(target: Target) -> Iterator[Finding]:
         return
     try:
         with target.channel() as channel:
-            yield _health(channel)
-            yield from _called(target, channel)
+            yield _check_health(channel)
+            yield from _check_calls(target, channel)
     except grpc.RpcError as error:
         call = cast(grpc.Call, error)
-        yield Finding("server", False, f"what listens at {target.address} is no bandit server, or answers none: "
+        yield Finding("server", False, f"{target.address} is not a bandit server, or it does not answer: "
                       f"{call.code().name}, {call.details()}")  # fmt: skip
 
 
-def _health(channel: grpc.Channel) -> Finding:
-    # Its types know nothing of its calls.
+def _check_health(channel: grpc.Channel) -> Finding:
+    # The stub's type lacks its methods.
     health: Any = health_pb2_grpc.HealthStub(channel)
-    for service in ("", NAME):
-        told = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE).status
-        if told != health_pb2.HealthCheckResponse.SERVING:
+    for service in ("", SERVICE_NAME):
+        status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE).status
+        if status != health_pb2.HealthCheckResponse.SERVING:
             return Finding("health", False, "the server is up but cannot serve: its store does not answer (see its "
-                           "log), or it is about to stop")  # fmt: skip
+                           "log), or it is stopping")  # fmt: skip
     return Finding("health", True, "the server serves")
 
 
-def _called(target: Target, channel: grpc.Channel) -> Iterator[Finding]:
-    request, calls = pb.ListRunsRequest(page_size=1), BanditStub(channel)
-    sent = time.time()
+def _check_calls(target: Target, channel: grpc.Channel) -> Iterator[Finding]:
+    request, stub = pb.ListRunsRequest(page_size=1), BanditStub(channel)
+    start = time.time()
     try:
-        _, call = calls.ListRuns.with_call(request, timeout=DEADLINE, metadata=target.metadata)
+        _, call = stub.ListRuns.with_call(request, timeout=DEADLINE, metadata=target.metadata)
     except grpc.RpcError as error:
-        refused = cast(grpc.Call, error)
-        what = "token" if refused.code() == grpc.StatusCode.UNAUTHENTICATED else "calls"
-        yield Finding(what, False, f"{refused.details()}")
+        refusal = cast(grpc.Call, error)
+        what = "token" if refusal.code() == grpc.StatusCode.UNAUTHENTICATED else "calls"
+        yield Finding(what, False, f"{refusal.details()}")
         return
-    between = (sent + time.time()) / 2
-    yield _token(target, calls)
-    told = {name: str(value) for name, value in call.trailing_metadata() or ()}
-    theirs, ours = told.get("optima-version", "of another kind"), own_version()
-    same = theirs == ours
-    yield Finding("version", same, f"the server is {theirs}" + ("" if same else f", this is {ours}: install the same"))
-    if "optima-time" in told:
-        yield clock("clock", "the server", float(told["optima-time"]) - between)
+    middle = (start + time.time()) / 2
+    yield _check_token(target, stub)
+    metadata = {name: str(value) for name, value in call.trailing_metadata() or ()}
+    version = metadata.get("optima-version", "unknown")
+    sentence = f"the server has version {version}"
+    if version == own_version():
+        yield Finding("version", True, sentence)
+    else:
+        yield Finding("version", False, f"{sentence}, this machine {own_version()}: install the same on both")
+    if "optima-time" in metadata:
+        yield clock("clock", "the server", float(metadata["optima-time"]) - middle)
 
 
-def _token(target: Target, calls: BanditStub) -> Finding:
+def _check_token(target: Target, stub: BanditStub) -> Finding:
     try:
-        calls.ListRuns(pb.ListRunsRequest(page_size=1), timeout=DEADLINE)
+        stub.ListRuns(pb.ListRunsRequest(page_size=1), timeout=DEADLINE)
     except grpc.RpcError as error:
         if cast(grpc.Call, error).code() == grpc.StatusCode.UNAUTHENTICATED:
-            return Finding("token", True, "asked for, and the right one was shown")
+            return Finding("token", True, "required, and accepted")
         raise
     if target.tls is not None and target.tls.cert is not None:
-        return Finding("token", True, "none is asked for; a client's certificate may be")
-    here = loopback(target.address.rpartition(":")[0].strip("[]"))
-    if here:
-        return Finding("token", True, "none is asked for; the server is called on this machine")
-    return Finding("token", False, "the server lets everybody call who reaches it: start it with OPTIMA_TOKEN")
+        return Finding("token", True, "not required; a client certificate may be")
+    if is_loopback(target.address.rpartition(":")[0].strip("[]")):
+        return Finding("token", True, "not required; the server is on this machine")
+    return Finding("token", False, "not required, so every machine that can reach the server can change runs: start "
+                   "the server with OPTIMA_TOKEN")  # fmt: skip

@@ -1,4 +1,4 @@
-"""optima runs watch: a live table of one run, with the numbers of the dashboard's page."""
+"""`optima runs watch`: a live table of one run, with the numbers of the dashboard's page."""
 
 from __future__ import annotations
 
@@ -12,60 +12,71 @@ import click
 import grpc
 
 from bandit_server.commands.client_options import Target
-from bandit_server.dashboard.view.summaries import Row, run_detail
+from bandit_server.dashboard.view.summaries import Summary, run_detail
 from protos.optima.v1 import bandit_pb2 as pb
 
-# Seconds between two looks, and how long one may take. A look costs the server no walk through the history.
-PAUSE = 1.0
+# Seconds between two calls of GetRun, and the deadline of each. The call does not make the server read the history.
+INTERVAL = 1.0
 DEADLINE = 3.0
-AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 SPARKS = "▁▂▃▄▅▆▇█"
 NONE = "–"
 
 
 def watch_run(client: Target, run: str, once: bool) -> None:
-    """Show the run until Ctrl-C, or once. On a terminal in place; else below each other, whenever it has moved on.
+    """Print the run until Ctrl-C, or once. A terminal is redrawn in place; other output gets a copy per change.
 
-    A server that goes away after the first look is waited for; any other refusal ends the command.
+    A server that becomes unreachable after the first response is waited for; any other error ends the command.
+
+    Args:
+        client: The server.
+        run: The run's name.
+        once: Print it once and return.
     """
     in_place = sys.stdout.isatty() and not once
-    told: pb.RunSummary | None = None
-    version, heard, away = -1, 0.0, False
+    summary: pb.RunSummary | None = None
+    version, updated, unreachable = -1, 0.0, False
     try:
-        with client.calling() as (stub, metadata):
+        with client.connected() as (stub, metadata):
             while True:
+                was_unreachable = unreachable
                 try:
-                    told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
-                    heard, was_away, away = time.time(), away, False
+                    summary = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
+                    updated, unreachable = time.time(), False
                 except grpc.RpcError as error:
-                    if told is None or cast(grpc.Call, error).code() not in AWAY:
+                    if summary is None or cast(grpc.Call, error).code() not in UNREACHABLE:
                         raise
-                    was_away, away = away, True
-                if in_place or told.version != version or away != was_away:
-                    lines = lines_of(run_detail(told, heard), time.time())
-                    if away:
-                        at = time.strftime("%H:%M:%S", time.localtime(heard))
+                    unreachable = True
+                if in_place or summary.version != version or unreachable != was_unreachable:
+                    lines = table_lines(run_detail(summary, updated), time.time())
+                    if unreachable:
+                        at = time.strftime("%H:%M:%S", time.localtime(updated))
                         lines = [f"Server unreachable, showing data from {at}.", *lines]
-                    _show(lines, in_place)
-                version = told.version
+                    _print(lines, in_place)
+                version = summary.version
                 if once:
                     return
-                time.sleep(PAUSE)
+                time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return
 
 
-def _show(lines: Sequence[str], in_place: bool) -> None:
+def _print(lines: Sequence[str], in_place: bool) -> None:
     if not in_place:
         click.echo("\n".join([*lines, ""]))
         return
     width, height = shutil.get_terminal_size()
-    cut = [f"{line[:width]}\x1b[K" for line in lines[: height - 1]]
-    click.echo("\x1b[H" + "\n".join(cut) + "\n\x1b[J", nl=False)
+    visible = [f"{line[:width]}\x1b[K" for line in lines[: height - 1]]
+    click.echo("\x1b[H" + "\n".join(visible) + "\n\x1b[J", nl=False)
 
 
-def lines_of(run: Row, now: float) -> list[str]:
-    """The standing of a run (`run_detail`) as lines of text; `now`: Unix seconds, for ages."""
+def table_lines(run: Summary, now: float) -> list[str]:
+    """Format a run as lines of text.
+
+    Args:
+        run: The run (`run_detail`).
+        now: Unix seconds, for ages.
+    """
     restored = ", restored, incomplete" if run["restored"] else ""
     planned = f" of {run['planned']:,}" if run["planned"] else ""
     rounds = f"{run['rounds']:,}{planned} rounds ({run['tail_rounds']:,} in the tail, {run['diverged']:,} diverged)"
@@ -83,7 +94,7 @@ def lines_of(run: Row, now: float) -> list[str]:
 
 
 def spark(losses: Sequence[float | None]) -> str:
-    """Numbers as a line of bars; of one alone nothing."""
+    """Format losses as a line of bars; "" with fewer than two."""
     known = [loss for loss in losses if loss is not None]
     if len(known) < 2:
         return ""
@@ -93,14 +104,14 @@ def spark(losses: Sequence[float | None]) -> str:
 
 
 def age(seconds: float) -> str:
-    """In whole units."""
+    """Format a duration in whole units."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
 
 
-def _arms(run: Row) -> list[tuple[str, ...]]:
+def _arms(run: Summary) -> list[tuple[str, ...]]:
     pulls = sum(arm["pulls"] for arm in run["arms"]) or 1
 
     def reward(value: float | None, sign: str = "+") -> str:
@@ -109,14 +120,14 @@ def _arms(run: Row) -> list[tuple[str, ...]]:
         return f"{value:{sign}.2%}" if run["relative"] else f"{value:{sign}.4g}"
 
     rows: list[tuple[str, ...]] = [
-        ("ARM", "NEXT REWARD", "P(BEST)", "PULLS", "SHARE", "LAST REWARD", "LOSS TAKEN OFF", "TRAINING TIME")
+        ("ARM", "NEXT REWARD", "P(BEST)", "PULLS", "SHARE", "LAST REWARD", "LOSS DECREMENT", "TRAINING TIME")
     ]
     for arm in run["arms"]:
-        believed = arm["mean"] is not None
+        known = arm["mean"] is not None
         rows.append(
             (
                 arm["name"] + (" (paused)" if arm["paused"] else ""),
-                f"{reward(arm['mean'])} ± {reward(arm['sd'], '')}" if believed else NONE,
+                f"{reward(arm['mean'])} ± {reward(arm['sd'], '')}" if known else NONE,
                 f"{arm['p_best']:.0%}" if arm["p_best"] is not None else NONE,
                 f"{arm['pulls']:,}",
                 f"{arm['pulls'] / pulls:.0%}",
@@ -128,8 +139,8 @@ def _arms(run: Row) -> list[tuple[str, ...]]:
     return rows
 
 
-def _workers(run: Row, now: float) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("WORKER", "STATE", "HEARD", "ROUND", "REPORTS", "SPEED", "RANKS", "DEVICE")]
+def _workers(run: Summary, now: float) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("WORKER", "STATE", "HEARTBEAT", "ROUND", "REPORTS", "SPEED", "RANKS", "DEVICE")]
     for worker in run["workers"]:
         gone = "done" if worker["done"] else "gone" if run["state"] == "finished" else "silent"
         speed = worker["steps_per_second"]

@@ -1,4 +1,4 @@
-"""The options of commands that keep a log."""
+"""Options of commands that write a log."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 from bandit_server.logs import FORMATS, LEVELS, set_up
 
 
-def logs(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options of its log, which is kept when the command begins."""
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of logging to a command, and set up logging before it runs."""
 
     @click.option("--log-format", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True,
-                  envvar="OPTIMA_LOG_FORMAT", help="Lines to read, or JSON, one record a line.")  # fmt: skip
+                  envvar="OPTIMA_LOG_FORMAT", help="Plain lines, or one JSON object per line.")  # fmt: skip
     @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True,
-                  envvar="OPTIMA_LOG_LEVEL", help="`debug` tells of every call.")  # fmt: skip
+                  envvar="OPTIMA_LOG_LEVEL", help="Lowest level to log; `debug` logs every call.")  # fmt: skip
     @functools.wraps(command)
     def with_log(*arguments: Any, log_format: str, log_level: str, **options: Any) -> Any:
         set_up(log_format, log_level)

@@ -1,4 +1,4 @@
-"""optima runs list | show | watch | export | finish | delete"""
+"""`optima runs list | show | watch | export | finish | delete`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import IO, cast
 
 import click
 
-from bandit_server.commands.client_options import Target, calls_a_server
+from bandit_server.commands.client_options import Target, server_options
 from bandit_server.commands.live_table import watch_run
-from bandit_server.dashboard.view import export as tables
+from bandit_server.dashboard.view import export
 from protos.optima.v1 import bandit_pb2 as pb
 
 DEADLINE = 10.0
 
 
 @click.group()
-@calls_a_server
+@server_options
 @click.pass_context
 def runs(context: click.Context, target: Target) -> None:
-    """Look at runs, watch one, take them out, end them, delete them."""
+    """List, show, watch, export, finish and delete runs."""
     context.obj = target
 
 
 @runs.command("list")
 @click.pass_obj
 def list_runs(client: Target) -> None:
-    """All runs, newest first."""
+    """List all runs, newest first."""
     rows: list[tuple[str, ...]] = [("RUN", "STATE", "POLICY", "REPORTS", "LOSS", "WORKERS", "CREATED")]
-    with client.calling() as (stub, metadata):
+    with client.connected() as (stub, metadata):
         request = pb.ListRunsRequest()
         while True:
             page = stub.ListRuns(request, timeout=DEADLINE, metadata=metadata)
@@ -45,35 +45,35 @@ def list_runs(client: Target) -> None:
 @click.argument("run")
 @click.pass_obj
 def show(client: Target, run: str) -> None:
-    """One run: its arms and workers."""
-    with client.calling() as (stub, metadata):
-        told = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
-    restored = ", restored, may be incomplete" if told.restored else ""
-    policy = told.spec.policy
+    """Show a run: its arms and workers."""
+    with client.connected() as (stub, metadata):
+        summary = stub.GetRun(pb.GetRunRequest(run=run), timeout=DEADLINE, metadata=metadata).run
+    restored = ", restored, may be incomplete" if summary.restored else ""
+    policy = summary.spec.policy
     options = ", ".join(f"{name} {value:g}" for name, value in sorted(policy.options.items()))
-    named = f"{policy.name} ({options})" if options else policy.name
-    click.echo(f"{told.run}: {_state(told)}{restored}, policy {named}, seed {told.spec.seed}")
+    policy_text = f"{policy.name} ({options})" if options else policy.name
+    click.echo(f"{summary.run}: {_state(summary)}{restored}, policy {policy_text}, seed {summary.spec.seed}")
     click.echo(
-        f"{told.pulls} pulls, {told.reports} reports ({told.tail_rounds} in the tail, {told.diverged} diverged)"
-        f", loss {_loss(told)}\n"
+        f"{summary.pulls} pulls, {summary.reports} reports ({summary.tail_rounds} in the tail, {summary.diverged} "
+        f"diverged), loss {_loss(summary)}\n"
     )
     arms = [("ARM", "PULLS", "MEAN", "SD", "P(BEST)", "LAST REWARD", "MODULES")]
-    for arm in told.arms:
-        believed = arm.HasField("mean")
+    for arm in summary.arms:
+        known = arm.HasField("mean")
         arms.append(
             (
                 arm.arm.name + (" (paused)" if arm.paused else ""),
                 str(arm.pulls),
-                f"{arm.mean:+.3%}" if believed else "",
-                f"{arm.sd:.3%}" if believed else "",
-                f"{arm.p_best:.0%}" if believed else "",
+                f"{arm.mean:+.3%}" if known else "",
+                f"{arm.sd:.3%}" if known else "",
+                f"{arm.p_best:.0%}" if known else "",
                 f"{arm.last_reward:+.3%}" if arm.HasField("last_reward") else "",
-                _short(arm.arm.modules),
+                _abbreviated(arm.arm.modules),
             )
         )
     _table(arms)
     workers = [("WORKER", "ALIVE", "ROUND", "REPORTS", "RANKS", "DEVICE")]
-    for worker in told.workers:
+    for worker in summary.workers:
         alive = "yes" if worker.alive else "no"
         row = (worker.worker, alive, str(worker.round), str(worker.reports), str(worker.info.ranks), worker.info.device)
         workers.append(row)
@@ -83,61 +83,67 @@ def show(client: Target, run: str) -> None:
 
 @runs.command()
 @click.argument("run")
-@click.option("--once", is_flag=True, help="Show it once, as it is now.")
+@click.option("--once", is_flag=True, help="Print the run once and exit.")
 @click.pass_obj
 def watch(client: Target, run: str, once: bool) -> None:
-    """One run, live: what the dashboard's page says of it, for a terminal. Ctrl-C ends it."""
+    """Show a run live, until Ctrl-C."""
     watch_run(client, run, once)
 
 
 @runs.command("export")
 @click.argument("run")
-@click.option("--table", type=click.Choice(["events", *tables.COLUMNS]), default="events", show_default=True,
-              help="What of it: everything as it was recorded, or a table.")  # fmt: skip
+@click.option("--table", type=click.Choice(["events", *export.COLUMNS]), default="events", show_default=True,
+              help="The events as recorded, or a table made of them.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True,
-              help="How a table is written.")  # fmt: skip
+              help="Format of a table.")  # fmt: skip
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True, atomic=True), default="-",
-              help="Where to (default: standard output).")  # fmt: skip
+              help="File to write (default: standard output).")  # fmt: skip
 @click.pass_obj
-def export_run(client: Target, run: str, table: str, form: tables.Format, output: IO[str]) -> None:
-    """A run's whole history: its events as JSON, one a line (schema: Event in protos/optima/v1/bandit.proto), or a
-    table of its pulls, of its posterior, or of every loss, term and metric that was measured."""
+def export_run(client: Target, run: str, table: str, form: export.Format, output: IO[str]) -> None:
+    """Export a run's whole history.
+
+    The table `events` is one JSON object per line (schema: Event in protos/optima/v1/bandit.proto). The others have a
+    row for each pull; for each arm at each posterior; or for each loss, term and metric that was measured.
+    """
     if table == "events" and form == "csv":
-        raise click.UsageError("events have no columns: say --table pulls, posterior or losses for CSV")
-    history = tables.History()
-    with client.calling() as (stub, metadata):
+        raise click.UsageError("events have no CSV format: choose --table pulls, posterior or losses")
+    history = export.RunTables()
+    with client.connected() as (stub, metadata):
         for batch in stub.WatchRun(pb.WatchRunRequest(run=run), metadata=metadata):
             if table == "events":
-                output.writelines(map(tables.event_line, batch.events))
+                output.writelines(map(export.event_line, batch.events))
             else:
                 history.add(batch)
             if batch.live:
                 break
     if table != "events":
-        chosen = cast(tables.Table, table)
-        output.writelines(tables.written(chosen, form, history.rows(chosen)))
+        name = cast(export.Table, table)
+        output.writelines(export.format_rows(name, form, history.rows(name)))
 
 
 @runs.command()
 @click.argument("run")
 @click.pass_obj
 def finish(client: Target, run: str) -> None:
-    """End a run: its workers write their students and exit when they next ask for an arm."""
-    with client.calling() as (stub, metadata):
+    """End a run.
+
+    Its workers export their students and exit when they next select an arm.
+    """
+    with client.connected() as (stub, metadata):
         stub.FinishRun(pb.FinishRunRequest(run=run, actor="optima runs finish"), timeout=DEADLINE, metadata=metadata)
     click.echo(f"finished {run}")
 
 
 @runs.command()
 @click.argument("run")
-@click.option("--force", is_flag=True, help="Although workers are alive; they go on without a server.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete it even if workers are alive; they continue without a server.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def delete(client: Target, run: str, force: bool, yes: bool) -> None:
-    """Delete a run's history; its name is refused for 30 days."""
+    """Delete a run's history; its name cannot be used again for 30 days."""
     if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete run {run} and its history for good?", abort=True)
-    with client.calling() as (stub, metadata):
+        click.confirm(f"Delete run {run} and its history permanently?", abort=True)
+    with client.connected() as (stub, metadata):
         stub.DeleteRun(pb.DeleteRunRequest(run=run, force=force), timeout=DEADLINE, metadata=metadata)
     click.echo(f"deleted {run}")
 
@@ -160,9 +166,9 @@ def _loss(run: pb.RunSummary) -> str:
     return f"{start}{run.last_loss:.4g}"
 
 
-def _short(modules: Sequence[str]) -> str:
-    shown = ", ".join(modules[:3])
-    return shown if len(modules) <= 3 else f"{shown}, … ({len(modules)})"
+def _abbreviated(modules: Sequence[str]) -> str:
+    first = ", ".join(modules[:3])
+    return first if len(modules) <= 3 else f"{first}, … ({len(modules)})"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""optima serve"""
+"""`optima serve`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 from bandit_server.commands.client_options import FILE
-from bandit_server.commands.log_options import logs
-from bandit_server.config import DATA_DIR, FSYNC, Settings, token
+from bandit_server.commands.log_options import log_options
+from bandit_server.config import DATA_DIR, FSYNC, Settings, read_token
 from bandit_server.errors import StartError
 from bandit_server.server import Server
 from bandit_server.tls import server_tls
@@ -22,31 +22,32 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of gRPC.")
-@click.option("--port", default=50051, show_default=True, type=click.IntRange(0, 65535), help="Port of gRPC.")
-@click.option("--dashboard-host", default="127.0.0.1", show_default=True, help="Address of the dashboard.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="gRPC address to listen on.")
+@click.option("--port", default=50051, show_default=True, type=click.IntRange(0, 65535), help="gRPC port.")
+@click.option("--dashboard-host", default="127.0.0.1", show_default=True, help="Dashboard address to listen on.")
 @click.option("--dashboard-port", default=8080, show_default=True, type=click.IntRange(0, 65535),
-              help="Port of the dashboard.")  # fmt: skip
-@click.option("--no-dashboard", is_flag=True, help="Serve gRPC alone.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of /metrics' own port.")
+              help="Dashboard port.")  # fmt: skip
+@click.option("--no-dashboard", is_flag=True, help="Serve gRPC only.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of the metrics port.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535),
-              help="Serve /metrics on a port of its own, too; it is on the dashboard's anyway.")  # fmt: skip
+              help="Serve /metrics on this port, in addition to the dashboard's.")  # fmt: skip
 @click.option("--redis-url", envvar="OPTIMA_REDIS_URL", metavar="URL",
-              help="The store, redis://host:6379 (or OPTIMA_REDIS_URL); without it, one of our own.")  # fmt: skip
+              help="The store, redis://host:6379 (or OPTIMA_REDIS_URL); by default, an embedded store.")  # fmt: skip
 @click.option("--data-dir", type=FILE, default=DATA_DIR, show_default=True,
-              help="Where our own store keeps its file.")  # fmt: skip
+              help="Directory of the embedded store.")  # fmt: skip
 @click.option("--fsync", type=click.Choice(FSYNC), default=FSYNC[0], show_default=True,
-              help="When our own store writes to the disk itself.")  # fmt: skip
+              help="When the embedded store syncs to disk.")  # fmt: skip
 @click.option("--token-file", type=FILE, metavar="FILE",
-              help="What callers and browsers must show (or OPTIMA_TOKEN_FILE, or OPTIMA_TOKEN).")  # fmt: skip
-@click.option("--tls-cert", type=FILE, metavar="FILE", help="Serve over TLS: the server's certificate, with its chain.")
-@click.option("--tls-key", type=FILE, metavar="FILE", help="The certificate's private key.")
+              help="File with the token that workers and browsers must send (or OPTIMA_TOKEN_FILE, or OPTIMA_TOKEN).",
+              )  # fmt: skip
+@click.option("--tls-cert", type=FILE, metavar="FILE", help="Serve over TLS: certificate, with its chain.")
+@click.option("--tls-key", type=FILE, metavar="FILE", help="Private key of the certificate.")
 @click.option("--tls-client-ca", type=FILE, metavar="FILE",
-              help="Let only those call whose certificate is signed by one of these (mTLS).")  # fmt: skip
+              help="Require client certificates of these authorities (mTLS).")  # fmt: skip
 @click.option("--anyone-may-look", is_flag=True,
-              help="Show runs in the dashboard without a login; changing them still needs the token.")  # fmt: skip
-@click.option("--insecure", is_flag=True, help="Serve other machines without asking who they are.")
-@logs
+              help="Show runs in the dashboard without a login; changing them still requires the token.")  # fmt: skip
+@click.option("--insecure", is_flag=True, help="Serve other machines without a token or client certificates.")
+@log_options
 @click.pass_context
 def serve(
     context: click.Context,
@@ -74,8 +75,8 @@ def serve(
         and context.get_parameter_source("redis_url") is ParameterSource.COMMANDLINE
     ):
         raise click.ClickException(
-            "--redis-url holds a password, which every user of this machine can read in its list of processes: "
-            "give the URL as OPTIMA_REDIS_URL in the environment"
+            "--redis-url contains a password, which every user of this machine can read in its list of processes: "
+            "set OPTIMA_REDIS_URL in the environment instead"
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -88,7 +89,7 @@ def serve(
             redis_url=redis_url,
             data_dir=data_dir,
             fsync=fsync,
-            token=token(token_file),
+            token=read_token(token_file),
             tls=server_tls(tls_cert, tls_key, tls_client_ca),
             metrics_host=metrics_host,
             metrics_port=metrics_port,
@@ -98,7 +99,7 @@ def serve(
         server = Server(settings)
         try:
             server.start()
-            _greet(server)
+            _print_addresses(server)
             while True:
                 signal.pause()
         except KeyboardInterrupt:
@@ -109,12 +110,12 @@ def serve(
         raise click.ClickException(str(error)) from error
 
 
-def _greet(server: Server) -> None:
+def _print_addresses(server: Server) -> None:
     settings = server.settings
-    store = "the store of --redis-url" if settings.redis_url else f"a store of its own in {settings.data_dir}"
+    store = "the store of --redis-url" if settings.redis_url else f"an embedded store in {settings.data_dir}"
     click.echo(f"bandit server: {server.address} with {store}")
-    if settings.in_clear:
-        log.warning("what other machines send and are sent, the token with it, travels in clear: use --tls-cert")
+    if settings.unencrypted:
+        log.warning("traffic with other machines, the token included, is not encrypted: use --tls-cert and --tls-key")
     if server.dashboard_url:
         click.echo(f"dashboard:     {server.dashboard_url}")
     if server.metrics_port is not None:

@@ -1,4 +1,4 @@
-"""optima simulate"""
+"""`optima simulate`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,40 @@ import click
 
 from bandit_server.bandit.policy import POLICIES
 from bandit_server.bandit.simulation.scenarios import SCENARIOS
-from bandit_server.bandit.simulation.simulate import Outcome
-from bandit_server.bandit.simulation.simulate import simulate as play
+from bandit_server.bandit.simulation.simulate import Outcome, simulate
 
 
-@click.command()
+@click.command("simulate")
 @click.option("--policy", default="optima", show_default=True, metavar="NAME", help=f"{', '.join(POLICIES)}.")
 @click.option("--scenario", default="rotting", show_default=True, metavar="NAME", help=f"{', '.join(SCENARIOS)}.")
-@click.option("--horizon", default=500, show_default=True, type=click.IntRange(1), help="Pulls in all.")
-@click.option("--arms", default=7, show_default=True, type=click.IntRange(2), help="How many arms.")
-@click.option("--seeds", default=20, show_default=True, type=click.IntRange(1), help="How many drawings.")
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0), help="The first one's seed.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the policy.")
-def simulate(
+@click.option("--horizon", default=500, show_default=True, type=click.IntRange(1), help="Number of pulls.")
+@click.option("--arms", default=7, show_default=True, type=click.IntRange(2), help="Number of arms.")
+@click.option("--seeds", default=20, show_default=True, type=click.IntRange(1), help="Number of random problems.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first problem.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the policy; may be repeated.")
+def simulate_command(
     policy: str, scenario: str, horizon: int, arms: int, seeds: int, first_seed: int, options: Sequence[str]
 ) -> None:
-    """Play a policy on a problem whose answer is known.
+    """Play a policy on simulated problems, and print its regret.
 
-    Regret is what the best player would have gained more; the same seeds are played by `uniform`, too, which
-    chooses blindly.
+    Regret is the total reward that the best possible choices would have earned more. It is also printed for `uniform`,
+    which chooses at random, on the same problems.
     """
     if policy not in POLICIES:
         raise click.ClickException(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
-    settings = dict(_option(option) for option in options)
-    drawn = range(first_seed, first_seed + seeds)
+    policy_options = dict(_parse_option(option) for option in options)
+    problem_seeds = range(first_seed, first_seed + seeds)
     try:
-        outcomes = [play(policy, scenario, horizon, arms, seed, settings) for seed in drawn]
-        blind = [play("uniform", scenario, horizon, arms, seed) for seed in drawn]
+        outcomes = [simulate(policy, scenario, horizon, arms, seed, policy_options) for seed in problem_seeds]
+        uniform = [simulate("uniform", scenario, horizon, arms, seed) for seed in problem_seeds]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{scenario}: {horizon} pulls of {arms} arms, seeds {drawn[0]} to {drawn[-1]}\n")
-    _regrets({policy: outcomes, "uniform": blind})
-    _shares(outcomes)
+    click.echo(f"{scenario}: {horizon} pulls of {arms} arms, seeds {problem_seeds[0]} to {problem_seeds[-1]}\n")
+    _print_regrets({policy: outcomes, "uniform": uniform})
+    _print_shares(outcomes)
 
 
-def _option(text: str) -> tuple[str, float]:
+def _parse_option(text: str) -> tuple[str, float]:
     name, separator, value = text.partition("=")
     try:
         number = float(value)
@@ -55,18 +54,18 @@ def _option(text: str) -> tuple[str, float]:
     return name, number
 
 
-def _regrets(played: dict[str, list[Outcome]]) -> None:
-    width = max(len("REGRET OF"), *map(len, played))
+def _print_regrets(outcomes_by_policy: dict[str, list[Outcome]]) -> None:
+    width = max(len("REGRET OF"), *map(len, outcomes_by_policy))
     click.echo(f"{'REGRET OF':{width}}  {'MEAN':>9}  {'ST. ERROR':>9}  {'WORST SEED':>10}")
-    for name, outcomes in played.items():
+    for name, outcomes in outcomes_by_policy.items():
         regrets = [outcome.regret for outcome in outcomes]
         error = f"{stdev(regrets) / math.sqrt(len(regrets)):9.4g}" if len(regrets) > 1 else f"{'':9}"
         click.echo(f"{name:{width}}  {fmean(regrets):9.4g}  {error}  {max(regrets):10.4g}")
 
 
-def _shares(outcomes: Sequence[Outcome]) -> None:
-    """Where the pulls went. Rank 1 is the arm that would have paid most at the time of the pull."""
+def _print_shares(outcomes: Sequence[Outcome]) -> None:
+    """Print each rank's share of the pulls; rank 1 is the arm with the highest reward at the time of the pull."""
     total = sum(map(sum, (outcome.ranks for outcome in outcomes)))
     shares = [sum(rank) / total for rank in zip(*(outcome.ranks for outcome in outcomes), strict=True)]
-    click.echo("\nSHARE OF PULLS, by what the arm would have paid at the time, the best one first")
+    click.echo("\nSHARE OF PULLS, by the arm's rank at the time of the pull, best arm first")
     click.echo("  ".join(f"{share:.1%}" for share in shares))

@@ -1,5 +1,5 @@
-"""The dashboard: a gRPC client of the bandit server that shows what the server believes, live, in a browser.
+"""The dashboard: a gRPC client of the bandit server that shows the server's runs live in a browser.
 
-It keeps nothing of its own and changes nothing: `upstream` talks to the server, `views` folds what it says,
-`feed` fans it out to browsers, `app` serves pages, JSON and server-sent events.
+It stores nothing. `view` turns the server's messages into what the pages draw (no I/O), `live` keeps one
+subscription per run and sends it to every browser, `web` serves pages, JSON and server-sent events.
 """

@@ -1,0 +1,1 @@
+"""The gRPC service: handlers, request validation, authentication, metrics."""

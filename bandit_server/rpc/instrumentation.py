@@ -1,16 +1,17 @@
-"""What every call of the Bandit service passes through: its bytes are read, and it is timed, counted and logged."""
+"""The handlers of the Bandit service: each parses its request, and times, counts and logs the call."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import Counter
 
 from bandit_server.errors import Invalid
@@ -22,161 +23,158 @@ from protos.optima.v1 import bandit_pb2_grpc as rpc
 log = logging.getLogger("bandit_server.calls")
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Bandit"]
-NAME = _SERVICE.full_name
-_METHODS = frozenset(f"/{NAME}/{method.name}" for method in _SERVICE.methods)
-# What changes a run as a whole is told in the log; what happens every round only when somebody wants to know.
-_TOLD = frozenset({"CreateRun", "FinishRun", "DeleteRun", "UpdateArm", "RestoreRun"})
+SERVICE_NAME = _SERVICE.full_name
+# Calls that change a run as a whole are logged at INFO, those of every round at DEBUG.
+_LOGGED_AT_INFO = frozenset({"CreateRun", "FinishRun", "DeleteRun", "UpdateArm", "RestoreRun"})
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    Parse = Callable[[bytes], Any]
+    Unary = Callable[[Any, Context], Awaitable[Any]]
+    Stream = Callable[[Any, Context], AsyncIterator[Any]]
 
 
-class Edge:
-    """Stands around the handlers themselves: an interceptor costs every call a task's worth of time."""
+class Instrumentation:
+    """Builds instrumented handlers from the service's descriptor.
+
+    An interceptor that did the same would cost every call a task of its own.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._wrapped: dict[tuple[str, Any], Handler] = {}
 
-    def serve(self, servicer: rpc.BanditServicer, server: grpc.aio.Server) -> None:
-        """Add the service to a server, everything around it."""
-        rpc.add_BanditServicer_to_server(servicer, cast(grpc.aio.Server, _Handlers(self, server)))
+    def add_to_server(self, servicer: rpc.BanditServicer, server: grpc.aio.Server) -> None:
+        """Add the service to a server that has not started."""
+        handlers = {method.name: self._handler(method, getattr(servicer, method.name)) for method in _SERVICE.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+        server.add_registered_method_handlers(SERVICE_NAME, handlers)
 
-    def around(self, path: str, handler: Handler) -> Handler:
-        """A method's handler, or another one in its place, with everything around it; `path` as gRPC has it.
+    def refusals(self, refuse: Unary) -> dict[str, Handler]:
+        """Return a handler that refuses a call with its request unread, by path, for each method of the service.
 
-        Other services' handlers are returned as they are: a label must not have any value that a stranger sends.
+        There are none for other methods: a label of the metrics must not have values that callers choose.
         """
-        if path not in _METHODS:
-            return handler
-        key = (path, handler)
-        if key not in self._wrapped:
-            self._wrapped[key] = self._wrap(path.rpartition("/")[2], handler)
-        return self._wrapped[key]
+        return {
+            f"/{SERVICE_NAME}/{method.name}": grpc.unary_unary_rpc_method_handler(self._unary(method, None, refuse))
+            for method in _SERVICE.methods
+        }
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
-        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        read = handler.request_deserializer
-        call = _Call(self._metrics, method, "server_stream" if handler.response_streaming else "unary")
+    def _handler(self, method: MethodDescriptor, behaviour: Any) -> Handler:
+        if method.client_streaming:
+            raise NotImplementedError(f"{method.name}: handlers of streams of requests are not implemented")
+        parse: Parse = GetMessageClass(method.input_type).FromString
+        serialize = GetMessageClass(method.output_type).SerializeToString
+        if method.server_streaming:
+            stream = self._stream(method, parse, behaviour)
+            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, parse, behaviour), response_serializer=serialize)
 
-        async def answer(given: bytes, context: Context) -> Any:
-            with call.observed(context) as observed:
-                request = await observed.read(read, given)
-                return await behaviour(request, context)
+    def _unary(self, method: MethodDescriptor, parse: Parse | None, behaviour: Unary) -> Unary:
+        counters = _MethodMetrics(self._metrics, method)
 
-        async def stream(given: bytes, context: Context) -> AsyncIterator[Any]:
-            with call.observed(context) as observed, self._metrics.watchers.track_inprogress():
-                request = await observed.read(read, given)
+        async def respond(message: bytes, context: Context) -> Any:
+            with _ObservedCall(counters, context) as call:
+                return await behaviour(await call.parse(parse, message), context)
+
+        return respond
+
+    def _stream(self, method: MethodDescriptor, parse: Parse, behaviour: Stream) -> Stream:
+        counters = _MethodMetrics(self._metrics, method)
+
+        async def respond(message: bytes, context: Context) -> AsyncIterator[Any]:
+            with _ObservedCall(counters, context) as call, self._metrics.watchers.track_inprogress():
+                request = await call.parse(parse, message)
                 async for response in behaviour(request, context):
                     yield response
 
-        write = handler.response_serializer
-        if inspect.isasyncgenfunction(behaviour):
-            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=write)
-        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=write)
+        return respond
 
 
-class _Handlers:
-    """Takes the place of a server to which a service is added."""
+class _MethodMetrics:
+    """The metrics of one method, with its labels set."""
 
-    def __init__(self, edge: Edge, server: grpc.aio.Server) -> None:
-        self._edge = edge
-        self._server = server
-
-    def add_generic_rpc_handlers(self, _: object) -> None:
-        """The same once more."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """See grpc.aio.Server."""
-        around = {name: self._edge.around(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, around),))
-        self._server.add_registered_method_handlers(service, around)
-
-
-class _Call:
-    """The numbers of one method."""
-
-    def __init__(self, metrics: Metrics, method: str, kind: str) -> None:
-        labels = (kind, NAME, method)
-        self._labels = labels
+    def __init__(self, metrics: Metrics, method: MethodDescriptor) -> None:
+        kind = "server_stream" if method.server_streaming else "unary"
+        self._labels = (kind, SERVICE_NAME, method.name)
         self._handled: dict[grpc.StatusCode, Counter] = {}
-        self.method = method
+        self.method = method.name
         self.metrics = metrics
-        self.started = metrics.started.labels(*labels)
-        self.handling = metrics.handling.labels(*labels)
+        self.started = metrics.started.labels(*self._labels)
+        self.handling = metrics.handling.labels(*self._labels)
 
-    def ended(self, code: grpc.StatusCode) -> None:
-        """Count a call; a status that never was has no number."""
+    def handled(self, code: grpc.StatusCode) -> Counter:
+        """Return the counter of a status; a status has no time series before its first call."""
         if code not in self._handled:
             self._handled[code] = self.metrics.handled.labels(*self._labels, code.name)
-        self._handled[code].inc()
-
-    def observed(self, context: Context) -> _Observed:
-        return _Observed(self, context)
+        return self._handled[code]
 
 
-class _Observed:
-    """One call, from its first byte to its last."""
+class _ObservedCall:
+    """One call, from its arrival to its end."""
 
-    def __init__(self, call: _Call, context: Context) -> None:
-        self._call = call
+    def __init__(self, counters: _MethodMetrics, context: Context) -> None:
+        self._counters = counters
         self._context = context
 
-    def __enter__(self) -> _Observed:
-        self._began = time.perf_counter()
-        self._call.started.inc()
+    def __enter__(self) -> _ObservedCall:
+        self._start = time.perf_counter()
+        self._counters.started.inc()
         return self
 
-    async def read(self, deserializer: Callable[[bytes], Any] | None, given: bytes) -> Any:
-        """The request. Bytes that are none end the call."""
-        left = self._context.time_remaining()
-        if left is not None and left <= 0:
-            # Nobody waits for the answer; what it would write, nobody would know of.
+    async def parse(self, parse: Parse | None, message: bytes) -> Any:
+        """Parse the request; abort with INVALID_ARGUMENT if it does not decode.
+
+        A call whose deadline has passed is aborted with DEADLINE_EXCEEDED: its caller would not learn of what it wrote.
+        With no `parse` the message is returned as it is.
+        """
+        seconds_left = self._context.time_remaining()
+        if seconds_left is not None and seconds_left <= 0:
             await self._context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline had passed on its arrival"
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline had passed when it arrived"
             )
-        if deserializer is None:
-            return given
+        if parse is None:
+            return message
+        method = self._counters.method
         try:
-            request = deserializer(given)
+            request = parse(message)
         except DecodeError:
-            sentence = f"the request is no {self._call.method}Request: its {len(given)} bytes cannot be read"
+            sentence = f"the request does not decode as {method}Request ({len(message)} bytes)"
             reason = (("optima-reason", Invalid.reason),)
             await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence, reason)
         if isinstance(request, Message):
             REQUEST.set(request)
-        if self._call.method == "ListRuns":
-            # For `optima doctor`; a message of the contract would be a change of the contract.
-            about = (("optima-version", own_version()), ("optima-time", f"{time.time():.3f}"))
-            self._context.set_trailing_metadata(about)
+        if method == "ListRuns":
+            # For `optima doctor`, as metadata so that the messages of the contract stay as they are.
+            metadata = (("optima-version", own_version()), ("optima-time", f"{time.time():.3f}"))
+            self._context.set_trailing_metadata(metadata)
         return request
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start
         code = self._code(error)
-        call = self._call
-        call.handling.observe(seconds)
-        call.ended(code)
+        counters = self._counters
+        counters.handling.observe(seconds)
+        counters.handled(code).inc()
         reason = ""
         if code is not grpc.StatusCode.OK:
             reason = str(dict(self._context.trailing_metadata() or ()).get("optima-reason", ""))
             if reason:
-                call.metrics.refusals.labels(reason).inc()
-        level = logging.INFO if call.method in _TOLD else logging.DEBUG
+                counters.metrics.refusals.labels(reason).inc()
+        level = logging.INFO if counters.method in _LOGGED_AT_INFO else logging.DEBUG
         if log.isEnabledFor(level):
             details = {"code": code.name, "seconds": round(seconds, 6), **({"reason": reason} if reason else {})}
-            log.log(level, "%s", call.method, extra={"details": details})
+            log.log(level, "%s", counters.method, extra={"details": details})
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):
-            told: Any = self._context.code()
-            return told if isinstance(told, grpc.StatusCode) else _CODES[told or 0]
+            code: Any = self._context.code()
+            return code if isinstance(code, grpc.StatusCode) else _CODES[code or 0]
         if isinstance(error, Exception):
             return grpc.StatusCode.UNKNOWN
-        # Cancelled, or a stream that is closed: the caller's doing, or its deadline's.
-        left = self._context.time_remaining()
-        late = left is not None and left <= 0
+        # Cancelled, or a closed stream: by the caller, or because its deadline has passed.
+        seconds_left = self._context.time_remaining()
+        late = seconds_left is not None and seconds_left <= 0
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED

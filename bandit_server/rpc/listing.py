@@ -1,4 +1,4 @@
-"""All runs, newest first, a page at a time."""
+"""ListRuns: all runs, newest first, in pages."""
 
 from __future__ import annotations
 
@@ -9,51 +9,60 @@ from collections.abc import Sequence
 from bandit_server.errors import Invalid, RunDeleted, RunNotFound
 from bandit_server.replica import snapshots
 from bandit_server.replica.runs import Runs
-from bandit_server.rpc import validation as checks
+from bandit_server.rpc import validation
 from bandit_server.run import summary
 from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb
 
 LARGEST_PAGE = 500
-# Summaries kept, so that a list that is looked at often is not read anew; one of a run that has moved on is another.
-SUMMARIES_KEPT = 10_000
+# Summaries cached, so that a list that is shown often is not read anew. One of a run that has moved on is replaced.
+CACHED_SUMMARIES = 10_000
 
 
 class Listing:
-    """Pages of runs, as this replica's store has them."""
+    """Pages of the runs in this replica's store."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
-        # By run: version, incarnation and fingerprint of the last event, and the summary as bytes, which are smaller.
-        self._kept: OrderedDict[str, tuple[int, str, str, bytes]] = OrderedDict()
+        # By run: version, incarnation and fingerprint of the last event, and the serialized summary (smaller than one
+        # that is parsed).
+        self._cache: OrderedDict[str, tuple[int, str, str, bytes]] = OrderedDict()
 
     async def page(self, size: int, token: str) -> pb.ListRunsResponse:
-        """At most `size` runs (0: the most there may be) after those of the page whose token this is."""
+        """Return one page of runs.
+
+        Args:
+            size: The most runs of the page; 0 for LARGEST_PAGE.
+            token: `next_page_token` of the previous page; empty for the first.
+
+        Raises:
+            Invalid: The token is of no page.
+        """
         size = min(size or LARGEST_PAGE, LARGEST_PAGE)
         rows = await self._runs.store.names(size + 1, _position(token))
         names = [name for _, name in rows[:size]]
-        told = await self._summaries(names)
-        workers = [(run.run, worker.worker) for run in told for worker in run.workers]
+        summaries = await self._summaries(names)
+        workers = [(run.run, worker.worker) for run in summaries for worker in run.workers]
         pulses = await self._runs.store.pulses(workers)
-        page = pb.ListRunsResponse(runs=[summary.with_pulses(run, pulses) for run in told])
+        page = pb.ListRunsResponse(runs=[summary.with_pulses(run, pulses) for run in summaries])
         if len(rows) > size:
             created, name = rows[size - 1]
             page.next_page_token = f"{created!r}/{name}"
         return page
 
     async def _summaries(self, names: Sequence[str]) -> list[pb.RunSummary]:
-        # Listed before its first event, or until after its deletion, a name may have no run.
+        # A name is listed shortly before the run's first event and after its deletion: then it has no run.
         heads = {
             name: head
             for name, head in zip(names, await self._runs.store.heads(names), strict=True)
             if head.version and not head.deleted
         }
-        unknown = [name for name, head in heads.items() if not self._knows(name, head)]
+        missing = [name for name, head in heads.items() if not self._is_cached(name, head)]
         fields = [snapshots.OF, snapshots.SUMMARY]
-        kept = dict(zip(unknown, await self._runs.store.kept(unknown, fields), strict=True))
-        for name in unknown:
+        stored = dict(zip(missing, await self._runs.store.kept(missing, fields), strict=True))
+        for name in missing:
             head = heads[name]
-            line = snapshots.told(name, kept[name], head)
+            line = snapshots.told(name, stored[name], head)
             if line is None:
                 try:
                     state = self._runs.at_hand(name, head) or await self._runs.state(name)
@@ -61,29 +70,29 @@ class Listing:
                     del heads[name]
                     continue
                 line = summary.summary(state)
-            self._kept[name] = (line.version, line.incarnation, head.last if line.version == head.version else "",
-                                line.SerializeToString())  # fmt: skip
+            self._cache[name] = (line.version, line.incarnation, head.last if line.version == head.version else "",
+                                 line.SerializeToString())  # fmt: skip
         for name in heads:
-            self._kept.move_to_end(name)
-        told = [pb.RunSummary.FromString(self._kept[name][-1]) for name in heads]
-        while len(self._kept) > SUMMARIES_KEPT:
-            self._kept.popitem(last=False)
-        return told
+            self._cache.move_to_end(name)
+        summaries = [pb.RunSummary.FromString(self._cache[name][-1]) for name in heads]
+        while len(self._cache) > CACHED_SUMMARIES:
+            self._cache.popitem(last=False)
+        return summaries
 
-    def _knows(self, name: str, head: Head) -> bool:
-        return self._kept.get(name, ())[:-1] == (head.version, head.incarnation, head.last)
+    def _is_cached(self, name: str, head: Head) -> bool:
+        return self._cache.get(name, ())[:-1] == (head.version, head.incarnation, head.last)
 
 
 def _position(token: str) -> tuple[float, str] | None:
-    """Where a page starts: (creation, name) of the last run before it."""
+    """Parse a page token into (creation, name) of the last run before the page."""
     if not token:
         return None
     created, _, name = token.partition("/")
     try:
-        at = float(created)
-        checks.name(name, "run")
+        seconds = float(created)
+        validation.check_name(name, "run")
     except (ValueError, Invalid):
-        at = math.nan
-    if not math.isfinite(at):
-        raise Invalid("page_token is none that ListRuns has given")
-    return at, name
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise Invalid("invalid page_token; pass the next_page_token of the previous response")
+    return seconds, name

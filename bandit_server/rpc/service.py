@@ -1,4 +1,4 @@
-"""The RPCs: requests checked, given to the runs, and answered; refusals as status codes."""
+"""The RPCs: each method checks its request, executes it on the run, and turns errors into status codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import grpc.aio
 
 from bandit_server.errors import ServerError, StoreUnavailable, WorkersAlive
 from bandit_server.replica.runs import DEADLINE, InTime, Runs
-from bandit_server.rpc import validation as checks
+from bandit_server.rpc import validation
 from bandit_server.rpc.listing import Listing
 from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
@@ -27,48 +27,53 @@ from protos.optima.v1 import bandit_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 
-Q = TypeVar("Q")
-R = TypeVar("R")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 if TYPE_CHECKING:
     # Generic for the type checker only.
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-async def _refuse(context: Context, error: Exception) -> NoReturn:
-    """End the call with the error's status, sentence and reason (bandit.proto, "Status codes")."""
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    """Abort the call with the error's status, message and reason (bandit.proto, "Status codes")."""
     if isinstance(error, ServerError):
         metadata: tuple[tuple[str, str | bytes], ...] = (("optima-reason", error.reason), *error.metadata)
         await context.abort(grpc.StatusCode[error.status], str(error), metadata)
     log.error("a call failed", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"the server has a fault: {type(error).__name__}; its log has more")
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"internal error of the server: {type(error).__name__}; see the server's log"
+    )
 
 
-def _answering(
-    method: Callable[[Service, Q], Awaitable[R]],
-) -> Callable[[Service, Q, Context], Awaitable[R]]:
+def _refusing(
+    method: Callable[[Service, Request], Awaitable[Response]],
+) -> Callable[[Service, Request, Context], Awaitable[Response]]:
+    """Decorate a method so that its errors abort the call."""
+
     @functools.wraps(method)
-    async def call(self: Service, request: Q, context: Context) -> R:
+    async def call(self: Service, request: Request, context: Context) -> Response:
         try:
             return await method(self, request)
         except Exception as error:
-            await _refuse(context, error)
+            await _abort(context, error)
 
     return call
 
 
 class Service(rpc.BanditServicer):
-    """The servicer. What each call does, takes and refuses is written in bandit.proto."""
+    """The servicer. bandit.proto documents each method: its request, its effect and its errors."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
         self._listing = Listing(runs)
 
-    @_answering
+    @_refusing
     async def CreateRun(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse:
+        """Create a run, or join one with an equal spec; start the worker's process."""
         caller = request.caller
-        checks.caller(caller, optional=True)
-        checks.info(request.info)
-        request.spec.CopyFrom(checks.spec(request.spec))
+        validation.check_caller(caller, optional=True)
+        validation.check_info(request.info)
+        request.spec.CopyFrom(validation.normalized_spec(request.spec))
         incarnation = secrets.token_hex(8)
 
         def decide(state: RunState, _: Recalled | None) -> Decision[bool]:
@@ -76,27 +81,31 @@ class Service(rpc.BanditServicer):
 
         created, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
         next_round = state.workers[caller.worker].settled.first_open if caller.worker else 0
-        return pb.CreateRunResponse(run=await self._told(state), created=created, next_round=next_round)
+        return pb.CreateRunResponse(run=await self._summary(state), created=created, next_round=next_round)
 
-    @_answering
+    @_refusing
     async def GetRun(self, request: pb.GetRunRequest) -> pb.GetRunResponse:
-        checks.name(request.run, "run")
-        return pb.GetRunResponse(run=await self._told(await self._runs.state(request.run)))
+        """Return the summary of a run."""
+        validation.check_name(request.run, "run")
+        return pb.GetRunResponse(run=await self._summary(await self._runs.state(request.run)))
 
-    @_answering
+    @_refusing
     async def ListRuns(self, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
+        """Return a page of all runs, newest first."""
         return await self._listing.page(request.page_size, request.page_token)
 
-    @_answering
+    @_refusing
     async def FinishRun(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse:
-        checks.name(request.run, "run")
-        checks.text(request.actor, "actor")
+        """End a run."""
+        validation.check_name(request.run, "run")
+        validation.check_text(request.actor, "actor")
         _, state = await self._runs.execute(request.run, lambda state, _: lifecycle.finish(state, request.actor))
-        return pb.FinishRunResponse(run=await self._told(state))
+        return pb.FinishRunResponse(run=await self._summary(state))
 
-    @_answering
+    @_refusing
     async def DeleteRun(self, request: pb.DeleteRunRequest) -> pb.DeleteRunResponse:
-        checks.name(request.run, "run")
+        """Delete a run's history, and leave a tombstone."""
+        validation.check_name(request.run, "run")
         state = await self._runs.state(request.run)
         if not request.force:
             pulses = await self._runs.store.pulses([(request.run, worker) for worker in state.workers])
@@ -109,18 +118,20 @@ class Service(rpc.BanditServicer):
         await self._runs.delete(request.run)
         return pb.DeleteRunResponse()
 
-    @_answering
+    @_refusing
     async def UpdateArm(self, request: pb.UpdateArmRequest) -> pb.UpdateArmResponse:
-        checks.name(request.run, "run")
-        checks.name(request.arm, "arm")
-        checks.text(request.actor, "actor")
+        """Pause or resume an arm."""
+        validation.check_name(request.run, "run")
+        validation.check_name(request.arm, "arm")
+        validation.check_text(request.actor, "actor")
         _, state = await self._runs.execute(request.run, lambda state, _: lifecycle.update_arm(state, request))
-        return pb.UpdateArmResponse(run=await self._told(state))
+        return pb.UpdateArmResponse(run=await self._summary(state))
 
-    @_answering
+    @_refusing
     async def SelectArm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
-        checks.caller(request.caller)
-        checks.round(request.round)
+        """Choose the arm of a worker's round."""
+        validation.check_caller(request.caller)
+        validation.check_round(request.round)
         return await self._select(request)
 
     async def _select(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
@@ -132,15 +143,16 @@ class Service(rpc.BanditServicer):
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
 
-    @_answering
+    @_refusing
     async def ReportReward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
+        """Store the measurement of a worker's round, and choose the next arm if asked to."""
         caller = request.caller
-        checks.caller(caller)
-        checks.round(request.round)
-        checks.chosen(request.arm, request.chosen_by)
-        checks.measurement(request.measurement)
+        validation.check_caller(caller)
+        validation.check_round(request.round)
+        validation.check_choice(request.arm, request.chosen_by)
+        validation.check_measurement(request.measurement)
         if request.HasField("select_round"):
-            checks.round(request.select_round)
+            validation.check_round(request.select_round)
             return await self._report_and_select(request)
 
         def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
@@ -150,36 +162,38 @@ class Service(rpc.BanditServicer):
 
     async def _report_and_select(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
         caller = request.caller
-        # Also if it takes two appends, both are within the time of one.
+        # One deadline for both, even if they take two appends.
         async with InTime():
             alive = await self._runs.alive(caller.run, besides=caller.worker)
 
             def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
                 return rounds.report_and_select(state, request, alive, recalled)
 
-            answer, _ = await self._runs.execute(caller.run, decide, worker=caller.worker)
-            if not answer.HasField("selected"):
+            response, _ = await self._runs.execute(caller.run, decide, worker=caller.worker)
+            if not response.HasField("selected"):
                 selection = pb.SelectArmRequest(caller=caller, round=request.select_round)
-                answer.selected.CopyFrom(await self._select(selection))
-        return answer
+                response.selected.CopyFrom(await self._select(selection))
+        return response
 
-    @_answering
+    @_refusing
     async def Heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
-        checks.heartbeat(request)
+        """Store a worker's heartbeat."""
+        validation.check_heartbeat(request)
         caller = request.caller
         state = await self._runs.state(caller.run)
         check_caller(state, caller)
-        told = pb.HeartbeatResponse(incarnation=state.incarnation, version=state.version, finished=state.finished)
+        response = pb.HeartbeatResponse(incarnation=state.incarnation, version=state.version, finished=state.finished)
         await self._runs.beat(caller.run, caller.worker, request.SerializeToString())
-        return told
+        return response
 
-    @_answering
+    @_refusing
     async def RestoreRun(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse:
+        """Restore lost history from a worker's journal."""
         caller = request.caller
-        checks.caller(caller)
-        checks.info(request.info)
-        request.spec.CopyFrom(checks.spec(request.spec))
-        checks.records(request)
+        validation.check_caller(caller)
+        validation.check_info(request.info)
+        request.spec.CopyFrom(validation.normalized_spec(request.spec))
+        validation.check_records(request)
         incarnation = secrets.token_hex(8)
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -187,31 +201,33 @@ class Service(rpc.BanditServicer):
 
             def decide(state: RunState, _: Recalled | None, history: list[pb.Event] = history) -> Decision[int]:
                 if len(history) != state.version:
-                    raise _Moved
+                    raise _Changed
                 return restore.restore(state, request, restore.Recorded(caller.worker, history), incarnation)
 
             try:
                 restored, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
-                return pb.RestoreRunResponse(run=await self._told(state), restored=restored)
-            except _Moved:
+                return pb.RestoreRunResponse(run=await self._summary(state), restored=restored)
+            except _Changed:
                 if time.monotonic() > deadline:
-                    raise StoreUnavailable(f"run {caller.run} moves on faster than it can be read; try again") from None
+                    raise StoreUnavailable(
+                        f"run {caller.run} changes faster than its history can be read; try again"
+                    ) from None
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
-        """See bandit.proto."""
+        """Yield a run's history, then new events as they are appended."""
         try:
-            checks.name(request.run, "run")
+            validation.check_name(request.run, "run")
             async for batch in watch(self._runs, request.run, request.from_version, request.incarnation):
                 yield batch
         except Exception as error:
-            await _refuse(context, error)
+            await _abort(context, error)
 
-    async def _told(self, state: RunState) -> pb.RunSummary:
-        # Before anything is awaited: the state goes on changing.
-        told = summary.summary(state)
-        pulses = await self._runs.store.pulses([(told.run, worker.worker) for worker in told.workers])
-        return summary.with_pulses(told, pulses)
+    async def _summary(self, state: RunState) -> pb.RunSummary:
+        # Before the first await, after which the state may change.
+        run = summary.summary(state)
+        pulses = await self._runs.store.pulses([(run.run, worker.worker) for worker in run.workers])
+        return summary.with_pulses(run, pulses)
 
 
-class _Moved(Exception):
-    """The run has moved on since its history was read."""
+class _Changed(Exception):
+    """Events were appended to the run since its history was read."""

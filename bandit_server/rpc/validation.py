@@ -1,4 +1,7 @@
-"""Requests checked once, at the edge: behind it every name, number and size is what it should be."""
+"""Validation of requests, done once in the service: the code behind it relies on every name, number and size.
+
+Every check raises Invalid, with a sentence that says what is wrong and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from bandit_server.errors import Invalid
 from bandit_server.run.state import JOINT, build_policy
 from protos.optima.v1 import bandit_pb2 as pb
 
-# Not "." and "..": a name is a directory's, and a part of an address, too.
+# Excludes "." and "..": a name is also used as a directory and in URLs.
 NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
 MOST_ARMS = 256
 MOST_MODULES = 4096
@@ -18,169 +21,178 @@ MOST_ENTRIES = 256
 LONGEST_TEXT = 256
 LONGEST_ROUND = 2**40
 MOST_RECORDS = 2000
-# 30 years; the sum of any number of them is finite.
+# 30 years; a sum of any number of rounds stays finite.
 LONGEST_SECONDS = 1e9
 
 
-def name(value: str, what: str) -> None:
-    """The name of a run, an arm or a worker."""
+def check_name(value: str, what: str) -> None:
+    """Check the name of a run, an arm or a worker.
+
+    Args:
+        value: The name.
+        what: The kind of thing it names, for the error.
+    """
     if not NAME.fullmatch(value):
         raise Invalid(
-            f"{what} {brief(value)} is no name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, "
+            f"{what} {abbreviated(value)} is not a valid name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, "
             "and neither . nor .."
         )
 
 
-def brief(value: str) -> str:
-    """A stranger's text, fit to be repeated in a message."""
+def abbreviated(value: str) -> str:
+    """Return text from a caller, quoted and cut to a length that fits into an error."""
     return repr(value) if len(value) <= 80 else f"{value[:80]!r}… ({len(value)} characters)"
 
 
-def caller(given: pb.Caller, optional: bool = False) -> None:
-    """A worker and its process; with `optional` both may be absent."""
-    name(given.run, "run")
-    text(given.incarnation, "caller.incarnation")
-    if optional and not given.worker and not given.process:
+def check_caller(caller: pb.Caller, optional: bool = False) -> None:
+    """Check a worker and its process; with `optional` both may be absent."""
+    check_name(caller.run, "run")
+    check_text(caller.incarnation, "caller.incarnation")
+    if optional and not caller.worker and not caller.process:
         return
-    name(given.worker, "worker")
-    name(given.process, "caller.process")
+    check_name(caller.worker, "worker")
+    check_name(caller.process, "caller.process")
 
 
-def round(number: int) -> None:
-    """A round's number."""
+def check_round(number: int) -> None:
+    """Check a round's number."""
     if not 0 <= number < LONGEST_ROUND:
-        raise Invalid(f"round is {number}; rounds are numbered from 0, up to 2^40")
+        raise Invalid(f"round is {number}; expected a number from 0 to 2^40 - 1")
 
 
-def text(value: str, what: str) -> None:
-    """A line that is shown only."""
+def check_text(value: str, what: str) -> None:
+    """Check a line of text that is only displayed."""
     if len(value) > LONGEST_TEXT or not value.isprintable():
-        raise Invalid(f"{what} is {brief(value)}; expected at most {LONGEST_TEXT} printable characters")
+        raise Invalid(f"{what} is {abbreviated(value)}; expected at most {LONGEST_TEXT} printable characters")
 
 
-def spec(given: pb.RunSpec) -> pb.RunSpec:
-    """A run's spec, with what is not set in it set to what that means."""
-    _arms(given.arms)
-    text(given.policy.name, "spec.policy.name")
-    _numbers(given.policy.options, "spec.policy.options")
-    if given.reward not in pb.RewardKind.values() or given.train not in pb.TrainMode.values():
+def normalized_spec(spec: pb.RunSpec) -> pb.RunSpec:
+    """Check a run's spec, and return a copy with unset enums replaced by their defaults."""
+    _check_arms(spec.arms)
+    check_text(spec.policy.name, "spec.policy.name")
+    _check_numbers(spec.policy.options, "spec.policy.options")
+    if spec.reward not in pb.RewardKind.values() or spec.train not in pb.TrainMode.values():
         raise Invalid("spec.reward or spec.train has a value that this server does not know")
-    if not 0.0 <= given.tail <= 1.0:
-        raise Invalid(f"spec.tail is {given.tail}; expected a share of the rounds, in [0, 1]")
-    if given.steps_per_round < 1:
-        raise Invalid("spec.steps_per_round is 0; a round has at least one optimizer step")
-    normal = pb.RunSpec()
-    normal.CopyFrom(given)
-    normal.reward = given.reward or pb.REWARD_KIND_RELATIVE
-    normal.train = given.train or pb.TRAIN_MODE_FORCED
+    if not 0.0 <= spec.tail <= 1.0:
+        raise Invalid(f"spec.tail is {spec.tail}; expected a share of the rounds, in [0, 1]")
+    if spec.steps_per_round < 1:
+        raise Invalid("spec.steps_per_round is 0; expected at least one optimizer step")
+    normalized = pb.RunSpec()
+    normalized.CopyFrom(spec)
+    normalized.reward = spec.reward or pb.REWARD_KIND_RELATIVE
+    normalized.train = spec.train or pb.TRAIN_MODE_FORCED
     try:
-        build_policy(normal)
+        build_policy(normalized)
     except ValueError as error:
         raise Invalid(f"spec.policy: {error}") from error
-    return normal
+    return normalized
 
 
-def info(given: pb.WorkerInfo) -> None:
-    """What a worker tells of itself."""
-    text(given.device, "info.device")
-    text(given.recipe, "info.recipe")
-    _texts(given.versions, "info.versions")
-    _numbers(given.teacher_metrics, "info.teacher_metrics")
-    _numbers(given.student_metrics, "info.student_metrics")
-    if not math.isfinite(given.total_loss):
-        raise Invalid(f"info.total_loss is {given.total_loss}; expected a finite number, or none")
+def check_info(info: pb.WorkerInfo) -> None:
+    """Check a worker's description of itself."""
+    check_text(info.device, "info.device")
+    check_text(info.recipe, "info.recipe")
+    _check_texts(info.versions, "info.versions")
+    _check_numbers(info.teacher_metrics, "info.teacher_metrics")
+    _check_numbers(info.student_metrics, "info.student_metrics")
+    if not math.isfinite(info.total_loss):
+        raise Invalid(f"info.total_loss is {info.total_loss}; expected a finite number, or none")
 
 
-def chosen(arm: str, by: pb.ChosenBy.ValueType) -> None:
-    """An arm and who chose it."""
-    name(arm, "arm")
+def check_choice(arm: str, by: pb.ChosenBy.ValueType) -> None:
+    """Check an arm and who chose it."""
+    check_name(arm, "arm")
     if by not in (pb.CHOSEN_BY_POLICY, pb.CHOSEN_BY_FALLBACK, pb.CHOSEN_BY_TAIL):
         raise Invalid("chosen_by is not set; expected POLICY, FALLBACK or TAIL")
 
 
-def measurement(given: pb.Measurement) -> None:
-    """What a round measured."""
-    if given.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
+def check_measurement(measurement: pb.Measurement) -> None:
+    """Check the measurement of a round."""
+    if measurement.outcome not in (pb.OUTCOME_MEASURED, pb.OUTCOME_DIVERGED):
         raise Invalid("measurement.outcome is not set; expected MEASURED or DIVERGED")
     for field, loss in (
-        ("before", given.before),
-        ("after", given.after),
-        ("total_loss", given.total_loss),
-        ("train_loss", given.train_loss),
+        ("before", measurement.before),
+        ("after", measurement.after),
+        ("total_loss", measurement.total_loss),
+        ("train_loss", measurement.train_loss),
     ):
         if not math.isfinite(loss):
-            raise Invalid(f"measurement.{field} is {loss}; a round whose loss is not finite is reported as DIVERGED")
-    for field, value in (("seconds", given.seconds), ("probe_seconds", given.probe_seconds)):
+            raise Invalid(f"measurement.{field} is {loss}; report a round whose loss is not finite as DIVERGED")
+    for field, value in (("seconds", measurement.seconds), ("probe_seconds", measurement.probe_seconds)):
         if not 0 <= value <= LONGEST_SECONDS:
             raise Invalid(f"measurement.{field} is {value}; expected seconds, from 0 to {LONGEST_SECONDS:g}")
-    _numbers(given.terms, "measurement.terms")
-    _numbers(given.metrics, "measurement.metrics")
+    _check_numbers(measurement.terms, "measurement.terms")
+    _check_numbers(measurement.metrics, "measurement.metrics")
 
 
-def heartbeat(given: pb.HeartbeatRequest) -> None:
-    """A sign of life."""
-    caller(given.caller)
-    round(given.round)
-    if not (math.isfinite(given.steps_per_second) and given.steps_per_second >= 0):
-        raise Invalid(f"steps_per_second is {given.steps_per_second}; expected a finite number, 0 or more")
-    _texts(given.versions, "versions")
+def check_heartbeat(heartbeat: pb.HeartbeatRequest) -> None:
+    """Check a heartbeat."""
+    check_caller(heartbeat.caller)
+    check_round(heartbeat.round)
+    if not (math.isfinite(heartbeat.steps_per_second) and heartbeat.steps_per_second >= 0):
+        raise Invalid(f"steps_per_second is {heartbeat.steps_per_second}; expected a finite number, 0 or more")
+    _check_texts(heartbeat.versions, "versions")
 
 
-def records(given: pb.RestoreRunRequest) -> None:
-    """The rounds of a journal."""
-    if len(given.records) > MOST_RECORDS:
-        raise Invalid(f"{len(given.records)} records in one call; expected at most {MOST_RECORDS}")
-    for record in given.records:
-        round(record.pull.round)
-        chosen(record.pull.arm, record.pull.chosen_by)
-        if record.pull.worker not in ("", given.caller.worker):
-            raise Invalid(f"a record is of worker {brief(record.pull.worker)}, not of {given.caller.worker}")
+def check_records(request: pb.RestoreRunRequest) -> None:
+    """Check the rounds of a journal."""
+    if len(request.records) > MOST_RECORDS:
+        raise Invalid(f"{len(request.records)} records in one call; expected at most {MOST_RECORDS}")
+    worker = request.caller.worker
+    for record in request.records:
+        check_round(record.pull.round)
+        check_choice(record.pull.arm, record.pull.chosen_by)
+        if record.pull.worker not in ("", worker):
+            raise Invalid(f"a record is of worker {abbreviated(record.pull.worker)}; expected records of {worker} only")
         if record.numbered and record.pull.number >= LONGEST_ROUND:
-            raise Invalid(f"a record has pull number {record.pull.number}; expected one below 2^40")
+            raise Invalid(f"a record has pull number {record.pull.number}; expected a number below 2^40")
         if record.HasField("measurement"):
-            measurement(record.measurement)
+            check_measurement(record.measurement)
         elif record.pull.chosen_by != pb.CHOSEN_BY_POLICY:
-            raise Invalid(f"the record of round {record.pull.round} has neither a choice of the policy nor a result")
+            raise Invalid(
+                f"the record of round {record.pull.round} has no measurement; only a pull that the policy chose may "
+                "be without one"
+            )
 
 
-def _arms(arms: Iterable[pb.Arm]) -> None:
-    given = list(arms)
-    if not 1 <= len(given) <= MOST_ARMS:
-        raise Invalid(f"spec.arms has {len(given)} arms; expected 1 to {MOST_ARMS}")
-    seen: set[str] = set()
-    for arm in given:
-        name(arm.name, "arm")
-        if arm.name in seen:
-            raise Invalid(f"spec.arms has two arms of the name {arm.name}")
-        seen.add(arm.name)
+def _check_arms(arms: Iterable[pb.Arm]) -> None:
+    arms = list(arms)
+    if not 1 <= len(arms) <= MOST_ARMS:
+        raise Invalid(f"spec.arms has {len(arms)} arms; expected 1 to {MOST_ARMS}")
+    names: set[str] = set()
+    for arm in arms:
+        check_name(arm.name, "arm")
+        if arm.name in names:
+            raise Invalid(f"spec.arms has two arms named {arm.name}; expected unique names")
+        names.add(arm.name)
         if not 1 <= len(arm.modules) <= MOST_MODULES:
             raise Invalid(f"arm {arm.name} has {len(arm.modules)} modules; expected 1 to {MOST_MODULES}")
         for module in arm.modules:
-            text(module, f"a module of arm {arm.name}")
-    union = {module for arm in given if arm.name != JOINT for module in arm.modules}
-    for arm in given:
+            check_text(module, f"a module of arm {arm.name}")
+    union = {module for arm in arms if arm.name != JOINT for module in arm.modules}
+    for arm in arms:
         if arm.name == JOINT and union and set(arm.modules) != union:
-            raise Invalid(f"arm {JOINT} is reserved for the union of all other arms, and has other modules")
+            raise Invalid(f"the name {JOINT} is reserved for an arm with exactly the modules of all other arms")
 
 
-def _texts(entries: Mapping[str, str], what: str) -> None:
-    _count(entries, what)
+def _check_texts(entries: Mapping[str, str], what: str) -> None:
+    _check_count(entries, what)
     for key, value in entries.items():
-        text(key, f"a name in {what}")
-        text(value, f"{what}[{brief(key)}]")
+        check_text(key, f"a name in {what}")
+        check_text(value, f"{what}[{abbreviated(key)}]")
 
 
-def _numbers(entries: Mapping[str, float], what: str) -> None:
+def _check_numbers(entries: Mapping[str, float], what: str) -> None:
     if not entries:
         return
-    _count(entries, what)
-    named = f"a name in {what}"
+    _check_count(entries, what)
+    what_name = f"a name in {what}"
     for key, value in entries.items():
-        text(key, named)
+        check_text(key, what_name)
         if not math.isfinite(value):
-            raise Invalid(f"{what}[{brief(key)}] is {value}; expected a finite number")
+            raise Invalid(f"{what}[{abbreviated(key)}] is {value}; expected a finite number")
 
 
-def _count(entries: Mapping[str, object], what: str) -> None:
+def _check_count(entries: Mapping[str, object], what: str) -> None:
     if len(entries) > MOST_ENTRIES:
         raise Invalid(f"{what} has {len(entries)} entries; expected at most {MOST_ENTRIES}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
 from bandit_server.bandit import reward
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.policy import Policy
-from bandit_server.errors import DataLoss, Invalid, ReportConflict
+from bandit_server.errors import DataLoss, Invalid, ReportConflict, did_you_mean
 from bandit_server.run.decision import Decision
 from bandit_server.run.fencing import check_caller
 from bandit_server.run.old_rounds import Recalled, round_of
@@ -128,7 +127,7 @@ def report_and_select(
     if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not new:
         return decision
     # What the policy will be when the report is folded.
-    policy = memory.copied(state.policy)
+    policy = memory.clone(state.policy)
     pull = answer.report.pull
     policy.rewarded(pull.number, state.index[pull.arm], pull.worker, answer.report.reward)
     then = _selected(state, policy, pull.worker, request.select_round, alive, answer.version)
@@ -173,9 +172,7 @@ def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> No
 
 def unknown_arm(state: RunState, arm: str) -> str:
     """The sentence for an arm that the run does not have."""
-    nearest = difflib.get_close_matches(arm, state.arms, n=1, cutoff=0.0)
-    meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"run {state.run} has no arm {arm!r}, only {', '.join(state.arms)}{meant}"
+    return f"run {state.run} has no arm {arm!r}, only {', '.join(state.arms)}{did_you_mean(arm, state.arms)}"
 
 
 def _pull(state: RunState, request: pb.ReportRewardRequest, given: pb.Pull | None) -> pb.Pull:

@@ -50,7 +50,7 @@ class LocalRun:
     def __init__(self, spec: pb.RunSpec) -> None:
         self._state = RunState(WORKER)
         caller = pb.Caller(run=WORKER, worker=WORKER, process=WORKER)
-        request = pb.CreateRunRequest(caller=caller, spec=validation.spec(spec))
+        request = pb.CreateRunRequest(caller=caller, spec=validation.normalized_spec(spec))
         self._apply(lifecycle.create(self._state, request, WORKER))
 
     def select(self, round: int) -> Pull:

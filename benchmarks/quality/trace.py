@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.quality.grid import STEPS_PER_ROUND, Cell
 from benchmarks.quality.records import Records
-from benchmarks.regret.record_trace import written
+from benchmarks.regret.record_trace import to_json
 from benchmarks.traces import FOLDER
 
 METHOD = "round robin, no tail"
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     for name, content in contents.items():
-        (options.output / f"{name}.json").write_text(written(content), encoding="utf-8")
+        (options.output / f"{name}.json").write_text(to_json(content), encoding="utf-8")
         print(f"{name}: {', '.join(f'{arm} {len(rewards)}' for arm, rewards in content['rewards'].items())} rewards")
 
 

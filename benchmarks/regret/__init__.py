@@ -1,1 +1,1 @@
-"""Regret of every policy on simulated and recorded rewards (docs/bandit.md)."""
+"""The regret of every policy on simulated and recorded rewards (docs/bandit.md)."""

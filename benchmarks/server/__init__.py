@@ -1,1 +1,1 @@
-"""Speed, scale and faults of the bandit server (docs/server-speed.md, docs/scale.md)."""
+"""The speed of the bandit server, the workers it can carry, and its faults (docs/server-speed.md, docs/scale.md)."""

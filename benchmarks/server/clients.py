@@ -1,14 +1,15 @@
-"""Clients of a server under load, many in one process; commands come on standard input.
+"""Clients that put load on a server, many in one process, controlled by standard input.
 
-    python -m benchmarks.server.clients
+    python -m benchmarks.server.clients NAME
 
-Each client is a thread with a connection of its own, and has one call under way at a time. A command is a line of JSON,
-a `Window`; the answer is one too: for each client the seconds that every one of its calls took. What they have played
-is kept from one window to the next, so a run that is played again goes on where it was.
+Each client is a thread with a connection of its own and one call in progress at a time. A command is a `Workload` as a
+line of JSON. The response is a line of JSON with the seconds of every call, by client. The state of the runs stays in
+memory, so that a later workload continues them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.server.players import SPEC
+from benchmarks.server.load_workers import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
@@ -27,15 +28,15 @@ Play = Callable[[], None]
 
 
 @dataclass
-class Window:
-    """What the clients of a process do for some time.
+class Workload:
+    """The calls that the clients of a process make for some time.
 
     Attributes:
-        kind: `empty`, `bare`, `ours`, `ours_apart`, `optuna` or `optuna_random`.
-        addresses: Of servers; client i is connected to the i-th of them, modulo how many there are.
-        runs: For each client the runs that it plays in turn.
-        seconds: How long; 0 for each of its runs once.
-        first_round: Of runs that it has not played before.
+        kind: `empty`, `bare`, `ours`, `ours_apart`, `optuna` or `optuna_random`: a method of the client.
+        addresses: The addresses of the servers; client i is connected to the i-th of them, modulo their number.
+        runs: The runs that each client plays in turn.
+        seconds: The duration; 0 to play each run once.
+        first_round: The first round of runs that the client has not played before.
     """
 
     kind: str
@@ -44,14 +45,21 @@ class Window:
     seconds: float = 0.0
     first_round: int = 0
 
-    def line(self) -> str:
-        """For standard input."""
+    def to_line(self) -> str:
+        """Return the workload as a line of JSON, for the standard input of the clients."""
         return json.dumps(asdict(self)) + "\n"
 
 
 @dataclass
-class Seat:
-    """One worker in one run; `arm`: of its round, once it is selected."""
+class RunWorker:
+    """A worker in a run.
+
+    Attributes:
+        caller: Its identity, and the last version of the run that it has seen.
+        round: Its next round.
+        joined: Whether it has created or joined the run.
+        arm: The arm of its round, once selected.
+    """
 
     caller: pb.Caller
     round: int
@@ -61,84 +69,84 @@ class Seat:
 
 @dataclass
 class Client:
-    """One client of a bandit server, ours or bare."""
+    """One client of our server or the bare server."""
 
     stub: BanditStub
     name: str
-    seats: dict[str, Seat] = field(default_factory=dict)
+    workers: dict[str, RunWorker] = field(default_factory=dict)
 
     def empty(self, run: str, first: int) -> None:
-        """Nothing at all."""
+        """Make an empty call."""
         self.stub.Heartbeat(pb.HeartbeatRequest())
 
     def bare(self, run: str, first: int) -> None:
-        """A round at a server that only appends."""
-        seat = self._seat(run, first)
-        self._select(seat)
-        self.stub.ReportReward(self._report(seat))
+        """Play a round on the bare server."""
+        worker = self._worker(run, first)
+        self._select(worker)
+        self.stub.ReportReward(self._report(worker))
 
     def ours(self, run: str, first: int) -> None:
-        """A round of training that takes no time, as a worker plays it: report and next selection in one call."""
-        seat = self._joined(run, first)
-        if not seat.arm:
-            self._select(seat)
-        request = self._report(seat)
-        request.select_round = seat.round
-        self._take(seat, self.stub.ReportReward(request).selected)
+        """Play a round without training, as a worker does: its report and the next selection in one call."""
+        worker = self._joined(run, first)
+        if not worker.arm:
+            self._select(worker)
+        request = self._report(worker)
+        request.select_round = worker.round
+        self._take(worker, self.stub.ReportReward(request).selected)
 
     def ours_apart(self, run: str, first: int) -> None:
-        """The same in two calls."""
-        seat = self._joined(run, first)
-        self._select(seat)
-        self.stub.ReportReward(self._report(seat))
+        """Play a round in two calls."""
+        worker = self._joined(run, first)
+        self._select(worker)
+        self.stub.ReportReward(self._report(worker))
 
-    def join(self, seat: Seat) -> None:
-        """Create the run, or join it; a long history may take a server that is new to it several calls."""
+    def join(self, worker: RunWorker) -> None:
+        """Create the run, or join it; loading a long history may take several calls."""
         while True:
             try:
-                told = self.stub.CreateRun(pb.CreateRunRequest(caller=seat.caller, spec=SPEC)).run
+                summary = self.stub.CreateRun(pb.CreateRunRequest(caller=worker.caller, spec=SPEC)).run
                 break
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
-        seat.caller.incarnation, seat.caller.seen_version = told.incarnation, told.version
-        seat.joined = True
+        worker.caller.incarnation, worker.caller.seen_version = summary.incarnation, summary.version
+        worker.joined = True
 
-    def _seat(self, run: str, first: int) -> Seat:
-        if run not in self.seats:
-            self.seats[run] = Seat(pb.Caller(run=run, worker=self.name, process="p"), first)
-        return self.seats[run]
+    def _worker(self, run: str, first: int) -> RunWorker:
+        if run not in self.workers:
+            self.workers[run] = RunWorker(pb.Caller(run=run, worker=self.name, process="p"), first)
+        return self.workers[run]
 
-    def _joined(self, run: str, first: int) -> Seat:
-        seat = self._seat(run, first)
-        if not seat.joined:
-            self.join(seat)
-        return seat
+    def _joined(self, run: str, first: int) -> RunWorker:
+        worker = self._worker(run, first)
+        if not worker.joined:
+            self.join(worker)
+        return worker
 
-    def _select(self, seat: Seat) -> None:
-        self._take(seat, self.stub.SelectArm(pb.SelectArmRequest(caller=seat.caller, round=seat.round)))
+    def _select(self, worker: RunWorker) -> None:
+        self._take(worker, self.stub.SelectArm(pb.SelectArmRequest(caller=worker.caller, round=worker.round)))
 
-    def _take(self, seat: Seat, answer: pb.SelectArmResponse) -> None:
-        if seat.joined:
-            seat.caller.incarnation, seat.caller.seen_version = answer.incarnation, answer.version
-        seat.arm = answer.pull.arm
+    def _take(self, worker: RunWorker, response: pb.SelectArmResponse) -> None:
+        if worker.joined:
+            worker.caller.incarnation, worker.caller.seen_version = response.incarnation, response.version
+        worker.arm = response.pull.arm
 
-    def _report(self, seat: Seat) -> pb.ReportRewardRequest:
-        round, arm = seat.round, seat.arm
-        # What arms pay differs, and shrinks: a game that is worth a policy's while.
+    def _report(self, worker: RunWorker) -> pb.ReportRewardRequest:
+        round, arm = worker.round, worker.arm
+        # Rewards that differ by arm and shrink, so that the policy does realistic work.
         loss = 1 - {"image": 0.03, "text": 0.02, "decoder": 0.01}[arm] / (1 + round % 1000 / 100)
         measured = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=1.0, after=loss, steps=10, seconds=1.0,
                                   terms={"image": loss, "text": 0.5, "decoder": 0.3, "task": 0.2})  # fmt: skip
-        seat.round += 1
+        worker.round += 1
         return pb.ReportRewardRequest(
-            caller=seat.caller, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured
+            caller=worker.caller, round=round, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured
         )
 
 
 class OptunaClient:
-    """Asks for an arm and tells what it paid, through Optuna's own proxy.
+    """A client that asks for an arm and reports its reward through Optuna's own proxy.
 
-    Each study begins with ten trials, as TPE takes its first ten at random, which cost less and are soon over.
+    Each study begins with ten trials: TPE takes its first ten at random, which cost less and are soon over.
     """
 
     def __init__(self, address: str, name: str) -> None:
@@ -147,9 +155,11 @@ class OptunaClient:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         host, _, port = address.rpartition(":")
         self._storage = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-        self._arms = {"arm": optuna.distributions.CategoricalDistribution([arm.name for arm in SPEC.arms])}
+        self._arms: dict[str, optuna.distributions.BaseDistribution] = {
+            "arm": optuna.distributions.CategoricalDistribution([arm.name for arm in SPEC.arms])
+        }
         arms = [SPEC.arms[at % len(SPEC.arms)].name for at in range(10)]
-        self._beginning = [
+        self._first_trials = [
             optuna.trial.create_trial(value=0.01, params={"arm": arm}, distributions=self._arms) for arm in arms
         ]
         self._samplers = optuna.samplers
@@ -158,11 +168,11 @@ class OptunaClient:
         self._optuna = optuna
 
     def optuna(self, run: str, first: int) -> None:
-        """A round with the sampler that who asks for none gets."""
+        """Play a round with Optuna's default sampler."""
         self._round(run, self._samplers.TPESampler)
 
     def optuna_random(self, run: str, first: int) -> None:
-        """A round with the cheapest of its samplers."""
+        """Play a round with Optuna's cheapest sampler."""
         self._round(run, self._samplers.RandomSampler)
 
     def _round(self, run: str, sampler: Any) -> None:
@@ -171,38 +181,40 @@ class OptunaClient:
             study = self._studies[run] = self._optuna.create_study(
                 study_name=f"{run}-{self._name}", storage=self._storage, sampler=sampler(seed=0)
             )
-            study.add_trials(self._beginning)
+            study.add_trials(self._first_trials)
         study.tell(study.ask(self._arms), 0.01)
 
 
 class Clients:
-    """All clients of this process, by the server they are connected to and their place."""
+    """All clients of this process, by the address of their server and their index."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._clients: dict[tuple[str, int], Any] = {}
 
-    def play(self, window: Window) -> list[list[float]]:
-        """The seconds each call took, by client."""
-        taken: list[list[float]] = [[] for _ in window.runs]
-        clients = [self._client(window, at) for at in range(len(window.runs))]
+    def play(self, workload: Workload) -> list[list[float]]:
+        """Run a workload and return the seconds of each call, by client."""
+        durations: list[list[float]] = [[] for _ in workload.runs]
+        clients = [self._client(workload, index) for index in range(len(workload.runs))]
         begin = threading.Barrier(len(clients))
         threads = [
-            threading.Thread(target=self._turns, args=(begin, getattr(client, window.kind), window, at, taken[at]))
-            for at, client in enumerate(clients)
+            threading.Thread(
+                target=self._turns, args=(begin, getattr(client, workload.kind), workload, index, durations[index])
+            )
+            for index, client in enumerate(clients)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return taken
+        return durations
 
-    def _client(self, window: Window, at: int) -> Any:
-        address = window.addresses[at % len(window.addresses)]
-        key = (address, at)
+    def _client(self, workload: Workload, index: int) -> Any:
+        address = workload.addresses[index % len(workload.addresses)]
+        key = (address, index)
         if key not in self._clients:
-            name = f"{self._name}-{at}"
-            if window.kind.startswith("optuna"):
+            name = f"{self._name}-{index}"
+            if workload.kind.startswith("optuna"):
                 self._clients[key] = OptunaClient(address, name)
             else:
                 channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -211,23 +223,27 @@ class Clients:
         return self._clients[key]
 
     @staticmethod
-    def _turns(begin: threading.Barrier, turn: Any, window: Window, at: int, taken: list[float]) -> None:
-        runs: Sequence[str] = window.runs[at]
+    def _turns(begin: threading.Barrier, turn: Any, workload: Workload, index: int, durations: list[float]) -> None:
+        runs: Sequence[str] = workload.runs[index]
         begin.wait()
-        end = time.perf_counter() + window.seconds
+        end = time.perf_counter() + workload.seconds
         played = 0
-        while played < len(runs) if not window.seconds else time.perf_counter() < end:
+        while played < len(runs) if not workload.seconds else time.perf_counter() < end:
             start = time.perf_counter()
-            turn(runs[played % len(runs)], window.first_round)
-            taken.append(time.perf_counter() - start)
+            turn(runs[played % len(runs)], workload.first_round)
+            durations.append(time.perf_counter() - start)
             played += 1
 
 
 def main() -> None:
-    """The command."""
-    clients = Clients(sys.argv[1])
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.clients", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("name", help="prefix of the workers' names")
+    clients = Clients(parser.parse_args().name)
     for line in sys.stdin:
-        print(json.dumps(clients.play(Window(**json.loads(line)))), flush=True)
+        print(json.dumps(clients.play(Workload(**json.loads(line)))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server that starts among many long runs which it has never seen, and what they cost it while they are idle."""
+"""The start of a server among many long runs that it has never loaded, and the memory of those runs while idle."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ import grpc
 
 from bandit_server.replica.runs import IDLE_SECONDS
 from benchmarks.server import histories
-from benchmarks.server.players import SPEC
-from benchmarks.server.site import Process, Site, channel, ready
+from benchmarks.server.load_workers import SPEC
+from benchmarks.server.testbed import Process, Testbed, channel, wait_until_ready
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
 RUNS = 1000
 EVENTS = 1000
 DATABASE = 1
-# Seconds for a server to have kept what it keeps of a run, and after an idle time to have let go of it.
+# Seconds that a server may take to store a run's snapshot, and to release an idle run after its idle time.
 SLACK = 5.0
-TOGETHER = 16
-ASKED_AT_ONCE = 4
+WARM_UP_CALLS = 16
+PARALLEL_CALLS = 4
 
 
 @dataclass
 class ColdStart:
-    """What was seen of the server; it goes on running.
+    """The measurements of a cold start. The server goes on running.
 
     Attributes:
-        told: For JSON.
-        before: Bytes it held when it had listed all runs.
-        since: When its runs began to be idle, by the monotonic clock.
+        server: The process of the server.
+        results: The measurements, for JSON.
+        before: The memory of the server after it listed all runs, in bytes.
+        since: When its runs became idle, by the monotonic clock.
     """
 
     server: Process
-    told: dict[str, float]
+    results: dict[str, float]
     before: int
     since: float
 
 
-def cold_start(site: Site) -> ColdStart:
-    """Many copies of a run that a server has played, in a database of their own, and a new server there, which is then
-    asked for each of them."""
-    _played(site, "template", (EVENTS - 2) // 2)
-    names = histories.multiply(site.redis, "template", RUNS, DATABASE)
+def cold_start(testbed: Testbed) -> ColdStart:
+    """Start a server on a database with many copies of a run, and load each of them."""
+    _write_run_with_snapshot(testbed, "template", (EVENTS - 2) // 2)
+    names = histories.multiply(testbed.redis, "template", RUNS, DATABASE)
     began = time.perf_counter()
-    server = site.ours(DATABASE)
-    ready(server)
+    server = testbed.start_server(DATABASE)
+    wait_until_ready(server)
     up = time.perf_counter()
-    with channel(server.address) as to, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+    with channel(server.address) as to, ThreadPoolExecutor(PARALLEL_CALLS) as pool:
         stub = BanditStub(to)
         select_seconds = _first_select(stub, names[RUNS // 2])
-        # What first calls take, and connections to the store, no further run takes again.
-        _at_once(stub)
+        # The memory of first calls and of connections to the store does not grow with further runs.
+        _warm_up(stub)
         unlisted = server.resident
         start = time.perf_counter()
         listed = _list_all(stub)
@@ -65,7 +65,7 @@ def cold_start(site: Site) -> ColdStart:
         start = time.perf_counter()
         list(pool.map(stub.GetRun, [pb.GetRunRequest(run=name) for name in names]))
         load_seconds = (time.perf_counter() - start) / RUNS
-    told = {
+    results = {
         "start_seconds": up - began,
         "select_seconds": select_seconds,
         "list_seconds": list_seconds,
@@ -73,57 +73,57 @@ def cold_start(site: Site) -> ColdStart:
         "listed_kb_per_run": (before - unlisted) / RUNS / 1000,
         "busy_kb_per_run": (server.resident - before) / RUNS / 1000,
     }
-    return ColdStart(server, told, before, time.monotonic())
+    return ColdStart(server, results, before, time.monotonic())
 
 
-def _played(site: Site, run: str, rounds: int) -> None:
-    """A run that a server has played."""
-    server = site.ours()
-    ready(server)
-    histories.write(site.redis, run, rounds, "w")
+def _write_run_with_snapshot(testbed: Testbed, run: str, rounds: int) -> None:
+    """Write a run, and wait until a server has stored its snapshot."""
+    server = testbed.start_server()
+    wait_until_ready(server)
+    histories.write(testbed.redis, run, rounds, "w")
     with channel(server.address) as to:
         stub = BanditStub(to)
-        # Whoever asks makes it known to the server, which keeps a snapshot of it then.
+        # The call makes the server load the run and store its snapshot.
         stub.GetRun(pb.GetRunRequest(run=run))
         deadline = time.monotonic() + SLACK
-        while not site.redis.exists(f"optima:{{{run}}}:snapshot") and time.monotonic() < deadline:
+        while not testbed.redis.exists(f"optima:{{{run}}}:snapshot") and time.monotonic() < deadline:
             time.sleep(0.02)
     server.stop()
 
 
 def idle_memory(cold: ColdStart) -> dict[str, float]:
-    """What the runs that it had at hand in a cold start cost the server when it has let go of them."""
+    """Return the server's memory for each run of a cold start after it has released the idle runs."""
     while time.monotonic() < cold.since + IDLE_SECONDS + SLACK:
         time.sleep(0.1)
     held = (cold.server.resident - cold.before) / RUNS / 1000
-    return {"kb_per_idle_run": cold.told["listed_kb_per_run"] + held}
+    return {"kb_per_idle_run": cold.results["listed_kb_per_run"] + held}
 
 
 def _first_select(stub: BanditStub, run: str) -> float:
-    """A worker's first call and its first choice."""
+    """Return the seconds of a worker's first call and its first choice."""
     start = time.perf_counter()
     caller = pb.Caller(run=run, worker="new", process="p")
-    told = stub.CreateRun(pb.CreateRunRequest(caller=caller, spec=SPEC)).run
-    caller.incarnation, caller.seen_version = told.incarnation, told.version
+    summary = stub.CreateRun(pb.CreateRunRequest(caller=caller, spec=SPEC)).run
+    caller.incarnation, caller.seen_version = summary.incarnation, summary.version
     stub.SelectArm(pb.SelectArmRequest(caller=caller, round=0))
     return time.perf_counter() - start
 
 
-def _at_once(stub: BanditStub) -> None:
-    """Calls that are under way together, about runs that are not there."""
-    for call in [stub.GetRun.future(pb.GetRunRequest(run=f"none-{at}")) for at in range(TOGETHER)]:
+def _warm_up(stub: BanditStub) -> None:
+    """Make parallel calls for runs that do not exist."""
+    for call in [stub.GetRun.future(pb.GetRunRequest(run=f"none-{at}")) for at in range(WARM_UP_CALLS)]:
         call.exception()
 
 
 def _list_all(stub: BanditStub) -> list[Any]:
-    """Every run."""
+    """List every run."""
     runs: list[Any] = []
     token = ""
     while True:
         try:
             page = stub.ListRuns(pb.ListRunsRequest(page_token=token))
         except grpc.RpcError as error:
-            # Asked again, as whoever wants it would; it takes all the longer.
+            # Retry, as a user would; the time counts.
             if error.code() != grpc.StatusCode.UNAVAILABLE:
                 raise
             continue

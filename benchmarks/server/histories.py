@@ -1,35 +1,35 @@
-"""Histories made in advance, so that a benchmark need not wait for them to be played."""
+"""Generated histories, so that a benchmark need not wait for workers to play them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import redis
 
 from bandit_server.store import keys
-from benchmarks.server.players import SPEC
+from benchmarks.server.load_workers import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 
 FALLBACK_ARMS = [SPEC.arms[at % 3].name for at in range(64)]
-TOLD_AT_ONCE = 1000
+EVENTS_PER_BATCH = 1000
 
 
 def write(store: redis.Redis, run: str, rounds: int, worker: str) -> None:
-    """A run with such a `history`."""
+    """Write a run with a generated history to Redis."""
     pipe = store.pipeline(transaction=False)
     pipe.zadd(keys.RUNS, {run: time.time()})
     pipe.set(keys.head(run), "made")
     for version, event in enumerate(history(rounds, worker), 1):
         pipe.xadd(keys.events(run), {"e": event.SerializeToString()}, id=f"{version}-0")
-        if version % TOLD_AT_ONCE == 0:
+        if version % EVENTS_PER_BATCH == 0:
             pipe.execute()
     pipe.execute()
 
 
 def history(rounds: int, worker: str) -> Iterator[pb.Event]:
-    """The events of a run that one worker (process `p`) has played for so many rounds: two at its beginning, and two
-    for each."""
+    """Yield the events of a run with one worker (process `p`): two at the beginning, and two for each round."""
     now = time.time()
     started = pb.WorkerStarted(worker=worker, process="p", info=pb.WorkerInfo(ranks=1, device="cpu"))
     yield pb.Event(schema=1, time=now, run_created=pb.RunCreated(spec=SPEC, incarnation="made"))
@@ -39,14 +39,14 @@ def history(rounds: int, worker: str) -> Iterator[pb.Event]:
 
 
 def multiply(store: redis.Redis, run: str, count: int, db: int) -> list[str]:
-    """So many copies of a run with all that is kept of it, in another database; their names."""
+    """Copy all keys of a run to another database, `count` times, and return the names of the copies."""
     names = [f"{run}-{number}" for number in range(count)]
-    found = [key.decode() for key in store.scan_iter(match=f"optima:{{{run}}}:*", count=1000)]
-    pipe = store.pipeline(transaction=False)
-    for at, name in enumerate(names):
-        for key in found:
+    keys_of_run = [key.decode() for key in store.scan_iter(match=f"optima:{{{run}}}:*", count=1000)]
+    pipe: Any = store.pipeline(transaction=False)
+    for index, name in enumerate(names):
+        for key in keys_of_run:
             pipe.execute_command("COPY", key, key.replace(f"{{{run}}}", f"{{{name}}}"), "DB", db)
-        if at % 100 == 99:
+        if index % 100 == 99:
             pipe.execute()
     pipe.execute_command("SELECT", db)
     pipe.zadd(keys.RUNS, {name: time.time() for name in names})

@@ -1,4 +1,4 @@
-"""Load on a bandit server from real worker clients in a process of their own, and the count of what became of it."""
+"""Load on a bandit server from real worker clients in a process of their own, and a check of what was stored."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from typing import Any, Self
 
 import grpc
 
-from benchmarks.server.players import RUN
+from benchmarks.server.load_workers import RUN
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 
 ROOT = Path(__file__).resolve().parents[2]
-# What each worker has reported: arm and loss by round.
-Told = Mapping[str, Mapping[int, tuple[str, float]]]
+# The arm and loss that each worker reported, by worker and round.
+Reports = Mapping[str, Mapping[int, tuple[str, float]]]
 
 
 class Load:
-    """Workers at play; leaving the block ends them.
+    """Worker clients; leaving the context ends them.
 
     Args:
-        address: The bandit server, or several of them, as gRPC writes it.
-        directory: Where the workers' journals are; they outlive the load, and another one goes on with them.
-        workers: How many.
-        name: What their names begin with.
+        address: The bandit server, or several of them, as a gRPC target.
+        directory: The directory of the workers' journals. They outlive the load, and a later load continues them.
+        workers: The number of workers.
+        name: The prefix of their names.
     """
 
     def __init__(self, address: str, directory: Path, workers: int = 4, name: str = "w") -> None:
-        words = ["--workers", str(workers), "--name", name]
+        arguments = ["--workers", str(workers), "--name", name]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.server.players", address, str(directory), *words],
+            [sys.executable, "-m", "benchmarks.server.load_workers", address, str(directory), *arguments],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def go(self) -> None:
-        """Play, until `pause`."""
-        self._say("go")
+        """Play until `pause`."""
+        self._send("go")
 
-    def pause(self) -> Told:
-        """Return once everything is delivered: what the workers have reported since they began.
+    def pause(self) -> Reports:
+        """Stop playing, deliver everything, and return all reports since the start.
 
         Raises:
-            TimeoutError: Reports are left that the server does not take.
+            TimeoutError: The server does not accept some of the reports.
         """
         assert self._process.stdout is not None
-        self._say("pause")
-        answer = json.loads(self._process.stdout.readline())
-        if answer["undelivered"]:
-            raise TimeoutError(f"{answer['undelivered']} reports could not be delivered")
+        self._send("pause")
+        response = json.loads(self._process.stdout.readline())
+        if response["undelivered"]:
+            raise TimeoutError(f"{response['undelivered']} reports could not be delivered")
         return {
             worker: {int(round): (arm, after) for round, (arm, after) in rounds.items()}
-            for worker, rounds in answer["told"].items()
+            for worker, rounds in response["reports"].items()
         }
 
     def __enter__(self) -> Self:
@@ -71,14 +71,14 @@ class Load:
             self._process.kill()
             self._process.wait()
 
-    def _say(self, word: str) -> None:
+    def _send(self, word: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
 
 
 class Observer:
-    """One connection to a server, which finds it again when it is back."""
+    """A connection to a server that reconnects quickly after an outage."""
 
     def __init__(self, address: str) -> None:
         options = [
@@ -91,17 +91,17 @@ class Observer:
         self._stub = BanditStub(self._channel)
 
     def version(self) -> int | None:
-        """The run's version now; None if nobody says."""
+        """Return the run's version; None if the server does not respond."""
         try:
             return self._stub.GetRun(pb.GetRunRequest(run=RUN), timeout=5).run.version
         except grpc.RpcError:
             return None
 
-    def answers(self, seconds: float = 120.0) -> int:
-        """The run's version as soon as somebody says.
+    def wait_for_answer(self, seconds: float = 120.0) -> int:
+        """Wait until the server responds, and return the run's version.
 
         Raises:
-            TimeoutError: Nobody does in time.
+            TimeoutError: The server does not respond in time.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -109,27 +109,27 @@ class Observer:
             if version is not None:
                 return version
             time.sleep(0.01)
-        raise TimeoutError(f"nobody answered within {seconds:g} s")
+        raise TimeoutError(f"the server did not respond within {seconds:g} s")
 
-    def moves_on(self, seconds: float = 120.0) -> float:
-        """Seconds until the server has answered and then stored something new.
+    def wait_for_progress(self, seconds: float = 120.0) -> float:
+        """Wait until the server has stored a new event, and return the seconds it took.
 
         Raises:
-            TimeoutError: It has not in time.
+            TimeoutError: Nothing new is stored in time.
         """
         began = time.monotonic()
-        # A store that has lost history has fewer than before.
-        fewest = self.answers(seconds)
+        # A store that has lost history has a lower version than before.
+        lowest = self.wait_for_answer(seconds)
         while time.monotonic() - began < seconds:
-            version = self.answers(seconds)
-            if version > fewest:
+            version = self.wait_for_answer(seconds)
+            if version > lowest:
                 return time.monotonic() - began
-            fewest = min(fewest, version)
+            lowest = min(lowest, version)
             time.sleep(0.01)
         raise TimeoutError(f"nothing new was stored within {seconds:g} s")
 
     def events(self) -> list[pb.Event]:
-        """The run's whole history."""
+        """Return the run's whole history."""
         events: list[pb.Event] = []
         watching = self._stub.WatchRun(pb.WatchRunRequest(run=RUN), timeout=60, wait_for_ready=True)
         for batch in watching:
@@ -140,23 +140,27 @@ class Observer:
         return events
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._channel.close()
 
 
-def count(told: Told, events: Sequence[pb.Event]) -> dict[str, Any]:
-    """What became of the workers' reports: how many are `lost`, `doubled`, and stored with `other` numbers or another
-    arm; and `numbers` of pulls that were given twice."""
+def count_outcomes(reports: Reports, events: Sequence[pb.Event]) -> dict[str, Any]:
+    """Compare the workers' reports with the stored history.
+
+    Returns:
+        The number of reports; how many were `by_the_worker` (of arms that it chose by itself), `lost`, `doubled`, or
+        stored with `other` values; and the `numbers` of pulls that were used twice.
+    """
     stored = [event.reward_reported for event in events if event.HasField("reward_reported")]
     times = Counter((report.pull.worker, report.pull.round) for report in stored)
-    ours = {(worker, round): said for worker, rounds in told.items() for round, said in rounds.items()}
-    found = {(r.pull.worker, r.pull.round): (r.pull.arm, r.measurement.after) for r in stored}
+    reported = {(worker, round): values for worker, rounds in reports.items() for round, values in rounds.items()}
+    stored_values = {(r.pull.worker, r.pull.round): (r.pull.arm, r.measurement.after) for r in stored}
     numbers = Counter(report.pull.number for report in stored)
     return {
-        "reports": len(ours),
+        "reports": len(reported),
         "by_the_worker": sum(report.pull.chosen_by == pb.CHOSEN_BY_FALLBACK for report in stored),
-        "lost": len(ours.keys() - found.keys()),
+        "lost": len(reported.keys() - stored_values.keys()),
         "doubled": sum(many - 1 for many in times.values()),
-        "other": sum(found[key] != said for key, said in ours.items() if key in found),
+        "other": sum(stored_values[key] != values for key, values in reported.items() if key in stored_values),
         "numbers": sum(many - 1 for many in numbers.values()),
     }

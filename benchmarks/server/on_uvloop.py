@@ -1,4 +1,4 @@
-"""`optima` on uvloop instead of asyncio's own event loop: ``python -m benchmarks.server.on_uvloop serve …``."""
+"""The `optima` command on uvloop instead of asyncio's event loop: ``python -m benchmarks.server.on_uvloop serve …``."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ python -m benchmarks.server.optuna_proxy REDIS_URL PORT
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import optuna
 from optuna.storages.journal import JournalRedisBackend
@@ -13,8 +13,14 @@ from optuna.storages.journal import JournalRedisBackend
 
 def main() -> None:
     """Serve until killed."""
-    storage = optuna.storages.JournalStorage(JournalRedisBackend(sys.argv[1]))
-    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server.optuna_proxy", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("redis_url")
+    parser.add_argument("port", type=int)
+    arguments = parser.parse_args()
+    storage = optuna.storages.JournalStorage(JournalRedisBackend(arguments.redis_url))
+    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=arguments.port)
 
 
 if __name__ == "__main__":

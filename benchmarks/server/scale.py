@@ -1,6 +1,6 @@
-"""The arithmetic of how much many workers need: processor time and memory, from what one round and one heartbeat cost.
+"""The resources that many workers need, computed from the cost of one round and one heartbeat.
 
-No measurement here; benchmarks/server/scale_model.py measures, and checks this against workers over real calls.
+This is arithmetic only; benchmarks/server/scale_model.py measures the costs, and checks the result against workers.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# A replica is one process on one core, of which so much is to be used: the rest is for what comes unevenly.
-USED = 0.6
+# The part of its core that a replica, one process, uses on average; the rest is for peaks.
+TARGET_UTILIZATION = 0.6
 
 
 @dataclass(frozen=True)
 class Work:
-    """Seconds of processor time: of the bandit server, of all its replicas together, and of Redis."""
+    """Processor time in seconds.
+
+    Attributes:
+        server: Of the bandit server, all replicas together.
+        redis: Of Redis.
+    """
 
     server: float
     redis: float
@@ -28,14 +33,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured.
+    """The measured costs.
 
     Attributes:
-        idle: Of one second of a replica that nobody calls.
-        round: Of a worker's round: a report and the next selection.
-        heartbeat: Of a heartbeat.
-        round_bytes: That Redis keeps of a round.
-        run_bytes: That Redis keeps of a run besides its rounds: its snapshot.
+        idle: The work of an idle replica in one second.
+        round: The work of a worker's round: a report and the next selection.
+        heartbeat: The work of a heartbeat.
+        round_bytes: The bytes that Redis stores for a round.
+        run_bytes: The bytes that Redis stores for a run besides its rounds: its snapshot.
     """
 
     idle: Work
@@ -47,14 +52,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who calls.
+    """A number of workers and their pace.
 
     Attributes:
-        count: How many workers.
-        runs: How many runs they share.
-        round_seconds: How long a round lasts.
-        heartbeat_seconds: How often each of them shows that it is alive.
-        rounds: Rounds of each worker that are kept.
+        count: The number of workers.
+        runs: The number of runs that they share.
+        round_seconds: The duration of a round.
+        heartbeat_seconds: The time between two heartbeats of a worker.
+        rounds: The number of stored rounds of each worker.
     """
 
     count: int
@@ -65,27 +70,27 @@ class Workers:
 
     @property
     def rounds_per_second(self) -> float:
-        """Of all of them."""
+        """The rounds of all workers in a second."""
         return self.count / self.round_seconds
 
     @property
     def heartbeats_per_second(self) -> float:
-        """Of all of them."""
+        """The heartbeats of all workers in a second."""
         return self.count / self.heartbeat_seconds
 
 
 def calls(costs: Costs, workers: Workers) -> Work:
-    """What the workers' calls of one second take."""
+    """Return the work of the workers' calls in one second."""
     return costs.round * workers.rounds_per_second + costs.heartbeat * workers.heartbeats_per_second
 
 
 def replicas(costs: Costs, workers: Workers) -> int:
-    """How many replicas carry them; at least one."""
-    return max(1, math.ceil(calls(costs, workers).server / (USED - costs.idle.server)))
+    """Return the number of replicas that the workers need; at least one."""
+    return max(1, math.ceil(calls(costs, workers).server / (TARGET_UTILIZATION - costs.idle.server)))
 
 
 def needs(costs: Costs, workers: Workers) -> dict[str, float]:
-    """All that they need, for JSON."""
+    """Return all resources that the workers need, for JSON."""
     count = replicas(costs, workers)
     each_second = calls(costs, workers) + costs.idle * count
     return {

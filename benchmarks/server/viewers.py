@@ -1,9 +1,9 @@
-"""What people who look cost: ``python -m benchmarks.server.viewers --json FILE``.
+"""The cost of viewers: ``python -m benchmarks.server.viewers --json FILE``.
 
-One bandit server, one dashboard, real workers that report all the time, and 0, 1 and 20 viewers of their run; then a
-run of 100,000 events is opened that nobody has looked at before, and again, and by a browser. It ends with 1 if the
-server works more than a tenth harder for twenty viewers than for one, or if the long run, once read, takes more than a
-second to open.
+It starts a bandit server, a dashboard and workers that report all the time, and measures with 0, 1 and 20 viewers of
+their run. Then it opens a run of 100,000 events for the first time, again, and in a browser. The exit status is 1 if
+the server works over a tenth more for twenty viewers than for one, or if opening the long run again takes over one
+second.
 """
 
 from __future__ import annotations
@@ -25,43 +25,44 @@ from urllib.request import urlopen
 
 from playwright.sync_api import sync_playwright
 
-from benchmarks.flags import whole
+from benchmarks.flags import whole_number
 from benchmarks.server import histories
 from benchmarks.server.load import Load, Observer
-from benchmarks.server.players import RUN
-from benchmarks.server.site import Process, Site, free_port, ready
+from benchmarks.server.load_workers import RUN
+from benchmarks.server.testbed import Process, Testbed, free_port, wait_until_ready
 
 VIEWERS = (0, 1, 20)
 EVENTS = 100_000
 WORKERS = 4
 WINDOW_SECONDS = 4.0
-HARDER, OPENED = 1.1, 1.0
-"""Highest allowed: the server's work with the most viewers as a multiple of that with one; seconds to open the long run
-again."""
+# The highest allowed ratio of the server's work with the most viewers to that with one.
+MAX_WORK_RATIO = 1.1
+# The highest allowed number of seconds to open the long run again.
+MAX_OPEN_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def viewers(url: str, run: str, count: int) -> Iterator[None]:
-    """So many browsers' connections, read by a process of their own."""
+    """Connect as `count` viewers, in a process of their own, while the context lasts."""
     process = Process([sys.executable, "-m", __spec__.name, "--read", f"{url}/events/runs/{run}", str(count)],
                       Path(os.devnull))  # fmt: skip
     try:
-        process.line()
+        process.read_line()
         yield
     finally:
         process.stop()
 
 
 def read(url: str, count: int) -> None:
-    """Say a line once every connection has been sent something, and go on reading."""
+    """Read `count` streams for ever; print a line once each has received something."""
     import asyncio
 
     import httpx
 
     async def one(client: httpx.AsyncClient, seen: asyncio.Semaphore) -> None:
-        async with client.stream("GET", url) as answer:
+        async with client.stream("GET", url) as response:
             first = True
-            async for _ in answer.aiter_bytes():
+            async for _ in response.aiter_bytes():
                 if first:
                     seen.release()
                 first = False
@@ -80,11 +81,11 @@ def read(url: str, count: int) -> None:
 
 
 def work(server: Process, dashboard: Process, observer: Observer, seconds: float) -> dict[str, float]:
-    """Processor time for each event stored, microseconds, and events a second."""
+    """Return the processor time for each stored event, in microseconds, and the events per second."""
     began = time.monotonic()
-    before = (observer.answers(), server.cpu, dashboard.cpu)
+    before = (observer.wait_for_answer(), server.cpu, dashboard.cpu)
     time.sleep(seconds)
-    after = (observer.answers(), server.cpu, dashboard.cpu)
+    after = (observer.wait_for_answer(), server.cpu, dashboard.cpu)
     events = after[0] - before[0]
     return {
         "events_per_second": events / (time.monotonic() - began),
@@ -93,20 +94,24 @@ def work(server: Process, dashboard: Process, observer: Observer, seconds: float
     }
 
 
-def opened(url: str, run: str) -> dict[str, float]:
-    """Seconds until a viewer has been sent a run, and how much that is."""
+def open_run(url: str, run: str) -> dict[str, float]:
+    """Open a run as a viewer; return the seconds until it has been sent, and its size in bytes."""
     began = time.perf_counter()
-    with urlopen(f"{url}/events/runs/{run}", timeout=120) as answer:
+    with urlopen(f"{url}/events/runs/{run}", timeout=120) as response:
         whole = False
-        for line in answer:
+        for line in response:
             if whole:
                 return {"seconds": time.perf_counter() - began, "bytes": len(line)}
             whole = line == b"event: data\n"
     raise RuntimeError("the dashboard sent nothing")
 
 
-def drawn(url: str, run: str) -> dict[str, float]:
-    """Seconds until a browser has drawn a run, and the longest frame in the two seconds after, milliseconds."""
+def open_in_browser(url: str, run: str) -> dict[str, float]:
+    """Open a run in a browser.
+
+    Returns:
+        The seconds until it is drawn, and the longest frame of the two seconds after that, in milliseconds.
+    """
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
@@ -127,31 +132,36 @@ def drawn(url: str, run: str) -> dict[str, float]:
 
 
 def measure(turns: int) -> dict[str, Any]:
-    """All there is to measure."""
-    with tempfile.TemporaryDirectory(prefix="optima-viewers-") as name, Site(Path(name), client_processes=0) as site:
-        server = site.ours()
-        ready(server)
+    """Measure everything and return the results, for JSON."""
+    with (
+        tempfile.TemporaryDirectory(prefix="optima-viewers-") as name,
+        Testbed(Path(name), client_processes=0) as testbed,
+    ):
+        server = testbed.start_server()
+        wait_until_ready(server)
         port = free_port()
-        dashboard = site.python("bandit_server.cli", "dashboard", "--port", str(port), "--server", server.address)
+        dashboard = testbed.start_module(
+            "bandit_server.cli", "dashboard", "--port", str(port), "--server", server.address
+        )
         url = f"http://127.0.0.1:{port}"
-        _up(url)
-        histories.write(site.redis, "long", (EVENTS - 2) // 2, "w")
-        told: dict[str, Any] = {"load": {str(count): [] for count in VIEWERS}}
+        _wait_for_dashboard(url)
+        histories.write(testbed.redis, "long", (EVENTS - 2) // 2, "w")
+        results: dict[str, Any] = {"load": {str(count): [] for count in VIEWERS}}
         observer = Observer(server.address)
         with Load(server.address, Path(name), WORKERS) as load:
             load.go()
             for _ in range(turns):
                 for count in VIEWERS:
                     with viewers(url, RUN, count) if count else contextlib.nullcontext():
-                        told["load"][str(count)].append(work(server, dashboard, observer, WINDOW_SECONDS))
+                        results["load"][str(count)].append(work(server, dashboard, observer, WINDOW_SECONDS))
         observer.close()
-        told["long"] = {"events": EVENTS, "first": opened(url, "long"), "again": opened(url, "long")}
-        told["long"]["browser"] = drawn(url, "long")
-        told["long"]["dashboard_mb"] = dashboard.resident / 1e6
-    return told
+        results["long"] = {"events": EVENTS, "first": open_run(url, "long"), "again": open_run(url, "long")}
+        results["long"]["browser"] = open_in_browser(url, "long")
+        results["long"]["dashboard_mb"] = dashboard.resident / 1e6
+    return results
 
 
-def _up(url: str) -> None:
+def _wait_for_dashboard(url: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -164,42 +174,45 @@ def _up(url: str) -> None:
             return
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.server.viewers", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--turns", type=whole(1), default=5, metavar="N", help="of each number of viewers (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
+    parser.add_argument(
+        "--turns", type=whole_number(1), default=5, metavar="N", help="turns of each number of viewers (default: 5)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
     parser.add_argument("--read", nargs=2, metavar=("URL", "COUNT"), help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if asked.read:
-        read(asked.read[0], int(asked.read[1]))
+    arguments = parser.parse_args(argv)
+    if arguments.read:
+        read(arguments.read[0], int(arguments.read[1]))
         return
-    told = measure(asked.turns)
+    results = measure(arguments.turns)
     print(f"{'viewers':>8}{'events/s':>10}{'server us/event':>17}{'dashboard us/event':>20}")
-    for count, rows in told["load"].items():
-        shown = (median(row[key] for row in rows) for key in ("events_per_second", "server_us", "dashboard_us"))
-        print("{:>8}{:>10.0f}{:>17.0f}{:>20.0f}".format(count, *shown))
-    one, most = (told["load"][str(count)] for count in VIEWERS[1:])
-    told["harder"] = median(a["server_us"] / b["server_us"] for a, b in zip(most, one, strict=True))
-    long = told["long"]
-    first, again, browser = (long[who] for who in ("first", "again", "browser"))
+    for count, rows in results["load"].items():
+        values = (median(row[key] for row in rows) for key in ("events_per_second", "server_us", "dashboard_us"))
+        print("{:>8}{:>10.0f}{:>17.0f}{:>20.0f}".format(count, *values))
+    one, most = (results["load"][str(count)] for count in VIEWERS[1:])
+    results["harder"] = median(a["server_us"] / b["server_us"] for a, b in zip(most, one, strict=True))
+    long = results["long"]
+    first, again, browser = (long[key] for key in ("first", "again", "browser"))
     print(
-        f"the server's work for {VIEWERS[-1]} viewers is {told['harder']:.2f} of that for one (at most {HARDER:g})\n"
+        f"the server's work for {VIEWERS[-1]} viewers is {results['harder']:.2f} times that for one "
+        f"(at most {MAX_WORK_RATIO:g})\n"
         f"a run of {EVENTS:,} events: {first['seconds']:.2f} s for the first viewer, {again['seconds']:.2f} s for the "
-        f"next (at most {OPENED:g}), {again['bytes'] / 1e3:.0f} kB; a browser has drawn it after "
+        f"next (at most {MAX_OPEN_SECONDS:g}), {again['bytes'] / 1e3:.0f} kB; a browser draws it within "
         f"{browser['seconds']:.2f} s, its longest frame is {browser['longest_frame_ms']:.0f} ms; the dashboard holds "
         f"{long['dashboard_mb']:.0f} MB"
     )
-    if asked.json:
+    if arguments.json:
         about = {
             "command": "python -m benchmarks.server.viewers",
             "machine": platform.platform(),
             "cpus": os.cpu_count(),
         }
-        asked.json.write_text(json.dumps(about | told, indent=1) + "\n", encoding="utf-8")
-    if told["harder"] > HARDER or again["seconds"] > OPENED:
+        arguments.json.write_text(json.dumps(about | results, indent=1) + "\n", encoding="utf-8")
+    if results["harder"] > MAX_WORK_RATIO or again["seconds"] > MAX_OPEN_SECONDS:
         sys.exit(1)
 
 

@@ -1,9 +1,9 @@
-"""Workers that only call, at a worker's pace: ``python -m benchmarks.server.virtual_workers ADDRESS --workers 500``.
+"""Workers that only make calls: ``python -m benchmarks.server.virtual_workers ADDRESS --workers 500``.
 
-Each is a worker of its own in one of some runs, with rounds that last as long as `--pace` says, a tenth more or less,
-and as many heartbeats as a real one's; all share a few connections. What they do before all have joined is no part of
-the result: `go` on standard input starts the time that is. Prints `joined`, and then as JSON how many rounds and
-heartbeats there were, how many calls failed, and what each round's call took.
+Each worker belongs to one of several runs. Its rounds last `--pace` seconds, a tenth more or less, and it sends as many
+heartbeats as a real one. All share a few connections. When all have joined, `joined` is printed; a line on standard
+input then starts the measurement. It prints the number of rounds, heartbeats and failed calls and the seconds of each
+round's call as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 import grpc
 import grpc.aio
 
-from benchmarks.server.players import SPEC
+from benchmarks.server.load_workers import SPEC
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from worker.client.sender import HEARTBEAT_SECONDS
@@ -29,8 +29,15 @@ CALL_SECONDS = 5.0
 
 
 @dataclass
-class Told:
-    """What became of the calls. `taken`: seconds of each round's call."""
+class CallStatistics:
+    """Counts of calls.
+
+    Attributes:
+        rounds: The number of rounds.
+        heartbeats: The number of heartbeats.
+        failed: The number of failed calls.
+        taken: The seconds of each round's call.
+    """
 
     rounds: int = 0
     heartbeats: int = 0
@@ -39,7 +46,11 @@ class Told:
 
 
 class VirtualWorker:
-    """One worker. `told`: what it counts in."""
+    """A worker that makes calls without training.
+
+    Attributes:
+        statistics: The counts of its calls.
+    """
 
     def __init__(self, stub: BanditStub, run: str, name: str) -> None:
         self._stub = stub
@@ -47,43 +58,43 @@ class VirtualWorker:
         self._random = random.Random(name)
         self._round = 0
         self._arm = ""
-        self.told = Told()
+        self.statistics = CallStatistics()
 
     async def join(self) -> None:
-        """Create its run, or join it."""
+        """Create the run, or join it."""
         while True:
             try:
                 request = pb.CreateRunRequest(caller=self._caller, spec=SPEC)
-                answer: pb.CreateRunResponse = await self._stub.CreateRun(request, timeout=CALL_SECONDS)  # type: ignore[misc]
+                response: pb.CreateRunResponse = await self._stub.CreateRun(request, timeout=CALL_SECONDS)  # type: ignore[misc]
             except grpc.RpcError:
                 continue
-            self._saw(answer.run)
+            self._remember_version(response.run)
             return
 
-    async def play(self, pace: float) -> None:
-        """Rounds, for ever."""
-        # Not all at once.
+    async def play_rounds(self, pace: float) -> None:
+        """Play rounds until cancelled."""
+        # Spread the workers over time.
         await asyncio.sleep(self._random.uniform(0, pace))
         while True:
             began = time.perf_counter()
             try:
                 await self._play_round()
-                self.told.taken.append(time.perf_counter() - began)
-                self.told.rounds += 1
+                self.statistics.taken.append(time.perf_counter() - began)
+                self.statistics.rounds += 1
             except grpc.RpcError:
-                self.told.failed += 1
+                self.statistics.failed += 1
             await asyncio.sleep(self._random.uniform(0.9, 1.1) * pace)
 
-    async def beat(self) -> None:
-        """Heartbeats, for ever."""
+    async def send_heartbeats(self) -> None:
+        """Send heartbeats until cancelled."""
         await asyncio.sleep(self._random.uniform(0, HEARTBEAT_SECONDS))
         while True:
             request = pb.HeartbeatRequest(caller=self._caller, round=self._round, step=1, steps_per_second=1.0)
             try:
                 await self._stub.Heartbeat(request, timeout=CALL_SECONDS)  # type: ignore[misc]
-                self.told.heartbeats += 1
+                self.statistics.heartbeats += 1
             except grpc.RpcError:
-                self.told.failed += 1
+                self.statistics.failed += 1
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _play_round(self) -> None:
@@ -95,66 +106,66 @@ class VirtualWorker:
         report = pb.ReportRewardRequest(caller=self._caller, round=self._round, arm=self._arm,
                                         chosen_by=pb.CHOSEN_BY_POLICY, measurement=measured,
                                         select_round=self._round + 1)  # fmt: skip
-        answer: pb.ReportRewardResponse = await self._stub.ReportReward(report, timeout=CALL_SECONDS)  # type: ignore[misc]
+        response: pb.ReportRewardResponse = await self._stub.ReportReward(report, timeout=CALL_SECONDS)  # type: ignore[misc]
         self._round += 1
-        self._take(answer.selected)
+        self._take(response.selected)
 
     def _take(self, chosen: pb.SelectArmResponse) -> None:
-        self._saw(chosen)
+        self._remember_version(chosen)
         self._arm = chosen.pull.arm
 
-    def _saw(self, told: pb.RunSummary | pb.SelectArmResponse) -> None:
-        self._caller.incarnation, self._caller.seen_version = told.incarnation, told.version
+    def _remember_version(self, summary: pb.RunSummary | pb.SelectArmResponse) -> None:
+        self._caller.incarnation, self._caller.seen_version = summary.incarnation, summary.version
 
 
-async def play(asked: argparse.Namespace) -> Told:
-    """All of them; what they did in the time that counts."""
+async def play(arguments: argparse.Namespace) -> CallStatistics:
+    """Run all workers and return their counts during the measurement."""
     options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.aio.insecure_channel(asked.address, options=options) for _ in range(CONNECTIONS)]
+    channels = [grpc.aio.insecure_channel(arguments.address, options=options) for _ in range(CONNECTIONS)]
     # The generated stub is typed for channels that block.
     stubs = [BanditStub(channel) for channel in channels]
     workers = [
-        VirtualWorker(stubs[at % CONNECTIONS], f"{asked.run}-{at % asked.runs}", f"{asked.name}-{at}")
-        for at in range(asked.workers)
+        VirtualWorker(stubs[at % CONNECTIONS], f"{arguments.run}-{at % arguments.runs}", f"{arguments.name}-{at}")
+        for at in range(arguments.workers)
     ]
     for worker in workers:
         await worker.join()
-    calls = [asyncio.create_task(worker.beat()) for worker in workers]
-    if asked.pace:
-        calls += [asyncio.create_task(worker.play(asked.pace)) for worker in workers]
+    calls = [asyncio.create_task(worker.send_heartbeats()) for worker in workers]
+    if arguments.pace:
+        calls += [asyncio.create_task(worker.play_rounds(arguments.pace)) for worker in workers]
     print("joined", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     for worker in workers:
-        worker.told = Told()
-    await asyncio.sleep(asked.seconds)
-    every = [worker.told for worker in workers]
+        worker.statistics = CallStatistics()
+    await asyncio.sleep(arguments.seconds)
+    counts = [worker.statistics for worker in workers]
     for worker in workers:
-        worker.told = Told()
+        worker.statistics = CallStatistics()
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
     for channel in channels:
         await channel.close()
-    return Told(
-        rounds=sum(told.rounds for told in every),
-        heartbeats=sum(told.heartbeats for told in every),
-        failed=sum(told.failed for told in every),
-        taken=[seconds for told in every for seconds in told.taken],
+    return CallStatistics(
+        rounds=sum(each.rounds for each in counts),
+        heartbeats=sum(each.heartbeats for each in counts),
+        failed=sum(each.failed for each in counts),
+        taken=[seconds for each in counts for seconds in each.taken],
     )
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.server.virtual_workers", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("address", help="host:port of the bandit server")
-    parser.add_argument("--workers", type=int, default=500)
-    parser.add_argument("--run", default="scale", help="what the names of their runs begin with (default: scale)")
-    parser.add_argument("--runs", type=int, default=50, help="how many runs they share (default: 50)")
-    parser.add_argument("--pace", type=float, default=30.0, help="seconds of a round; 0 for none (default: 30)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long their calls count (default: 30)")
-    parser.add_argument("--name", default="v", help="what their names begin with (default: v)")
+    parser.add_argument("--workers", type=int, default=500, help="number of workers (default: 500)")
+    parser.add_argument("--run", default="scale", help="prefix of the names of the runs (default: scale)")
+    parser.add_argument("--runs", type=int, default=50, help="number of runs (default: 50)")
+    parser.add_argument("--pace", type=float, default=30.0, help="seconds of a round; 0 for no rounds (default: 30)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the measurement (default: 30)")
+    parser.add_argument("--name", default="v", help="prefix of the workers' names (default: v)")
     print(json.dumps(asdict(asyncio.run(play(parser.parse_args())))), flush=True)
 
 

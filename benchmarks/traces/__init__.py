@@ -1,6 +1,6 @@
-"""Reward traces: what the arms of real distillations have paid, as JSON beside this file.
+"""Reward traces: the rewards of real distillations by arm, as JSON files in this folder.
 
-Record one: play an arm after the other, so that all have long traces, and turn the run's history into one.
+To record one, play the arms in turn, so that all have long traces, and convert the run's history:
 
     optima serve
     deepspeed worker/train.py --bandit-addr 127.0.0.1:50051 --policy round_robin --run NAME
@@ -18,11 +18,11 @@ PREFIX = "trace:"
 
 
 def names() -> list[str]:
-    """Every trace, as `trace:<name>`."""
+    """Return the names of all traces, as `trace:<name>`."""
     return [PREFIX + path.stem for path in sorted(FOLDER.glob("*.json"))]
 
 
 def rewards(name: str) -> list[list[float]]:
-    """A trace's rewards, by arm and own pulls."""
+    """Return a trace's rewards by arm, in the order of its own pulls."""
     content = json.loads((FOLDER / f"{name.removeprefix(PREFIX)}.json").read_text(encoding="utf-8"))
     return list(content["rewards"].values())

@@ -22,7 +22,7 @@ RUNS = itertools.count()
 
 
 def optima(*arguments: str, status: int = 0, **environment: str) -> str:
-    """What `optima …` prints; its error output if it is to fail."""
+    """Run `optima …`; return its output, or its error output if it must fail."""
     done = subprocess.run(
         [str(OPTIMA), *arguments],
         env={**os.environ, **environment},
@@ -62,7 +62,7 @@ def test_a_policys_options_are_shown(address: str) -> None:
     assert "windowed: active, policy sliding_window_ts (window 20), seed 7" in shown
 
 
-def test_a_run_is_exported_whole(address: str, run: str, tmp_path: Path) -> None:
+def test_a_run_is_exported_with_its_whole_history(address: str, run: str, tmp_path: Path) -> None:
     printed = optima("runs", "--server", address, "export", run)
     optima("runs", "--server", address, "export", run, "--output", str(tmp_path / "run.jsonl"))
     assert (tmp_path / "run.jsonl").read_text(encoding="utf-8") == printed
@@ -87,23 +87,27 @@ def test_a_run_is_deleted(address: str, run: str) -> None:
     assert f"run {run} was deleted" in optima("runs", "--server", address, "show", run, status=1)
 
 
-def test_a_server_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_server_is_reported_in_one_sentence() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    sentence = f"Error: no bandit server answers at {nobody}; `optima doctor` finds out why\n"
+    sentence = f"Error: no bandit server answers at {nobody}; run `optima doctor` to find out why\n"
     assert optima("runs", "--server", nobody, "list", status=1) == sentence
 
 
-def test_serve_refuses_what_is_unsafe_or_taken(address: str, tmp_path: Path) -> None:
+def test_a_mistyped_command_is_met_with_the_nearest_one() -> None:
+    assert "Error: No such command 'serv'; did you mean 'serve'?\n" in optima("serv", status=2)
+
+
+def test_serve_refuses_unsafe_settings_and_taken_ports(address: str, tmp_path: Path) -> None:
     port = address.rpartition(":")[2]
-    taken = f"Error: 127.0.0.1:{port} cannot be listened on (Address already in use); choose another with --port\n"
+    taken = f"Error: cannot listen on 127.0.0.1:{port} (Address already in use); choose another port with --port\n"
     assert optima("serve", "--port", port, "--no-dashboard", "--data-dir", str(tmp_path), status=1) == taken
-    assert "--host 0.0.0.0 would let everybody" in optima("serve", "--host", "0.0.0.0", status=1)
+    assert "--host 0.0.0.0 would let every machine" in optima("serve", "--host", "0.0.0.0", status=1)
     assert "would show every run" in optima("dashboard", "--host", "0.0.0.0", status=1)
     assert optima("dashboard", "--port", port, status=1) == taken
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+def test_serve_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [str(OPTIMA), "serve", "--port", address.rpartition(":")[2], "--dashboard-port", "0"]
     command += ["--data-dir", str(tmp_path)]

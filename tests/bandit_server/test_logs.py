@@ -1,4 +1,4 @@
-"""The log's two forms; what a call's records say is in tests/faults/test_edges.py."""
+"""The log's two formats. The records of calls are tested in tests/faults/test_edges.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("a.logger")
 
 
 @pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -23,31 +23,31 @@ def as_it_was() -> Iterator[None]:
     logs.REQUEST.set(None)
 
 
-def test_a_strangers_text_cannot_look_like_a_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_callers_text_cannot_look_like_a_record(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("plain", "info")
     logs.REQUEST.set(pb.GetRunRequest(run="a\n2026-01-01 ERROR faked" + "x" * 10_000_000))
-    log.info("told")
+    log.info("a message")
     [line] = capsys.readouterr().err.splitlines()
-    assert "INFO a.logger: told run='a\\n2026-01-01 ERROR faked" in line
+    assert "INFO a.logger: a message run='a\\n2026-01-01 ERROR faked" in line
     assert len(line) < 300
 
 
-def test_a_record_names_the_call_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_has_the_calls_run_worker_and_round(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("json", "warning")
     logs.REQUEST.set(pb.SelectArmRequest(caller=pb.Caller(run="r", worker="w", process="p"), round=3))
-    log.info("not told")
+    log.info("below the level")
     try:
-        raise ValueError("a fault")
+        raise ValueError("an error")
     except ValueError:
-        log.exception("told")
+        log.exception("a message")
     [line] = capsys.readouterr().err.splitlines()
     record = json.loads(line)
     assert (record["run"], record["worker"], record["round"]) == ("r", "w", 3)
-    assert (record["level"], record["logger"], record["message"]) == ("error", "a.logger", "told")
-    assert "ValueError: a fault" in record["exception"]
+    assert (record["level"], record["logger"], record["message"]) == ("error", "a.logger", "a message")
+    assert "ValueError: an error" in record["exception"]
 
 
-def test_a_record_that_is_about_no_call_names_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_outside_a_call_has_no_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("plain", "info")
-    log.warning("told")
-    assert capsys.readouterr().err.rstrip().endswith("WARNING a.logger: told")
+    log.warning("a message")
+    assert capsys.readouterr().err.rstrip().endswith("WARNING a.logger: a message")

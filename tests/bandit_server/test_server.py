@@ -1,4 +1,4 @@
-"""The server as an object: where it listens, whom it lets in, and what keeps it from starting."""
+"""The server: its ports, who is answered, and errors at the start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_state_is_the_same_after_a_restart(tmp_path: Path) -> None:
         assert (again.joined.created, again.joined.next_round) == (False, 20)
 
 
-def test_it_works_with_a_store_of_ones_own(tmp_path: Path) -> None:
+def test_it_works_with_a_separate_store(tmp_path: Path) -> None:
     with redis_server(tmp_path / "redis") as url:
         for process in ("one", "two"):
             with Server(settings(tmp_path, redis_url=url)) as server, connected(server.address) as stub:
@@ -44,7 +44,7 @@ def test_it_works_with_a_store_of_ones_own(tmp_path: Path) -> None:
     assert not (tmp_path / "server.lock").exists()
 
 
-def test_the_dashboard_is_served_beside_it(tmp_path: Path) -> None:
+def test_it_serves_the_dashboard(tmp_path: Path) -> None:
     with Server(settings(tmp_path, dashboard_port=0)) as server, connected(server.address) as stub:
         Player(stub, "r").play(range(3))
         assert httpx.get(f"{server.dashboard_url}/api/runs/r").json()["status"]["state"] == "live"
@@ -54,7 +54,7 @@ def test_the_dashboard_is_served_beside_it(tmp_path: Path) -> None:
 def test_a_taken_port_names_its_flag(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = {flag.removeprefix("--").replace("-", "_"): other.getsockname()[1]}
-        with pytest.raises(StartError, match=rf"choose another with {flag}$"):
+        with pytest.raises(StartError, match=rf"choose another port with {flag}$"):
             Server(settings(tmp_path, **port)).start()
     assert not list(tmp_path.iterdir()), "nothing was started"
 
@@ -64,29 +64,29 @@ def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
         Server(settings(tmp_path)).start()
 
 
-def test_a_store_url_that_makes_no_sense_is_told(tmp_path: Path) -> None:
+def test_an_invalid_store_url_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="--redis-url"):
         Server(settings(tmp_path, redis_url="localhost")).start()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_other_machines_are_served_only_with_a_token_or_if_told_so(tmp_path: Path, host: str) -> None:
-    with pytest.raises(StartError, match="OPTIMA_TOKEN, or say --insecure"):
+def test_other_machines_are_served_only_with_a_token_or_insecure(tmp_path: Path, host: str) -> None:
+    with pytest.raises(StartError, match="OPTIMA_TOKEN, or pass --insecure"):
         Server(settings(tmp_path, host=host))
     for flag in ("dashboard", "metrics"):
-        shown = {f"{flag}_host": host, f"{flag}_port": 0}
+        fields = {f"{flag}_host": host, f"{flag}_port": 0}
         with pytest.raises(StartError, match=f"--{flag}-host {host} would show every run"):
-            Server(settings(tmp_path, **shown))
-        Server(settings(tmp_path, **shown, token="secret"))
+            Server(settings(tmp_path, **fields))
+        Server(settings(tmp_path, **fields, token="secret"))
     Server(settings(tmp_path, host=host, token="secret"))
     Server(settings(tmp_path, host=host, insecure=True))
 
 
-def test_without_the_token_only_health_is_told(tmp_path: Path) -> None:
+def test_without_the_token_only_health_is_answered(tmp_path: Path) -> None:
     with Server(settings(tmp_path, token="secret")) as server, grpc.insecure_channel(server.address) as channel:
         stub = BanditStub(channel)
-        for shown, words in ((None, "wants a token"), ("wrong", "not the one"), ("", "not the one")):
-            metadata = () if shown is None else (("authorization", f"Bearer {shown}"),)
+        for token, words in ((None, "requires a token"), ("wrong", "wrong token"), ("", "wrong token")):
+            metadata = () if token is None else (("authorization", f"Bearer {token}"),)
             for call in (
                 lambda m: stub.ListRuns(pb.ListRunsRequest(), metadata=m),
                 lambda m: next(stub.WatchRun(pb.WatchRunRequest(run="r"), metadata=m)),
@@ -104,15 +104,15 @@ def test_without_the_token_only_health_is_told(tmp_path: Path) -> None:
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("secret\n", encoding="utf-8")
-    assert config.token(path, {}) == "secret"
-    assert config.token(None, {"OPTIMA_TOKEN": "other"}) == "other"
-    assert config.token(None, {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(path)}) == "secret"
+    assert config.read_token(path, {}) == "secret"
+    assert config.read_token(None, {"OPTIMA_TOKEN": "other"}) == "other"
+    assert config.read_token(None, {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(path)}) == "secret"
     with pytest.raises(StartError, match="OPTIMA_TOKEN_FILE /nowhere cannot be read"):
-        config.token(None, {"OPTIMA_TOKEN_FILE": "/nowhere"})
-    assert config.token(None, {"OPTIMA_TOKEN": ""}) is None
+        config.read_token(None, {"OPTIMA_TOKEN_FILE": "/nowhere"})
+    assert config.read_token(None, {"OPTIMA_TOKEN": ""}) is None
     path.write_text("\n", encoding="utf-8")
-    for made, words in ((path, "is empty"), (tmp_path / "none", "cannot be read")):
+    for bad_path, words in ((path, "is empty"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(StartError, match=words):
-            config.token(made, {})
-    with pytest.raises(StartError, match="OPTIMA_TOKEN holds characters other than"):
-        config.token(None, {"OPTIMA_TOKEN": "geheim-ö"})
+            config.read_token(bad_path, {})
+    with pytest.raises(StartError, match="OPTIMA_TOKEN has characters other than"):
+        config.read_token(None, {"OPTIMA_TOKEN": "geheim-ö"})

@@ -1,11 +1,11 @@
-"""Where a server listens."""
+"""Listening sockets."""
 
 import socket
 
 from bandit_server.sockets import listen
 
 
-def test_what_is_sent_to_a_browser_does_not_wait_for_what_was_sent_before() -> None:
+def test_accepted_connections_send_without_delay() -> None:
     with (
         listen("--port", "127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname()),

@@ -1,4 +1,4 @@
-"""Who is let in over TLS, with real certificates; and what is said of files that will not do."""
+"""TLS and mTLS with real certificates, and the errors of files that cannot be used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKEN = "a-token-of-the-tests"
 
 @dataclass
 class Guarded:
-    """A server with mTLS and a token, and the files that open it."""
+    """A server with mTLS and a token, and the files with which clients call it."""
 
     server: Server
     ca: Path
@@ -51,7 +51,7 @@ class Guarded:
             "OPTIMA_TOKEN_FILE": str(self.token),
         }
 
-    def trusts(self) -> ssl.SSLContext:
+    def trusting(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca)
 
 
@@ -69,8 +69,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield Guarded(server, servers.cert, own_cert, own_key, token, others.certify("stranger"))
 
 
-def called(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
-    """How a call with the token ends."""
+def call_status(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
+    """Make a call with the token; return its status."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with (
         grpc.secure_channel(address, credentials, options)
@@ -85,17 +85,17 @@ def called(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.St
     return grpc.StatusCode.OK
 
 
-def test_only_those_with_a_certificate_of_the_authority_get_through(guarded: Guarded) -> None:
+def test_only_clients_with_a_certificate_of_the_authority_are_answered(guarded: Guarded) -> None:
     address = guarded.server.address
     ca, own = str(guarded.ca), (guarded.cert, guarded.key)
-    shown = {
+    clients = {
         "the right one": client_tls(ca, *own),
         "none": client_tls(ca, None, None),
         "another authority's": client_tls(ca, *guarded.stranger),
         "one that distrusts the server": client_tls(str(guarded.stranger[0]), *own),
     }
-    codes = {name: called(address, tls.credentials() if tls else None) for name, tls in shown.items()}
-    codes["in clear"] = called(address, None)
+    codes = {name: call_status(address, tls.credentials() if tls else None) for name, tls in clients.items()}
+    codes["no TLS"] = call_status(address, None)
     refused = grpc.StatusCode.UNAVAILABLE
     assert codes == {name: grpc.StatusCode.OK if name == "the right one" else refused for name in codes}
 
@@ -128,11 +128,11 @@ def test_a_worker_trains_over_mtls(guarded: Guarded, tmp_path: Path) -> None:
         bare.close()
 
 
-def test_the_dashboard_beside_it_is_served_over_tls_and_sees_the_server(guarded: Guarded) -> None:
+def test_the_servers_dashboard_is_served_over_tls(guarded: Guarded) -> None:
     url = guarded.server.dashboard_url
     assert url is not None
     assert url.startswith("https://127.0.0.1:")
-    with httpx.Client(verify=guarded.trusts(), base_url=url, timeout=20) as browser:
+    with httpx.Client(verify=guarded.trusting(), base_url=url, timeout=20) as browser:
         assert browser.get("/api/runs").status_code == 401
         bearer = {"authorization": f"Bearer {TOKEN}"}
         assert browser.get("/api/runs", headers=bearer).json()["status"]["state"] == "live"
@@ -144,12 +144,12 @@ def test_the_dashboard_beside_it_is_served_over_tls_and_sees_the_server(guarded:
         assert TOKEN not in cookie
         assert browser.get("/api/runs").status_code == 200
     metrics = f"https://127.0.0.1:{guarded.server.metrics_port}/metrics"
-    assert httpx.get(metrics, verify=guarded.trusts(), headers=bearer).status_code == 200
+    assert httpx.get(metrics, verify=guarded.trusting(), headers=bearer).status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, timeout=5)
 
 
-def test_commands_and_a_dashboard_of_its_own_call_over_mtls(guarded: Guarded) -> None:
+def test_commands_and_a_separate_dashboard_call_over_mtls(guarded: Guarded) -> None:
     def command(*words: str) -> list[str]:
         return [sys.executable, "-m", "bandit_server.cli", *words]
 
@@ -171,7 +171,7 @@ def test_commands_and_a_dashboard_of_its_own_call_over_mtls(guarded: Guarded) ->
         served.wait(20)
 
 
-def test_files_that_will_not_do_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_refused_with_a_sentence(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     cert, key = authority.certify("one")
     _, other = authority.certify("other")
@@ -186,18 +186,18 @@ def test_files_that_will_not_do_are_told_in_a_sentence(tmp_path: Path) -> None:
     for tls, words in (
         (ServerTls(tmp_path / "none", key), "--tls-cert .*none cannot be read: No such file"),
         (ServerTls(cert, other), "--tls-key .*other.key does not belong to the certificate"),
-        (ServerTls(text, key), "cannot be read as PEM"),
+        (ServerTls(text, key), "text or --tls-key .*one.key is not PEM"),
         (ServerTls(cert, locked), "is encrypted"),
-        (ServerTls(cert, key, text), "--tls-client-ca .* holds no certificate in PEM"),
+        (ServerTls(cert, key, text), "--tls-client-ca .* contains no PEM certificate"),
     ):
         with pytest.raises(StartError, match=words):
             tls.check()
         with pytest.raises(StartError, match=words):
             Server(Settings(tls=tls))
     for half in ((cert, None, None), (None, key, None), (None, None, cert)):
-        with pytest.raises(StartError, match="TLS needs both"):
+        with pytest.raises(StartError, match="TLS requires both"):
             server_tls(*half)
-    with pytest.raises(StartError, match="needs both --tls-client-cert"):
+    with pytest.raises(StartError, match="requires both --tls-client-cert"):
         client_tls(str(cert), cert, None)
-    with pytest.raises(StartError, match="needs --tls-ca"):
+    with pytest.raises(StartError, match="requires --tls-ca"):
         client_tls(None, cert, key)

@@ -1,4 +1,4 @@
-"""Runs a benchmark as its user does."""
+"""Runs a benchmark as a user does."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.launch import ROOT
 
 
 def benchmark(name: str, *arguments: str, status: int = 0) -> str:
-    """What ``python -m benchmarks.NAME …`` prints; its error output if it is to fail."""
+    """Run ``python -m benchmarks.NAME …`` and return its output, or its error output if `status` is not 0."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments],
         cwd=ROOT,

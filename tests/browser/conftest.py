@@ -1,4 +1,4 @@
-"""A headless Chromium, and pages that may neither complain nor break the content security policy."""
+"""A headless Chromium, with pages that may not log errors or violate the content security policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
-# MPL-2.0, for these tests only: no part of the package.
+# MPL-2.0; used by these tests only, not part of the package.
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 VIOLATIONS = """
@@ -20,18 +20,18 @@ document.addEventListener("securitypolicyviolation", (event) => {
   violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sample}`);
 });
 """
-# What Chromium itself logs when a server goes away on purpose in a test.
-AWAY = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "net::ERR_CONNECTION_RESET")
+# Errors that Chromium logs when a test stops the server.
+SERVER_GONE = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "net::ERR_CONNECTION_RESET")
 
 Opener = Callable[..., Page]
 
-# How long a page may take for what it is expected to show; a busy machine needs more than the five seconds by default.
+# Milliseconds that an expectation waits; a busy machine needs more than the default of five seconds.
 expect.set_options(timeout=15_000)
 
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium (`make system` installs it), one for all these tests."""
+    """Start the system's Chromium (`make system` installs it), shared by all tests."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     assert path is not None, "the browser tests need chromium on the PATH: run `make system`"
     with sync_playwright() as playwright:
@@ -42,23 +42,23 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[Opener]:
-    """Opens a URL in a page of its own; at the end no page may have logged an error or broken its policy.
+    """Return a function that opens a URL in a new page. The test fails if a page logs an error or violates its policy.
 
-    `refused`: HTTP statuses that Chromium will log as errors and that the test means to get.
+    Its argument `refused` lists HTTP error statuses that the test expects and Chromium logs as errors.
     """
     opened: list[Page] = []
-    complaints: list[str] = []
+    errors: list[str] = []
 
     def open_url(url: str, refused: tuple[int, ...] = (), **options: Any) -> Page:
         page = chromium.new_page(**{"viewport": {"width": 1400, "height": 1000}, **options})
         opened.append(page)
         page.add_init_script(VIOLATIONS)
-        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
-        expected = (*AWAY, *(f"status of {status}" for status in refused))
+        page.on("pageerror", lambda error: errors.append(f"page error: {error}"))
+        expected = (*SERVER_GONE, *(f"status of {status}" for status in refused))
         page.on(
             "console",
             lambda message: (
-                complaints.append(f"{message.type}: {message.text}")
+                errors.append(f"{message.type}: {message.text}")
                 if message.type in ("error", "warning") and not any(word in message.text for word in expected)
                 else None
             ),
@@ -70,22 +70,22 @@ def open_page(chromium: Browser) -> Iterator[Opener]:
     violations = [violation for page in opened for violation in page.evaluate("window.violations")]
     for page in opened:
         page.close()
-    assert complaints == []
+    assert errors == []
     assert violations == []
 
 
-def keep(page: Page, name: str) -> None:
-    """A screenshot of the whole page under test-artifacts/, to look at; no test compares pixels."""
+def save_screenshot(page: Page, name: str) -> None:
+    """Save a screenshot of the whole page to test-artifacts/, for people; no test compares pixels."""
     ARTIFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe-core finds on a page that would keep somebody out, in its words."""
+def accessibility_problems(page: Page) -> list[str]:
+    """Return the serious and critical violations that axe-core finds on a page."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    result = page.evaluate("axe.run({ resultTypes: ['violations'] })")
     return [
         f"{violation['id']}: {violation['help']} at {[node['target'] for node in violation['nodes']][:3]}"
-        for violation in found["violations"]
+        for violation in result["violations"]
         if violation["impact"] in ("serious", "critical")
     ]

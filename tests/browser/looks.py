@@ -1,6 +1,6 @@
-"""Histories written for the eye: with everything in them that can happen to a pull, of any length and many arms.
+"""Example histories for screenshots: every kind of pull, any number of rounds, arms and workers.
 
-python -m tests.browser.looks DIRECTORY    a picture of every page, in both themes, at three widths
+python -m tests.browser.looks DIRECTORY    every page in both themes, at three widths
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ TERMS = ("layers/image", "layers/text", "layers/multimodal", "logits/kl", "task/
 
 
 def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", policy: str = "optima") -> History:
-    """A run of some rounds, and of one more that is in flight."""
-    chance = random.Random(rounds + arms)
+    """Return a run with this many rounds and one more in progress."""
+    rng = random.Random(rounds + arms)
     names = ARMS[:arms]
     history = History(arms=names, run=run, began=time.time() - 3 * rounds - 60)
     history.spec.policy.name = policy
     history.spec.rounds = max(100, rounds // workers)
-    told = pb.WorkerInfo(
+    info = pb.WorkerInfo(
         ranks=2, device="NVIDIA H100", recipe="digits", versions={"python": "3.11.7", "torch": "2.14.1"},
         teacher_metrics={"accuracy": 0.975, "accuracy/presence": 0.981}, student_metrics={"accuracy": 0.11},
         total_loss=4.2,
     )  # fmt: skip
     for worker in range(workers):
-        history.add(worker_started=pb.WorkerStarted(worker=f"w{worker}", process="p", info=told))
-    number, loss, played_of = 0, 2.0, dict.fromkeys(names, 0)
+        history.add(worker_started=pb.WorkerStarted(worker=f"w{worker}", process="p", info=info))
+    number, loss, pulls_of = 0, 2.0, dict.fromkeys(names, 0)
     while number < rounds:
         worker = f"w{number % workers}"
-        arm = max(names, key=lambda name: math.exp(-played_of[name] / 40) * (1 + names.index(name)) + chance.random())
-        seconds = 1.5 + names.index(arm) + chance.random()
+        arm = max(names, key=lambda name: math.exp(-pulls_of[name] / 40) * (1 + names.index(name)) + rng.random())
+        seconds = 1.5 + names.index(arm) + rng.random()
         total = 1.6 * loss + 0.3 if number % 5 == 0 else None
         if number > 0.8 * rounds:
             history.report(
@@ -53,8 +53,8 @@ def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", poli
             history.report(number + 1, names[-1], loss, loss, worker, pb.CHOSEN_BY_FALLBACK, superseded=number)
             number += 1
         else:
-            played_of[arm] += 1
-            after = loss * (1 - 0.08 * math.exp(-played_of[arm] / 12) + 0.01 * (chance.random() - 0.5))
+            pulls_of[arm] += 1
+            after = loss * (1 - 0.08 * math.exp(-pulls_of[arm] / 12) + 0.01 * (rng.random() - 0.5))
             history.select(number, arm, worker)
             history.report(
                 number, arm, loss, after, worker, diverged=number % 37 == 36, total_loss=total, seconds=seconds
@@ -63,38 +63,68 @@ def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", poli
         measured = history.events[-1].reward_reported.measurement
         if measured.outcome == pb.OUTCOME_MEASURED:
             for at, term in enumerate(TERMS):
-                measured.terms[term] = loss / (at + 1.5) * (1 + 0.02 * chance.random())
+                measured.terms[term] = loss / (at + 1.5) * (1 + 0.02 * rng.random())
             if total is not None:
                 measured.metrics["accuracy"] = 0.97 - 0.4 * loss
         if history.points and history.points[-1].version == len(history.events):
-            believe(history.points[-1], played_of, chance)
+            fill_posterior(history.points[-1], pulls_of, rng)
         number += 1
     history.select(number, names[0], "w0")
     if policy != "optima":
-        # It believes nothing.
+        # Other policies have no posterior.
         history.points.clear()
     history.workers += [
         pb.WorkerStatus(
-            worker=f"w{worker}", info=told, alive=worker != 1, heartbeat_age=2.0 if worker != 1 else 400.0,
+            worker=f"w{worker}", info=info, alive=worker != 1, heartbeat_age=2.0 if worker != 1 else 400.0,
             round=rounds // workers, steps_per_second=6.25, reports=rounds // workers,
         )
         for worker in range(workers)
     ]  # fmt: skip
+    fill_totals(history)
     return history
 
 
-def believe(point: pb.PosteriorPoint, played_of: dict[str, int], chance: random.Random) -> None:
-    """Beliefs as a bandit would have them: they fall as arms are played."""
-    means = [0.08 * math.exp(-count / 30) + 0.004 * chance.random() for count in played_of.values()]
+def fill_posterior(point: pb.PosteriorPoint, pulls_of: dict[str, int], rng: random.Random) -> None:
+    """Fill in a plausible posterior: means fall as arms are pulled."""
+    means = [0.08 * math.exp(-count / 30) + 0.004 * rng.random() for count in pulls_of.values()]
     weights = [math.exp(40 * mean) for mean in means]
     del point.mean[:], point.sd[:], point.p_best[:]
     point.mean.extend(means)
-    point.sd.extend(0.03 / math.sqrt(1 + min(20, count)) for count in played_of.values())
+    point.sd.extend(0.03 / math.sqrt(1 + min(20, count)) for count in pulls_of.values())
     point.p_best.extend(weight / sum(weights) for weight in weights)
 
 
+def fill_totals(history: History) -> None:
+    """Fill in the losses, counts and arms of the summary from the events."""
+    totals = history.totals
+    arms = {arm.name: totals.arms.add(arm=arm) for arm in history.spec.arms}
+    losses = []
+    for event in history.events:
+        report = event.reward_reported
+        if event.HasField("worker_started"):
+            losses[:] = [event.worker_started.info.total_loss]
+        if not event.HasField("reward_reported"):
+            continue
+        measured, diverged = report.measurement, report.measurement.outcome == pb.OUTCOME_DIVERGED
+        totals.reports += 1
+        totals.diverged += diverged
+        totals.tail_rounds += report.pull.chosen_by == pb.CHOSEN_BY_TAIL
+        if measured.HasField("total_loss"):
+            losses.append(measured.total_loss)
+        if (arm := arms.get(report.pull.arm)) is not None:
+            arm.pulls += 1
+            arm.total_seconds += measured.seconds
+            arm.total_decrement += 0.0 if diverged else measured.before - measured.after
+            arm.last_reward = report.reward
+    for point in history.points[-1:]:
+        for arm, mean, sd, p_best in zip(totals.arms, point.mean, point.sd, point.p_best, strict=True):
+            arm.mean, arm.sd, arm.p_best = mean, sd, p_best
+    totals.first_loss, totals.last_loss = losses[0], losses[-1]
+    totals.recent_losses.extend(losses[-30:])
+
+
 def gallery() -> list[History]:
-    """Runs of every kind a page should look well with."""
+    """Return runs of every kind that the pages must show well."""
     return [
         played(0, run="none"),
         played(5, run="five"),
@@ -106,7 +136,7 @@ def gallery() -> list[History]:
 
 
 def main(directory: str) -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     pages = [("runs", "/"), ("compare", "/compare?run=crowd&run=turns&run=eight&x=time"),
              *((name, f"/runs/{name}") for name in ("none", "five", "crowd", "eight", "long"))]  # fmt: skip
     Path(directory).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.driver import Driver
 from tests.bandit_server.dashboard.serving import dashboard
-from tests.browser.conftest import Opener, barriers, keep
+from tests.browser.conftest import Opener, accessibility_problems, save_screenshot
 from tests.server_process import ServerProcess
 
 
@@ -27,7 +27,7 @@ def process(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def worker_of(address: str, run: str) -> Iterator[Driver]:
-    """A worker that is told its arms over a channel of its own."""
+    """Run a worker on a channel of its own."""
     with grpc.insecure_channel(address) as channel:
         yield Driver(channel, run)
 
@@ -52,23 +52,23 @@ def test_a_report_is_visible_within_a_second_without_a_reload(process: ServerPro
         expect(rounds).to_have_text("85")
         expect(page.locator("#arms-note")).to_contain_text("24 rounds of the joint tail")
         assert page.evaluate("window.stayed")
-        keep(page, "live-light")
+        save_screenshot(page, "live-light")
 
 
-def test_a_run_appears_in_the_list_by_itself(process: ServerProcess, open_page: Opener) -> None:
+def test_a_new_run_appears_in_the_list_without_a_reload(process: ServerProcess, open_page: Opener) -> None:
     with dashboard(process.address) as url:
         page = open_page(url, color_scheme="dark")
         expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
-        told = f"deepspeed worker/train.py --bandit-addr {process.address}"
-        expect(page.locator("#none code")).to_have_text(told)
-        keep(page, "runs-empty-dark")
+        command = f"deepspeed worker/train.py --bandit-addr {process.address}"
+        expect(page.locator("#none code")).to_have_text(command)
+        save_screenshot(page, "runs-empty-dark")
         with worker_of(process.address, "first") as worker:
             worker.play(12)
             row = page.get_by_role("row").filter(has_text="first")
             expect(row).to_contain_text("12 of 100")
             expect(row).to_contain_text("1 of 1")
             expect(row.locator("svg path")).to_have_count(1)
-            keep(page, "runs-live-dark")
+            save_screenshot(page, "runs-live-dark")
             row.get_by_role("link", name="first").click()
             expect(page.get_by_role("heading", name="first")).to_be_visible()
 
@@ -85,7 +85,7 @@ def test_a_killed_server_leaves_a_stale_page_that_goes_live_again(process: Serve
             expect(banner).to_contain_text("Server unreachable, showing data from ")
             expect(banner).to_contain_text("the bandit server does not answer")
             expect(page.locator("#arms tbody tr")).to_have_count(3)
-            keep(page, "stale-light")
+            save_screenshot(page, "stale-light")
         process.start()
         expect(banner).to_be_hidden(timeout=10_000)
         expect(page.locator("#link")).to_have_text("live")
@@ -95,7 +95,7 @@ def test_a_killed_server_leaves_a_stale_page_that_goes_live_again(process: Serve
             expect(rounds).to_have_text("7")
 
 
-def test_a_dashboard_that_dies_is_told_by_the_page_itself(process: ServerProcess, open_page: Opener) -> None:
+def test_the_page_shows_that_the_dashboard_has_stopped(process: ServerProcess, open_page: Opener) -> None:
     with worker_of(process.address, "demo") as worker:
         worker.play(2)
         with dashboard(process.address) as url:
@@ -104,13 +104,13 @@ def test_a_dashboard_that_dies_is_told_by_the_page_itself(process: ServerProcess
         expect(page.locator("#banner")).to_contain_text("the dashboard does not answer")
 
 
-def test_an_operator_pauses_an_arm_ends_a_run_and_deletes_it(process: ServerProcess, open_page: Opener) -> None:
+def test_an_operator_pauses_an_arm_finishes_a_run_and_deletes_it(process: ServerProcess, open_page: Opener) -> None:
     with dashboard(process.address) as url, worker_of(process.address, "demo") as worker:
         worker.play(3)
         page = open_page(f"{url}/runs/demo", refused=(409,))
         page.get_by_role("button", name="Pause arm image").click()
         expect(page.locator("#arms tbody tr").first).to_contain_text("paused")
-        expect(page.locator("#told")).to_have_text("Arm image is paused: it is chosen no more.")
+        expect(page.locator("#told")).to_have_text("Arm image is paused and no longer chosen.")
         expect(page.locator("#events tbody tr").first).to_contain_text("arm paused")
         expect(page.locator("#events tbody tr").first).to_contain_text("by dashboard, 127.0.0.1")
         assert {worker.select().arm for _ in range(3)} <= {"text", "multimodal"}
@@ -123,7 +123,7 @@ def test_an_operator_pauses_an_arm_ends_a_run_and_deletes_it(process: ServerProc
         expect(page.get_by_role("button", name="Pause arm image")).to_be_visible()
 
         page.get_by_role("button", name="Finish…").click()
-        assert barriers(page) == []
+        assert accessibility_problems(page) == []
         page.keyboard.press("Escape")
         expect(page.locator("#state")).to_have_text("active")
         page.get_by_role("button", name="Finish…").click()
@@ -137,16 +137,16 @@ def test_an_operator_pauses_an_arm_ends_a_run_and_deletes_it(process: ServerProc
         page.get_by_label("Type demo to confirm").fill("dem")
         expect(confirm).to_be_disabled()
         page.get_by_label("Type demo to confirm").fill("demo")
-        keep(page, "delete-light")
+        save_screenshot(page, "delete-light")
         confirm.click()
         expect(page.get_by_role("dialog")).to_contain_text("workers that are alive")
-        page.get_by_label("although workers are alive").check()
+        page.get_by_label("Delete even if workers are alive").check()
         confirm.click()
         expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
         assert process.names() == []
 
 
-def test_what_a_worker_says_of_itself_is_shown_as_text(process: ServerProcess, open_page: Opener) -> None:
+def test_a_worker_s_info_is_shown_as_text(process: ServerProcess, open_page: Opener) -> None:
     hostile = '<img src=x onerror="document.title=1">'
     info = pb.WorkerInfo(device=hostile, recipe=hostile, versions={"torch": hostile}, teacher_metrics={hostile: 1.0})
     with grpc.insecure_channel(process.address) as channel, dashboard(process.address) as url:

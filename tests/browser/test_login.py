@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from bandit_server.config import Settings
 from bandit_server.server import Server
 from tests.bandit_server.dashboard.driver import Driver
-from tests.browser.conftest import Opener, barriers, keep
+from tests.browser.conftest import Opener, accessibility_problems, save_screenshot
 
 TOKEN = "a-token-of-the-tests"
 
@@ -23,7 +23,7 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_where_anyone_may_look_only_who_logs_in_may_act(tmp_path: Path, open_page: Opener) -> None:
+def test_where_anyone_may_look_changes_need_a_login(tmp_path: Path, open_page: Opener) -> None:
     settings = Settings(port=0, dashboard_port=0, data_dir=tmp_path / "store", token=TOKEN, anyone_may_look=True)
     with Server(settings) as server, grpc.insecure_channel(server.address) as channel:
         Driver(channel, "demo", token=TOKEN).play(2)
@@ -40,20 +40,20 @@ def test_where_anyone_may_look_only_who_logs_in_may_act(tmp_path: Path, open_pag
         expect(page.locator("#arms tbody tr").first).to_contain_text("paused")
 
 
-def test_a_browser_logs_in_once_and_out_again(guarded: Server, open_page: Opener) -> None:
+def test_a_browser_logs_in_once_and_logs_out(guarded: Server, open_page: Opener) -> None:
     url = guarded.dashboard_url
     assert url is not None
     page = open_page(f"{url}/runs/some-run")
     expect(page).to_have_title("Log in · OPTIMA")
-    keep(page, "login")
-    assert barriers(page) == []
+    save_screenshot(page, "login")
+    assert accessibility_problems(page) == []
     page.get_by_label("The bandit server's token").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
     expect(page).to_have_url(f"{url}/runs/some-run")
     page.goto(url)
     expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
     expect(page.locator("#link")).to_have_text("live")
-    assert page.evaluate("document.cookie") == "", "no script can read it"
+    assert page.evaluate("document.cookie") == "", "scripts cannot read it"
     page.get_by_role("button", name="Log out").click()
     expect(page).to_have_title("Log in · OPTIMA")
     page.goto(url)

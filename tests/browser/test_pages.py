@@ -1,4 +1,4 @@
-"""How the pages look and behave with histories written for the purpose: hostile, long, many workers, small screens."""
+"""The pages with scripted histories: hostile names, long runs, many workers, small screens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.history import History
 from tests.bandit_server.dashboard.scripted import ScriptedServer, serving
 from tests.bandit_server.dashboard.serving import dashboard
-from tests.browser.conftest import Opener, barriers, keep
+from tests.browser.conftest import Opener, accessibility_problems, save_screenshot
 from tests.browser.looks import gallery, played
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>alert(1)</script>'
 DARK = "rgb(18, 21, 24)"
-# Milliseconds between two frames, of 120: all of them, and at the worst.
+# Milliseconds between two frames: mean and maximum of 120.
 FRAMES = """
 () => new Promise((done) => {
   const times = [];
@@ -57,13 +57,13 @@ window.EventSource = class extends EventSource {
 
 
 def hostile() -> History:
-    """A run whose every name would be markup, if anybody let it."""
+    """Return a run with markup in every name."""
     history = History(arms=(HOSTILE, "javascript:alert(1)"), run="hostile")
     history.report(0, HOSTILE, worker=HOSTILE, total_loss=1.0)
     measured = history.events[-1].reward_reported.measurement
     measured.metrics[HOSTILE] = measured.terms[HOSTILE] = 0.5
-    told = pb.WorkerInfo(device=HOSTILE, recipe=HOSTILE, versions={HOSTILE: HOSTILE}, teacher_metrics={HOSTILE: 0.9})
-    history.workers.append(pb.WorkerStatus(worker=HOSTILE, info=told, alive=True))
+    info = pb.WorkerInfo(device=HOSTILE, recipe=HOSTILE, versions={HOSTILE: HOSTILE}, teacher_metrics={HOSTILE: 0.9})
+    history.workers.append(pb.WorkerStatus(worker=HOSTILE, info=info, alive=True))
     history.add(arm_updated=pb.ArmUpdated(arm=HOSTILE, paused=True, actor=HOSTILE))
     history.spec.policy.name = HOSTILE
     return history
@@ -108,7 +108,7 @@ def test_hostile_names_are_shown_as_the_text_they_are(open_page: Opener, url: st
         expect(run.locator(place)).to_contain_text(HOSTILE)
     run.locator("#posterior summary").click()
     expect(run.locator("#posterior table")).to_contain_text(HOSTILE)
-    keep(run, "hostile")
+    save_screenshot(run, "hostile")
     compared = open_page(f"{url}/compare?run=hostile&run=five")
     expect(compared.locator("#differences tbody")).to_contain_text(HOSTILE)
     expect(compared.locator("#loss-choice")).to_contain_text(HOSTILE)
@@ -133,7 +133,7 @@ def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) ->
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
         assert dark == (theme == "dark")
-        keep(page, f"run-{run}-{theme}")
+        save_screenshot(page, f"run-{run}-{theme}")
 
 
 @pytest.mark.parametrize("width", [390, 2560])
@@ -143,16 +143,16 @@ def test_pages_fit_screens_from_phone_to_wide(open_page: Opener, url: str, width
         page = open_page(url + path, **options)
         expect(page.locator("tbody tr").first).to_be_visible(timeout=15_000)
         assert no_sideways_scrolling(page)
-        keep(page, f"{name}-{width}px")
+        save_screenshot(page, f"{name}-{width}px")
 
 
 @pytest.mark.parametrize("path", ["/", "/runs/crowd", "/compare?run=eight&run=turns"])
-def test_nobody_is_kept_out(open_page: Opener, url: str, path: str) -> None:
+def test_pages_are_accessible(open_page: Opener, url: str, path: str) -> None:
     page = open_page(url + path, color_scheme="light")
     expect(page.locator("tbody tr").first).to_be_visible(timeout=15_000)
-    found = barriers(page)
+    found = accessibility_problems(page)
     page.emulate_media(color_scheme="dark")
-    assert found + barriers(page) == []
+    assert found + accessibility_problems(page) == []
 
 
 def test_the_chosen_theme_stays(open_page: Opener, url: str) -> None:
@@ -172,7 +172,7 @@ def test_ten_thousand_rounds_stay_smooth_while_more_arrive(open_page: Opener, se
     history = server.histories["long"]
     over = threading.Event()
 
-    def go_on() -> None:
+    def report_more() -> None:
         number = 20_000
         while not over.wait(0.05):
             history.report(number, "text", total_loss=1.0)
@@ -181,18 +181,18 @@ def test_ten_thousand_rounds_stay_smooth_while_more_arrive(open_page: Opener, se
     page = open_page(f"{url}/runs/long")
     drawn(page)
     expect(page.locator("#raster canvas")).to_be_visible()
-    worker = threading.Thread(target=go_on)
+    worker = threading.Thread(target=report_more)
     worker.start()
     mean, worst = page.evaluate(FRAMES)
     over.set()
     worker.join()
-    keep(page, "run-long-light")
+    save_screenshot(page, "run-long-light")
     assert mean < 50, f"a frame took {mean:.0f} ms on average, {worst:.0f} ms at the worst"
     assert worst < 1000
 
 
 @pytest.mark.alone
-def test_five_hundred_runs_are_there_within_a_second_and_can_be_found_and_sorted(open_page: Opener) -> None:
+def test_five_hundred_runs_are_listed_within_a_second_filtered_and_sorted(open_page: Opener) -> None:
     many = []
     for index in range(500):
         history = History(run=f"run-{index:03}", began=time.time() - index)
@@ -238,8 +238,8 @@ def test_a_view_is_kept_in_its_address(open_page: Opener, url: str) -> None:
     expect(key).to_have_attribute("aria-pressed", "false")
     page.get_by_role("button", name="Log scale").click()
     page.get_by_role("combobox", name="Events").select_option("diverged")
-    kept = parse_qs(urlsplit(page.url).query)
-    assert kept.keys() == {"zoom", "hide", "log", "kind"}
+    query = parse_qs(urlsplit(page.url).query)
+    assert query.keys() == {"zoom", "hide", "log", "kind"}
     page.reload()
     drawn(page)
     expect(whole).to_be_visible()
@@ -247,7 +247,7 @@ def test_a_view_is_kept_in_its_address(open_page: Opener, url: str) -> None:
     expect(page.get_by_role("button", name="Log scale")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#losses canvas")).to_be_visible()
     expect(page.locator("#events tbody tr").first).to_contain_text("round diverged")
-    keep(page, "run-zoomed-light")
+    save_screenshot(page, "run-zoomed-light")
     chart.dblclick()
     expect(whole).to_be_hidden()
     page.get_by_role("button", name="Training time").click()
@@ -281,7 +281,7 @@ def test_events_are_filtered_and_older_ones_fetched(open_page: Opener, url: str)
     page.get_by_role("combobox", name="Arm").select_option("pooler")
     expect(rows.first).to_contain_text("pooler")
     page.get_by_role("combobox", name="Events").select_option("created")
-    expect(page.get_by_text("No such event.")).to_be_visible()
+    expect(page.get_by_text("No event matches the filter.")).to_be_visible()
     page.get_by_role("combobox", name="Arm").select_option("")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("policy optima")
@@ -297,7 +297,7 @@ def test_losses_can_be_read_on_a_log_scale_even_a_loss_of_zero(open_page: Opener
         expect(page.locator("#losses canvas")).to_be_visible()
 
 
-def test_runs_are_chosen_in_the_list_and_laid_side_by_side(open_page: Opener, url: str) -> None:
+def test_runs_are_chosen_in_the_list_and_compared(open_page: Opener, url: str) -> None:
     page = open_page(url)
     for run in ("eight", "turns"):
         page.get_by_role("checkbox", name=f"Compare {run}").check()
@@ -308,13 +308,13 @@ def test_runs_are_chosen_in_the_list_and_laid_side_by_side(open_page: Opener, ur
     expect(table.nth(1).locator(".note")).not_to_have_count(0)
     expect(page.locator("#loss canvas")).to_be_visible()
     expect(page.locator("#metric canvas")).to_be_visible()
-    page.get_by_label("Another run").select_option("crowd")
+    page.get_by_label("Add a run").select_option("crowd")
     expect(table).to_have_count(3)
-    page.locator("#loss-choice").select_option(label="term logits/kl")
+    page.locator("#loss-choice").select_option(label="loss term logits/kl")
     page.get_by_role("button", name="Training time").click()
     expect(page.locator("#equal")).to_contain_text("of training")
-    keep(page, "compare-light")
-    page.get_by_role("button", name="Leave out eight").click()
+    save_screenshot(page, "compare-light")
+    page.get_by_role("button", name="Remove eight").click()
     expect(table).to_have_count(2)
     assert parse_qs(urlsplit(page.url).query) == {"run": ["turns", "crowd"], "loss": ["term/logits/kl"], "x": ["time"]}
     page.reload()
@@ -331,7 +331,7 @@ def test_runs_measured_only_at_their_ends_are_not_compared_at_equal_pulls(open_p
         page = open_page(f"{url}/compare?run=short&run=long")
         expect(page.locator("#equal")).to_have_text(
             "Total loss cannot be compared at equal pulls: "
-            "fewer than two of these runs have a value until pull 4, which all of them have reached."
+            "fewer than two runs have a value up to pull 4, which all runs have reached."
         )
         expect(page.locator("#differences thead")).not_to_contain_text("At equal")
         page.locator("#loss-choice").select_option(label="bandit loss after the round")

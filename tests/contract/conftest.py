@@ -1,4 +1,4 @@
-"""The two stores that every promise is tested on: the embedded Valkey, and a Redis of another make."""
+"""The two stores on which the contract is tested: the embedded Valkey, and an independent Redis."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.stores import RedisServer, process_id, send
 
 @dataclass
 class Place:
-    """A real store, and what may befall it.
+    """A real store that can be frozen, killed and started again.
 
     Attributes:
-        url: Where it listens.
-        store: What is tested.
+        url: The store's URL.
+        store: The client under test.
     """
 
     url: str
@@ -30,7 +30,7 @@ class Place:
     _start_again: Callable[[], Awaitable[None]]
 
     def freeze(self) -> Callable[[], None]:
-        """Stop its process in its tracks; returns what lets it go on."""
+        """Suspend its process; return a function that resumes it."""
         pid = process_id(self.url)
         send(signal.SIGSTOP, pid)
         return lambda: send(signal.SIGCONT, pid)
@@ -40,7 +40,7 @@ class Place:
         send(signal.SIGKILL, process_id(self.url))
 
     async def start_again(self) -> None:
-        """What brings it back after `kill`; the embedded store needs nothing but time."""
+        """Start it again after `kill`; the embedded store restarts by itself."""
         await self._start_again()
 
 
@@ -49,22 +49,22 @@ Scenario = Callable[[Place], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def embedded(directory: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
-    """The embedded Valkey. It starts again by itself."""
+    """Run the embedded Valkey; yield its URL, and a function to start it again, which does nothing."""
 
-    async def nothing() -> None:
+    async def start_again() -> None:
         pass
 
     valkey = EmbeddedValkey(directory, fsync="always")
     try:
         await valkey.start()
-        yield valkey.url, nothing
+        yield valkey.url, start_again
     finally:
         await valkey.stop()
 
 
 @contextlib.asynccontextmanager
 async def redis(directory: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
-    """A redis-server, which somebody has to start again."""
+    """Run a redis-server; yield its URL, and a function to start it again."""
     server = RedisServer(directory)
 
     async def start_again() -> None:
@@ -80,7 +80,7 @@ async def redis(directory: Path) -> AsyncIterator[tuple[str, Callable[[], Awaita
 
 @pytest.fixture(params=[embedded, redis], ids=["embedded", "redis"])
 def at_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
-    """Plays a scenario at a store of its own, in an event loop of its own."""
+    """Run a scenario on a store of its own, in an event loop of its own."""
 
     def play(scenario: Scenario, deadline: float = 5.0) -> None:
         async def whole() -> None:

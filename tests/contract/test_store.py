@@ -547,7 +547,7 @@ def test_an_append_whose_answer_is_lost_is_unavailable(at_store: AtStore) -> Non
         async with Proxy(place.url) as proxy:
             store = RedisStore(proxy.url)
             assert await store.append("r", head, [b"2"]) == "stored"
-            proxy.lose_next_answer()
+            proxy.lose_next_response()
             with pytest.raises(StoreUnavailable):
                 await store.append("r", Head(2, "one", False), [b"3"])
             assert (await store.read("r", 0, 10)).events == [(1, b"1"), (2, b"2"), (3, b"3")]

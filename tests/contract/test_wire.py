@@ -1,4 +1,4 @@
-"""The RPCs, called over the wire on a real server with a real store."""
+"""The RPCs, called over gRPC on a real server with a real store."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAN = float("nan")
 
 @pytest.fixture
 def stub(address: str) -> Iterator[BanditStub]:
-    with connected(address) as made:
-        yield made
+    with connected(address) as stub:
+        yield stub
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def run() -> str:
 
 
 def refused(call: Callable[[], object]) -> tuple[str, str, str]:
-    """Status, reason and sentence of a call that must be refused."""
+    """Make a call that must be refused; return its status, reason and message."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error = caught.value
@@ -39,7 +39,7 @@ def refused(call: Callable[[], object]) -> tuple[str, str, str]:
     return error.code().name, str(reason), str(error.details())
 
 
-def test_rounds_are_chosen_reported_and_believed(stub: BanditStub, run: str) -> None:
+def test_rounds_are_chosen_and_reported_and_change_the_posterior(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     assert (player.joined.created, player.joined.next_round) == (True, 0)
     arms = player.play(range(30))
@@ -81,22 +81,22 @@ def test_a_report_may_select_the_next_arm_in_the_same_call(stub: BanditStub, run
     apart, together = Player(stub, run, policy=policy), Player(stub, f"{run}-together", policy=policy)
     arms = [together.select(0).pull.arm]
     for round in range(20):
-        answer = together.report(round, arms[-1], 1 - PAYS[arms[-1]] / (round + 20), select_round=round + 1)
-        assert (answer.duplicate, answer.selected.duplicate) == (False, False)
-        assert answer.selected.version == answer.version + 1 == 2 * round + 5
-        arms.append(answer.selected.pull.arm)
+        response = together.report(round, arms[-1], 1 - PAYS[arms[-1]] / (round + 20), select_round=round + 1)
+        assert (response.duplicate, response.selected.duplicate) == (False, False)
+        assert response.selected.version == response.version + 1 == 2 * round + 5
+        arms.append(response.selected.pull.arm)
     assert arms[:-1] == apart.play(range(20)), "what two calls choose"
-    assert len(answer.selected.fallback_arms) == 64
+    assert len(response.selected.fallback_arms) == 64
     again = together.report(19, arms[-2], 1 - PAYS[arms[-2]] / 39, select_round=20)
     assert (again.duplicate, again.selected.duplicate) == (True, True)
-    assert (again.report, again.selected.pull) == (answer.report, answer.selected.pull)
+    assert (again.report, again.selected.pull) == (response.report, response.selected.pull)
     stub.FinishRun(pb.FinishRunRequest(run=together.caller.run))
     last = together.report(20, arms[-1], 0.9, select_round=21)
     assert (last.duplicate, last.selected.finished) == (False, True)
     assert (told(stub, together.caller.run).pulls, told(stub, together.caller.run).reports) == (21, 21)
 
 
-def test_rounds_older_than_those_at_hand_are_looked_up(stub: BanditStub, run: str) -> None:
+def test_rounds_older_than_those_in_memory_are_read_from_the_store(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     first = player.select(0)
     report = player.report(0, first.pull.arm, 0.9)
@@ -144,7 +144,7 @@ def test_another_spec_under_the_same_name_is_refused(stub: BanditStub, run: str)
     assert "seed is 7, not 8" in sentence
 
 
-def test_a_worker_that_has_seen_more_than_there_is_is_told(stub: BanditStub, run: str) -> None:
+def test_a_worker_that_has_seen_a_higher_version_gets_data_loss(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     player.caller.seen_version += 5
     assert refused(lambda: player.select(0))[:2] == ("DATA_LOSS", "data_loss")
@@ -161,7 +161,7 @@ def test_a_run_that_is_finished_says_so(stub: BanditStub, run: str) -> None:
     assert player.report(0, open_pull.arm, 0.9).report.pull == open_pull, "reports of open pulls are accepted"
 
 
-def test_a_paused_arm_is_played_no_more(stub: BanditStub, run: str) -> None:
+def test_a_paused_arm_is_not_played(stub: BanditStub, run: str) -> None:
     player = Player(stub, run, policy="uniform")
     for name in ("image", "text"):
         stub.UpdateArm(pb.UpdateArmRequest(run=run, arm=name, paused=True))
@@ -172,7 +172,7 @@ def test_a_paused_arm_is_played_no_more(stub: BanditStub, run: str) -> None:
     assert "image" in player.play(range(5, 30))
 
 
-def test_a_run_with_live_workers_is_deleted_by_force_alone(stub: BanditStub, run: str) -> None:
+def test_a_run_with_live_workers_is_deleted_only_with_force(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     player.play(range(3))
     status, reason, sentence = refused(lambda: stub.DeleteRun(pb.DeleteRunRequest(run=run)))
@@ -206,7 +206,7 @@ def test_a_list_shows_runs_as_they_are_now(stub: BanditStub, run: str) -> None:
         assert (first.run, first.reports, first.workers[0].alive) == (run, round + 1, True)
 
 
-def test_a_watcher_sees_what_was_and_what_comes(stub: BanditStub, run: str) -> None:
+def test_a_watcher_sees_past_and_new_events(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     player.play(range(5))
     watching = stub.WatchRun(pb.WatchRunRequest(run=run), timeout=20)
@@ -225,7 +225,7 @@ def test_a_watcher_sees_what_was_and_what_comes(stub: BanditStub, run: str) -> N
     watching.cancel()
 
 
-def test_a_watcher_goes_on_where_it_was(stub: BanditStub, run: str) -> None:
+def test_a_watcher_resumes_where_it_was(stub: BanditStub, run: str) -> None:
     player = Player(stub, run)
     player.play(range(5))
     incarnation = player.caller.incarnation
@@ -256,11 +256,11 @@ def test_a_long_history_is_watched_in_batches_with_some_of_the_posterior(stub: B
         for round in range(6000)
     ]
     for start in range(0, 6000, 2000):
-        answer = stub.RestoreRun(
+        response = stub.RestoreRun(
             pb.RestoreRunRequest(caller=player.caller, spec=spec(), records=records[start : start + 2000])
         )
-        assert answer.restored == 2000
-        player.caller.incarnation, player.caller.seen_version = answer.run.incarnation, answer.run.version
+        assert response.restored == 2000
+        player.caller.incarnation, player.caller.seen_version = response.run.incarnation, response.run.version
     watching = stub.WatchRun(pb.WatchRunRequest(run=run), timeout=60)
     batches = []
     for batch in watching:
@@ -279,8 +279,8 @@ BAD = pytest.mark.parametrize(
     ("call", "status", "words"),
     [
         (lambda s, p: s.GetRun(pb.GetRunRequest(run="nowhere")), "NOT_FOUND", "there is no run nowhere"),
-        (lambda s, p: s.GetRun(pb.GetRunRequest(run="a b")), "INVALID_ARGUMENT", "run 'a b' is no name"),
-        (lambda s, p: s.GetRun(pb.GetRunRequest(run="..")), "INVALID_ARGUMENT", "run '..' is no name"),
+        (lambda s, p: s.GetRun(pb.GetRunRequest(run="a b")), "INVALID_ARGUMENT", "run 'a b' is not a valid name"),
+        (lambda s, p: s.GetRun(pb.GetRunRequest(run="..")), "INVALID_ARGUMENT", "run '..' is not a valid name"),
         (lambda s, p: s.GetRun(pb.GetRunRequest(run="x" * 10_000_000)), "INVALID_ARGUMENT", "(10000000 characters)"),
         (lambda s, p: s.ListRuns(pb.ListRunsRequest(page_token="?")), "INVALID_ARGUMENT", "page_token"),
         (lambda s, p: s.WatchRun(pb.WatchRunRequest(run="nowhere")).__next__(), "NOT_FOUND", "there is no run"),
@@ -307,8 +307,8 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
 ) -> None:
     player = Player(stub, run)
     before = told(stub, run)
-    found, reason, sentence = refused(lambda: call(stub, player))
-    assert (found, bool(reason)) == (status, True)
+    code, reason, sentence = refused(lambda: call(stub, player))
+    assert (code, bool(reason)) == (status, True)
     assert words in sentence
     assert "\n" not in sentence
     assert told(stub, run) == before
@@ -318,7 +318,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
 def test_garbage_is_refused(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary("/optima.v1.Bandit/GetRun")
-        assert refused(lambda: call(b"\xff\xff\xff\xff", timeout=5))[0] in ("INTERNAL", "INVALID_ARGUMENT", "UNKNOWN")
+        assert refused(lambda: call(b"\xff\xff\xff\xff", timeout=5))[:2] == ("INVALID_ARGUMENT", "invalid")
 
 
 def test_health_and_reflection_are_served(address: str) -> None:
@@ -327,8 +327,8 @@ def test_health_and_reflection_are_served(address: str) -> None:
         for service in ("", "optima.v1.Bandit"):
             status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
             assert status == health_pb2.HealthCheckResponse.SERVING
-        reflected = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        answer = next(reflected.ServerReflectionInfo(iter([request]), timeout=5))
-        names = {service.name for service in answer.list_services_response.service}
+        response = next(reflection.ServerReflectionInfo(iter([request]), timeout=5))
+        names = {service.name for service in response.list_services_response.service}
     assert "optima.v1.Bandit" in names

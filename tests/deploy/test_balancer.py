@@ -1,4 +1,4 @@
-"""Several replicas behind the load balancer of deploy/: a real nginx with the file that is shipped."""
+"""Several replicas behind the load balancer of deploy/: a real nginx with the shipped configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ UPSTREAM = "server bandit-server:50051 "
 
 @contextlib.contextmanager
 def nginx(directory: Path, *replicas: str) -> Iterator[str]:
-    """The balancer in front of some replicas; yields where it listens. In Compose one name stands for all of them."""
+    """Run the balancer in front of some replicas, and yield its address.
+
+    In Compose one name resolves to all replicas; here each gets a line of its own.
+    """
     port = free_port()
     text = CONFIGURATION.read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if UPSTREAM in line)
@@ -71,7 +74,7 @@ def test_a_run_goes_on_behind_the_balancer_when_a_replica_goes(tmp_path: Path) -
             seen = next(watching).run.version
         watching.cancel()
         one.stop()
-        # What was in progress there is for its caller to try again; what comes goes to the one that is left.
+        # Callers retry the calls that were in progress there; new calls go to the other replica.
         player.play(range(10, 20))
         rounds = [e.reward_reported.pull.round for e in history(stub, "r") if e.HasField("reward_reported")]
         assert rounds == list(range(20))
@@ -79,7 +82,7 @@ def test_a_run_goes_on_behind_the_balancer_when_a_replica_goes(tmp_path: Path) -
         with pytest.raises(grpc.RpcError) as caught:
             told(stub, "r")
         assert isinstance(caught.value, grpc.Call)
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, "the worker tries again"
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, "a code on which the worker retries"
 
 
 def test_a_refusal_comes_through_the_balancer_whole(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_refusal_comes_through_the_balancer_whole(tmp_path: Path) -> None:
 
 
 class Compose(yaml.SafeLoader):
-    """YAML with Compose's own tags: what is reset is None."""
+    """Loads YAML with Compose's own tags: a value with !reset is None."""
 
 
 Compose.add_constructor("!reset", lambda loader, node: None)
@@ -113,7 +116,7 @@ def test_the_override_puts_two_replicas_behind_the_address_of_one() -> None:
     assert balancer["ports"] == base["bandit-server"]["ports"]
     assert balancer["volumes"] == ["./deploy/nginx.conf:/etc/optima/nginx.conf:ro"]
     assert UPSTREAM in CONFIGURATION.read_text(encoding="utf-8")
-    # As bare as every other container.
+    # As restricted as every other container.
     for setting in ("read_only", "tmpfs", "cap_drop", "security_opt", "init", "stop_signal", "logging"):
         assert balancer[setting] == base["redis"][setting]
     assert over["dashboard"]["command"][2] == "balancer:50051"

@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, read off the file; no engine is needed."""
+"""The properties of docker-compose.yml, checked on the file, without Docker."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.launch import ROOT
 from worker.cli import parse
 
-ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 FROM_IMAGE = {"bandit-server", "dashboard", "worker"}
@@ -33,7 +33,7 @@ def test_a_container_can_do_no_more_than_it_must(service: dict[str, Any]) -> Non
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
-    # Named volumes only: nothing of the machine's own files.
+    # Named volumes only, no files of the host.
     for volume in service.get("volumes", []):
         assert volume.split(":")[0] in COMPOSE["volumes"]
 
@@ -63,7 +63,7 @@ def test_a_service_starts_only_after_the_healthy_one_it_calls() -> None:
 
 def test_ports_are_published_on_loopback_unless_bind_says_otherwise() -> None:
     assert SERVICES["bandit-server"]["ports"] == ["${OPTIMA_BIND:-127.0.0.1}:${OPTIMA_PORT:-50051}:50051"]
-    # Browsers would send it the token in clear.
+    # Without TLS, browsers would send it the token unencrypted.
     assert SERVICES["dashboard"]["ports"] == ["127.0.0.1:${OPTIMA_DASHBOARD_PORT:-8080}:8080"]
     assert "ports" not in SERVICES["redis"]
     assert "ports" not in SERVICES["worker"]
@@ -134,7 +134,7 @@ def test_the_worker_command_is_one_that_the_worker_understands() -> None:
     assert (launcher, script) == ("deepspeed", "worker/train.py")
     arguments = parse(flags)
     assert arguments.bandit_addr == "bandit-server:50051"
-    # The default output directory: a fresh one for each run, in the volume.
+    # By default each run gets a new output directory, in the volume.
     assert arguments.output_dir is None
     assert "runs:/app/runs" in SERVICES["worker"]["volumes"]
 
@@ -148,7 +148,7 @@ def test_every_setting_is_described_in_the_example_environment() -> None:
 
 
 def _understood(words: list[str]) -> None:
-    """Fail if `optima WORDS` would be refused for its words; nothing is started, as help is all it is asked for."""
+    """Fail if `optima WORDS` has unknown arguments; with --help nothing is started."""
     command = [sys.executable, "-m", "bandit_server.cli", *words, "--help"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert answer.returncode == 0, answer.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

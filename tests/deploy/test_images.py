@@ -1,13 +1,13 @@
-"""What the Dockerfiles promise, read off the files; no engine is needed."""
+"""The properties of the Dockerfiles, checked on the files, without Docker."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks.server.site import IMAGE
+from benchmarks.server.testbed import IMAGE_ENVIRONMENT
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
 
 each_image = pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
@@ -46,7 +46,7 @@ def test_the_server_image_holds_no_worker_and_the_worker_image_no_server() -> No
 
 def test_benchmarks_start_servers_as_the_server_image_does() -> None:
     text = (ROOT / "deploy" / "server.Dockerfile").read_text(encoding="utf-8")
-    for name, value in IMAGE.items():
+    for name, value in IMAGE_ENVIRONMENT.items():
         assert re.search(rf"^(ENV|   ) {name}={value}\b", text, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The worker image's first process, run as it is, on a stand-in for DeepSpeed's launcher."""
+"""The worker image's entry point, run with a fake of DeepSpeed's launcher."""
 
 import os
 import signal
@@ -8,23 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.launch import ROOT
 from tests.server_process import eventually
 
-ENTRYPOINT = Path(__file__).parents[2] / "deploy" / "worker-entrypoint.sh"
+ENTRYPOINT = ROOT / "deploy" / "worker-entrypoint.sh"
 
-# As DeepSpeed's on one machine: it starts one process, waits for it, and has no handler for SIGTERM.
+# Like DeepSpeed's launcher on one machine: it starts one process, waits for it, and has no handler for SIGTERM.
 LAUNCHER = """
 import subprocess, sys
 status = subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2]]).returncode
 sys.exit(status)
 """
-# What it starts: on SIGTERM it says so, ends when it may, with a status of its own, and leaves a mark.
+# The launcher's child: on SIGTERM it creates a file, waits until it may exit, creates another, and exits with 7.
 SAVES_ON_SIGTERM = """
 import pathlib, signal, sys
 mark = pathlib.Path(sys.argv[1])
 def save(number, frame):
-    (mark / "told").touch()
-    (mark / "may end").read_bytes()
+    (mark / "signalled").touch()
+    (mark / "may exit").read_bytes()
     (mark / "saved").touch()
     sys.exit(7)
 signal.signal(signal.SIGTERM, save)
@@ -34,14 +35,14 @@ signal.pause()
 
 
 def test_sigterm_reaches_what_the_launcher_started_and_is_waited_for(tmp_path: Path) -> None:
-    # Who reads it waits for who writes it.
-    os.mkfifo(tmp_path / "may end")
+    # Reading a fifo blocks until it is written.
+    os.mkfifo(tmp_path / "may exit")
     with _started(sys.executable, "-c", LAUNCHER, SAVES_ON_SIGTERM, str(tmp_path)) as process:
         eventually((tmp_path / "ready").exists, 20)
         process.send_signal(signal.SIGTERM)
-        eventually((tmp_path / "told").exists, 20)
+        eventually((tmp_path / "signalled").exists, 20)
         assert process.poll() is None
-        (tmp_path / "may end").write_bytes(b"")
+        (tmp_path / "may exit").write_bytes(b"")
         assert process.wait(20) == 7
     assert (tmp_path / "saved").exists()
 
@@ -62,7 +63,7 @@ def test_the_status_is_that_of_the_command(tmp_path: Path) -> None:
 
 @contextmanager
 def _started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The entry point on this command, in a process group that is gone when the block is left."""
+    """Run a command through the entry point, in a process group that is killed at the end of the block."""
     process = subprocess.Popen([str(ENTRYPOINT), *command], start_new_session=True)
     try:
         yield process

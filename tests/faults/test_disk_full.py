@@ -1,4 +1,4 @@
-"""The disk of the embedded store is full: writes are refused with the reason, and reads go on (DESIGN.md §8)."""
+"""The disk of the embedded store is full: writes are refused with the reason, and reads are still served."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server_process import ServerProcess, eventually
 
 @contextlib.contextmanager
 def full(store: psutil.Process, data: Path) -> Iterator[None]:
-    """The store's file can grow no more, as on a full disk."""
+    """Keep the store's file from growing, as on a full disk."""
     (file,) = (data / "appendonlydir").glob("*.incr.aof")
     limits = store.rlimit(psutil.RLIMIT_FSIZE)
     store.rlimit(psutil.RLIMIT_FSIZE, (file.stat().st_size, limits[1]))
@@ -27,7 +27,7 @@ def full(store: psutil.Process, data: Path) -> Iterator[None]:
 
 
 def refusal(player: Player, round: int) -> grpc.Call | None:
-    """What a call for a new round is told, if it is refused."""
+    """Select an arm for a new round, and return the refusal, if any."""
     try:
         player.select(round)
     except grpc.RpcError as error:
@@ -35,7 +35,7 @@ def refusal(player: Player, round: int) -> grpc.Call | None:
     return None
 
 
-def test_a_full_disk_is_told_and_what_is_stored_is_served(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_stored_history_is_served(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "store")
     try:
         with connected(server.address) as stub:
@@ -44,19 +44,19 @@ def test_a_full_disk_is_told_and_what_is_stored_is_served(tmp_path: Path) -> Non
             first = player.select(0)
             process = server.store().pid
             with full(server.store(), server.data):
-                # The store finds out by an append that it keeps in memory, and tries to write once a second.
+                # The store notices on an append, which it keeps in memory and tries to write once a second.
                 rounds = iter(range(10, 1000))
                 eventually(lambda: refusal(player, next(rounds)) is not None)
                 stored = told(stub, "r").version
                 refused = refusal(player, 1000)
                 assert refused is not None
                 assert refused.code() == grpc.StatusCode.UNAVAILABLE
-                assert "File too large" in str(refused.details()), "what the operating system said"
+                assert "File too large" in str(refused.details()), "the operating system's reason"
                 assert told(stub, "r").version == stored
                 assert len(history(stub, "r")) == stored
-                assert player.select(0).pull == first.pull, "what is stored already is answered, too"
+                assert player.select(0).pull == first.pull, "a repeat of a stored pull is answered"
             eventually(lambda: refusal(player, 1001) is None)
-            assert server.store().pid == process, "nothing had to start again"
+            assert server.store().pid == process, "nothing had to restart"
             before = history(stub, "r")
         server.restart()
         with connected(server.address) as stub:

@@ -1,4 +1,4 @@
-"""The server's edges, on real processes: health, deadlines, pings, limits, what is counted and what is logged."""
+"""The server's interface, on real processes: health, deadlines, pings, limits, metrics and logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.calls import Player, connected, history, told
-from tests.launch import free_port
+from tests.launch import ROOT, free_port
 from tests.server_process import ServerProcess, eventually
 from tests.stores import RedisServer, process_id
 
@@ -48,7 +48,7 @@ def server(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a store of its own, a metrics port, and a log that tells all."""
+    """A server with an embedded store, a metrics port, and a log of every call."""
     flags = ["--log-format", "json", "--log-level", "debug", "--metrics-port", str(free_port())]
     process = ServerProcess(tmp_path_factory.mktemp("alone") / "store", flags=flags, dashboard=True)
     yield process
@@ -66,19 +66,19 @@ def test_health_follows_the_store_and_ends_with_the_server(redis: RedisServer, s
     with grpc.insecure_channel(server.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
 
-        def told_now() -> set[int]:
+        def statuses() -> set[int]:
             requests = (health_pb2.HealthCheckRequest(service=service) for service in SERVICES)
             return {health.Check(request, timeout=10).status for request in requests}
 
-        assert told_now() == {SERVING}
+        assert statuses() == {SERVING}
         store.suspend()
-        eventually(lambda: told_now() == {NOT_SERVING})
+        eventually(lambda: statuses() == {NOT_SERVING})
         store.resume()
-        eventually(lambda: told_now() == {SERVING})
+        eventually(lambda: statuses() == {SERVING})
         watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert next(watching).status == SERVING
         psutil.Process(server.pid).send_signal(signal.SIGTERM)
-        assert next(watching).status == NOT_SERVING, "told before the connection ends"
+        assert next(watching).status == NOT_SERVING, "reported before the connection ends"
 
 
 def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, server: ServerProcess) -> None:
@@ -93,16 +93,18 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, ser
             request = pb.SelectArmRequest(caller=player.caller, round=0)
             codes[player.caller.worker] = refused(lambda: stub.SelectArm(request, timeout=seconds)).code()
 
-        def begun() -> bool:
-            told = httpx.get(f"http://127.0.0.1:{server.dashboard_port}/metrics", timeout=20).text
-            return 'grpc_server_started_total{grpc_method="SelectArm"' in told
+        def started() -> bool:
+            url = f"http://127.0.0.1:{server.dashboard_port}/metrics"
+            return (
+                re.search(r'started_total{grpc_method="SelectArm".*} 1.0', httpx.get(url, timeout=20).text) is not None
+            )
 
         try:
             first, *others = players
             calls = [threading.Thread(target=late, args=[first, 10.0])]
             calls[0].start()
-            eventually(begun)
-            # They wait behind the first one, which waits for the store.
+            eventually(started)
+            # They wait for the first one, which waits for the store.
             calls += [threading.Thread(target=late, args=[player, 0.2]) for player in others]
             for call in calls[1:]:
                 call.start()
@@ -113,22 +115,22 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, ser
         assert codes.pop("w0") == grpc.StatusCode.UNAVAILABLE
         assert set(codes.values()) == {grpc.StatusCode.DEADLINE_EXCEEDED}
         eventually(lambda: answered(lambda: told(stub, "r")))
-        # What was on its way to the store may have arrived there; those behind it had not been sent.
+        # The first append was sent to the store, and may have arrived; the others were not sent.
         assert told(stub, "r").version <= before.version + 1
 
 
-def test_a_call_that_arrives_after_its_deadline_is_told_so_and_not_begun(server: ServerProcess) -> None:
+def test_a_call_that_arrives_after_its_deadline_is_refused_with_that_reason(server: ServerProcess) -> None:
     with connected(server.address) as stub:
         player = Player(stub, "late")
 
         def late(round: int) -> bool:
             before = told(stub, "late").version
             request = pb.SelectArmRequest(caller=player.caller, round=round)
-            # gRPC rounds what is left up to a millisecond, in which the call may just be carried out, or even answered.
+            # gRPC rounds the time left up to a millisecond, in which the call may be executed, or even answered.
             try:
                 stub.SelectArm(request, timeout=0)
             except grpc.RpcError as error:
-                if "had passed on its arrival" not in str(cast(grpc.Call, error).details()):
+                if "had passed when it arrived" not in str(cast(grpc.Call, error).details()):
                     return False
             else:
                 return False
@@ -151,7 +153,7 @@ def test_a_client_may_ping_without_calls_but_not_flood(alone: ServerProcess) -> 
     ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"12345678"
     with socket.create_connection((host, int(port)), timeout=20) as patient:
         patient.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-        # More often than the 10 s of our own clients, and more often than the server forgives pings that come too soon.
+        # At intervals below the 10 s of our own clients, and more pings than the server tolerates at shorter intervals.
         for _ in range(4):
             patient.sendall(ping)
             assert "ping" in frames(patient, until="ping")
@@ -161,25 +163,25 @@ def test_a_client_may_ping_without_calls_but_not_flood(alone: ServerProcess) -> 
 
 
 def frames(connection: socket.socket, until: str) -> list[str]:
-    """The kinds of HTTP/2 frames that come, up to one kind: a ping's answer, or that the connection is ended."""
+    """Read HTTP/2 frames up to the acknowledgement of a ping, or up to a goaway; return their kinds."""
     names = {6: "ping", 7: "goaway"}
     seen: list[str] = []
     while until not in seen:
         head = exactly(connection, 9)
         exactly(connection, int.from_bytes(head[:3], "big"))
-        is_answer = head[3] != 6 or head[4] & 1
-        seen.append(names.get(head[3], "other") if is_answer else "other")
+        is_ping_request = head[3] == 6 and not head[4] & 1
+        seen.append("other" if is_ping_request else names.get(head[3], "other"))
         assert until == "goaway" or seen[-1] != "goaway", "the server has ended the connection"
     return seen
 
 
 def exactly(connection: socket.socket, size: int) -> bytes:
-    got = b""
-    while len(got) < size:
-        part = connection.recv(size - len(got))
-        assert part, "the server hung up without a word"
-        got += part
-    return got
+    data = b""
+    while len(data) < size:
+        chunk = connection.recv(size - len(data))
+        assert chunk, "the server closed the connection without a goaway"
+        data += chunk
+    return data
 
 
 def test_a_message_that_is_too_long_is_refused_in_a_sentence(alone: ServerProcess) -> None:
@@ -188,7 +190,7 @@ def test_a_message_that_is_too_long_is_refused_in_a_sentence(alone: ServerProces
         assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in str(call.details())
         ten = refused(lambda: stub.GetRun(pb.GetRunRequest(run="x" * (10 * 2**20)), timeout=30))
-        assert (ten.code(), "is no name" in str(ten.details())) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        assert (ten.code(), "is not a valid name" in str(ten.details())) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
 
 def test_calls_are_counted_under_the_names_that_prometheus_users_know(alone: ServerProcess) -> None:
@@ -198,10 +200,10 @@ def test_calls_are_counted_under_the_names_that_prometheus_users_know(alone: Ser
         history(stub, "counted-run")
     with grpc.insecure_channel(alone.address) as channel:
         refused(lambda: channel.unary_unary("/optima.v1.Bandit/Invented")(b""))
-    for url in (f"http://127.0.0.1:{alone.dashboard_port}/metrics", metrics_port(alone)):
-        answer = httpx.get(url, timeout=20)
-        assert answer.headers["content-type"].startswith("text/plain")
-        told = answer.text
+    for url in (f"http://127.0.0.1:{alone.dashboard_port}/metrics", metrics_url(alone)):
+        response = httpx.get(url, timeout=20)
+        assert response.headers["content-type"].startswith("text/plain")
+        metrics = response.text
         select = 'grpc_method="SelectArm",grpc_service="optima.v1.Bandit",grpc_type="unary"'
         for line in (
             f'grpc_server_handled_total{{grpc_code="OK",{select}}} 3.0',
@@ -215,23 +217,23 @@ def test_calls_are_counted_under_the_names_that_prometheus_users_know(alone: Ser
             "optima_build_info{version=",
             "process_resident_memory_bytes",
         ):
-            assert line in told, line
+            assert line in metrics, line
         for word in ("counted-run", "counted-worker", "nowhere", "Invented"):
-            assert word not in told, "a label must not hold what callers choose"
+            assert word not in metrics, "a label must not have values that callers choose"
 
 
-def metrics_port(server: ServerProcess) -> str:
+def metrics_url(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{server.flags[server.flags.index('--metrics-port') + 1]}/metrics"
 
 
-def test_every_metric_is_explained(alone: ServerProcess) -> None:
-    told = httpx.get(metrics_port(alone), timeout=20).text
-    ours = {name for name in re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE) if name.startswith(("optima", "grpc"))}
-    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert [name for name in ours if not name.endswith("_created") and name not in text] == []
+def test_every_metric_is_documented(alone: ServerProcess) -> None:
+    text = httpx.get(metrics_url(alone), timeout=20).text
+    names = {name for name in re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE) if name.startswith(("optima", "grpc"))}
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [name for name in names if not name.endswith("_created") and name not in page] == []
 
 
-def test_the_log_names_run_worker_and_round_a_line_each(alone: ServerProcess) -> None:
+def test_each_line_of_the_log_has_the_calls_run_worker_and_round(alone: ServerProcess) -> None:
     odd = 'a\n{"level": "error"}'
     with connected(alone.address) as stub:
         Player(stub, "logged", worker="w7").play(range(2))
@@ -242,11 +244,11 @@ def test_the_log_names_run_worker_and_round_a_line_each(alone: ServerProcess) ->
         return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
 
     eventually(lambda: any(line.get("run") == odd for line in lines()))
-    found = [line for line in lines() if line.get("run") == "logged"]
-    assert {line["message"] for line in found} >= {"CreateRun", "SelectArm", "ReportReward"}
-    chosen = next(line for line in found if line["message"] == "SelectArm" and line["round"] == 1)
-    assert (chosen["worker"], chosen["code"], chosen["level"]) == ("w7", "OK", "debug")
-    assert time.strptime(chosen["time"][:19], "%Y-%m-%dT%H:%M:%S")
+    logged = [line for line in lines() if line.get("run") == "logged"]
+    assert {line["message"] for line in logged} >= {"CreateRun", "SelectArm", "ReportReward"}
+    select = next(line for line in logged if line["message"] == "SelectArm" and line["round"] == 1)
+    assert (select["worker"], select["code"], select["level"]) == ("w7", "OK", "debug")
+    assert time.strptime(select["time"][:19], "%Y-%m-%dT%H:%M:%S")
     bad = next(line for line in lines() if line.get("run") == odd)
     assert (bad["code"], bad["reason"]) == ("INVALID_ARGUMENT", "invalid")
 

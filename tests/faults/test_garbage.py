@@ -1,6 +1,6 @@
-"""Ten thousand messages that nobody should send: nothing changes, nothing breaks, nothing grows.
+"""Ten thousand invalid messages: no history changes, no call fails unexpectedly, and the server's memory does not grow.
 
-What may be refused in many ways must be refused in one of the contract's (bandit.proto, "Status codes"), by a sentence.
+Every refusal has one of the contract's status codes (bandit.proto, "Status codes") and a sentence.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from tests.server_process import ServerProcess
 from tests.stores import connected
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Bandit"]
-# Those that answer one request with one answer.
-METHODS = {method.name: method for method in SERVICE.methods if method.name != "WatchRun"}
+# The methods with one response.
+METHODS = {method.name: method for method in SERVICE.methods if not method.server_streaming}
 READS = {"GetRun", "ListRuns"}
-# Not a word of the history: signs of life.
-BEATS = {"Heartbeat"}
+# Writes that are not part of the history.
+HEARTBEATS = {"Heartbeat"}
 REFUSALS = {
     "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "ABORTED", "DATA_LOSS",
     "RESOURCE_EXHAUSTED",
 }  # fmt: skip
-# The last are the dearest to make.
+# Structured messages take the longest to generate.
 RANDOM, MUTATED, STRUCTURED = 3000, 6000, 1000
-# A leak of a kilobyte a message would be ten times as much.
+# A leak of 13 kB per message would exceed it.
 GROWTH_BYTES = 24 * 2**20
 
 
 class Target:
-    """A server process with one run in it, and what must not change."""
+    """A server process with one run, and the heads of all histories in its store."""
 
     def __init__(self, server: ServerProcess, channel: grpc.Channel, store: redis.Redis) -> None:
         self.server = server
@@ -57,7 +57,7 @@ class Target:
         self.player.play(range(5))
 
     def call(self, name: str, message: bytes) -> str:
-        """Send bytes; how it ended, which is one of the ways there are."""
+        """Send bytes; return the status, which is OK or one of the contract's."""
         try:
             self.calls[name](message, timeout=20)
             ending = "OK"
@@ -75,13 +75,13 @@ class Target:
         return ending
 
     def heads(self) -> dict[bytes, Any]:
-        """Where every history in the store stands, asked of the store itself."""
-        found: Any = self.store.keys("optima:*:events")
-        with self.store.pipeline(transaction=False) as asked:
-            for key in found:
-                asked.xrevrange(key, count=1)
-            asked.zrange("optima:runs", 0, -1)
-            return dict(zip([*found, b"runs"], asked.execute(), strict=True))
+        """Return the last event of every history, and the list of runs, from the store itself."""
+        keys: Any = self.store.keys("optima:*:events")
+        with self.store.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.xrevrange(key, count=1)
+            pipeline.zrange("optima:runs", 0, -1)
+            return dict(zip([*keys, b"runs"], pipeline.execute(), strict=True))
 
     def memory(self) -> int:
         return int(psutil.Process(self.server.pid).memory_info().rss)
@@ -101,8 +101,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def valid(player: Player) -> list[tuple[str, Message]]:
-    """A request of each kind that the server would carry out or answer as a repeat; but the run that the others are
-    about is neither ended nor deleted."""
+    """Return a valid request of each kind. Those that end or delete a run name another run than the player's."""
     caller, record = player.caller, pb.Pull(number=1, worker="w", round=1, arm="text", chosen_by=1)
     return [
         ("CreateRun", pb.CreateRunRequest(caller=caller, spec=spec(), info=pb.WorkerInfo(ranks=1, device="cpu"))),
@@ -121,7 +120,7 @@ def valid(player: Player) -> list[tuple[str, Message]]:
 
 
 def mutate(message: bytes, draw: random.Random) -> bytes:
-    """The message with one to four bytes changed, removed, doubled or put in."""
+    """Return the message with one to four changes: bytes flipped, removed, doubled or inserted."""
     out = bytearray(message)
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(out) + 1)
@@ -156,8 +155,8 @@ def test_requests_with_changed_bytes_change_nothing_unless_they_are_answered(tar
     for number in range(MUTATED):
         name, message = draw.choice(requests)
         ending = target.call(name, mutate(message, draw))
-        if ending == "OK" and name not in READS | BEATS:
-            # It may still have been a request that makes sense: then the history has its events, and no others.
+        if ending == "OK" and name not in READS | HEARTBEATS:
+            # The change has left the request valid, so its events are in the history.
             heads = target.heads()
         elif number % 20 == 0:
             assert target.heads() == heads, f"{name} ended with {ending}"
@@ -174,7 +173,7 @@ WHOLE = st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 2**
 
 
 def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
-    """What a field may hold, wrong or right."""
+    """Return a strategy for a field's values, valid or not."""
     kinds = FieldDescriptor
     match field.type:
         case kinds.TYPE_MESSAGE:
@@ -197,25 +196,24 @@ def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def messages(draw: st.DrawFn, kind: Descriptor, depth: int = 4) -> Message:
-    """A message of a kind, any of its fields set to anything of their type."""
-    made = GetMessageClass(kind)()
+    """Draw a message with any of its fields set to any value of their types."""
+    message = GetMessageClass(kind)()
     for field in kind.fields:
         if depth <= 0 or not draw(st.booleans()):
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             value = values(field.message_type.fields_by_name["value"], depth)
-            getattr(made, field.name).update(draw(st.dictionaries(WORDS, value, max_size=2)))
+            getattr(message, field.name).update(draw(st.dictionaries(WORDS, value, max_size=2)))
         elif field.is_repeated:
-            found = draw(st.lists(values(field, depth), max_size=3))
-            getattr(made, field.name).extend(found)
+            getattr(message, field.name).extend(draw(st.lists(values(field, depth), max_size=3)))
         elif field.message_type is not None:
-            getattr(made, field.name).CopyFrom(draw(values(field, depth)))
+            getattr(message, field.name).CopyFrom(draw(values(field, depth)))
         else:
-            setattr(made, field.name, draw(values(field, depth)))
-    return made
+            setattr(message, field.name, draw(values(field, depth)))
+    return message
 
 
-def test_messages_of_the_right_form_and_any_content_change_nothing_unless_they_are_answered(target: Target) -> None:
+def test_well_formed_messages_with_any_content_change_nothing_unless_they_are_answered(target: Target) -> None:
     heads = target.heads()
 
     @settings(max_examples=STRUCTURED, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
@@ -224,19 +222,19 @@ def test_messages_of_the_right_form_and_any_content_change_nothing_unless_they_a
     def send(drawn: tuple[str, Message]) -> None:
         nonlocal heads
         name, message = drawn
-        if target.call(name, message.SerializeToString()) == "OK" and name not in READS | BEATS:
+        if target.call(name, message.SerializeToString()) == "OK" and name not in READS | HEARTBEATS:
             heads = target.heads()
         assert target.heads() == heads
 
     send()
-    # And what stands after all of it can be read, and served.
+    # All histories can still be read.
     with grpc.insecure_channel(target.server.address) as channel:
         stub = BanditStub(channel)
         for name in {summary.run for summary in stub.ListRuns(pb.ListRunsRequest()).runs}:
             assert len(history(stub, name)) == told(stub, name).version
 
 
-def test_bytes_that_are_no_http_leave_both_ports_serving(target: Target) -> None:
+def test_both_ports_still_serve_after_bytes_that_are_not_http(target: Target) -> None:
     draw = random.Random(8)
     ports = [int(target.server.address.rpartition(":")[2]), target.server.dashboard_port]
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Requests that nobody should send to the dashboard: no 5xx, no traceback, nothing grows."""
+"""Invalid requests to the dashboard: no 5xx, no traceback, and no growth of memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROWTH_BYTES = 24 * 2**20
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
     ["r", "x" * 65, "../../etc/passwd", "%2e%2e/", "<script>", "a b", "\x00", "null", "-1", "é" * 30]
 )
-# What h11 lets a client send in a header.
+# The characters that h11 lets a client send in a header.
 HEADER = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 METHODS = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
 
@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def authorized(stub: BanditStub) -> Any:
-    """The stub with the token in every call."""
+    """Return the stub's calls with the token."""
 
     class Calls:
         def __getattr__(self, name: str) -> Any:
@@ -62,14 +62,14 @@ def browser(server: ServerProcess) -> Iterator[httpx.Client]:
 
 
 def paths(browser: httpx.Client) -> list[str]:
-    """The paths that the dashboard describes, and those that it does not."""
-    described = browser.get("/api/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json()["paths"]
-    return [*described, "/", "/runs/{run}", "/events/runs/{run}", "/login", "/logout", "/metrics", "/static/{run}",
+    """Return the dashboard's paths: those in its OpenAPI schema, and the others."""
+    in_schema = browser.get("/api/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json()["paths"]
+    return [*in_schema, "/", "/runs/{run}", "/events/runs/{run}", "/login", "/logout", "/metrics", "/static/{run}",
             "/api/session", "/{run}"]  # fmt: skip
 
 
 def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess, browser: httpx.Client) -> None:
-    known = paths(browser)
+    known_paths = paths(browser)
     sent, memory = 0, 0
     process = psutil.Process(server.pid)
     with server.stub() as stub:
@@ -78,8 +78,8 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
     @settings(max_examples=REQUESTS, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(
-        method=METHODS, path=st.sampled_from(known), name=TEXT, query=st.dictionaries(TEXT, TEXT, max_size=3),
-        shown=st.sampled_from(["right", "right", "none", "wrong"]), guess=HEADER,
+        method=METHODS, path=st.sampled_from(known_paths), name=TEXT, query=st.dictionaries(TEXT, TEXT, max_size=3),
+        token=st.sampled_from(["right", "right", "none", "wrong"]), wrong=HEADER,
         headers=st.dictionaries(
             st.sampled_from(["accept", "cookie", "range", "if-none-match", "origin", "content-type", "x-forwarded-for",
                              "x-forwarded-proto", "accept-encoding", "content-language"]), HEADER, max_size=3),
@@ -90,15 +90,16 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
     def send(**drawn: Any) -> None:
         nonlocal sent, memory
         headers = {name: value.encode() for name, value in drawn["headers"].items()}
-        if drawn["shown"] != "none":
-            headers["authorization"] = f"Bearer {TOKEN if drawn['shown'] == 'right' else drawn['guess']}".encode()
+        if drawn["token"] != "none":
+            headers["authorization"] = f"Bearer {TOKEN if drawn['token'] == 'right' else drawn['wrong']}".encode()
         url = drawn["path"].replace("{run}", quote(drawn["name"], safe=""))
-        # An event stream has no end: its head is enough.
-        with browser.stream(drawn["method"], url, params=drawn["query"], headers=headers, content=drawn["body"]) as got:
-            assert got.status_code < 500, (drawn["method"], url, got.status_code)
-            assert got.headers["x-content-type-options"] == "nosniff"
-            if "event-stream" not in got.headers.get("content-type", ""):
-                text = got.read().decode(errors="replace")
+        request = browser.stream(drawn["method"], url, params=drawn["query"], headers=headers, content=drawn["body"])
+        with request as response:
+            assert response.status_code < 500, (drawn["method"], url, response.status_code)
+            assert response.headers["x-content-type-options"] == "nosniff"
+            # An event stream has no end, so only its head is read.
+            if "event-stream" not in response.headers.get("content-type", ""):
+                text = response.read().decode(errors="replace")
                 assert "Traceback" not in text
                 assert TOKEN not in text
         browser.cookies.clear()
@@ -116,6 +117,6 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
 def test_a_call_without_the_token_changes_nothing(server: ServerProcess) -> None:
     with server.stub() as stub:
         before = told(authorized(stub), "r")
-        with pytest.raises(grpc.RpcError, match="wants a token"):
+        with pytest.raises(grpc.RpcError, match="requires a token"):
             Player(stub, "r")
         assert told(authorized(stub), "r") == before

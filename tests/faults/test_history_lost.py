@@ -1,4 +1,4 @@
-"""A store has lost history, all of it or the end: it is noticed, and the workers' journals give it back."""
+"""A store has lost its history or the end of it: the server notices, and workers restore it from their journals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_store_rolled_back_is_brought_forward_again(server: ServerProcess, tmp_p
         assert server.run().restored
 
 
-def test_two_workers_give_back_a_run_together(server: ServerProcess, tmp_path: Path) -> None:
+def test_two_workers_restore_a_run_together(server: ServerProcess, tmp_path: Path) -> None:
     with Worker(server.address, tmp_path, "a", patience=20.0) as a, Worker(
         server.address, tmp_path, "b", patience=20.0
     ) as b:  # fmt: skip
@@ -66,7 +66,7 @@ def test_two_workers_give_back_a_run_together(server: ServerProcess, tmp_path: P
             b.play()
         assert_every_reward_counts_once(server, a, b)
         server.lose_everything()
-        # Both find out, and give back, at the same time.
+        # Both notice and restore at the same time.
         with ThreadPoolExecutor() as threads:
             for playing in [threads.submit(worker.play, 5) for worker in (a, b)]:
                 playing.result(60)
@@ -77,7 +77,7 @@ def test_two_workers_give_back_a_run_together(server: ServerProcess, tmp_path: P
         assert server.run().incarnation == incarnation, "the two do not undo each other's work"
 
 
-def test_long_journal_is_given_back_in_several_calls(server: ServerProcess, tmp_path: Path) -> None:
+def test_long_journal_is_restored_in_several_calls(server: ServerProcess, tmp_path: Path) -> None:
     with Worker(server.address, tmp_path) as worker:
         worker.play(1)
         server.kill()
@@ -94,12 +94,12 @@ def test_a_journal_alone_rebuilds_the_run(server: ServerProcess, tmp_path: Path)
     server.lose_everything()
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 12
-        successor.told, successor.arms = dict(worker.told), list(worker.distill.arms)
+        successor.losses, successor.arms = dict(worker.losses), list(worker.arms)
         successor.play(3)
         assert_every_reward_counts_once(server, successor)
 
 
-def test_a_loss_that_others_have_filled_up_again_is_still_noticed(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_loss_is_noticed_even_if_others_have_reached_the_lost_version(server: ServerProcess, tmp_path: Path) -> None:
     with Worker(server.address, tmp_path, "a", patience=20.0) as a:
         a.play(5)
         server.kill()
@@ -113,23 +113,23 @@ def test_a_loss_that_others_have_filled_up_again_is_still_noticed(server: Server
     with Worker(server.address, tmp_path, "b", patience=20.0) as b:
         b.play(10)
         with Worker(server.address, tmp_path, "a", patience=20.0) as successor:
-            successor.told, successor.arms = dict(a.told), list(a.arms)
+            successor.losses, successor.arms = dict(a.losses), list(a.arms)
             successor.play(2)
             b.play(1)
             assert_every_reward_counts_once(server, successor, b)
             assert server.run().restored
 
 
-def test_a_round_the_server_will_not_have_holds_up_no_other_when_history_is_given_back(
+def test_a_round_that_the_server_refuses_does_not_stop_the_restore_of_the_others(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     with Worker(server.address, tmp_path) as worker:
         worker.play(3)
         server.kill()
         worker.play(3)
-        # Relative rewards are not defined for it.
-        nothing = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=0.0, after=0.0, steps=1)
-        worker.client.report(worker.next_round, "text", pb.CHOSEN_BY_FALLBACK, nothing)
+        # A relative reward is not defined for a loss of 0.
+        zero = pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=0.0, after=0.0, steps=1)
+        worker.client.report(worker.next_round, "text", pb.CHOSEN_BY_FALLBACK, zero)
         worker.next_round += 1
         worker.play(3)
         shutil.rmtree(server.data)

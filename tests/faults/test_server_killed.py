@@ -1,4 +1,4 @@
-"""Servers and stores are killed and frozen; histories are not (DESIGN.md §8)."""
+"""Servers and stores are killed and frozen, and no history changes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_frozen_store_is_unavailable_in_time_and_then_serves_again(redis: Redi
             process.resume()
             eventually(lambda: served(lambda: told(stub, "r")))
             after = told(stub, "r")
-            # The append that was under way may have happened; nothing else has.
+            # The append in progress may have been stored; nothing else was.
             assert before.version <= after.version <= before.version + 1
             player.play(range(3, 6))
             assert told(stub, "r").reports == 6

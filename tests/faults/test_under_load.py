@@ -1,5 +1,7 @@
-"""Whatever happens to server, store and network while workers play: every reward that they report is stored once, and
-play goes on by itself (DESIGN.md §8). How long that takes is printed (``pytest -s``)."""
+"""Server, store and network fail while workers play: every reported reward is stored once, and play continues.
+
+The time to recover is printed (``pytest -s``).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server.load import Load, Observer, Told, count
-from benchmarks.server.players import RUN
+from benchmarks.server.load import Load, Observer, Reports, count_outcomes
+from benchmarks.server.load_workers import RUN
 from tests.benchmarks.command import benchmark
 from tests.network import Network
 from tests.server_process import ServerProcess, eventually
@@ -35,10 +37,10 @@ def networks() -> Iterator[list[Network]]:
         network.close()
 
 
-def assert_each_is_stored_once(told: Told, observer: Observer) -> None:
-    found = count(told, observer.events())
-    assert found["reports"] > 0
-    assert (found["lost"], found["doubled"], found["other"], found["numbers"]) == (0, 0, 0, 0), found
+def assert_each_is_stored_once(reports: Reports, observer: Observer) -> None:
+    counts = count_outcomes(reports, observer.events())
+    assert counts["reports"] > 0
+    assert (counts["lost"], counts["doubled"], counts["other"], counts["numbers"]) == (0, 0, 0, 0), counts
 
 
 def unavailable(observer: Observer) -> Callable[[], bool]:
@@ -46,29 +48,29 @@ def unavailable(observer: Observer) -> Callable[[], bool]:
 
 
 def played(server: ServerProcess, reports: int = 20) -> None:
-    """Return when the workers have told of so many more rounds."""
+    """Wait until the workers have reported so many more rounds."""
     eventually(lambda: RUN in server.names(), seconds=60)
-    kept = server.run(RUN).reports
-    eventually(lambda: server.run(RUN).reports >= kept + reports, seconds=60)
+    before = server.run(RUN).reports
+    eventually(lambda: server.run(RUN).reports >= before + reports, seconds=60)
 
 
 def recovered(observer: Observer, from_what: str, *cures: Callable[[], object]) -> None:
-    """Do what ends the trouble, and say how long it then takes."""
-    began = time.monotonic()
+    """End the failure, and print the seconds until rewards are stored again."""
+    start = time.monotonic()
     for cure in cures:
         cure()
-    observer.moves_on()
-    print(f"{from_what}: rewards are stored again {time.monotonic() - began:.2f} s after its end")
+    observer.wait_for_progress()
+    print(f"{from_what}: rewards are stored again {time.monotonic() - start:.2f} s after its end")
 
 
 @pytest.mark.timeout(300)
 def test_a_server_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    told = tmp_path / "kills.json"
-    print(benchmark("server.kills", "--kills", "5", "--json", str(told)))
-    found = json.loads(told.read_text(encoding="utf-8"))
-    assert (found["kills"], len(found["answer_seconds"]), len(found["recovery_seconds"])) == (5, 5, 5)
-    assert found["reports"] > 0
-    assert (found["lost"], found["doubled"], found["other"], found["numbers"]) == (0, 0, 0, 0)
+    path = tmp_path / "kills.json"
+    print(benchmark("server.kills", "--kills", "5", "--json", str(path)))
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert (result["kills"], len(result["answer_seconds"]), len(result["recovery_seconds"])) == (5, 5, 5)
+    assert result["reports"] > 0
+    assert (result["lost"], result["doubled"], result["other"], result["numbers"]) == (0, 0, 0, 0)
 
 
 @pytest.mark.timeout(300)
@@ -106,7 +108,7 @@ def test_store_and_network_fail_and_nothing_is_lost_or_doubled(
             load.go()
             played(server)
             to_server.part()
-            # Each worker's patience is over, and it plays on without the server.
+            # Each worker's patience has run out, and it plays on without the server.
             eventually(lambda: not stored_meanwhile(observer), seconds=30)
             recovered(observer, "workers and server were parted", to_server.heal)
             assert_each_is_stored_once(load.pause(), observer)
@@ -116,14 +118,14 @@ def test_store_and_network_fail_and_nothing_is_lost_or_doubled(
             redis.kill()
             recovered(observer, "server and store were killed together", redis.start, server.start)
             assert_each_is_stored_once(load.pause(), observer)
-            assert count({}, observer.events())["by_the_worker"] > 0, "they played on meanwhile"
+            assert count_outcomes({}, observer.events())["by_the_worker"] > 0, "they played on meanwhile"
     finally:
         observer.close()
         server.kill()
 
 
 @pytest.mark.timeout(300)
-def test_a_store_that_loses_history_is_found_out_and_given_it_back(redis: RedisServer, tmp_path: Path) -> None:
+def test_a_store_that_loses_history_is_noticed_and_restored(redis: RedisServer, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "store", redis.url)
     observer = Observer(server.address)
     try:
@@ -148,7 +150,7 @@ def test_a_store_that_loses_history_is_found_out_and_given_it_back(redis: RedisS
             recovered(observer, "the store was rolled back", redis.start)
             assert_each_is_stored_once(load.pause(), observer)
             incarnations.add(server.run(RUN).incarnation)
-            assert len(incarnations) == 3, "each loss is told to every worker"
+            assert len(incarnations) == 3, "each loss has started a new incarnation"
             assert server.run(RUN).restored
     finally:
         observer.close()
@@ -161,12 +163,12 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
     one, two = (replica.address for replica in replicas)
     observers = [Observer(one), Observer(two)]
     try:
-        # Each worker knows both, one half of them in the other order.
+        # Each worker knows both replicas, half of the workers in the other order.
         with Load(f"ipv4:{one},{two}", tmp_path, 2, "a") as load, Load(f"ipv4:{two},{one}", tmp_path, 2, "b") as other:
             load.go()
             other.go()
             for replica, left in ((replicas[0], observers[1]), (replicas[1], observers[0])):
-                left.moves_on()
+                left.wait_for_progress()
                 recovered(left, "one of two replicas was killed", replica.kill)
                 replica.start()
             told = {**load.pause(), **other.pause()}
@@ -181,9 +183,9 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
 
 
 def stored_meanwhile(observer: Observer) -> bool:
-    """Whether something new is stored within a second."""
+    """Return whether new events are stored within a second."""
     try:
-        observer.moves_on(1.0)
+        observer.wait_for_progress(1.0)
     except TimeoutError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Training goes on, and no reward is lost or counted twice, whatever happens to the server (DESIGN.md §8)."""
+"""Training continues, and no reward is lost or counted twice, whatever happens to the server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerP
         away = worker.play(20)
         assert worker.seconds < PATIENCE + 0.4
         (chosen, _), *others = away
-        assert chosen.chosen_by == pb.CHOSEN_BY_POLICY, "it came with the last report"
+        assert chosen.chosen_by == pb.CHOSEN_BY_POLICY, "it came with the response to the last report"
         assert {pull.chosen_by for pull, _ in others} == {pb.CHOSEN_BY_FALLBACK}
         assert not any(reported.delivered for _, reported in away)
         server.start()
@@ -53,7 +53,7 @@ def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerP
         run = server.run()
         assert not run.restored, "nothing was lost, so nothing had to be restored"
         assert run.reports == 30
-        assert sum(arm.pulls for arm in run.arms) == 30 + 1, "the arms trained meanwhile are in the posterior"
+        assert sum(arm.pulls for arm in run.arms) == 30 + 1, "the arms trained in the meantime are counted"
 
 
 def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
@@ -66,14 +66,14 @@ def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
         worker.play(300)
         assert worker.seconds < PATIENCE + 1.0
         assert worker.client.flush(0.1) == 300
-        began = time.monotonic()
+        start = time.monotonic()
         assert worker.client.flush() == 300
-    assert time.monotonic() - began < 1.0, "the end must not wait again for a server that is gone"
+    assert time.monotonic() - start < 1.0, "the end must not wait again for a server that is gone"
     server.start()
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 302
         assert successor.client.flush(15) == 0
-        successor.told, successor.arms = worker.told, worker.distill.arms
+        successor.losses, successor.arms = worker.losses, worker.arms
         assert_every_reward_counts_once(server, successor)
 
 
@@ -85,7 +85,7 @@ def test_server_killed_while_a_report_waits(server: ServerProcess, tmp_path: Pat
         restart.start()
         (_, reported), *_ = worker.play(1)
         restart.join()
-        assert reported.delivered, "a server that is back within the patience costs nothing but the wait"
+        assert reported.delivered, "a server that is back within the patience costs only the wait"
         assert_every_reward_counts_once(server, worker)
 
 
@@ -116,11 +116,11 @@ def test_frozen_store_costs_one_patience(server: ServerProcess, tmp_path: Path) 
         assert_every_reward_counts_once(server, worker)
 
 
-def test_killed_worker_sends_what_it_had_not_sent(server: ServerProcess, tmp_path: Path) -> None:
+def test_successor_of_a_killed_worker_sends_its_unsent_reports(server: ServerProcess, tmp_path: Path) -> None:
     code = (
         "import json, sys; from pathlib import Path; from tests.faults.idle_worker import Worker;"
         "w = Worker(sys.argv[1], Path(sys.argv[2])); w.play(3); print('playing', flush=True); input(); w.play(4);"
-        "print(json.dumps([list(w.told.values()), w.arms]), flush=True); input()"
+        "print(json.dumps([list(w.losses.values()), w.arms]), flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, server.address, str(tmp_path)],
@@ -132,13 +132,13 @@ def test_killed_worker_sends_what_it_had_not_sent(server: ServerProcess, tmp_pat
         server.kill()
         process.stdin.write("\n")
         process.stdin.flush()
-        told, arms = json.loads(process.stdout.readline())
+        losses, arms = json.loads(process.stdout.readline())
         process.kill()
     server.start()
     with Worker(server.address, tmp_path) as successor:
         assert successor.next_round == 7
         assert successor.client.flush(15) == 0
-        successor.told, successor.arms = dict(enumerate(told)), arms
+        successor.losses, successor.arms = dict(enumerate(losses)), arms
         assert_every_reward_counts_once(server, successor)
 
 
@@ -148,13 +148,13 @@ def test_a_newer_process_fences_the_older(server: ServerProcess, tmp_path: Path)
         with Worker(server.address, tmp_path) as newer:
             with pytest.raises(Fenced, match="newer"):
                 older.play(2)
-            newer.told, newer.arms = {k: v for k, v in older.told.items() if k < 3}, older.arms
+            newer.losses, newer.arms = {k: v for k, v in older.losses.items() if k < 3}, older.arms
             newer.play(3)
             assert_every_reward_counts_once(server, newer)
 
 
 @pytest.mark.timeout(60)
-def test_connection_cut_without_a_word_is_given_up_for_a_new_one(server: ServerProcess, tmp_path: Path) -> None:
+def test_connection_that_drops_all_packets_is_replaced(server: ServerProcess, tmp_path: Path) -> None:
     network = Network(server.address)
     try:
         with Worker(network.address, tmp_path) as worker:
@@ -171,20 +171,20 @@ def test_connection_cut_without_a_word_is_given_up_for_a_new_one(server: ServerP
 
 
 class Undecided(BanditServicer):
-    """Passes every call of a worker on, but cannot choose."""
+    """Forwards every call of a worker, except those that choose an arm, which fail."""
 
-    def __init__(self, behind: BanditStub) -> None:
-        self.CreateRun = lambda request, _: behind.CreateRun(request)
-        self.Heartbeat = lambda request, _: behind.Heartbeat(request)
-        self._behind = behind
+    def __init__(self, server: BanditStub) -> None:
+        self.CreateRun = lambda request, _: server.CreateRun(request)
+        self.Heartbeat = lambda request, _: server.Heartbeat(request)
+        self._server = server
 
     def ReportReward(self, request: pb.ReportRewardRequest, context: grpc.ServicerContext) -> pb.ReportRewardResponse:
         if request.HasField("select_round"):
-            context.abort(grpc.StatusCode.INTERNAL, "the server has a fault")
-        return self._behind.ReportReward(request)
+            context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        return self._server.ReportReward(request)
 
     def SelectArm(self, request: pb.SelectArmRequest, context: grpc.ServicerContext) -> pb.SelectArmResponse:
-        context.abort(grpc.StatusCode.INTERNAL, "the server has a fault")
+        context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 def test_server_that_takes_reports_but_cannot_choose_costs_one_patience(server: ServerProcess, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerPr
             signal.signal(signal.SIGXFSZ, previous)
 
 
-def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Path) -> None:
+def test_the_output_of_a_running_job_is_not_delivered(server: ServerProcess, tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="holds no worker's output"):
         deliver(tmp_path, server.address)
     (tmp_path / "bandit-journal.jsonl").touch()

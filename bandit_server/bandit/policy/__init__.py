@@ -1,4 +1,4 @@
-"""The policies, by name."""
+"""The policies by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bandit_server.bandit.policy.sliding_window_ts import SlidingWindowTS
 
 __all__ = ["OFFERED", "POLICIES", "Policy", "build"]
 
-# What a server offers, beside `joint` and `fixed:<arm>`.
+# The policies that a server offers, besides `joint` and `fixed:<arm>`.
 OFFERED: dict[str, Callable[..., Policy]] = {
     "optima": Optima,
     "uniform": Uniform,
@@ -28,7 +28,7 @@ OFFERED: dict[str, Callable[..., Policy]] = {
     "sliding_window_ts": SlidingWindowTS,
 }
 
-# Beside those, what others have published, to be compared with: in the library, in simulations and benchmarks.
+# These and policies from the literature, for comparison: in the library, in simulations and benchmarks.
 POLICIES: dict[str, Callable[..., Policy]] = {
     **OFFERED,
     "thompson": Thompson,
@@ -43,16 +43,16 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 
 
 def build(name: str, options: Mapping[str, float], arms: int, fixed: int | None = None) -> Policy:
-    """A policy that knows nothing yet.
+    """Return a new policy.
 
     Args:
-        name: Its name, one of POLICIES.
-        options: Its options by name; those absent have their defaults.
-        arms: How many arms there are.
-        fixed: Play this arm and no other; `name` is then only used in messages.
+        name: The name of the policy, one of POLICIES.
+        options: The options by name; absent ones have their defaults.
+        arms: The number of arms.
+        fixed: Play this arm only; `name` is then used in messages only.
 
     Raises:
-        ValueError: There is no such policy or option, or an option has a value that it cannot have.
+        ValueError: The policy or an option does not exist, or an option has an invalid value.
     """
     if fixed is None and name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}, fixed:<arm>")

@@ -1,6 +1,6 @@
-"""What a policy is: told of pulls and rewards in the order of the run's events, it says which arm is next.
+"""The interface of a policy: it receives pulls and rewards in the order of the run's events, and chooses arms.
 
-No clock, no I/O, and no randomness but what it is given: the same events and the same generator, the same choice.
+A policy has no clock, no I/O and no randomness of its own: the same events and generator give the same choice.
 """
 
 from __future__ import annotations
@@ -14,31 +14,35 @@ from bandit_server.bandit.posterior import ArmPosterior
 
 
 class Policy(Protocol):
-    """A rule that chooses arms, with what it remembers. `learns`: whether rewards change its choices."""
+    """A rule that chooses arms, and its state.
+
+    Attributes:
+        learns: Whether rewards change its choices.
+    """
 
     learns: bool
 
     def pulled(self, number: int, arm: int) -> None:
-        """Pull `number` of the run is this arm's; the numbers ascend."""
+        """Record that pull `number` of the run is of this arm; the numbers ascend."""
         ...
 
     def rewarded(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """What a pull brought; maybe later than others after it. `reward` is finite."""
+        """Record the finite reward of a pull; it may arrive after the rewards of later pulls."""
         ...
 
     def choose(
         self, *, in_flight: Sequence[int], active: Sequence[int], rng: np.random.Generator, count: int = 1
     ) -> list[int]:
-        """The next `count` arms, if no reward comes in between.
+        """Choose the next `count` arms, assuming that no reward arrives in between.
 
         Args:
-            in_flight: Arms of pulls whose rewards are still to come.
+            in_flight: The arms of pulls without a reward so far.
             active: The arms to choose from, in order; at least one.
             rng: The only source of randomness.
-            count: How many.
+            count: The number of choices.
         """
         ...
 
     def posterior(self) -> list[ArmPosterior]:
-        """The belief about each arm; none at all before the first reward, and if the policy does not learn."""
+        """Return the belief about each arm; empty before the first reward, and if the policy does not learn."""
         ...

@@ -1,0 +1,1 @@
+"""Bandit problems with a known best player, and a player for any policy."""

@@ -1,9 +1,9 @@
-"""Bandit problems whose answers are known, by name.
+"""Bandit problems with a known best player, by name.
 
-Each is drawn from numpy's default_rng, keyed by (name, horizon T, arms K, seed). In the formulas t counts the run's
+Each is drawn with numpy's default_rng, keyed by (name, horizon T, arms K, seed). In the formulas t counts the run's
 pulls and n the arm's own, both from 0; f = T/2000 scales times, so that a short run sees as much change as a long one.
-The noise belongs to the pull's number and not to the arm: all policies on one seed meet the same luck, and their
-regrets can be compared in pairs. σ is the noise's standard deviation; it is Gaussian where nothing else is said.
+The noise belongs to the number of the pull, not to the arm: all policies on one seed have the same noise, so that
+their regrets can be compared in pairs. σ is the noise's standard deviation; it is Gaussian unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bandit_server.bandit.posterior import Floats
 from bandit_server.bandit.simulation.environments import CommonTrend, LateWorker, Rested, Restless, Scenario
 
 SEGMENTS = 6
-# Of the horizon, the least that a segment lasts.
+# The shortest length of a segment, as a fraction of the horizon.
 SHORTEST = 0.075
 
 
@@ -57,17 +57,17 @@ def rotting_fast(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
 
 
 def eight_in_flight(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
-    """As `rotting`; each reward is told 8 pulls late, at every horizon; σ = 0.1."""
+    """As `rotting`; each reward is reported 8 pulls late, at every horizon; σ = 0.1."""
     return Rested(rng.standard_normal(horizon), 0.1, _rotting_curves(horizon, arms, rng), delay=8)
 
 
 def heavy_tail(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
-    """As `rotting`, noise of Student's t with 3 degrees of freedom, scaled to σ = 0.1."""
+    """As `rotting`, with noise of Student's t with 3 degrees of freedom, scaled to σ = 0.1."""
     return Rested(rng.standard_t(3, horizon) / math.sqrt(3), 0.1, _rotting_curves(horizon, arms, rng))
 
 
 def common_trend(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
-    """Mean a_k·exp(−n/(τ_k·f))·exp(−t/(400·f)), σ = 0.1 of it: the trend takes more than the arms differ.
+    """Mean a_k·exp(−n/(τ_k·f))·exp(−t/(400·f)), σ = 0.1 of it: the trend is larger than the differences between arms.
 
     a ~ U(0.6, 1), τ as in `rotting`.
     """
@@ -79,35 +79,35 @@ def rising(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
     """One arm pays little, then much, then rots: mean b·(0.1 + x·exp(1 − x)), x = n/(4·m), m = max(m₀·f, 2).
 
     b ~ U(0.8, 1.2), m₀ ~ U(10, 40): it pays most after 4·m pulls. The other arms are as in `rotting`, but with
-    a ~ U(0.14, 0.7): untrained, all pay more than it does; at its best, none. σ = 0.1.
+    a ~ U(0.14, 0.7): at first all pay more than it does; at its best, none does. σ = 0.1.
     """
     noise, curves = rng.standard_normal(horizon), _rotting_curves(horizon, arms, rng, pays=(0.14, 0.7))
-    slow, most = int(rng.integers(arms)), rng.uniform(0.8, 1.2)
+    arm, height = int(rng.integers(arms)), rng.uniform(0.8, 1.2)
     x = np.arange(horizon) / (4 * max(rng.uniform(10, 40) * _scale(horizon), 2.0))
-    curves[slow] = most * (0.1 + x * np.exp(1 - x))
-    return Rested(noise, 0.1, curves, slow)
+    curves[arm] = height * (0.1 + x * np.exp(1 - x))
+    return Rested(noise, 0.1, curves, arm)
 
 
 def two_workers(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
-    """As `rotting`; from T/2 on, every other pull is a second worker's, on a student that is new.
+    """As `rotting`; from T/2 on, every other pull is a second worker's, on a new student.
 
-    Its rewards are told 100 times as large as the first worker's, its noise too; σ = 0.1.
+    Its rewards and their noise are reported 100 times as large as the first worker's; σ = 0.1.
     """
     return LateWorker(rng.standard_normal(horizon), 0.1, _rotting_curves(horizon, arms, rng), units=100.0)
 
 
 def coupled(horizon: int, arms: int, rng: np.random.Generator) -> Scenario:
-    """Modules of one loss: an upstream arm u, which first does harm and then lowers what the others can reach.
+    """Modules of one loss: an upstream arm u, which first raises the loss and then lowers what the others can reach.
 
     The reward is the decrement of the total loss, in the units of the loss, plus noise:
 
         L = h·x·exp(1 − x)  +  Σ_{k≠u} (0.45·exp(−max(0, n_u − m)/τ_u)  +  d_k·exp(−n_k/τ_k)),      x = n_u/m
 
-    The first term is the harm: the others see inputs that they do not know; it grows until u was pulled m times, and
-    vanishes. The second is the level at which arm k saturates. The third pays at once, and ever less. Upstream:
-    m ~ U(15, 40)·f, h ~ U(0.05, 0.3), τ_u ~ U(200, 600)·f: an equal share of the pulls does not exhaust it, or a
+    The first term is the harm: the others get inputs that they do not know; it grows until u was pulled m times, and
+    then vanishes. The second is the level at which arm k saturates. The third pays at once, and ever less. Upstream:
+    m ~ U(15, 40)·f, h ~ U(0.05, 0.3), τ_u ~ U(200, 600)·f: an equal share of the pulls does not exhaust it, or else a
     policy that ignores rewards would be the best one. Downstream: d ~ U(0.5, 1), log τ ~ U(log 20, log 200) + log f.
-    σ = L₀/T, L₀ the loss at the beginning: what every pull would pay if all pulls paid alike, and all of L₀.
+    σ = L₀/T with the loss L₀ at the beginning: the reward of every pull if all pulls paid the same and used up L₀.
     """
     scale = _scale(horizon)
     noise, upstream = rng.standard_normal(horizon), int(rng.integers(arms))
@@ -138,16 +138,16 @@ SCENARIOS: dict[str, Callable[[int, int, np.random.Generator], Scenario]] = {
 
 
 def make(name: str, horizon: int, arms: int, seed: int) -> Scenario:
-    """A scenario at its beginning.
+    """Draw a scenario.
 
     Args:
         name: One of SCENARIOS.
-        horizon: Pulls in all, T; at least 1.
-        arms: How many, K; at least 2.
-        seed: At least 0.
+        horizon: The total number of pulls, T; at least 1.
+        arms: The number of arms, K; at least 2.
+        seed: The seed; at least 0.
 
     Raises:
-        ValueError: There is no such scenario, or a number is out of its range.
+        ValueError: The scenario does not exist, or a number is out of range.
     """
     if name not in SCENARIOS:
         raise ValueError(f"there is no scenario {name!r}; there are {', '.join(SCENARIOS)}")
@@ -161,7 +161,10 @@ def _scale(horizon: int) -> float:
 
 
 def _segments(horizon: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """The segment of every pull, [T], in 0 to 5: cut at random, after each its shortest length is set aside."""
+    """Return the segment of every pull, [T], 0 to 5.
+
+    Each segment has its shortest length, and random cuts divide the rest.
+    """
     free = horizon * (1 - SEGMENTS * SHORTEST)
     cuts = np.sort(rng.random(SEGMENTS - 1)) * free + horizon * SHORTEST * np.arange(1, SEGMENTS)
     return np.searchsorted(cuts, np.arange(horizon), side="right")
@@ -174,7 +177,7 @@ def _rotting_curves(
     pays: tuple[float, float] = (0.2, 1.0),
     tau: tuple[float, float] = (100.0, 3000.0),
 ) -> Floats:
-    """Mean a·exp(−n/(τ·f)) by arm and own pulls, [K, T]; a uniform in `pays`, log τ uniform in `tau`."""
+    """Return the means a·exp(−n/(τ·f)) by arm and own pulls, [K, T]; a is uniform in `pays`, log τ in log `tau`."""
     starts = rng.uniform(*pays, arms)
     times = np.exp(rng.uniform(math.log(tau[0]), math.log(tau[1]), arms)) * _scale(horizon)
     curves: Floats = starts[:, None] * np.exp(-np.arange(horizon) / times[:, None])

@@ -1,4 +1,4 @@
-"""One policy on one scenario: what it loses against the oracle."""
+"""Plays a policy on a scenario and measures its regret against the oracle."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from bandit_server.bandit.simulation.scenarios import make
 
 
 class Player(Protocol):
-    """Whoever can choose arms and be told what they brought."""
+    """Anything that can choose arms and receive their rewards."""
 
     def select(self, worker: str) -> int:
-        """The arm of the next pull, which this worker makes."""
+        """Choose the arm of this worker's next pull."""
         ...
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """What pull `number` (from 0) brought; others may have been made since."""
+        """Report the reward of pull `number`, counted from 0; later pulls may have been made since."""
         ...
 
 
-class Seat:
-    """A policy as a player: it is told what a run would tell it.
+class PolicyPlayer:
+    """A player that asks a policy, as a run does.
 
     Args:
-        policy: One that knows nothing yet.
-        arms: How many there are.
-        seed: Of its choices.
+        policy: A new policy.
+        arms: The number of arms.
+        seed: The seed of its choices.
     """
 
     def __init__(self, policy: Policy, arms: int, seed: int) -> None:
@@ -41,7 +41,7 @@ class Seat:
         self._open: dict[int, int] = {}
 
     def select(self, worker: str) -> int:
-        """See Player."""
+        """Choose the arm of the worker's next pull."""
         rng = self._randomness.at(worker, self._next)
         in_flight = list(self._open.values())
         arm = self._policy.choose(in_flight=in_flight, active=self._active, rng=rng)[0]
@@ -51,19 +51,19 @@ class Seat:
         return arm
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        """See Player."""
+        """Report the reward of a pull."""
         del self._open[number]
         self._policy.rewarded(number, arm, worker, reward)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a scenario was played.
+    """The result of playing a scenario.
 
     Attributes:
-        regret: What the oracle gains more, in the scenario's units.
-        pulls: Of each arm, [K].
-        ranks: Pulls of the arm whose expected reward was then the highest, the second highest and so on, [K].
+        regret: The oracle's gain minus the player's, in the scenario's units.
+        pulls: The number of pulls of each arm, [K].
+        ranks: The number of pulls of the arm with the then highest expected reward, second highest and so on, [K].
     """
 
     regret: float
@@ -74,26 +74,26 @@ class Outcome:
 def play(player: Player, scenario: Scenario) -> Outcome:
     """Play a scenario from its beginning to its end; `delay` pulls are always in flight."""
     pulls, ranks = [0] * scenario.arms, [0] * scenario.arms
-    flying: deque[tuple[int, int, str, float]] = deque()
+    in_flight: deque[tuple[int, int, str, float]] = deque()
     for t in range(scenario.horizon):
         worker = scenario.worker(t)
         arm = player.select(worker)
         means = [scenario.mean(each) for each in range(scenario.arms)]
         pulls[arm] += 1
         ranks[sum(mean > means[arm] for mean in means)] += 1
-        flying.append((t, arm, worker, scenario.pull(arm)))
-        if len(flying) > scenario.delay:
-            player.report(*flying.popleft())
+        in_flight.append((t, arm, worker, scenario.pull(arm)))
+        if len(in_flight) > scenario.delay:
+            player.report(*in_flight.popleft())
     return Outcome(scenario.regret, tuple(pulls), tuple(ranks))
 
 
 def simulate(
     policy: str, scenario: str, horizon: int, arms: int, seed: int, options: dict[str, float] | None = None
 ) -> Outcome:
-    """A named policy on a named scenario; the seed draws both the scenario and the choices.
+    """Play a policy on a scenario, both by name. The seed draws both the scenario and the choices.
 
     Raises:
-        ValueError: There is no such policy, option or scenario, or a number is out of its range.
+        ValueError: The policy, an option or the scenario does not exist, or a number is out of range.
     """
-    drawn = make(scenario, horizon, arms, seed)
-    return play(Seat(build(policy, options or {}, arms), arms, seed), drawn)
+    drawing = make(scenario, horizon, arms, seed)
+    return play(PolicyPlayer(build(policy, options or {}, arms), arms, seed), drawing)

@@ -1,4 +1,4 @@
-"""Rewards that a real distillation has paid, replayed by each arm's own pulls."""
+"""Recorded rewards of real distillations, replayed by each arm's own pulls."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import numpy as np
 from bandit_server.bandit.posterior import Floats
 from bandit_server.bandit.simulation.environments import Rested
 
-# Of a trace, the part at its end that stands for what comes after it.
-_LAST = 0.25
+# The fraction at the end of a trace that is repeated after it.
+_TAIL = 0.25
 
 
 class Trace(Rested):
-    """Arms that pay what was recorded: arm k's n-th pull brings the n-th of its recorded rewards, noise and all.
+    """A scenario of recorded rewards: arm k's n-th pull pays the n-th of its recorded rewards, noise included.
 
-    Past the end of its recording an arm plays the last quarter of it again and again, each time half as large: what it
-    would have paid is not known, but it was still falling. In truth the arms were recorded in turn, and a relative
-    reward depends a little on what the others had reached by then; that is not in a trace.
+    After the end of its recording an arm repeats the last quarter of it, each time half as large: its rewards there are
+    unknown, but they were still falling. The arms were recorded in turn, and a relative reward depends a little on the
+    progress of the other arms; a trace ignores that.
 
-    The oracle knows every reward beforehand: its gain is that of the best division of the pulls, luck included, so
-    even a perfect policy has regret here. Compare policies with each other.
+    The oracle knows every reward in advance: its gain is that of the best allocation of the pulls, noise included, so
+    that even a perfect policy has regret. Compare policies with each other.
 
     Args:
-        rewards: By arm, in the order of its own pulls; every arm has some.
-        horizon: Pulls in all, T.
+        rewards: The rewards by arm, in the order of its own pulls; every arm has some.
+        horizon: The total number of pulls, T.
     """
 
     def __init__(self, rewards: Sequence[Sequence[float]], horizon: int) -> None:
-        curves = np.stack([_continued(np.asarray(arm, dtype=float), horizon) for arm in rewards])
+        curves = np.stack([_extend(np.asarray(arm, dtype=float), horizon) for arm in rewards])
         super().__init__(np.zeros(horizon), 0.0, curves)
-        self.best = _best_division(curves)
+        self.best = _best_allocation(curves)
 
 
-def _continued(recorded: Floats, length: int) -> Floats:
-    last = recorded[-max(round(_LAST * len(recorded)), 1) :]
-    times = -(-max(length - len(recorded), 0) // len(last))
-    more = [last / 2.0 ** (i + 1) for i in range(times)]
-    return np.concatenate([recorded, *more])[:length]
+def _extend(recorded: Floats, length: int) -> Floats:
+    tail = recorded[-max(round(_TAIL * len(recorded)), 1) :]
+    times = -(-max(length - len(recorded), 0) // len(tail))
+    repeats = [tail / 2.0 ** (i + 1) for i in range(times)]
+    return np.concatenate([recorded, *repeats])[:length]
 
 
-def _best_division(curves: Floats) -> float:
-    """The most that T pulls can bring, of any curves [K, T]: arm by arm, for every number of pulls so far."""
+def _best_allocation(curves: Floats) -> float:
+    """Return the largest sum of T rewards of any curves [K, T], by dynamic programming over the arms."""
     best = np.full(curves.shape[1] + 1, -np.inf)
     best[0] = 0.0
     for curve in curves:

@@ -1,7 +1,8 @@
-"""One upstream, any number of browsers: what a feed has learnt is sent to each as server-sent events.
+"""Feeds: one subscription to the bandit server each, sent to any number of browsers as server-sent events.
 
-A browser holds a cursor, not a queue: it is sent what is new since its last message when it is ready for more, so
-a slow one costs nothing and a fast one never waits for it. Browsers in step share one rendering.
+A browser has a cursor, not a queue. When it is ready for more, it is sent everything that is new since its last
+message, so that slow browsers cost nothing and never delay fast ones. Browsers with the same cursor share one
+rendering.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from typing import Any, Literal
 import grpc
 import grpc.aio
 
-from bandit_server.dashboard.view.run_view import Part
+from bandit_server.dashboard.view.run_view import Selection
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between two messages to one browser: what comes in between is sent together.
-PACE = 0.12
-# Seconds of silence after which a comment is sent, so that proxies keep the connection and a dead browser shows.
+# Seconds between two messages to one browser; what changes in between is sent together.
+MESSAGE_INTERVAL = 0.12
+# A comment is sent after this many seconds of silence, so that proxies keep the connection and dead browsers show.
 KEEPALIVE = 15.0
-# Seconds a feed lives on without viewers: a reloaded page finds it as it was.
+# Seconds that a feed goes on without viewers, so that a reloaded page finds its data.
 LINGER = 30.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
-# What a call to a server that is not there, or does not move, ends with.
-AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+MIN_RETRY, MAX_RETRY = 0.2, 2.0
+# Status codes of calls to a server that is down or frozen.
+UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
-# Points a line and columns of pulls that a browser is sent at most: about what a wide screen can show.
+# Points per line and columns of pulls that a browser is sent at most: about what a wide screen can show.
 LIMIT = 2000
 
 # (epoch, version, batch): how much a browser has been sent.
@@ -43,9 +44,13 @@ Cursor = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How things stand with the bandit server. `since`: when it was last heard, Unix seconds, if it ever was.
+    """The state of the connection to the bandit server.
 
-    "reading": it tells a long history, of which nothing is shown before its end; `reason` says how far that is.
+    Attributes:
+        state: "reading" while a long history is being read, of which nothing is shown before its end; "stale" if the
+            server is unreachable; "missing" if it has no such run.
+        since: Unix seconds of the last answer, None if there was none.
+        reason: A sentence about the state; of "reading", the progress.
     """
 
     state: Literal["connecting", "reading", "live", "stale", "missing"]
@@ -54,21 +59,21 @@ class Status:
 
 
 class Feed(ABC):
-    """What is known of one thing, followed upstream for as long as someone looks."""
+    """A subscription to the bandit server that runs while it has viewers."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.status = Status("connecting")
         self._heard: float | None = None
         self._changed = asyncio.Event()
-        self._rendered: dict[tuple[Cursor | None, Part], tuple[str, Cursor, int]] = {}
+        self._rendered: dict[tuple[Cursor | None, Selection], tuple[str, Cursor, int]] = {}
         self._task: asyncio.Task[None] | None = None
         self._viewers = 0
         self._stopping: asyncio.TimerHandle | None = None
 
     @abstractmethod
     async def follow(self) -> None:
-        """Keep up with the server until it fails or has no more to say; call `heard` after every word of it."""
+        """Follow the server until it fails or ends the subscription. Call `on_answer` after every answer."""
 
     @property
     @abstractmethod
@@ -77,15 +82,23 @@ class Feed(ABC):
 
     @property
     def progress(self) -> str:
-        """How far it is, in words, while it is not ready."""
+        """The progress in words while the feed is not ready."""
         return ""
 
     @abstractmethod
-    def render(self, cursor: Cursor | None, part: Part = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
-        """What is new since the cursor (None for all, or for nothing new), where that leads, and its size in rows."""
+    def render(self, cursor: Cursor | None, selection: Selection = "all") -> tuple[dict[str, Any] | None, Cursor, int]:
+        """Render what is new since a cursor.
 
-    def heard(self, changed: bool = True) -> None:
-        """The server has answered just now; `changed` when there is something new to show."""
+        Args:
+            cursor: How much the browser has; None for nothing.
+            selection: What its page needs.
+
+        Returns:
+            The payload (None if nothing is new), the cursor after it, and its number of rows.
+        """
+
+    def on_answer(self, changed: bool = True) -> None:
+        """Record that the server has just answered. `changed`: there is something new to show."""
         self._heard = time.time()
         status = Status("live") if self.ready else Status("reading", reason=self.progress)
         if self.status != status:
@@ -100,7 +113,7 @@ class Feed(ABC):
         self._changed = asyncio.Event()
 
     def join(self) -> None:
-        """Count a viewer; the first one starts the feed."""
+        """Count a viewer. The first one starts the feed."""
         self._viewers += 1
         if self._stopping is not None:
             self._stopping.cancel()
@@ -109,13 +122,13 @@ class Feed(ABC):
             self._task = asyncio.create_task(self._run())
 
     def leave(self) -> None:
-        """Count a viewer off; the feed stops some time after the last one."""
+        """Count a viewer off. The feed stops LINGER seconds after the last one, at once if it is not ready."""
         self._viewers -= 1
         if self._viewers == 0:
             self._stopping = asyncio.get_running_loop().call_later(LINGER if self.ready else 0, self.stop)
 
     def stop(self) -> None:
-        """Follow no more, and forget what was said of the server: nobody checks it now."""
+        """Stop following the server. Its state is unknown from now on."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -123,49 +136,49 @@ class Feed(ABC):
 
     @property
     def stopped(self) -> bool:
-        """Whether nobody looks and nothing is followed."""
+        """Whether the feed has no viewers and follows nothing."""
         return self._viewers == 0 and self._task is None
 
     async def _run(self) -> None:
-        pause = FIRST_PAUSE
+        pause = MIN_RETRY
         while True:
             before = self._heard
             try:
                 await self.follow()
-                failed = Status("missing", self._heard, "the run was deleted")
+                failure = Status("missing", self._heard, "the run was deleted")
             except grpc.aio.AioRpcError as error:
-                failed = self._failure(error)
+                failure = self._failure(error)
             except ValueError as error:
-                failed = Status("stale", self._heard, str(error))
+                failure = Status("stale", self._heard, str(error))
             except Exception:
-                # Nobody awaits this task: what it does not say itself would leave pages "live" for ever.
+                # Nobody awaits this task: without this, a bug would leave pages "live" for ever.
                 LOG.exception("the dashboard could not follow the bandit server")
-                failed = Status("stale", self._heard, "the dashboard could not read what the bandit server said")
-            if failed != self.status:
-                self.status = failed
+                failure = Status("stale", self._heard, "the dashboard could not read the bandit server's answer")
+            if failure != self.status:
+                self.status = failure
                 self._notify()
-            pause = FIRST_PAUSE if self._heard != before else min(2 * pause, LONGEST_PAUSE)
+            pause = MIN_RETRY if self._heard != before else min(2 * pause, MAX_RETRY)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
     def _failure(self, error: grpc.aio.AioRpcError) -> Status:
         code, details = error.code(), error.details() or ""
         if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
             return Status("missing", self._heard, details)
-        if code in AWAY:
+        if code in UNREACHABLE:
             return Status("stale", self._heard, "the bandit server does not answer")
-        return Status("stale", self._heard, f"the bandit server answers {code.name}: {details}")
+        return Status("stale", self._heard, f"the bandit server answered {code.name}: {details}")
 
     async def wait_ready(self, seconds: float) -> None:
-        """Return once there is something to show, the server has failed, or the time is over."""
+        """Wait until there is something to show, the server has failed, or the time is over."""
         deadline = time.monotonic() + seconds
         while not self.ready and self.status.state in ("connecting", "reading", "live") and time.monotonic() < deadline:
             await _wait(self._changed, deadline - time.monotonic())
 
-    async def messages(self, part: Part = "all") -> AsyncGenerator[str]:
-        """Server-sent events for one browser: `status` whenever it changes, `data` first whole, then what is new.
+    async def messages(self, selection: Selection = "all") -> AsyncGenerator[str]:
+        """Yield server-sent events for one browser: `status` at every change; `data` with everything, then with news.
 
-        After more than LIMIT rows of news the whole is sent again, thinned, so that the browser's share stays
-        small however long it looks.
+        After more than LIMIT rows of news everything is sent again, thinned, so that the browser's memory stays
+        bounded.
         """
         cursor: Cursor | None = None
         status: Status | None = None
@@ -176,32 +189,32 @@ class Feed(ABC):
                 status = self.status
                 yield event("status", {"run": self.name, **asdict(status), "now": time.time()})
             if self.ready:
-                text, cursor, size = self._cached(cursor if rows <= LIMIT else None, part)
+                text, cursor, size = self._render_shared(cursor if rows <= LIMIT else None, selection)
                 rows = rows + size if rows <= LIMIT else 0
                 if text:
                     yield text
-            await asyncio.sleep(PACE)
+            await asyncio.sleep(MESSAGE_INTERVAL)
             if not await _wait(changed, KEEPALIVE):
-                yield ": still here\n\n"
+                yield ": keepalive\n\n"
 
-    def _cached(self, cursor: Cursor | None, part: Part) -> tuple[str, Cursor, int]:
-        key = (cursor, part)
+    def _render_shared(self, cursor: Cursor | None, selection: Selection) -> tuple[str, Cursor, int]:
+        key = (cursor, selection)
         if key not in self._rendered:
-            payload, where, size = self.render(cursor, part)
-            self._rendered[key] = ("" if payload is None else event("data", payload), where, size)
+            payload, end, size = self.render(cursor, selection)
+            self._rendered[key] = ("" if payload is None else event("data", payload), end, size)
         return self._rendered[key]
 
 
-async def merged(streams: Sequence[AsyncGenerator[str]]) -> AsyncIterator[str]:
-    """The messages of several feeds as they come. Each waits until its last message has been taken."""
+async def merge(streams: Sequence[AsyncGenerator[str]]) -> AsyncIterator[str]:
+    """Yield the messages of several feeds as they come. Each feed waits until its last message has been taken."""
     ready: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
 
-    async def hand_on(stream: AsyncGenerator[str]) -> None:
+    async def forward(stream: AsyncGenerator[str]) -> None:
         async with contextlib.aclosing(stream):
             async for message in stream:
                 await ready.put(message)
 
-    tasks = [asyncio.create_task(hand_on(stream)) for stream in streams]
+    tasks = [asyncio.create_task(forward(stream)) for stream in streams]
     try:
         while True:
             yield await ready.get()
@@ -212,7 +225,7 @@ async def merged(streams: Sequence[AsyncGenerator[str]]) -> AsyncIterator[str]:
 
 
 def event(name: str, payload: dict[str, Any]) -> str:
-    """One server-sent event with a JSON payload, which never holds a line break of its own."""
+    """Format a server-sent event. JSON has no raw line breaks, so the payload is one `data` line."""
     return f"event: {name}\ndata: {json.dumps(payload, separators=(',', ':'), allow_nan=False)}\n\n"
 
 

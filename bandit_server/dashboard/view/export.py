@@ -1,8 +1,8 @@
-"""A run's history as tables, for spreadsheets and notebooks: the same from the command line and from the browser. Pure.
+"""A run's history as tables for spreadsheets and notebooks, the same from the command line and the browser. Pure.
 
-pulls      a row for each pull: who trained which arm, and what came of it
-posterior  a row for each arm at each posterior that the server told
-losses     a row for each number that was measured: losses, terms and task metrics
+pulls      one row per pull: worker, arm, outcome and what was measured
+posterior  one row per arm and posterior that the server sent
+losses     one row per measured number: losses, loss terms and task metrics
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from google.protobuf import json_format
 
-from bandit_server.dashboard.view.event_log import CHOSEN
+from bandit_server.dashboard.view.event_log import CHOSEN_BY
 from bandit_server.dashboard.view.series import finite
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -32,8 +32,11 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class History:
-    """A run's tables, filled batch by batch. Times are Unix seconds, `training_seconds` those of the run until then."""
+class RunTables:
+    """The tables of a run, filled batch by batch.
+
+    Times are Unix seconds. `training_seconds` is the training time of the run until then, summed over all workers.
+    """
 
     def __init__(self) -> None:
         self._pulls: dict[int, dict[str, Value]] = {}
@@ -45,7 +48,7 @@ class History:
         self._seconds = 0.0
 
     def add(self, batch: pb.WatchRunResponse) -> None:
-        """The next batch of what WatchRun tells from the start on."""
+        """Add the next batch of WatchRun, which must have been called from version 0."""
         self._arms = self._arms or [arm.name for arm in batch.run.spec.arms]
         points = iter(batch.posterior)
         point = next(points, None)
@@ -65,7 +68,7 @@ class History:
                 point = next(points, None)
 
     def rows(self, table: Table) -> Iterator[tuple[Value, ...]]:
-        """The rows of a table, in the order of its COLUMNS."""
+        """Yield the rows of a table, with values in the order of its COLUMNS."""
         if table == "pulls":
             for number in sorted(self._pulls):
                 pull = self._pulls[number]
@@ -78,7 +81,7 @@ class History:
         return self._pulls.setdefault(
             pull.number,
             {"pull": pull.number, "worker": pull.worker, "round": pull.round, "arm": pull.arm,
-             "chosen_by": CHOSEN.get(pull.chosen_by, ""), "outcome": "open", "selected": time},
+             "chosen_by": CHOSEN_BY.get(pull.chosen_by, ""), "outcome": "open", "selected": time},
         )  # fmt: skip
 
     def _report(self, report: pb.RewardReported, time: float) -> None:
@@ -87,26 +90,26 @@ class History:
         if report.HasField("superseded") and report.superseded in self._pulls:
             self._pulls[report.superseded]["outcome"] = "superseded"
         self._seconds += finite(measured.seconds) or 0.0
-        told: dict[str, float] = {} if diverged else {"before": measured.before, "after": measured.after}
+        losses: dict[str, float] = {} if diverged else {"before": measured.before, "after": measured.after}
         for name in ("total_loss", "train_loss"):
             if measured.HasField(name):
-                told[name] = getattr(measured, name)
+                losses[name] = getattr(measured, name)
         row = self._pull(pull, None)
-        row.update({name: finite(value) for name, value in told.items()})
+        row.update({name: finite(value) for name, value in losses.items()})
         row.update(
             outcome="diverged" if diverged else "measured", reported=time, steps=measured.steps,
             seconds=finite(measured.seconds), probe_seconds=finite(measured.probe_seconds),
             reward=finite(report.reward) if report.HasField("reward") else None,
         )  # fmt: skip
-        named = [("loss", told), ("term", measured.terms), ("metric", measured.metrics)]
-        for kind, values in named:
+        groups = [("loss", losses), ("term", measured.terms), ("metric", measured.metrics)]
+        for kind, values in groups:
             for name, value in sorted(values.items()):
-                place = (pull.number, pull.worker, pull.round, pull.arm, self._seconds)
-                self._losses.append((*place, kind, name, finite(value)))
+                prefix = (pull.number, pull.worker, pull.round, pull.arm, self._seconds)
+                self._losses.append((*prefix, kind, name, finite(value)))
 
 
-def written(table: Table, form: Format, rows: Iterable[tuple[Value, ...]]) -> Iterator[str]:
-    """A table as text, row by row: CSV with a header, or a JSON array with an object a line."""
+def format_rows(table: Table, form: Format, rows: Iterable[tuple[Value, ...]]) -> Iterator[str]:
+    """Yield a table as text, row by row: CSV with a header, or a JSON array with one object per line."""
     columns = COLUMNS[table]
     if form == "csv":
         line = io.StringIO()
@@ -125,5 +128,5 @@ def written(table: Table, form: Format, rows: Iterable[tuple[Value, ...]]) -> It
 
 
 def event_line(event: pb.Event) -> str:
-    """An event of the history as a line of JSON."""
+    """Return an event of the history as one line of JSON."""
     return json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None) + "\n"

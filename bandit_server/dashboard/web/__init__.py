@@ -1,0 +1,1 @@
+"""The FastAPI application: pages, JSON API, server-sent events, login, metrics."""

@@ -2,8 +2,8 @@
 
     uvicorn.Server(uvicorn.Config(create_app("127.0.0.1:50051"), port=8080, timeout_graceful_shutdown=1))
 
-Give uvicorn a `timeout_graceful_shutdown`: an open page holds its event stream for as long as it is looked at, and
-uvicorn waits for streams without end by default.
+Give uvicorn a `timeout_graceful_shutdown`: an open page keeps its event stream open, and by default uvicorn waits for
+streams for ever.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
 from bandit_server.dashboard.live.feeds import Hub
-from bandit_server.dashboard.live.server_client import Upstream
-from bandit_server.dashboard.live.sse import Feed, merged
-from bandit_server.dashboard.view.run_view import Part
-from bandit_server.dashboard.web import schemas as shapes
-from bandit_server.dashboard.web.actions import router as actions
-from bandit_server.dashboard.web.api import PATTERN, Name, answers, hub
-from bandit_server.dashboard.web.api import router as api
+from bandit_server.dashboard.live.server_client import ServerClient
+from bandit_server.dashboard.live.sse import Feed, merge
+from bandit_server.dashboard.view.run_view import Selection
+from bandit_server.dashboard.web import actions, api, schemas
+from bandit_server.dashboard.web.api import NAME_PATTERN, RunName, hub_of, responses
 from bandit_server.dashboard.web.headers import SecurityHeaders
 from bandit_server.dashboard.web.login import Sessions, add_login
 from bandit_server.dashboard.web.metrics_endpoint import add_metrics
@@ -50,26 +48,26 @@ def create_app(
     metrics: CollectorRegistry | None = None,
     anyone_may_look: bool = False,
 ) -> FastAPI:
-    """The dashboard of the bandit server at `server_address` (host:port).
+    """Create the dashboard of a bandit server.
 
-    Nothing is called before the application starts, and it starts and stays up without the server.
+    It connects when the application starts, and it starts and stays up without the server.
 
     Args:
-        server_address: As it is shown.
-        token: Shown to that server; browsers must log in with it, too. None: everybody may look and act.
+        server_address: HOST:PORT of the server, as it is shown.
+        token: The server's token, which browsers must log in with, too. None: everybody may look and act.
         credentials: For a server with TLS.
-        target: Where gRPC finds the server, if that is not its address.
+        target: Where gRPC connects to, if that is not `server_address`.
         metrics: Served at /metrics.
-        anyone_may_look: Although there is a token, runs are shown without it; it is needed to change them.
+        anyone_may_look: Show runs without a login even if there is a token; changes still need it.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.hub = Hub(Upstream(server_address, token, credentials, target))
+        app.state.hub = Hub(ServerClient(server_address, token, credentials, target))
         yield
         await app.state.hub.close()
 
-    # FastAPI's own pages of documentation load scripts from elsewhere; the description itself is served.
+    # FastAPI's documentation pages load scripts from other hosts; only the OpenAPI description is served.
     app = FastAPI(
         title="OPTIMA dashboard",
         lifespan=lifespan,
@@ -78,7 +76,7 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.guarded = token is not None
-    app.add_exception_handler(RequestValidationError, _wrong)
+    app.add_exception_handler(RequestValidationError, _validation_error)
     add_login(app, Sessions(token) if token else None, anyone_may_look)
     app.add_middleware(SecurityHeaders)
     if metrics is not None:
@@ -94,32 +92,34 @@ def create_app(
         return FileResponse(STATIC / "compare.html")
 
     @app.get("/runs/{run}", include_in_schema=False)
-    async def run_page(run: Name) -> FileResponse:
+    async def run_page(run: RunName) -> FileResponse:
         return FileResponse(STATIC / "run.html")
 
-    app.include_router(api)
-    app.include_router(actions)
+    app.include_router(api.router)
+    app.include_router(actions.router)
 
     @app.get("/events/runs", include_in_schema=False)
     async def runs_events(request: Request) -> EventStream:
-        return _events(hub(request).runs)
+        return EventStream(_watch(hub_of(request).runs))
 
     @app.get("/events/runs/{run}", include_in_schema=False)
-    async def run_events(request: Request, run: Name) -> EventStream:
-        return _events(lambda: hub(request).run(run))
+    async def run_events(request: Request, run: RunName) -> EventStream:
+        return EventStream(_watch(partial(hub_of(request).run, run)))
 
     @app.get("/events/compare", include_in_schema=False)
     async def compare_events(
         request: Request,
-        run: Annotated[list[Annotated[str, StringConstraints(pattern=PATTERN)]], Query(min_length=1, max_length=8)],
+        run: Annotated[
+            list[Annotated[str, StringConstraints(pattern=NAME_PATTERN)]], Query(min_length=1, max_length=8)
+        ],
     ) -> EventStream:
-        return EventStream(merged([_watched(partial(hub(request).run, name), "lines") for name in dict.fromkeys(run)]))
+        return EventStream(merge([_watch(partial(hub_of(request).run, name), "lines") for name in dict.fromkeys(run)]))
 
-    @app.get("/healthz", response_model=None, responses=answers(shapes.Health))
+    @app.get("/healthz", response_model=None, responses=responses(schemas.Health))
     async def healthz(request: Request) -> dict[str, Any]:
-        """200 while this process serves, whatever the bandit server does; `bandit_server` says what that is."""
+        """Return 200 while this process serves. `bandit_server` says whether the bandit server answers it."""
         try:
-            await hub(request).upstream.ping()
+            await hub_of(request).client.ping()
         except grpc.aio.AioRpcError as error:
             return {"status": "ok", "bandit_server": "away", "reason": error.code().name}
         return {"status": "ok", "bandit_server": "reachable"}
@@ -128,7 +128,7 @@ def create_app(
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, ended in good order when the process goes down and cancels them."""
+    """Server-sent events. The response is completed when the process shuts down and cancels it."""
 
     media_type = "text/event-stream"
 
@@ -136,30 +136,26 @@ class EventStream(StreamingResponse):
         super().__init__(messages, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; after a cancellation send the end of the response."""
         try:
             await super().__call__(scope, receive, send)
         except asyncio.CancelledError:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _wrong(_: Request, error: Exception) -> JSONResponse:
-    """What is wrong with a request and where, without what it held: that may be a secret in the wrong place."""
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    """Describe an invalid request without repeating its values, one of which may be a misplaced secret."""
     assert isinstance(error, RequestValidationError)
-    told = [{key: fault[key] for key in ("type", "loc", "msg")} for fault in error.errors()]
-    return JSONResponse({"detail": jsonable_encoder(told)}, 422)
+    detail = [{key: item[key] for key in ("type", "loc", "msg")} for item in error.errors()]
+    return JSONResponse({"detail": jsonable_encoder(detail)}, 422)
 
 
-def _events(find: Callable[[], Feed]) -> EventStream:
-    """A feed as server-sent events."""
-    return EventStream(_watched(find))
-
-
-async def _watched(find: Callable[[], Feed], part: Part = "all") -> AsyncGenerator[str]:
-    """What one browser is sent of a feed; it counts as a viewer for as long as it is connected."""
-    feed = find()
+async def _watch(get_feed: Callable[[], Feed], selection: Selection = "all") -> AsyncGenerator[str]:
+    """Yield a feed's messages for one browser, which counts as a viewer while it is connected."""
+    feed = get_feed()
     feed.join()
     try:
-        async for message in feed.messages(part):
+        async for message in feed.messages(selection):
             yield message
     finally:
         feed.leave()

@@ -1,11 +1,11 @@
-"""The headers that every answer of the dashboard carries."""
+"""Security headers, set on every response of the dashboard."""
 
 from __future__ import annotations
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Nothing but our own files, no inline script or style, nobody's frame.
+# Only our own files, no inline script or style, and no embedding in frames.
 POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -26,23 +26,25 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # Static files may be kept but are asked for again, so that a newer dashboard shows at once.
+    # Browsers may cache static files but must revalidate them, so that an upgraded dashboard shows at once.
     "cache-control": "no-cache",
 }
 
 
 class SecurityHeaders:
-    """ASGI middleware that sets HEADERS where the answer has not set them itself. Streams pass through untouched."""
+    """ASGI middleware that adds HEADERS to a response unless it has set them itself. Streams pass unbuffered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
+        """Handle one connection."""
+
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -1,4 +1,4 @@
-"""What the JSON API answers, as OpenAPI describes it. Losses are unit-free, times Unix seconds, rewards fractions."""
+"""Schemas of the JSON API for OpenAPI. Losses are unit-free, times are Unix seconds, rewards are fractions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ class TopArm(TypedDict):
 
 
 class Run(TypedDict):
-    """A run in a line. `planned`: rounds of all workers together, null without an end; `decrement`: share of the
-    first total loss that is gone; `alive`: workers that gave a sign of life lately, of `workers`."""
+    """A run in the list of runs.
+
+    `planned`: rounds of all workers together, null without an end; `decrement`: fraction of the first total loss that
+    is gone; `alive`: workers with a recent heartbeat, of `workers`.
+    """
 
     run: str
     state: Literal["active", "finished", "unknown"]
@@ -40,7 +43,10 @@ class Run(TypedDict):
 
 
 class Arm(TypedDict):
-    """An arm's posterior (null before the first reward, and under policies that do not learn) and totals."""
+    """An arm's posterior and totals.
+
+    The posterior is null before the first reward, and for policies that do not learn.
+    """
 
     name: str
     modules: list[str]
@@ -56,7 +62,7 @@ class Arm(TypedDict):
 
 
 class Worker(TypedDict):
-    """A worker. `heard`: its last sign of life; `done`: it has played all its rounds."""
+    """A worker. `heard`: time of its last heartbeat; `done`: it has played all its rounds."""
 
     worker: str
     alive: bool
@@ -74,7 +80,10 @@ class Worker(TypedDict):
 
 
 class RunDetail(Run):
-    """A run with its arms and workers. `relative`: rewards are relative loss decrements; `settings`: (what, how)."""
+    """A run with its arms and workers.
+
+    `relative`: rewards are relative loss decrements; `settings`: (name, explanation) of each setting.
+    """
 
     relative: bool
     settings: list[tuple[str, str]]
@@ -83,7 +92,7 @@ class RunDetail(Run):
 
 
 class Status(TypedDict):
-    """How things stand with the bandit server; `since`: when it was heard last."""
+    """The state of the connection to the bandit server. `since`: time of its last answer."""
 
     state: Literal["connecting", "reading", "live", "stale", "missing"]
     since: float | None
@@ -91,8 +100,11 @@ class Status(TypedDict):
 
 
 class Line(TypedDict):
-    """A line of a chart, thinned: `x` pull numbers, `t` the run's seconds of training until then, `y` its columns,
-    null for a round that diverged. `index`: of the arm (posterior, best, share, spent) or of the worker."""
+    """A line of a chart, thinned.
+
+    `index`: of the arm (posterior, best, share, spent) or of the worker; `x`: pull numbers; `t`: training time of the
+    run until then, in seconds; `y`: columns of values, null for a round that diverged.
+    """
 
     chart: Literal["posterior", "best", "share", "spent", "bandit", "total", "term", "metric"]
     name: str
@@ -103,7 +115,7 @@ class Line(TypedDict):
 
 
 class LogEntry(TypedDict):
-    """An event of the history; what does not apply to its kind is null or empty."""
+    """An event of the history. Fields that do not apply to its kind are null or empty."""
 
     version: int
     time: float
@@ -133,8 +145,12 @@ class Runs(TypedDict):
 
 
 class Whole(TypedDict):
-    """A run, thinned. `cells`: [first pull, last pull, worker, arm, marks, how many, begin, end], marks being the sum
-    of 1 open, 2 fallback, 4 tail, 8 diverged, 16 superseded; `log`: the last events, newest first."""
+    """A run, thinned.
+
+    `cells`: [first pull, last pull, worker, arm, flags, number of pulls, begin, end], where flags is the sum of 1 open,
+    2 fallback, 4 tail, 8 diverged, 16 superseded, and begin and end are training time in seconds; `log`: the last
+    events, newest first.
+    """
 
     status: Status
     now: float
@@ -157,7 +173,7 @@ class Events(TypedDict):
 
 
 class Health(TypedDict, total=False):
-    """This process, and whether the bandit server answers it."""
+    """The health of this process, and whether the bandit server answers it."""
 
     status: Literal["ok"]
     bandit_server: Literal["reachable", "away"]
@@ -165,12 +181,12 @@ class Health(TypedDict, total=False):
 
 
 class Problem(TypedDict):
-    """What was wrong, in a sentence."""
+    """An error, described in a sentence."""
 
     detail: str
 
 
 class Done(TypedDict):
-    """The run as it stands after the change; null when it is deleted."""
+    """The run after the change; null if it was deleted."""
 
     run: RunDetail | None

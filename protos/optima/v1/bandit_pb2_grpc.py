@@ -95,7 +95,7 @@ class BanditServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateRun(self, request, context):
-        """Creates the run, or joins it where it exists with an equal spec. With a worker in `caller`, also starts that
+        """Creates the run, or joins it if it exists with an equal spec. With a worker in `caller`, also starts that
         worker's process: older processes of the same worker are fenced off.
         FAILED_PRECONDITION: the run exists with another spec (the message names the field), or was deleted.
         """
@@ -104,21 +104,21 @@ class BanditServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """One run: its spec, totals, arms with their posterior, and workers.
+        """Returns one run: its spec, totals, arms with their posterior, and workers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """All runs, newest first, a page at a time.
+        """Lists all runs, newest first, a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishRun(self, request, context):
-        """Ends the run: every later SelectArm answers `finished`. Reports of open pulls are still accepted. Idempotent.
+        """Ends the run: every later SelectArm returns `finished`. Reports of open pulls are still accepted. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,39 +141,39 @@ class BanditServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SelectArm(self, request, context):
-        """The arm for (worker, round). Idempotent: a repeat returns the same pull. `finished` once the run is.
+        """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportReward(self, request, context):
-        """What came of (worker, round). The first report stands: a repeat with the same numbers returns it with
+        """Stores the measurement of (worker, round). The first report stays: a repeat with the same numbers returns it with
         `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
         trailing metadata `optima-stored-report-bin` (a RewardReported).
-        With `select_round` one call does what a worker does between two rounds: the report, and then SelectArm. If the
-        second fails the call fails, and the report may stand: repeat the call.
+        With `select_round` one call does everything between two rounds of a worker: the report, and then SelectArm. If the
+        selection fails, the call fails, and the report may be stored: repeat the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """"I am alive." Kept for a short time only and not part of the history.
+        """Shows that a worker is alive. Stored for a short time only, and not part of the history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """The history from a version on, then what is appended, as it is appended. Ends when the run is deleted.
+        """Streams the history from a version on, then new events as they are appended. Ends when the run is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestoreRun(self, request, context):
-        """Gives a store that has lost history (DATA_LOSS) the pulls of one worker's journal back. Starts a new
+        """Restores the pulls of one worker's journal to a store that has lost history (DATA_LOSS). Starts a new
         incarnation of the run; other workers then find theirs outdated and restore their own pulls into it.
         Idempotent by (worker, round).
         """

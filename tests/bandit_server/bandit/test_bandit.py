@@ -48,7 +48,7 @@ def test_a_saved_bandit_goes_on_as_it_would_have(policy: str) -> None:
     again = Bandit.from_dict(saved)
     assert again.to_dict() == first.to_dict()
     for bandit in (whole, again):
-        # In another order than they were made in; one never comes, one is given up.
+        # In another order than they were selected in; one is never reported, one is abandoned.
         bandit.report(pulls[0][3], 0.4)
         bandit.report(pulls[0][0], 0.3)
         bandit.abandon(pulls[0][1])
@@ -105,11 +105,11 @@ def test_bad_input_is_one_sentence_and_changes_nothing() -> None:
     for active in ([], [2], [-1]):
         with pytest.raises(ValueError, match="expected some of the arms 0 to 1"):
             bandit.select(active=active)
-    with pytest.raises(ValueError, match="at least one arm, not 0"):
+    with pytest.raises(ValueError, match="n_arms is 0; expected at least one arm"):
         Bandit(0)
     with pytest.raises(ValueError, match="there is no policy 'best'"):
         Bandit(2, "best")
-    with pytest.raises(ValueError, match="names one of the arms 0 to 1, not '2'"):
+    with pytest.raises(ValueError, match="one of the arms 0 to 1, not '2'"):
         Bandit(2, "fixed:2")
     with pytest.raises(ValueError, match="schema None"):
         Bandit.from_dict({})

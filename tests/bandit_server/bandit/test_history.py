@@ -19,8 +19,8 @@ def test_only_the_last_pulls_of_an_arm_stay_in_its_window() -> None:
     history = History(2)
     for number in range(4 * WINDOW):
         history.rewarded(number, number % 2, "w", 0.1)
-    kept = [[reward.number for reward in arm] for arm in history.rewards]
-    assert kept == [list(range(2 * WINDOW + arm, 4 * WINDOW, 2)) for arm in range(2)]
+    numbers = [[reward.number for reward in arm] for arm in history.rewards]
+    assert numbers == [list(range(2 * WINDOW + arm, 4 * WINDOW, 2)) for arm in range(2)]
 
 
 def test_a_reward_that_is_older_than_a_full_window_changes_nothing() -> None:

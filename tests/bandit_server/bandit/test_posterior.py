@@ -35,9 +35,9 @@ def test_p_best_is_certain_where_arms_lie_far_apart() -> None:
     assert p_best(np.array([0.0, 1.0, 0.5]), np.full(3, 1e-9)) == pytest.approx([0, 1, 0], abs=1e-9)
 
 
-def test_beliefs_are_told_in_units_of_reward() -> None:
-    told = gaussian(np.array([1.0, 2.0]), np.array([0.5, 0.25]), np.array([3.0, 4.0]), unit=2.0**-10)
-    assert [(b.mean, b.sd, b.effective_count) for b in told] == [(2.0**-10, 2.0**-11, 3.0), (2.0**-9, 2.0**-12, 4.0)]
+def test_beliefs_are_in_units_of_reward() -> None:
+    beliefs = gaussian(np.array([1.0, 2.0]), np.array([0.5, 0.25]), np.array([3.0, 4.0]), unit=2.0**-10)
+    assert [(b.mean, b.sd, b.effective_count) for b in beliefs] == [(2.0**-10, 2.0**-11, 3.0), (2.0**-9, 2.0**-12, 4.0)]
     huge = gaussian(np.array([1e10]), np.array([1e10]), np.array([1.0]), unit=2.0**1023)
     assert math.isfinite(huge[0].mean)
     assert math.isfinite(huge[0].sd)

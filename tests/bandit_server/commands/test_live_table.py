@@ -1,4 +1,4 @@
-"""optima runs watch: the dashboard's numbers on a terminal."""
+"""`optima runs watch`: the dashboard's numbers on a terminal."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_a_run_is_shown_once_with_the_numbers_of_its_page(server: Any) -> None:
     assert f"{run}: active, policy optima" in done.output
     assert "7 of 100 rounds (0 in the tail, 1 diverged)" in done.output
     assert "6.25 steps/s" in done.output
-    for arm in worker.distill.arms:
+    for arm in worker.arms:
         assert f"\n{arm} " in done.output
-    nobody = CliRunner().invoke(main, ["runs", "--server", server.address, "watch", "no-such-run"])
-    assert nobody.exit_code == 1
-    assert "there is no run no-such-run" in nobody.output
+    missing = CliRunner().invoke(main, ["runs", "--server", server.address, "watch", "no-such-run"])
+    assert missing.exit_code == 1
+    assert "there is no run no-such-run" in missing.output
 
 
 def test_a_terminal_follows_a_run_through_a_restart_of_the_server(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_terminal_follows_a_run_through_a_restart_of_the_server(tmp_path: Path
         os.close(ours)
 
 
-def test_losses_become_bars_and_seconds_words() -> None:
+def test_losses_are_formatted_as_bars_and_seconds_in_units() -> None:
     assert spark([4.0, None, 2.0, 1.0]) == "█▃▁"
     assert spark([1.0]) == ""
     assert spark([2.0, 2.0]) == "▁▁"

@@ -1,4 +1,4 @@
-"""A worker without a model: plays rounds over gRPC with rewards that rot, as a distillation's do."""
+"""A worker without a model, which plays rounds over gRPC with rewards that decay as in a distillation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARMS = ("image", "text", "multimodal")
 
 
 class Driver:
-    """One worker of one run. The n-th round of an arm takes off a share of the loss that falls with n."""
+    """One worker of one run. The n-th round of an arm removes a fraction of the loss that falls with n."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Driver:
             steps_per_round=10,
             rounds=rounds,
         )
-        told = info or pb.WorkerInfo(
+        info = info or pb.WorkerInfo(
             ranks=2,
             device="cpu",
             recipe="digits",
@@ -51,18 +51,18 @@ class Driver:
             teacher_metrics={"accuracy": 0.975},
             student_metrics={"accuracy": 0.11},
         )
-        request = pb.CreateRunRequest(caller=self.caller, spec=spec, info=told)
-        answer = self.stub.CreateRun(request, metadata=self.metadata)
-        self.round = answer.next_round
-        self.caller.incarnation = answer.run.incarnation
+        request = pb.CreateRunRequest(caller=self.caller, spec=spec, info=info)
+        response = self.stub.CreateRun(request, metadata=self.metadata)
+        self.round = response.next_round
+        self.caller.incarnation = response.run.incarnation
 
     def select(self) -> pb.Pull:
-        """The arm of the round to play."""
+        """Return the pull of the current round."""
         request = pb.SelectArmRequest(caller=self.caller, round=self.round)
         return self.stub.SelectArm(request, metadata=self.metadata).pull
 
     def report(self, arm: str, chosen_by: pb.ChosenBy = pb.CHOSEN_BY_POLICY, diverged: bool = False) -> None:
-        """The round is over."""
+        """Report the current round and go on to the next."""
         measured = pb.Measurement(outcome=pb.OUTCOME_DIVERGED, steps=10, seconds=1.5, probe_seconds=0.2)
         if not diverged:
             self.played[arm] = self.played.get(arm, 0) + 1
@@ -82,16 +82,16 @@ class Driver:
         self.round += 1
 
     def play(self, rounds: int) -> None:
-        """Rounds as the policy wants them."""
+        """Play rounds with the arms that the policy chooses."""
         for _ in range(rounds):
             self.report(self.select().arm)
 
     def tail(self, rounds: int) -> None:
-        """Rounds of the joint tail."""
+        """Play rounds of the joint tail."""
         for _ in range(rounds):
             self.report("joint", pb.CHOSEN_BY_TAIL)
 
     def heartbeat(self) -> None:
-        """A sign of life."""
+        """Send a heartbeat."""
         request = pb.HeartbeatRequest(caller=self.caller, round=self.round, steps_per_second=6.25, ranks=2)
         self.stub.Heartbeat(request, metadata=self.metadata)

@@ -1,4 +1,4 @@
-"""Histories of runs as the bandit server would tell them, for tests of the fold."""
+"""Histories of runs as the bandit server would send them, for tests without one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 @dataclass
 class History:
-    """Events of one run, in order; `batch` tells those after a version."""
+    """The events of one run, in order."""
 
     arms: tuple[str, ...] = ("image", "text", "multimodal")
     run: str = "demo"
@@ -17,6 +17,8 @@ class History:
     events: list[pb.Event] = field(default_factory=list)
     points: list[pb.PosteriorPoint] = field(default_factory=list)
     workers: list[pb.WorkerStatus] = field(default_factory=list)
+    # Merged into the summary: losses, counts and arms, which the events alone do not set here.
+    totals: pb.RunSummary = field(default_factory=pb.RunSummary)
     rewards: int = 0
     began: float = 1.0
 
@@ -35,7 +37,7 @@ class History:
         self.events.append(pb.Event(schema=1, time=self.began + len(self.events), **kind))  # type: ignore[arg-type]
 
     def select(self, number: int, arm: str, worker: str = "w1") -> None:
-        """The policy chose an arm."""
+        """Add an arm chosen by the policy."""
         pull = pb.Pull(number=number, worker=worker, round=number, arm=arm, chosen_by=pb.CHOSEN_BY_POLICY)
         self.add(arm_pulled=pb.ArmPulled(pull=pull))
 
@@ -52,7 +54,7 @@ class History:
         total_loss: float | None = None,
         seconds: float = 1.0,
     ) -> None:
-        """A reward arrived, and with it, outside the tail, a new posterior."""
+        """Add a reward and, outside the tail, a new posterior."""
         pull = pb.Pull(number=number, worker=worker, round=number, arm=arm, chosen_by=chosen_by)
         measured = pb.Measurement(outcome=pb.OUTCOME_DIVERGED if diverged else pb.OUTCOME_MEASURED, steps=10)
         measured.seconds = seconds
@@ -74,8 +76,8 @@ class History:
             )
 
     def summary(self) -> pb.RunSummary:
-        """The run as it stands."""
-        return pb.RunSummary(
+        """Return the run's current summary."""
+        summary = pb.RunSummary(
             run=self.run,
             incarnation=self.incarnation,
             version=len(self.events),
@@ -85,12 +87,14 @@ class History:
             updated=self.began + len(self.events),
             pulls=len(self.points),
             reports=len(self.points),
-            arms=[pb.ArmState(arm=arm) for arm in self.spec.arms],
+            arms=[] if self.totals.arms else [pb.ArmState(arm=arm) for arm in self.spec.arms],
             workers=self.workers,
         )
+        summary.MergeFrom(self.totals)
+        return summary
 
     def batch(self, after: int = 0, until: int | None = None) -> pb.WatchRunResponse:
-        """The events after a version up to another, as one batch."""
+        """Return the events after a version up to another, as one batch."""
         until = len(self.events) if until is None else until
         return pb.WatchRunResponse(
             run=self.summary(),

@@ -1,6 +1,6 @@
-"""A bandit server that tells what a test wrote for it: lies, hostile names, silence.
+"""A fake bandit server that sends what a test wrote: wrong versions, hostile names, nothing at all.
 
-The real one cannot be made to do that: it validates names at its edge. The dashboard must bear it all the same.
+The real server validates names and never does this. The dashboard must cope with it all the same.
 """
 
 from __future__ import annotations
@@ -17,44 +17,52 @@ from tests.bandit_server.dashboard.history import History
 
 
 class ScriptedServer:
-    """Tells the histories of its runs; `frozen`, it takes calls and answers none; `lie` misplaces its next news; unless
-    `live`, there is more of the history to come."""
+    """A server that sends the histories of its runs.
+
+    Attributes:
+        frozen: While set, calls are accepted and not answered.
+        version_error: Added to the version of the next batch, once.
+        live: False if batches claim that more of the history follows at once.
+        watches: Calls of WatchRun so far.
+        authorizations: Authorization headers received.
+        address: HOST:PORT.
+    """
 
     def __init__(self, *histories: History) -> None:
         self.histories = {history.run: history for history in histories}
         self.frozen = threading.Event()
-        self.lie = 0
+        self.version_error = 0
         self.live = True
         self.watches = 0
         self.authorizations: set[str] = set()
         self.address = ""
 
     def list_runs(self, _request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
-        """Every run as it stands."""
+        """Return the summaries of all runs."""
         self.authorizations |= {str(value) for key, value in context.invocation_metadata() if key == "authorization"}
         while self.frozen.is_set() and context.is_active():
             threading.Event().wait(0.02)
         return pb.ListRunsResponse(runs=[history.summary() for history in self.histories.values()])
 
     def watch_run(self, request: pb.WatchRunRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchRunResponse]:
-        """What there is, then what is added."""
+        """Yield the history, then what is added to it."""
         self.watches += 1
         history = self.histories[request.run]
-        told = request.from_version
+        sent = request.from_version
         while context.is_active():
-            if not self.frozen.is_set() and told < len(history.events):
-                batch = history.batch(told)
-                batch.from_version += self.lie
+            if not self.frozen.is_set() and sent < len(history.events):
+                batch = history.batch(sent)
+                batch.from_version += self.version_error
                 batch.live = self.live
-                self.lie = 0
-                told = len(history.events)
+                self.version_error = 0
+                sent = len(history.events)
                 yield batch
             threading.Event().wait(0.01)
 
 
 @contextlib.contextmanager
 def serving(*histories: History) -> Iterator[ScriptedServer]:
-    """A scripted server on a free port."""
+    """Run a scripted server on a free port."""
     script = ScriptedServer(*histories)
     handlers = {
         "ListRuns": grpc.unary_unary_rpc_method_handler(

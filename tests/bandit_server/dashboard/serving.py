@@ -1,4 +1,4 @@
-"""A dashboard served for real, by uvicorn on a free port, for as long as a test needs it."""
+"""A real dashboard, run by uvicorn on a free port for the duration of a test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import uvicorn
 
 from bandit_server.dashboard.web.app import create_app
 
-# No test waits longer for anything.
+# Seconds that a test waits for anything.
 DEADLINE = 20.0
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds; AssertionError, naming what did not come, when it does not."""
+    """Wait until the condition holds; fail with `what` after DEADLINE seconds."""
     end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, f"this did not happen within {DEADLINE:g} s: {what}"
@@ -28,7 +28,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def dashboard(server_address: str, token: str | None = None) -> Iterator[str]:
-    """The URL of a dashboard of the bandit server at an address."""
+    """Run a dashboard of the bandit server at an address, and return its URL."""
     config = uvicorn.Config(create_app(server_address, token), port=0, log_level="warning", timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -45,7 +45,7 @@ def dashboard(server_address: str, token: str | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def events(url: str) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
-    """The server-sent events of a URL, as (name, payload), comments left out."""
+    """Open a stream of server-sent events, as (name, payload) without comments."""
     with httpx.stream("GET", url, timeout=DEADLINE) as response:
         assert response.status_code == 200
         yield _parsed(response.iter_lines())

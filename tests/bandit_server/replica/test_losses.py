@@ -187,7 +187,7 @@ class Losses(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if any(worker.client.journal for worker in self.workers):
+            if any(worker.journal for worker in self.workers):
                 self.settle()
         finally:
             self.client.close()
@@ -202,14 +202,14 @@ class Losses(RuleBasedStateMachine):
                 worker.deliver("arrives")
                 worker.beat()
         events = self.events()
-        assert not any(worker.client.journal.keys() - worker.told for worker in self.workers)
+        assert not any(worker.journal.keys() - worker.told for worker in self.workers)
         stored = [event.reward_reported for event in events if event.HasField("reward_reported")]
         found = {(r.pull.worker, r.pull.round): (r.pull.arm, r.measurement) for r in stored}
         assert len(found) == len(stored), "a round was counted twice"
         assert found == {
             (worker.caller.worker, round): (record.pull.arm, record.measurement)
             for worker in self.workers
-            for round, record in worker.client.journal.items()
+            for round, record in worker.journal.items()
         }
         numbers = [report.pull.number for report in stored]
         assert len(set(numbers)) == len(numbers), "two pulls have one number"

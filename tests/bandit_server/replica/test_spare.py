@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from benchmarks.server.site import IMAGE
+from benchmarks.server.testbed import IMAGE_ENVIRONMENT
 
 RUNS = 300
 
@@ -38,7 +38,7 @@ print(json.dumps([before, busy, resident()]))
 def test_memory_of_runs_that_went_is_given_back_to_the_system() -> None:
     said = subprocess.run(
         [sys.executable, "-c", MEASURE],
-        env={**os.environ, **IMAGE},
+        env={**os.environ, **IMAGE_ENVIRONMENT},
         capture_output=True,
         text=True,
         check=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from bandit_server.rpc.validation import spec as checked
+from bandit_server.rpc.validation import normalized_spec
 from bandit_server.run import lifecycle, restore, rounds
 from bandit_server.run.decision import Decision
 from bandit_server.run.old_rounds import NeedsHistory, Recall, Recalled
@@ -21,7 +21,7 @@ def spec(
     arms: tuple[str, ...] = ARMS, policy: str = "optima", options: Mapping[str, float] | None = None, **fields: object
 ) -> pb.RunSpec:
     """A spec as the edge lets it through."""
-    return checked(
+    return normalized_spec(
         pb.RunSpec(
             arms=[pb.Arm(name=name, modules=[f"{name}.tower"]) for name in arms],
             policy=pb.PolicySpec(name=policy, options=options),

@@ -12,12 +12,12 @@ from tests.benchmarks.command import benchmark
 
 
 def test_a_tiny_run_times_every_policy_and_the_peers(tmp_path: Path) -> None:
-    told = tmp_path / "c.json"
-    command = ("--after", "10", "60", "--pulls", "40", "--arms", "3", "--json", str(told))
+    output = tmp_path / "c.json"
+    command = ("--after", "10", "60", "--pulls", "40", "--arms", "3", "--json", str(output))
     printed = benchmark("regret.policy_cost", *command)
     assert "Median µs of select + report at 3 arms" in printed
     assert "optima: " in printed
-    result = json.loads(told.read_text(encoding="utf-8"))
+    result = json.loads(output.read_text(encoding="utf-8"))
     assert {"command", "versions", "machine", "cpus", "arms", "timed_pulls", "median_microseconds"} == set(result)
     assert set(result["median_microseconds"]) == {*POLICIES, "river_ucb", "mabwiser_ucb1"}
     for costs in result["median_microseconds"].values():

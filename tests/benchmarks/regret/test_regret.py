@@ -13,15 +13,15 @@ PLAYERS = {"optima", "sliding_window_ts", "round_robin", "river_ucb", "mabwiser_
 
 
 def test_a_tiny_run_prints_the_table_and_writes_every_number(tmp_path: Path) -> None:
-    told, picture = tmp_path / "r.json", tmp_path / "r.png"
+    output, picture = tmp_path / "r.json", tmp_path / "r.png"
     command = ["--policies", *sorted(PLAYERS - {"uniform"}), "--scenarios", "rotting", "coupled", "--horizons", "30"]
-    command += ["--arms", "3", "--seeds", "3", "--first-seed", "70", "--json", str(told), "--plot", str(picture)]
+    command += ["--arms", "3", "--seeds", "3", "--first-seed", "70", "--json", str(output), "--plot", str(picture)]
     printed = benchmark("regret", *command)
     assert "rotting, 30 pulls of 3 arms" in printed
     assert "Ranking: geometric mean over cells" in printed
     assert "optima's mean is below sliding_window_ts's in" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
-    result = json.loads(told.read_text(encoding="utf-8"))
+    result = json.loads(output.read_text(encoding="utf-8"))
     assert {"command", "versions", "machine", "cpus", "seconds", "seeds", "cells", "ranking", "bar"} <= set(result)
     assert result["seeds"] == [70, 71, 72]
     assert [cell["scenario"] for cell in result["cells"]] == ["rotting", "coupled"]

@@ -30,10 +30,15 @@ def test_a_trace_has_the_rewards_of_each_arms_own_pulls(tmp_path: Path) -> None:
     output = tmp_path / "t.json"
     history = exported(play, tmp_path / "r.jsonl")
     benchmark("regret.record_trace", str(history), "--about", "a test", "--output", str(output))
-    told = json.loads(output.read_text(encoding="utf-8"))
-    assert told["rewards"] == {"image": [0.01, 0.07], "text": [0.02, 0.05], "decoder": [0.03, 0.06]}
-    assert (told["about"], told["train"], told["policy"], told["device"]) == ("a test", "active", "round_robin", "cpu")
-    assert json.loads(benchmark("regret.record_trace", str(history)))["rewards"] == told["rewards"]
+    trace = json.loads(output.read_text(encoding="utf-8"))
+    assert trace["rewards"] == {"image": [0.01, 0.07], "text": [0.02, 0.05], "decoder": [0.03, 0.06]}
+    assert (trace["about"], trace["train"], trace["policy"], trace["device"]) == (
+        "a test",
+        "active",
+        "round_robin",
+        "cpu",
+    )
+    assert json.loads(benchmark("regret.record_trace", str(history)))["rewards"] == trace["rewards"]
 
 
 def test_what_is_no_history_is_one_sentence(tmp_path: Path) -> None:
@@ -44,7 +49,7 @@ def test_what_is_no_history_is_one_sentence(tmp_path: Path) -> None:
     play.join()
     play.round(0)
     exported(play, short)
-    assert "there is no beginning of a run in it" in benchmark("regret.record_trace", str(empty), status=1)
+    assert "the history has no run_created event" in benchmark("regret.record_trace", str(empty), status=1)
     assert "line 1 is not an event of a run" in benchmark("regret.record_trace", str(other), status=1)
     assert "has no reward; play all arms" in benchmark("regret.record_trace", str(short), status=1)
     assert "No such file" in benchmark("regret.record_trace", str(tmp_path / "none"), status=1)
@@ -60,13 +65,13 @@ def test_committed_traces_are_small_and_come_from_a_run_that_played_every_arm(na
     assert min(map(len, traces.rewards(name))) >= 40
 
 
-def test_the_benchmark_replays_a_trace_and_holds_it_to_no_bar(tmp_path: Path) -> None:
-    told, name = tmp_path / "r.json", traces.names()[0]
+def test_the_benchmark_replays_a_trace_without_thresholds(tmp_path: Path) -> None:
+    output, name = tmp_path / "r.json", traces.names()[0]
     command = ("--policies", "optima", "sliding_window_ts", "--horizons", "30", "5000", "6000", "--seeds", "2")
-    printed = benchmark("regret", "--scenarios", name, *command, "--json", str(told))
+    printed = benchmark("regret", "--scenarios", name, *command, "--json", str(output))
     rewards = traces.rewards(name)
     assert f"{name}, 30 pulls of {len(rewards)} arms" in printed
-    assert "recorded traces only: no ranking, no bar" in printed
-    result = json.loads(told.read_text(encoding="utf-8"))
+    assert "recorded traces only: no ranking and no thresholds" in printed
+    result = json.loads(output.read_text(encoding="utf-8"))
     assert [cell["horizon"] for cell in result["cells"]] == [30, sum(map(len, rewards))], "no longer than recorded"
     assert (result["ranking"], result["bar"]["compared"]) == ([], None)

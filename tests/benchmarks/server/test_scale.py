@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.server.scale import USED, Costs, Work, Workers, calls, needs, replicas
+from benchmarks.server.scale import TARGET_UTILIZATION, Costs, Work, Workers, calls, needs, replicas
 
 COSTS = Costs(idle=Work(0.01, 0.002), round=Work(0.002, 0.0002), heartbeat=Work(0.001, 0.0001), round_bytes=700,
               run_bytes=20_000)  # fmt: skip
@@ -24,9 +24,9 @@ def test_every_replica_has_room_left_and_none_is_there_in_vain() -> None:
         workers = replace(WORKERS, count=count)
         carry = replicas(COSTS, workers)
         each = calls(COSTS, workers).server / carry + COSTS.idle.server
-        assert each <= USED
+        assert each <= TARGET_UTILIZATION
         if carry > 1:
-            assert calls(COSTS, workers).server / (carry - 1) + COSTS.idle.server > USED
+            assert calls(COSTS, workers).server / (carry - 1) + COSTS.idle.server > TARGET_UTILIZATION
 
 
 def test_ten_times_the_workers_need_ten_times_as_much_of_redis() -> None:

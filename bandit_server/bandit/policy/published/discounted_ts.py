@@ -1,29 +1,31 @@
-"""``discounted_ts``: Thompson sampling in which old rewards count less."""
+"""``discounted_ts``: Thompson sampling with discounted rewards."""
 
 from __future__ import annotations
 
-from bandit_server.bandit.estimators import Discounted
+from bandit_server.bandit.estimators import DiscountedMean
 from bandit_server.bandit.policy.index_policy import ThompsonSampling
-from bandit_server.bandit.policy.options import share
+from bandit_server.bandit.policy.options import fraction
 
 
 class DiscountedTS(ThompsonSampling):
-    """Discounted Thompson sampling (Raj & Kalyani, "Taming Non-stationary Bandits: A Bayesian Approach", 2017, dTS;
-    with Gaussian noise: Qi et al., "Discounted Thompson Sampling for Non-Stationary Bandit Problems", 2023).
+    """Discounted Thompson sampling.
 
-    At every pull of the run the rewards so far lose a share of their weight, of all arms alike, so that an arm that is
-    not played keeps its mean and gets less certain. With γ^age as the weight of a reward, N_k their sum for arm k, and
+    Raj & Kalyani, "Taming Non-stationary Bandits: A Bayesian Approach", 2017 (dTS); with Gaussian noise: Qi et al.,
+    "Discounted Thompson Sampling for Non-Stationary Bandit Problems", 2023.
+
+    At every pull of the run the rewards of all arms lose the same fraction of their weight, so that an arm that is not
+    played keeps its mean and becomes less certain. With γ^age as the weight of a reward, N_k their sum for arm k, and
     r̄_k the mean with these weights,
 
         θ_k ~ N(r̄_k, σ²/N_k),        the arm with the highest θ is played.
 
     Args:
-        arms: How many there are.
+        arms: The number of arms.
         gamma: γ, in (0, 1).
 
     Raises:
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range.
     """
 
     def __init__(self, arms: int, *, gamma: float = 0.99) -> None:
-        super().__init__(arms, Discounted(arms, share("gamma", gamma)))
+        super().__init__(arms, DiscountedMean(arms, fraction("gamma", gamma)))

@@ -1,4 +1,4 @@
-"""``raw_ucb``: of all windows, the one that promises least."""
+"""``raw_ucb``: the lowest upper confidence bound over windows of all sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bandit_server.bandit.policy.index_policy import FORGOTTEN, Score, Scored
+from bandit_server.bandit.policy.index_policy import NEGLIGIBLE, IndexFunction, IndexPolicy
 from bandit_server.bandit.policy.options import number
 from bandit_server.bandit.posterior import Floats
 
@@ -16,10 +16,10 @@ WIDTHS = 2.0 ** np.arange(LEVELS)
 
 
 class GeometricWindows:
-    """Sums of each arm's own last 1, 2, 4 … rewards, each up to half a window old.
+    """Sums of each arm's own last 1, 2, 4 … rewards; each sum is up to half a window old.
 
-    A window of 2^j is renewed whenever 2^(j−1) further rewards have come: its newer half is the beginning of the next.
-    So what is kept, and what a reward costs, are logarithmic in the number of rewards (Seznec et al., "Rotting bandits
+    A window of 2^j is renewed after every 2^(j−1) further rewards: its newer half is the beginning of the next. So the
+    memory, and the time of a reward, are logarithmic in the number of rewards (Seznec et al., "Rotting bandits
     are no harder than stochastic ones", AISTATS 2019, the efficient update of EFF-FEWA).
     """
 
@@ -29,8 +29,8 @@ class GeometricWindows:
         self._pending = np.zeros((arms, LEVELS))
         self._filled = np.zeros((arms, LEVELS))
 
-    def put(self, arm: int, age: int, value: float) -> None:
-        """See Evidence."""
+    def add(self, arm: int, age: int, value: float) -> None:
+        """Add the reward of a pull."""
         pending, filled = self._pending[arm], self._filled[arm]
         pending += value
         filled += 1
@@ -41,58 +41,58 @@ class GeometricWindows:
         halves[0] = counts[0] = 0.0
         pending[done], filled[done] = halves[done], counts[done]
 
-    def slide(self, pulls: int) -> None:
-        """Time alone changes nothing."""
+    def advance(self, pulls: int) -> None:
+        """Do nothing: pulls without rewards change no window."""
 
     def rescale(self, factor: float) -> None:
-        """See Evidence."""
+        """Multiply all rewards so far by a factor."""
         self.sums *= factor
         self._pending *= factor
 
     def estimates(self) -> tuple[Floats, Floats]:
-        """Of each arm's widest window that is full."""
+        """Return mean and count of each arm's widest full window, both [arms]."""
         widest = np.maximum(self.full.sum(axis=1) - 1, 0)
         count = np.where(self.full[:, 0], WIDTHS[widest], 0.0)
         return self.sums[np.arange(len(count)), widest] / WIDTHS[widest], count
 
 
-class RawUCB(Scored):
-    """RAW-UCB (Seznec et al., "A Single Algorithm for Both Restless and Rested Rotting Bandits", AISTATS 2020) with
-    geometric windows (EFF-RAW-UCB, *ibid.*).
+class RawUCB(IndexPolicy):
+    """RAW-UCB with geometric windows (EFF-RAW-UCB).
 
-    With r̄_k^h the mean of arm k's own last h rewards, h = 1, 2, 4 …, and t the pulls so far, the arm with the highest
+    Seznec et al., "A Single Algorithm for Both Restless and Rested Rotting Bandits", AISTATS 2020. With r̄_k^h the mean
+    of arm k's own last h rewards, h = 1, 2, 4 …, and t the pulls so far, the arm with the highest
 
         min over h of  r̄_k^h + √(2·σ²·α·log(t) / h)        is played.
 
-    If arms only rot, recent rewards are below older ones: the lowest bound is from the window that has noticed it.
+    If arms only rot, recent rewards are below older ones, and the lowest bound is of the window that shows the decay.
 
     Args:
-        arms: How many there are.
+        arms: The number of arms.
         alpha: α: the confidence level is t^−α; 0 to 100.
 
     Raises:
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range.
     """
 
-    evidence: GeometricWindows
+    estimator: GeometricWindows
 
     def __init__(self, arms: int, *, alpha: float = 1.0) -> None:
         super().__init__(arms, GeometricWindows(arms))
         self._alpha = number("alpha", alpha, 0, 100)
 
-    def scorer(self, rng: np.random.Generator) -> Score:
-        """See Scored."""
+    def index_function(self, rng: np.random.Generator) -> IndexFunction:
+        """Return the current index function."""
         mean, count = self.estimates()
-        full = self.evidence.full
+        full = self.estimator.full
         used = int(full.sum(axis=1).max())
-        means = np.where(full, self.evidence.sums, np.inf)[:, :used] / WIDTHS[:used]
-        # An arm without history is as the average of the others.
+        means = np.where(full, self.estimator.sums, np.inf)[:, :used] / WIDTHS[:used]
+        # An arm without history has the average of the other means.
         means[count == 0, 0] = mean[count == 0]
         widths = np.where(count[:, None] == 0, 0.0, WIDTHS[:used])
         wide = self.sigma * math.sqrt(2 * self._alpha * math.log(max(self.pulls, 1)))
 
-        def score(flying: Floats) -> Floats:
-            count = np.maximum(widths + flying[:, None], FORGOTTEN)
+        def index(flying: Floats) -> Floats:
+            count = np.maximum(widths + flying[:, None], NEGLIGIBLE)
             return np.asarray((means + wide / np.sqrt(count)).min(axis=1))
 
-        return score
+        return index

@@ -1,26 +1,26 @@
-// What an operator does to a run: pause and resume an arm, end it, delete it. Refusals are shown in the server's words.
+// Changes to a run: pause and resume an arm, finish the run, delete it. Refusals are shown with the server's message.
 import { el } from "./dom.js";
 
 const path = (...parts) => `/api/runs/${parts.map(encodeURIComponent).join("/")}`;
 
-// Returns a sentence that says what went wrong, or nothing.
+// Returns an error message, or an empty string.
 async function send(method, url, body) {
   try {
     const headers = body ? { "content-type": "application/json" } : {};
-    const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-    if (answer.ok) return "";
-    const { detail } = await answer.json();
-    return typeof detail === "string" ? detail : `The dashboard answers ${answer.status}.`;
+    const response = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+    if (response.ok) return "";
+    const { detail } = await response.json();
+    return typeof detail === "string" ? detail : `The dashboard answered with HTTP status ${response.status}.`;
   } catch {
     return "The dashboard does not answer; nothing was changed.";
   }
 }
 
-// A line that says what became of the last action.
-const told = document.getElementById("told");
-function tell(text, bad) {
-  told.textContent = text;
-  told.className = bad ? "told bad" : "told";
+// The line with the result of the last action.
+const result = document.getElementById("told");
+function showResult(text, bad) {
+  result.textContent = text;
+  result.className = bad ? "told bad" : "told";
 }
 
 export function armButton(run, arm) {
@@ -30,7 +30,7 @@ export function armButton(run, arm) {
     button.disabled = true;
     const problem = await send("PATCH", path(run, "arms", arm.name), { paused: !arm.paused });
     button.disabled = false;
-    tell(problem || `Arm ${arm.name} is ${arm.paused ? "played again" : "paused: it is chosen no more"}.`, problem);
+    showResult(problem || `Arm ${arm.name} is ${arm.paused ? "active again" : "paused and no longer chosen"}.`, problem);
   });
   return button;
 }
@@ -38,30 +38,30 @@ export function armButton(run, arm) {
 export function runButtons(run) {
   const finish = el("button", { type: "button", class: "quiet act", id: "finish" }, "Finish…");
   const remove = el("button", { type: "button", class: "quiet act", id: "delete" }, "Delete…");
-  finish.addEventListener("click", () => askFinish(run));
-  remove.addEventListener("click", () => askDelete(run));
+  finish.addEventListener("click", () => confirmFinish(run));
+  remove.addEventListener("click", () => confirmDelete(run));
   return [finish, remove];
 }
 
-function askFinish(run) {
-  const text = "Its workers write their students and exit when they next ask for an arm. A finished run does not begin again.";
-  ask(`Finish ${run}?`, [el("p", {}, text)], "Finish the run", async () => {
+function confirmFinish(run) {
+  const text = "Its workers save their students and exit when they next ask for an arm. A finished run cannot be resumed.";
+  openDialog(`Finish ${run}?`, [el("p", {}, text)], "Finish the run", async () => {
     const problem = await send("PATCH", path(run), { state: "finished" });
-    if (!problem) tell("The run is finished.");
+    if (!problem) showResult("The run is finished.");
     return problem;
   });
 }
 
-function askDelete(run) {
+function confirmDelete(run) {
   const typed = el("input", { id: "typed", type: "text", autocomplete: "off", spellcheck: "false" });
   const force = el("input", { id: "force", type: "checkbox" });
   const content = [
-    el("p", {}, "Its history is gone for good, and its name is refused for 30 days. Take out first what you want to keep."),
+    el("p", {}, "This deletes its history for good. Its name cannot be used again for 30 days. Export first what you want to keep."),
     el("label", { for: "typed" }, "Type ", el("code", {}, run), " to confirm"),
     typed,
-    el("label", { class: "check" }, force, "although workers are alive (they go on without a server)"),
+    el("label", { class: "check" }, force, "Delete even if workers are alive (they train on without a server)"),
   ];
-  const dialog = ask(`Delete ${run}?`, content, "Delete the run", async () => {
+  const dialog = openDialog(`Delete ${run}?`, content, "Delete the run", async () => {
     const query = new URLSearchParams({ confirm: typed.value, force: String(force.checked) });
     const problem = await send("DELETE", `${path(run)}?${query}`);
     if (!problem) location.assign("/");
@@ -74,13 +74,13 @@ function askDelete(run) {
   });
 }
 
-// A dialog that does something or nothing; `act` returns what went wrong.
-function ask(title, content, label, act) {
+// A dialog with a confirm button. `act` returns an error message, or an empty string to close the dialog.
+function openDialog(title, content, label, act) {
   const problem = el("p", { class: "bad", role: "alert" });
   const cancel = el("button", { type: "button", class: "quiet" }, "Cancel");
   const go = el("button", { type: "submit", class: "danger" }, label);
-  const form = el("form", { method: "dialog" }, el("h2", { id: "asked" }, title), ...content, problem, el("div", { class: "buttons" }, cancel, go));
-  const dialog = el("dialog", { "aria-labelledby": "asked" }, form);
+  const form = el("form", { method: "dialog" }, el("h2", { id: "dialog-title" }, title), ...content, problem, el("div", { class: "buttons" }, cancel, go));
+  const dialog = el("dialog", { "aria-labelledby": "dialog-title" }, form);
   cancel.addEventListener("click", () => dialog.close());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

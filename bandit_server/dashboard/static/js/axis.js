@@ -1,4 +1,4 @@
-// The x axis that all charts of a page share: pull numbers or seconds of training, one zoom, one cursor.
+// The x axis that all charts of a page share: pull numbers or training time, one zoom, one cursor.
 import { count, duration } from "./format.js";
 import { el } from "./dom.js";
 import { colour } from "./palette.js";
@@ -12,15 +12,15 @@ const ends = { pulls: 0, time: 0 };
 
 export const narrow = () => innerWidth < 600;
 
-// Space for the labels of the y axis, the same everywhere: pulls stand below each other.
+// Width of the y axis, the same for all charts, so that the same pulls are below each other.
 export const gutter = () => (narrow() ? 62 : 84);
 
 export const overTime = () => mode === "time";
 
-// Where a chart's line has its points.
+// The x values of a line.
 export const places = (line) => (mode === "time" ? line.t : line.x);
 
-// A place on the axis, in words.
+// A position on the axis in words.
 export const placeName = (at) => (mode === "time" ? `${duration(Math.max(0, at))} of training` : `pull ${count(Math.round(at))}`);
 
 // The range to draw.
@@ -29,7 +29,7 @@ export function range() {
   return mode === "time" ? [0, Math.max(ends.time, 1)] : [-1, Math.max(ends.pulls, 9) + 0.5];
 }
 
-// How far the data go.
+// Set the ends of the data.
 export function setEnds(pulls, seconds) {
   ends.pulls = pulls;
   ends.time = seconds;
@@ -45,7 +45,7 @@ export function setZoom(next) {
 export const register = (chart) => charts.add(chart);
 export const unregister = (chart) => charts.delete(chart);
 
-// The buttons that choose what lies along the axis, and the one that shows all of it again.
+// The buttons that choose the axis, and the one that resets the zoom.
 export function axisTools() {
   const choices = [["pulls", "Pulls"], ["time", "Training time"]].map(([name, label]) => {
     const button = el("button", { type: "button", class: "choice", "aria-pressed": String(mode === name) }, label);
@@ -65,9 +65,9 @@ export function axisTools() {
     whole.hidden = !event.detail;
   });
   return [
-    el("span", { class: "segments", role: "group", "aria-label": "What charts are drawn over" }, ...choices),
+    el("span", { class: "segments", role: "group", "aria-label": "X axis of the charts" }, ...choices),
     whole,
-    el("span", { class: "hint" }, "Drag to zoom, double-click for all."),
+    el("span", { class: "hint" }, "Drag to zoom, double-click to reset."),
   ];
 }
 
@@ -76,14 +76,14 @@ function parse(text) {
   return Number.isFinite(low) && Number.isFinite(high) && low < high ? [low, high] : null;
 }
 
-// What every chart is built with; drag zooms all of them, a double click shows everything again.
+// The common options of all charts: dragging zooms all of them, a double click resets the zoom.
 export function base(width, height, hooks = {}) {
   const follow = (type) => type !== "mousedown" && type !== "mouseup" && type !== "dblclick";
   return {
     width,
     height,
     legend: { show: false },
-    // On the right there is room for half of a label as long as 100,000.
+    // Room on the right for half of a label such as 100,000.
     padding: [8, 26, 0, 0],
     cursor: {
       y: false,
@@ -108,7 +108,7 @@ export function base(width, height, hooks = {}) {
 }
 
 const COUNTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000];
-// Steps of an axis that tells seconds.
+// Steps of an axis in seconds.
 export const SECONDS = [0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800];
 
 export function xAxis() {
@@ -128,11 +128,11 @@ export function xAxis() {
 
 const timeUnit = () => unitOf(ends.time);
 
-// [seconds, name] of the unit that an axis up to so many seconds is told in.
-export function unitOf(most) {
-  if (most < 180) return [1, "s"];
-  if (most < 10800) return [60, "min"];
-  return most < 259200 ? [3600, "h"] : [86400, "d"];
+// [seconds, name] of the unit for an axis that ends at this many seconds.
+export function unitOf(end) {
+  if (end < 180) return [1, "s"];
+  if (end < 10800) return [60, "min"];
+  return end < 259200 ? [3600, "h"] : [86400, "d"];
 }
 
 function label(value, unit) {
@@ -140,7 +140,7 @@ function label(value, unit) {
   return String(Number((value / unit).toPrecision(4)));
 }
 
-// An axis in the theme's colours. Colours are functions: a redraw follows the theme.
+// An axis in the theme's colours. They are functions, so that a redraw follows the theme.
 export function plain() {
   return {
     font: FONT,

@@ -1,4 +1,4 @@
-// The charts of a run's page, each in the element that has its name.
+// The charts of a run's page, each in the element with its name as id.
 import { SECONDS, unitOf } from "./axis.js";
 import { el } from "./dom.js";
 import { duration, measure, number, percent, reward, tickDecimals } from "./format.js";
@@ -12,24 +12,24 @@ const shares = { format: (value) => percent(value, 0), tick: (value) => percent(
 
 export function makeCharts(run) {
   const posterior = new LineChart(at("posterior"), {
-    title: "Posterior mean of each arm's next reward with a 90 % band",
+    title: "Expected next reward by arm, with 90 % interval",
     format: (value) => reward(value, run.head.run.relative),
     tick: (value, ticks) => {
       const { relative } = run.head.run;
       return reward(value, relative, tickDecimals(ticks, relative ? 100 : 1));
     },
-    empty: "No posterior yet: it begins with the first reward, and only for policies that learn.",
+    empty: "No posterior yet. Policies that learn have one after the first reward.",
   });
   const best = new LineChart(at("best"), {
     ...shares,
-    title: "Probability of each arm to be the best now",
-    empty: "Not known yet: it begins with the first reward, and only for policies that learn.",
+    title: "Probability that each arm is the best now",
+    empty: "No posterior yet. Policies that learn have one after the first reward.",
   });
   const share = new LineChart(at("share"), { ...shares, title: "Each arm's share of the last pulls", empty: "No arm has been pulled yet." });
   const losses = new LineChart(at("losses"), {
     title: "Losses on the probe",
     format: measure,
-    // On a log scale ticks are too far apart to share decimals.
+    // Ticks of a log scale span magnitudes, so each has its own number of decimals.
     tick: (value, ticks) => (losses.log ? measure(value) : tick(value, ticks)),
     empty: "No loss has been reported yet.",
   });
@@ -40,11 +40,11 @@ export function makeCharts(run) {
     best,
     share,
     losses,
-    raster: new Raster(at("raster"), "Which arm each worker pulled"),
-    terms: new LineChart(at("terms"), { title: "Terms of the objective, unweighted", format: measure, tick, empty: "No term has been reported yet." }),
-    bought: new LineChart(at("bought"), { title: "Loss taken off in all rounds of an arm", format: (value) => number(value, 4), tick, empty: "No round has been reported yet." }),
+    raster: new Raster(at("raster"), "Pulls by worker and arm"),
+    terms: new LineChart(at("terms"), { title: "Loss terms, unweighted", format: measure, tick, empty: "No loss term has been reported yet." }),
+    bought: new LineChart(at("bought"), { title: "Total loss decrement by arm", format: (value) => number(value, 4), tick, empty: "No round has been reported yet." }),
     spent: new LineChart(at("spent"), {
-      title: "Training time of each arm",
+      title: "Total training time by arm",
       format: duration,
       tick: (value, ticks) => {
         const [size, unit] = unitOf(ticks.at(-1));

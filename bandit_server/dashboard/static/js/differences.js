@@ -1,16 +1,16 @@
-// How runs differ from the first of them.
+// The table of differences between runs and the first of them.
 import { overTime, placeName } from "./axis.js";
 import { el, rows, show } from "./dom.js";
 import { count, duration, measure, NONE, percent } from "./format.js";
 import { before } from "./linechart.js";
 
-// Fills the table. Returns a sentence on what "at equal" means, or on why there is nothing to compare so.
+// Fill the table. Returns a sentence that explains "at equal", or why there is no such column.
 export function differences(table, runs, { loss, lossLines, metric, metricLines, limit }) {
   const where = overTime() ? "training time" : "pulls";
   const metricName = metric.replace(/^metric\//, "");
   const lossName = loss.startsWith("total/") ? "Total loss" : "Loss";
   const values = (lines, until) => runs.map(({ name }) => valueOf(lines, name, until));
-  // [head, value of each run, whether lower is better]; one run's value alone is no comparison.
+  // [heading, value of each run, whether lower is better]. A single value is not a comparison.
   const columnsOf = (name, lines, low) => {
     const equal = values(lines, limit);
     const compared = equal.filter((value) => value !== null).length > 1;
@@ -44,7 +44,7 @@ export function differences(table, runs, { loss, lossLines, metric, metricLines,
         el("td", {}, info.state),
         el("td", { class: "number" }, count(info.rounds)),
         el("td", { class: "number" }, duration(run.head.seconds)),
-        ...columns.map(([, told, low]) => difference(told[at], at ? told[0] : null, low)),
+        ...columns.map(([, column, low]) => difference(column[at], at ? column[0] : null, low)),
         el("td", { class: "small" }, pulls(run)),
       ),
     ];
@@ -52,16 +52,15 @@ export function differences(table, runs, { loss, lossLines, metric, metricLines,
   rows(table.tBodies[0], body);
   if (runs.length < 2) return "";
   const groups = [[lossName.toLowerCase(), lossColumns], ...(metric ? [[metricName, metricColumns]] : [])];
-  const missed = groups.filter(([, told]) => told.length === 1).map(([what]) => what);
-  const until = `until ${placeName(limit)}, which all of them have reached`;
+  const missing = groups.filter(([, group]) => group.length === 1).map(([label]) => label);
+  const until = `up to ${placeName(limit)}, which all runs have reached`;
   const sentences = [];
-  if (missed.length < groups.length) sentences.push(`"At equal ${where}" is the last value measured ${until}.`);
-  if (missed.length > 0) sentences.push(`${missed.join(" and ")} cannot be compared at equal ${where}: fewer than two of these runs have a value ${until}.`);
+  if (missing.length < groups.length) sentences.push(`"At equal ${where}" is the last value measured ${until}.`);
+  if (missing.length > 0) sentences.push(`${missing.join(" and ")} cannot be compared at equal ${where}: fewer than two runs have a value ${until}.`);
   return sentences.map((text) => text[0].toUpperCase() + text.slice(1)).join(" ");
 }
 
-// The value that was measured last until a place, by whichever worker; what was measured before the first round is
-// nothing to compare.
+// The last value up to a position on the axis, of any worker. A value from before the first round is not compared.
 function valueOf(lines, name, until) {
   const own = lines.filter((line) => line.group === name);
   if (own.length === 0) return null;
@@ -69,7 +68,7 @@ function valueOf(lines, name, until) {
   return at > (overTime() ? 0 : -1) ? value : null;
 }
 
-// A value, with how far it is from another in percent of that; `low`: lower is better.
+// A value, and its difference from another in percent. `low`: lower is better.
 function difference(value, other, low) {
   if (value === null || value === undefined) return el("td", { class: "number" }, NONE);
   if (other === null || other === 0) return el("td", { class: "number" }, measure(value));
@@ -78,7 +77,7 @@ function difference(value, other, low) {
   return el("td", { class: "number" }, measure(value), el("span", { class: `note below ${kind}` }, percent(change, 1, true)));
 }
 
-// How the pulls were shared among arms, the tail's left out.
+// The share of each arm in the pulls, without those of the tail.
 function pulls(run) {
   const { arms } = run.head.run;
   const all = arms.reduce((sum, arm) => sum + arm.pulls, 0);

@@ -1,6 +1,6 @@
-// Elements made from plain values. Text always goes in as text: nothing here, or anywhere, parses HTML.
+// Elements built from plain values. Text is always inserted as text: no page ever parses HTML.
 
-// el("td", {class: "number", title: "…"}, child, "text", …). A child that is null or false is left out.
+// el("td", {class: "number", title: "…"}, child, "text", …). Children that are null or false are left out.
 export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -19,7 +19,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Put new children in place of the old ones, unless they look the same: focus and selection stay where they are.
+// Replace the children, unless they are equal to the old ones, so that focus and selection survive.
 export function show(parent, ...children) {
   const fresh = el("div", {}, ...children);
   if (fresh.childNodes.length === parent.childNodes.length) {
@@ -32,11 +32,11 @@ export function show(parent, ...children) {
   parent.replaceChildren(...fresh.childNodes);
 }
 
-// Make the rows of a table body those given, touching only the ones that differ. Each row: [key, tr].
-export function rows(body, wanted) {
+// Replace the rows of a table body, touching only those that differ. `content`: [key, tr] of each row.
+export function rows(body, content) {
   const known = new Map(Array.from(body.children, (row) => [row.dataset.key, row]));
   let at = body.firstElementChild;
-  for (const [key, row] of wanted) {
+  for (const [key, row] of content) {
     row.dataset.key = key;
     const old = known.get(key);
     known.delete(key);
@@ -51,5 +51,5 @@ export function rows(body, wanted) {
     body.insertBefore(row, at);
     if (focused) row.querySelector("a, button")?.focus();
   }
-  for (const gone of known.values()) gone.remove();
+  for (const row of known.values()) row.remove();
 }

@@ -1,10 +1,10 @@
-// Numbers as people read them: with a unit, a real minus sign, and no more digits than they carry.
+// Numbers as text: with unit, a real minus sign, and only significant digits.
 
 export const NONE = "–";
 const MINUS = "\u2212";
 const THIN = "\u202f";
 
-// How many decimals show three significant digits of the largest of these values.
+// The number of decimals that shows three significant digits of the largest value.
 export function decimals(values) {
   const largest = Math.max(0, ...values.filter((value) => value !== null).map(Math.abs));
   if (largest >= 100 || largest === 0) return 0;
@@ -14,7 +14,7 @@ export function decimals(values) {
   return 4;
 }
 
-// Making a formatter costs a hundred times what using it does, and a page has thousands of numbers.
+// Creating a formatter costs a hundred times more than using it, and a page has thousands of numbers.
 const formatters = new Map();
 function formatter(digits) {
   if (!formatters.has(digits)) {
@@ -31,7 +31,7 @@ export function number(value, digits, signed = false) {
   return `${value < 0 && !zero ? MINUS : signed && !zero ? "+" : ""}${text}`;
 }
 
-// How many decimals tell the ticks of an axis apart, in the unit they are shown in.
+// The number of decimals that distinguishes the ticks of an axis. `scale`: to the unit in which they are shown.
 export function tickDecimals(ticks, scale = 1) {
   const known = ticks.filter((tick) => tick !== null);
   const step = Math.abs(known.length > 1 ? known[1] - known[0] : (known[0] ?? 1)) * scale;
@@ -44,13 +44,13 @@ export function tickDecimals(ticks, scale = 1) {
 
 export const count = (value) => number(value, 0);
 
-// A fraction in percent. `digits` are decimals of the percent figure.
+// A fraction in percent. `digits`: decimals of the percentage.
 export function percent(value, digits, signed = false) {
   if (value === null || value === undefined) return NONE;
   return `${number(100 * value, digits ?? decimals([100 * value]), signed)}${THIN}%`;
 }
 
-// A reward: percent where it is a relative decrement, else as it is.
+// A reward: in percent if it is a relative decrement.
 export function reward(value, relative, digits, signed = true) {
   if (relative) return percent(value, digits, signed);
   return number(value, digits ?? decimals([value]), signed);
@@ -75,7 +75,7 @@ export function duration(seconds) {
   return `${number(s / 86400, s < 864000 ? 1 : 0)}${THIN}d`;
 }
 
-// The same in whole units, for ages that tick.
+// A duration in whole units, for ages.
 export function age(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   if (s < 60) return `${s}${THIN}s`;
@@ -84,7 +84,7 @@ export function age(seconds) {
   return `${Math.floor(s / 86400)}${THIN}d`;
 }
 
-// hh:mm:ss here, with the date in front when it was not today.
+// Local time as hh:mm:ss, preceded by the date if it is not today.
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-CA");
 export function clock(seconds) {

@@ -1,5 +1,4 @@
-// A chart of lines, with bands, a legend that switches lines and reads values, and the same as a table for those who
-// do not see it.
+// A line chart with bands, a legend that hides lines and shows values, and a table of the values for screen readers.
 import { base, gutter, placeName, places, plain, range, register, unregister, xAxis } from "./axis.js";
 import { el } from "./dom.js";
 import { count, NONE } from "./format.js";
@@ -8,10 +7,10 @@ import { valuesTable } from "./values.js";
 import { isHidden, setHidden } from "./view.js";
 
 // A line: {key, label, group, colour (name of a custom property), dash, width, points, x, t, y, band: [low, high]}.
-// Lines of one group (all workers' losses, say) share a key in the legend; without a group a line has its own.
+// Lines of a group (such as the losses of all workers) share an entry of the legend; other lines have their own.
 export class LineChart {
-  // format: value -> text with its unit; tick: (value, all ticks) -> the same for the axis. height in CSS pixels.
-  // low and high: where the y axis starts and ends, if that is not left to the data; incrs: its steps.
+  // format: value -> text with unit; tick: (value, all ticks) -> text on the axis; height: CSS pixels;
+  // empty: text without lines; low, high: ends of the y axis, if not the data's; incrs: its steps.
   constructor(host, { title, format, tick, height = 220, empty, low = null, high = null, incrs = undefined }) {
     Object.assign(this, { format, tick, height, low, high, incrs, id: host.id, lines: [], log: false });
     this.legend = el("div", { class: "legend", role: "group", "aria-label": `${title}: lines` });
@@ -24,21 +23,21 @@ export class LineChart {
     this.details.addEventListener("toggle", () => this.fillTable());
     host.append(this.legend, this.canvas, this.empty, this.text, this.details);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
-    // What nobody sees is drawn when somebody does.
-    this.seen = true;
+    // A chart outside the screen is drawn when it is scrolled into view.
+    this.visible = true;
     new IntersectionObserver(([entry]) => {
-      this.seen = entry.isIntersecting;
-      if (this.seen && this.late) this.update(...this.late);
+      this.visible = entry.isIntersecting;
+      if (this.visible && this.pending) this.update(...this.pending);
     }, { rootMargin: "200px" }).observe(host);
     document.addEventListener("optima-theme", () => this.chart?.redraw(false, true));
     document.addEventListener("optima-axis", () => this.build());
   }
 
   update(lines, summary) {
-    const other = shape(lines) !== shape(this.lines);
-    this.late = null;
-    if (!this.seen && !other) {
-      this.late = [lines, summary];
+    const rebuild = shape(lines) !== shape(this.lines);
+    this.pending = null;
+    if (!this.visible && !rebuild) {
+      this.pending = [lines, summary];
       return;
     }
     this.lines = lines;
@@ -46,14 +45,14 @@ export class LineChart {
     this.canvas.hidden = this.legend.hidden = this.details.hidden = lines.length === 0;
     this.text.textContent = summary;
     this.canvas.setAttribute("aria-label", summary);
-    if (other) this.build();
+    if (rebuild) this.build();
     else if (this.chart) {
       this.chart.batch(() => {
         this.chart.setData(this.data(), false);
         this.chart.setScale("x", { min: range()[0], max: range()[1] });
       });
     }
-    this.values(this.chart?.cursor.idx);
+    this.showValues(this.chart?.cursor.idx);
     this.fillTable();
   }
 
@@ -70,12 +69,12 @@ export class LineChart {
     }
     this.width = this.canvas.clientWidth;
     if (this.lines.length === 0 || this.width === 0) return;
-    const options = base(this.width, this.height, { setCursor: [(chart) => this.values(chart.cursor.idx)] });
+    const options = base(this.width, this.height, { setCursor: [(chart) => this.showValues(chart.cursor.idx)] });
     options.scales.y = this.scale();
     options.axes = [xAxis(), this.yAxis()];
     options.series = [{}];
     options.bands = [];
-    // Bands lie on each other: the more there are, the fainter is each.
+    // Bands overlap, so each is fainter the more there are.
     const opacity = 0.42 / Math.max(3, this.lines.filter((line) => line.band).length);
     for (const line of this.lines) {
       const visible = !isHidden(this.id, groupOf(line));
@@ -99,7 +98,7 @@ export class LineChart {
     if (this.log) return { distr: 3 };
     const { low, high } = this;
     if (low === null) return {};
-    // A share or a total is read against zero, and a share against the whole.
+    // Shares and totals are read against zero, and shares also against one.
     return { range: (_chart, min, max) => [low, high ?? (max > low ? max + 0.05 * (max - low) : low + 1)] };
   }
 
@@ -109,12 +108,12 @@ export class LineChart {
   }
 
   data() {
-    // A log scale has no place for zero and below: there the line has a gap.
+    // On a log scale, values of zero and below are gaps.
     const shown = (values) => (this.log ? values.map((value) => (value > 0 ? value : null)) : values);
     return uPlot.join(this.lines.map((line) => [places(line), ...[line.y, ...(line.band ?? [])].map(shown)]));
   }
 
-  // Where a line's own values are among the chart's columns.
+  // The index of a line's values among the columns of the chart's data.
   column(line) {
     let at = 1;
     for (const other of this.lines) {
@@ -138,7 +137,7 @@ export class LineChart {
       return button;
     });
     this.legend.replaceChildren(...buttons, this.place);
-    this.values(null);
+    this.showValues(null);
   }
 
   groups() {
@@ -157,12 +156,12 @@ export class LineChart {
     }
   }
 
-  // The values at an index of the chart, or the last ones. Of a group's lines the one measured last speaks.
-  values(index) {
+  // Show the values at an index of the data, or the last ones. A group shows its latest value.
+  showValues(index) {
     if (!this.chart || !this.readouts) return;
-    const pointed = index !== null && index !== undefined;
-    const until = pointed ? this.chart.data[0][index] : Infinity;
-    this.place.textContent = pointed ? `at ${placeName(until)}` : "";
+    const hovering = index !== null && index !== undefined;
+    const until = hovering ? this.chart.data[0][index] : Infinity;
+    this.place.textContent = hovering ? `at ${placeName(until)}` : "";
     for (const [group, lines] of this.groups()) {
       const [, value] = lines.map((line) => before(line, until)).reduce((a, b) => (b[0] > a[0] ? b : a));
       this.readouts.get(group).textContent = value === null ? NONE : this.format(value);
@@ -180,10 +179,10 @@ export class LineChart {
   }
 }
 
-const shape = (of) => JSON.stringify(of.map((line) => [line.key, line.label, line.dash, line.points, Boolean(line.band)]));
+const shape = (lines) => JSON.stringify(lines.map((line) => [line.key, line.label, line.dash, line.points, Boolean(line.band)]));
 const groupOf = (line) => line.group ?? line.key;
 
-// [place, value] of a line's last point up to a place: between two measurements the earlier one still stands.
+// [position, value] of a line's last point up to a position on the axis.
 export function before(line, until) {
   const at = places(line);
   let low = 0;

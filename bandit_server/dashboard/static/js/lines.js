@@ -1,13 +1,13 @@
-// What the charts of a run draw: its lines, and the same in one sentence for those who do not see them.
+// The lines of a run's charts, and a sentence with their last values for screen readers.
 import { count, decimals, duration, measure, number, percent, reward } from "./format.js";
-import { headlines, told } from "./metrics.js";
+import { headlineMetrics, initialMetric } from "./metrics.js";
 import { armColourName, armDash } from "./palette.js";
 
 // Half the width of a 90 % interval of the normal distribution, in standard deviations.
 const BAND_90 = 1.6448536269514722;
 
-// A line for each arm. A line needs two points to be seen.
-const ofArm = (line, y) => ({
+// The line of an arm. A very short one also shows its points.
+const armLine = (line, y) => ({
   key: line.name,
   label: line.name,
   colour: armColourName(line.name, line.index),
@@ -18,40 +18,40 @@ const ofArm = (line, y) => ({
   points: line.x.length < 3,
 });
 
-const sentence = (lines, say) => lines.map((line) => `${line.label} ${say(line.y.at(-1))}`).join(", ");
+const sentence = (lines, format) => lines.map((line) => `${line.label} ${format(line.y.at(-1))}`).join(", ");
 
 export function posteriorLines(run) {
   const { relative } = run.head.run;
-  const lines = run.of("posterior").map((line) => {
+  const lines = run.linesOf("posterior").map((line) => {
     const [mean, sd] = line.y;
     const edge = (side) => mean.map((value, at) => (value === null ? null : value + side * BAND_90 * sd[at]));
-    return { ...ofArm(line, mean), band: [edge(-1), edge(1)] };
+    return { ...armLine(line, mean), band: [edge(-1), edge(1)] };
   });
   const text = sentence(lines, (value) => reward(value, relative));
-  return [lines, `Posterior mean of the next reward after ${count(run.head.highest + 1)} pulls: ${text}`];
+  return [lines, `Expected next reward after ${count(run.head.highest + 1)} pulls: ${text}`];
 }
 
 export function bestLines(run) {
-  const lines = run.of("best").map((line) => ofArm(line, line.y[0]));
-  return [lines, `Probability of being the best arm: ${sentence(lines, (value) => percent(value, 0))}`];
+  const lines = run.linesOf("best").map((line) => armLine(line, line.y[0]));
+  return [lines, `Probability that an arm is the best: ${sentence(lines, (value) => percent(value, 0))}`];
 }
 
-// The pulls that shares are of, in words: as many as the server counts as recent.
-export function recent(run) {
+// The window of recent pulls in words; `Shares` in series.py has the same rule.
+export function recentPulls(run) {
   const pulls = run.head.highest + 1;
   return pulls > 1000 ? `the last 2\u202f% of pulls, now ${count(Math.floor(pulls / 50))}` : "the last 20 pulls";
 }
 
 export function shareLines(run) {
-  const lines = run.of("share").map((line) => ofArm(line, line.y[0]));
-  return [lines, `Share of ${recent(run)}: ${sentence(lines, (value) => percent(value, 0))}`];
+  const lines = run.linesOf("share").map((line) => armLine(line, line.y[0]));
+  return [lines, `Share of ${recentPulls(run)}: ${sentence(lines, (value) => percent(value, 0))}`];
 }
 
-// A total stands until it is added to: from nothing at the start to where the run is now.
+// Totals as steps, from zero at the start to the current end of the run.
 function totals(run, column) {
   const { highest, seconds } = run.head;
-  return run.of("spent").map((line) => ({
-    ...ofArm({ ...line, x: [-1, ...line.x, highest], t: [0, ...line.t, seconds] }, [0, ...line.y[column], line.y[column].at(-1)]),
+  return run.linesOf("spent").map((line) => ({
+    ...armLine({ ...line, x: [-1, ...line.x, highest], t: [0, ...line.t, seconds] }, [0, ...line.y[column], line.y[column].at(-1)]),
     stepped: true,
   }));
 }
@@ -59,24 +59,24 @@ function totals(run, column) {
 export function boughtLines(run) {
   const lines = totals(run, 0);
   const digits = decimals(lines.map((line) => line.y.at(-1)));
-  return [lines, `Loss taken off in all rounds of an arm: ${sentence(lines, (value) => number(value, digits))}`];
+  return [lines, `Total loss decrement by arm: ${sentence(lines, (value) => number(value, digits))}`];
 }
 
 export function spentLines(run) {
   const lines = totals(run, 1);
-  return [lines, `Training time of an arm: ${sentence(lines, duration)}`];
+  return [lines, `Total training time by arm: ${sentence(lines, duration)}`];
 }
 
-// Lines that several workers have are told apart by the worker's name and by dashes.
+// The lines of several workers differ by name and dash.
 const DASHES = [[], [8, 3], [2, 3], [8, 3, 2, 3]];
-const ofWorker = (run, line, label) =>
+const workerLabel = (run, line, label) =>
   (run.head.worker_ids.length > 1 ? `${label}, ${run.head.worker_ids[line.index]}` : label);
 
-function part(run, line, label, column, style) {
+function workerLine(run, line, label, column, style) {
   return {
     key: `${line.key} ${label}`,
     group: label,
-    label: ofWorker(run, line, label),
+    label: workerLabel(run, line, label),
     dash: DASHES[line.index % 4],
     points: line.x.length < 3,
     x: line.x,
@@ -87,12 +87,12 @@ function part(run, line, label, column, style) {
 }
 
 export function lossLines(run) {
-  const total = run.of("total").map((line) =>
-    part(run, line, line.name, 0, { colour: "--ink", width: 2, points: line.x.length < 100 }),
+  const total = run.linesOf("total").map((line) =>
+    workerLine(run, line, line.name, 0, { colour: "--ink", width: 2, points: line.x.length < 100 }),
   );
-  const bandit = run.of("bandit").flatMap((line) => [
-    part(run, line, "bandit loss after the round", 1, { colour: "--loss-after", width: 1.5 }),
-    part(run, line, "bandit loss before it", 0, { colour: "--loss-before", width: 1 }),
+  const bandit = run.linesOf("bandit").flatMap((line) => [
+    workerLine(run, line, "bandit loss after the round", 1, { colour: "--loss-after", width: 1.5 }),
+    workerLine(run, line, "bandit loss before the round", 0, { colour: "--loss-before", width: 1 }),
   ]);
   const lines = [...total, ...bandit];
   const text = lines.map((line) => `${line.label} from ${measure(line.y[0])} to ${measure(line.y.at(-1))}`).join("; ");
@@ -100,19 +100,19 @@ export function lossLines(run) {
 }
 
 export function termLines(run) {
-  const names = [...new Set(run.of("term").map((line) => line.name))].sort();
-  const lines = run.of("term").map((line) => {
+  const names = [...new Set(run.linesOf("term").map((line) => line.name))].sort();
+  const lines = run.linesOf("term").map((line) => {
     const order = names.indexOf(line.name);
-    return part(run, line, line.name, 0, { colour: `--term-${order % 8}`, dash: order < 8 ? DASHES[line.index % 4] : [6, 3] });
+    return workerLine(run, line, line.name, 0, { colour: `--term-${order % 8}`, dash: order < 8 ? DASHES[line.index % 4] : [6, 3] });
   });
   lines.sort((a, b) => a.group.localeCompare(b.group));
-  return [lines, `Terms of the objective on the probe, unweighted: ${sentence(lines, measure)}`];
+  return [lines, `Loss terms on the probe, unweighted: ${sentence(lines, measure)}`];
 }
 
 export function metricLines(run) {
-  const shown = headlines(run);
-  const measured = run.of("metric").filter((line) => shown.includes(line.name)).map((line, order) =>
-    part(run, line, `student ${line.name}`, 0, { colour: "--ink", dash: DASHES[order % 4], points: line.x.length < 100 }),
+  const shown = headlineMetrics(run);
+  const measured = run.linesOf("metric").filter((line) => shown.includes(line.name)).map((line, order) =>
+    workerLine(run, line, `student ${line.name}`, 0, { colour: "--ink", dash: DASHES[order % 4], points: line.x.length < 100 }),
   );
   const levels = shown.flatMap((metric) => [level(run, metric, "teacher_metrics", "teacher"), level(run, metric, "student_metrics", "start")]);
   const lines = [...measured, ...levels.filter(Boolean)];
@@ -120,9 +120,9 @@ export function metricLines(run) {
   return [lines, `Task metrics: ${text}`];
 }
 
-// A level to compare with: what a worker told of the teacher, or of the student at its start.
+// A constant line: a metric of the teacher, or of the student at its start.
 function level(run, metric, kind, who) {
-  const value = told(run, kind, metric);
+  const value = initialMetric(run, kind, metric);
   if (value === undefined) return null;
   return {
     key: `${kind} ${metric}`,

@@ -1,12 +1,12 @@
-// The history of a run, an event a row, with a filter. What is older than this browser was sent is fetched.
+// The table of a run's events, with filters. Events older than those received are fetched on demand.
 import { el, rows } from "./dom.js";
 import { clock, count, duration, measure, NONE, reward } from "./format.js";
 import { armColourName } from "./palette.js";
 import { get, set } from "./view.js";
 
-const STEP = 50;
+const PAGE_SIZE = 50;
 const KINDS = [
-  ["", "all events"],
+  ["", "all"],
   ["pull", "arms chosen"],
   ["report", "rounds reported"],
   ["diverged", "rounds diverged"],
@@ -17,25 +17,25 @@ const KINDS = [
   ["restored", "history restored"],
   ["created", "run created"],
 ];
-const CHOSE = { fallback: "the worker, the server was away", tail: "the joint tail" };
+const CHOSEN_BY = { fallback: "the worker while the server was unreachable", tail: "the joint tail" };
 
 export class Log {
   constructor(host, name) {
     this.name = name;
     this.older = [];
-    this.shown = STEP;
+    this.shown = PAGE_SIZE;
     this.done = false;
     this.kind = this.select("kind", "Events", KINDS);
-    this.arm = this.select("arm", "Arm", [["", "every arm"]]);
-    this.worker = this.select("worker", "Worker", [["", "every worker"]]);
+    this.arm = this.select("arm", "Arm", [["", "all"]]);
+    this.worker = this.select("worker", "Worker", [["", "all"]]);
     this.body = el("tbody");
     this.more = el("button", { type: "button", class: "quiet" }, "Older");
     this.more.addEventListener("click", () => this.fetchMore());
-    const head = ["When", "Event", "Worker", "Round", "Pull", "Arm", "What came of it"].map((text, at) =>
+    const head = ["When", "Event", "Worker", "Round", "Pull", "Arm", "Result"].map((text, at) =>
       el("th", { scope: "col", class: at === 3 || at === 4 ? "number" : null }, text),
     );
     const table = el("table", { class: "wide", id: "events" }, el("caption", { class: "hidden" }, "Events of the run, newest first"), el("thead", {}, el("tr", {}, ...head)), this.body);
-    this.none = el("p", { class: "hint", hidden: "" }, "No such event.");
+    this.none = el("p", { class: "hint", hidden: "" }, "No event matches the filter.");
     host.append(
       el("div", { class: "filters" }, ...[this.kind, this.arm, this.worker].map((select) => select.parentElement)),
       el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Events" }, table, this.none),
@@ -56,10 +56,10 @@ export class Log {
 
   update(run) {
     this.run = run;
-    fill(this.arm, [["", "every arm"], ...run.head.arm_names.map((arm) => [arm, arm])], this.arm.value || get("arm"));
-    fill(this.worker, [["", "every worker"], ...run.head.worker_ids.map((worker) => [worker, worker])], this.worker.value || get("worker"));
-    if (!this.begun) {
-      this.begun = true;
+    fill(this.arm, [["", "all"], ...run.head.arm_names.map((arm) => [arm, arm])], this.arm.value || get("arm"));
+    fill(this.worker, [["", "all"], ...run.head.worker_ids.map((worker) => [worker, worker])], this.worker.value || get("worker"));
+    if (!this.started) {
+      this.started = true;
       if (this.filtered()) this.refetch();
     }
     this.draw();
@@ -69,51 +69,51 @@ export class Log {
     return this.kind.value || this.arm.value || this.worker.value;
   }
 
-  wanted(row) {
+  matches(row) {
     const fits = (select, value) => !select.value || select.value === value;
     return fits(this.kind, row.kind) && fits(this.arm, row.arm) && fits(this.worker, row.worker);
   }
 
-  // What is at hand, newest first, each event once.
-  found() {
-    const all = new Map([...this.run.log.filter((row) => this.wanted(row)), ...this.older].map((row) => [row.version, row]));
+  // The loaded events that match the filters, newest first, each once.
+  loaded() {
+    const all = new Map([...this.run.log.filter((row) => this.matches(row)), ...this.older].map((row) => [row.version, row]));
     return [...all.values()].sort((a, b) => b.version - a.version);
   }
 
   draw() {
-    const found = this.found();
-    const table = found.slice(0, this.shown).map((row) => [String(row.version), this.row(row)]);
+    const loaded = this.loaded();
+    const table = loaded.slice(0, this.shown).map((row) => [String(row.version), this.row(row)]);
     rows(this.body, table);
-    this.none.hidden = found.length > 0;
-    this.more.hidden = found.length <= this.shown && (this.done || found.some((row) => row.version === 1));
+    this.none.hidden = loaded.length > 0;
+    this.more.hidden = loaded.length <= this.shown && (this.done || loaded.some((row) => row.version === 1));
   }
 
   refetch() {
     this.older = [];
     this.done = false;
-    this.shown = STEP;
+    this.shown = PAGE_SIZE;
     this.draw();
-    if (this.found().length < STEP) this.fetchMore(0);
+    if (this.loaded().length < PAGE_SIZE) this.fetchMore(0);
   }
 
-  async fetchMore(further = STEP) {
-    this.shown += further;
-    const found = this.found();
-    if (found.length < this.shown && !this.done) {
+  async fetchMore(more = PAGE_SIZE) {
+    this.shown += more;
+    const loaded = this.loaded();
+    if (loaded.length < this.shown && !this.done) {
       const query = new URLSearchParams({ limit: "200" });
-      if (found.length) query.set("before", String(found.at(-1).version));
+      if (loaded.length) query.set("before", String(loaded.at(-1).version));
       for (const [name, select] of [["kind", this.kind], ["arm", this.arm], ["worker", this.worker]]) {
         if (select.value) query.set(name, select.value);
       }
       try {
-        const answer = await fetch(`/api/runs/${encodeURIComponent(this.name)}/events?${query}`);
-        if (answer.ok) {
-          const { events } = await answer.json();
-          this.older = [...this.older, ...events.filter((row) => this.wanted(row))];
+        const response = await fetch(`/api/runs/${encodeURIComponent(this.name)}/events?${query}`);
+        if (response.ok) {
+          const { events } = await response.json();
+          this.older = [...this.older, ...events.filter((row) => this.matches(row))];
           this.done = events.length < 200;
         }
       } catch {
-        // The dashboard is away, as the banner says; the button can be pressed again.
+        // The dashboard is unreachable, as the banner shows; the button can be pressed again.
       }
     }
     this.draw();
@@ -127,7 +127,7 @@ export class Log {
       "tr",
       { class: event.kind },
       el("td", {}, el("time", { datetime: new Date(1000 * event.time).toISOString() }, clock(event.time))),
-      el("td", {}, name(event)),
+      el("td", {}, eventName(event)),
       el("td", {}, event.worker || NONE),
       right(event.round),
       right(event.pull),
@@ -138,18 +138,18 @@ export class Log {
 
   outcome(event) {
     const { relative } = this.run.head.run;
-    const words = [];
-    if (event.before !== null && event.after !== null) words.push(`loss ${measure(event.before)} → ${measure(event.after)}`);
-    if (event.reward !== null) words.push(`reward ${reward(event.reward, relative)}`);
-    if (event.total !== null) words.push(`total loss ${measure(event.total)}`);
-    if (event.seconds !== null) words.push(duration(event.seconds));
-    if (event.by && event.by !== "policy") words.push(`by ${CHOSE[event.by] ?? event.by}`);
-    if (event.note && event.kind !== "arm") words.push(event.note);
-    return words.join(", ");
+    const parts = [];
+    if (event.before !== null && event.after !== null) parts.push(`loss ${measure(event.before)} → ${measure(event.after)}`);
+    if (event.reward !== null) parts.push(`reward ${reward(event.reward, relative)}`);
+    if (event.total !== null) parts.push(`total loss ${measure(event.total)}`);
+    if (event.seconds !== null) parts.push(duration(event.seconds));
+    if (event.by && event.by !== "policy") parts.push(`by ${CHOSEN_BY[event.by] ?? event.by}`);
+    if (event.note && event.kind !== "arm") parts.push(event.note);
+    return parts.join(", ");
   }
 }
 
-function name(event) {
+function eventName(event) {
   if (event.kind === "arm") return `arm ${event.note}`;
   return {
     pull: "arm chosen",
@@ -167,7 +167,7 @@ function fill(select, options, value) {
   const shape = JSON.stringify(options);
   if (select.dataset.shape === shape) return;
   select.dataset.shape = shape;
-  const there = options.some(([option]) => option === value);
+  const exists = options.some(([option]) => option === value);
   select.replaceChildren(...options.map(([option, text]) => el("option", { value: option }, text)));
-  select.value = there ? value : "";
+  select.value = exists ? value : "";
 }

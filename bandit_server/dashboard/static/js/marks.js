@@ -1,17 +1,17 @@
-// What the marks and colours of the raster mean.
+// The legend of the raster.
 import { el, svg } from "./dom.js";
 import { DIVERGED, FALLBACK, OPEN, SUPERSEDED, TAIL } from "./model.js";
 import { armColourName } from "./palette.js";
 
 export const MARKS = [
-  [FALLBACK, "chosen by the worker while the server was away"],
+  [FALLBACK, "chosen by the worker, server unreachable"],
   [TAIL, "joint tail"],
   [OPEN, "in flight"],
   [DIVERGED, "diverged"],
   [SUPERSEDED, "superseded"],
 ];
 
-// The arms, where rows are named after workers, and the marks that occur.
+// The arms, if the rows are labelled with workers, and the marks that occur.
 export function rasterLegend(run, cells) {
   const { arm_names: arms, worker_ids: workers } = run.head;
   const colours = workers.length > 1 ? arms : [];

@@ -1,28 +1,28 @@
-// The student's task metrics, beside the teacher's and its own at the start.
+// Task metrics of the student, of the teacher, and of the student at its start.
 import { el, rows } from "./dom.js";
 import { measure, NONE } from "./format.js";
 
-// Every metric that was measured, or told of the teacher.
+// The names of all metrics of the student and the teacher.
 export function metricNames(run) {
-  const named = run.head.run.workers.flatMap((worker) => Object.keys(worker.teacher_metrics));
-  return [...new Set([...run.of("metric").map((line) => line.name), ...named])].sort();
+  const ofTeacher = run.head.run.workers.flatMap((worker) => Object.keys(worker.teacher_metrics));
+  return [...new Set([...run.linesOf("metric").map((line) => line.name), ...ofTeacher])].sort();
 }
 
-// A metric "accuracy/position" is a part of "accuracy": the table tells of it, charts and headlines do not.
-export function headlines(run) {
+// Metrics for charts and key figures. "accuracy/position" details "accuracy" and is shown in the table only.
+export function headlineMetrics(run) {
   const names = metricNames(run);
   return names.filter((name) => !names.some((whole) => name.startsWith(`${whole}/`)));
 }
 
-// The value that was measured last, by whichever worker.
-export function latest(run, metric) {
-  const measured = run.of("metric").filter((line) => line.name === metric);
+// The latest value of a metric, of any worker.
+export function latestMetric(run, metric) {
+  const measured = run.linesOf("metric").filter((line) => line.name === metric);
   const last = measured.sort((a, b) => b.x.at(-1) - a.x.at(-1))[0];
   return last ? last.y[0].at(-1) : undefined;
 }
 
-// What a worker told of the teacher ("teacher_metrics") or of the student at its start ("student_metrics").
-export function told(run, kind, metric) {
+// A metric of the teacher (kind "teacher_metrics") or of the student at its start ("student_metrics").
+export function initialMetric(run, kind, metric) {
   return run.head.run.workers.map((worker) => worker[kind][metric]).find((value) => value !== undefined);
 }
 
@@ -33,9 +33,9 @@ export function metricsTable(body, run) {
       "tr",
       {},
       el("th", { scope: "row" }, metric),
-      cell(told(run, "student_metrics", metric)),
-      cell(latest(run, metric)),
-      cell(told(run, "teacher_metrics", metric)),
+      cell(initialMetric(run, "student_metrics", metric)),
+      cell(latestMetric(run, metric)),
+      cell(initialMetric(run, "teacher_metrics", metric)),
     );
   rows(body, metricNames(run).map((metric) => [`m ${metric}`, row(metric)]));
 }

@@ -1,4 +1,4 @@
-// One run as this browser knows it: the snapshot it was sent, and what was new since.
+// One run as this browser has it: a snapshot, and what came since.
 
 export const OPEN = 1;
 export const FALLBACK = 2;
@@ -10,14 +10,14 @@ export class Run {
   constructor() {
     this.head = null;
     this.lines = new Map();
-    // Pulls by number, and pulls that were sent together: [first, last, worker, arm, marks, how many, begin, end].
+    // Single pulls by number, and merged ones: [first, last, worker, arm, flags, number of pulls, begin, end].
     this.pulls = new Map();
     this.bins = [];
-    // Events of the history, newest first, as far as this browser was sent them.
+    // The latest events, newest first.
     this.log = [];
   }
 
-  take(message) {
+  apply(message) {
     if (message.reset) {
       this.lines.clear();
       this.pulls.clear();
@@ -30,31 +30,31 @@ export class Run {
       if (cell[0] === cell[1]) this.pulls.set(cell[0], cell);
       else this.bins.push(cell);
     }
-    for (const part of message.series) {
-      const key = JSON.stringify([part.chart, part.name, part.index]);
+    for (const update of message.series) {
+      const key = JSON.stringify([update.chart, update.name, update.index]);
       const line = this.lines.get(key);
-      if (line) extend(line, part);
-      else this.lines.set(key, { key, ...part });
+      if (line) extend(line, update);
+      else this.lines.set(key, { key, ...update });
     }
   }
 
-  // The lines of one chart, by their index (arm or worker) and name.
-  of(chart) {
+  // The lines of one chart, ordered by index (arm or worker) and name.
+  linesOf(chart) {
     return [...this.lines.values()]
       .filter((line) => line.chart === chart)
       .sort((a, b) => a.index - b.index || a.name.localeCompare(b.name));
   }
 }
 
-// Points mostly come in order; a late report finds its place. A point that is there already is replaced.
-function extend(line, part) {
-  part.x.forEach((x, from) => {
+// Points mostly come in order; a late one is sorted in. A point with the x of another replaces it.
+function extend(line, update) {
+  update.x.forEach((x, index) => {
     let at = line.x.length;
     while (at > 0 && line.x[at - 1] > x) at -= 1;
-    const known = at > 0 && line.x[at - 1] === x;
-    if (known) at -= 1;
-    line.x.splice(at, known ? 1 : 0, x);
-    line.t.splice(at, known ? 1 : 0, part.t[from]);
-    line.y.forEach((column, index) => column.splice(at, known ? 1 : 0, part.y[index][from]));
+    const exists = at > 0 && line.x[at - 1] === x;
+    if (exists) at -= 1;
+    line.x.splice(at, exists ? 1 : 0, x);
+    line.t.splice(at, exists ? 1 : 0, update.t[index]);
+    line.y.forEach((column, row) => column.splice(at, exists ? 1 : 0, update.y[row][index]));
   });
 }

@@ -1,29 +1,29 @@
-// A table whose column heads sort it. The order is kept in the page's address.
+// Sorting of a table by its column headings. The order is kept in the page's address.
 import { get, set } from "./view.js";
 
-// columns: {name: run => value}; heads are buttons with data-sort=name. Text sorts up at first, numbers down.
+// columns: {name: run => value}. The headings have buttons with data-sort=name, and data-first="-" to start descending.
 export class Order {
-  constructor(head, columns, otherwise, onChange) {
+  constructor(head, columns, byDefault, onChange) {
     this.columns = columns;
     this.heads = [...head.querySelectorAll("button[data-sort]")];
-    this.otherwise = otherwise;
-    this.by = get("sort", otherwise);
-    if (!(this.by.replace(/^-/, "") in columns)) this.by = otherwise;
+    this.byDefault = byDefault;
+    this.by = get("sort", byDefault);
+    if (!(this.by.replace(/^-/, "") in columns)) this.by = byDefault;
     for (const button of this.heads) {
       button.addEventListener("click", () => {
         const { sort, first = "" } = button.dataset;
         const up = this.by === sort;
         const down = this.by === `-${sort}`;
         this.by = up ? `-${sort}` : down ? sort : first + sort;
-        set("sort", this.by, otherwise);
-        this.tell();
+        set("sort", this.by, byDefault);
+        this.markHeadings();
         onChange();
       });
     }
-    this.tell();
+    this.markHeadings();
   }
 
-  tell() {
+  markHeadings() {
     for (const button of this.heads) {
       const { sort } = button.dataset;
       const state = this.by === sort ? "ascending" : this.by === `-${sort}` ? "descending" : "none";
@@ -31,7 +31,7 @@ export class Order {
     }
   }
 
-  // What has no value comes last, whichever way the others go; equals go by name.
+  // Runs without a value come last in both directions; equal ones are ordered by name.
   sorted(items) {
     const down = this.by.startsWith("-");
     const value = this.columns[this.by.replace(/^-/, "")];

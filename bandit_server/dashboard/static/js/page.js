@@ -1,41 +1,42 @@
-// What every page has: the event stream, the word on how things stand, the theme button, ages that tick.
+// Shared by all pages: the event stream, the connection status, the theme button, ages that update.
 import { age, clock, NONE } from "./format.js";
 
 const LONGEST_PAUSE = 8000;
 
-// Browsers open six connections to a server and no more: a page that nobody sees gives its own back after so long.
+// Browsers open at most six connections to a server, so a hidden page closes its own after this time.
 const HIDDEN_MS = 20000;
 
 // Follow an event stream of this dashboard. EventSource reconnects by itself, except after an HTTP error.
-// onData(message) for every message; onStatus(status) with what the dashboard says of the bandit server.
-// `many`: of several runs, so that one that is missing says nothing of the others. Returns a function that ends it.
+// onData(message) is called for every message, onStatus(status) with the state of the bandit server.
+// `many`: the stream has several runs, of which one that is missing says nothing about the others.
+// Returns a function that ends the stream.
 export function follow(url, onData, onStatus = () => {}, many = false) {
   let pause = 500;
-  let seen = null;
+  let lastMessage = null;
   let source = null;
   let timer = null;
-  let ended = false;
+  let stopped = false;
   const open = () => {
     source = new EventSource(url);
-    const here = source;
-    here.addEventListener("status", (event) => {
+    const current = source;
+    current.addEventListener("status", (event) => {
       pause = 500;
-      seen = Date.now() / 1000;
+      lastMessage = Date.now() / 1000;
       const status = JSON.parse(event.data);
-      tellTime(status.now);
-      tell(many && status.state === "missing" ? { state: "live" } : status);
+      syncClock(status.now);
+      showStatus(many && status.state === "missing" ? { state: "live" } : status);
       onStatus(status);
     });
-    here.addEventListener("data", (event) => {
-      seen = Date.now() / 1000;
+    current.addEventListener("data", (event) => {
+      lastMessage = Date.now() / 1000;
       const message = JSON.parse(event.data);
-      tellTime(message.now);
+      syncClock(message.now);
       onData(message);
     });
-    here.addEventListener("error", () => {
-      if (ended) return;
-      tell({ state: "stale", since: seen === null ? null : seen + skew, reason: "the dashboard does not answer" });
-      if (here.readyState === EventSource.CLOSED && here === source) {
+    current.addEventListener("error", () => {
+      if (stopped) return;
+      showStatus({ state: "stale", since: lastMessage === null ? null : lastMessage + skew, reason: "the dashboard does not answer" });
+      if (current.readyState === EventSource.CLOSED && current === source) {
         checkLogin();
         timer = setTimeout(open, pause);
         pause = Math.min(2 * pause, LONGEST_PAUSE);
@@ -55,13 +56,13 @@ export function follow(url, onData, onStatus = () => {}, many = false) {
   document.addEventListener("visibilitychange", onVisibility);
   open();
   return () => {
-    ended = true;
+    stopped = true;
     document.removeEventListener("visibilitychange", onVisibility);
     close();
   };
 }
 
-// Whoever is not logged in any more, or never was, is shown the form; whoever is can log out.
+// Without a login the page shows the form; with one it offers to log out.
 const loginAddress = () => `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
 
 // Whether this browser may change runs.
@@ -69,40 +70,40 @@ export const mayAct = () => document.documentElement.classList.contains("acts");
 
 async function checkLogin() {
   try {
-    const answer = await fetch("/api/session");
-    if (answer.status === 401) location.assign(loginAddress());
-    if (!answer.ok) return;
-    const { login, acts } = await answer.json();
+    const response = await fetch("/api/session");
+    if (response.status === 401) location.assign(loginAddress());
+    if (!response.ok) return;
+    const { login, acts } = await response.json();
     document.getElementById("logout").hidden = !(login && acts);
     document.getElementById("login").hidden = acts;
     document.getElementById("login").href = loginAddress();
     document.documentElement.classList.toggle("acts", acts);
     document.dispatchEvent(new Event("optima-session"));
   } catch {
-    // The dashboard is away; the event stream says so.
+    // The dashboard is unreachable; the event stream shows that.
   }
 }
 checkLogin();
 
-function tell(status) {
+function showStatus(status) {
   const link = document.getElementById("link");
   const banner = document.getElementById("banner");
   link.textContent = status.state === "reading" ? `reading, ${status.reason}` : status.state;
   link.className = `link ${status.state}`;
-  const away = status.state === "stale";
-  banner.hidden = !away;
-  if (!away) return;
-  const shown = status.since === null ? "nothing heard yet" : `showing data from ${clock(status.since - skew)}`;
-  banner.textContent = `Server unreachable, ${shown} (${status.reason}). Trying again.`;
+  const stale = status.state === "stale";
+  banner.hidden = !stale;
+  if (!stale) return;
+  const shown = status.since === null ? "no data yet" : `showing data from ${clock(status.since - skew)}`;
+  banner.textContent = `Server unreachable, ${shown} (${status.reason}). Reconnecting.`;
 }
 
-// Seconds by which the dashboard's clock is ahead of this browser's.
+// Seconds that the dashboard's clock is ahead of this browser's.
 let skew = 0;
-function tellTime(now) {
+function syncClock(now) {
   skew = now - Date.now() / 1000;
 }
 
-// An element whose text is the age of a moment (Unix seconds, the dashboard's clock), kept right by `tick`.
+// An element that shows the age of a moment (Unix seconds by the dashboard's clock) and is refreshed every second.
 export function since(moment, suffix = "") {
   if (!moment) return NONE;
   const node = document.createElement("time");
@@ -121,7 +122,7 @@ function refresh(node) {
 
 setInterval(() => document.querySelectorAll("time[data-since]").forEach(refresh), 1000);
 
-// The theme button walks through: as the system, light, dark. Charts redraw on the event "optima-theme".
+// The theme button cycles through auto (the system's), light and dark. Charts redraw on the event "optima-theme".
 const button = document.getElementById("theme");
 const chosen = () => document.documentElement.dataset.theme ?? "auto";
 const announce = () => {
@@ -136,7 +137,7 @@ button.addEventListener("click", () => {
     if (next === "auto") localStorage.removeItem("optima-theme");
     else localStorage.setItem("optima-theme", next);
   } catch {
-    // Storage may be forbidden; the choice then lasts as long as the page.
+    // Storage may be disabled; the choice then lasts until the page is closed.
   }
   announce();
 });

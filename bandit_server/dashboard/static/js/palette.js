@@ -1,4 +1,4 @@
-// Colours by name, as the style sheet has them in the current theme; an arm's colour follows its place in the spec.
+// Colours of the style sheet in the current theme. An arm's colour follows its position in the spec.
 
 const COLOURS = 8;
 const probe = document.createElement("span");
@@ -10,7 +10,7 @@ document.addEventListener("optima-theme", () => {
   known = new Map();
 });
 
-// The colour of a custom property such as "--ink", as the canvas understands it.
+// The value of a custom property such as "--ink", as a canvas accepts it.
 export function colour(name) {
   if (!known.has(name)) {
     probe.style.color = `var(${name})`;
@@ -21,5 +21,5 @@ export function colour(name) {
 
 export const armColourName = (name, index) => (name === "joint" ? "--joint" : `--arm-${index % COLOURS}`);
 
-// From the ninth arm on colours come back, dashed.
+// From the ninth arm on, colours repeat with dashed lines.
 export const armDash = (index) => (index < COLOURS ? [] : [6, 3]);

@@ -1,4 +1,4 @@
-// Who was given which arm when: a block for each worker, a row for each arm, a mark for each pull.
+// The raster of pulls: a block per worker, a row per arm, a mark per pull.
 import { base, gutter, narrow, overTime, placeName, plain, range, register, unregister, xAxis } from "./axis.js";
 import { el, show } from "./dom.js";
 import { count, duration } from "./format.js";
@@ -20,7 +20,7 @@ export class Raster {
 
   update(run) {
     this.run = run;
-    // Crosses last: nothing may hide a diverged round.
+    // Diverged rounds are drawn last, so that nothing hides them.
     const cells = [...run.bins, ...run.pulls.values()];
     this.cells = [...cells.filter((cell) => !(cell[4] & DIVERGED)), ...cells.filter((cell) => cell[4] & DIVERGED)];
     const { arm_names: arms, worker_ids: workers } = run.head;
@@ -72,7 +72,7 @@ export class Raster {
     const labels = workers.length === 1
       ? arms.map((arm, index) => [index, arm])
       : workers.map((worker, index) => [index * (arms.length + 1) + (arms.length - 1) / 2, worker]);
-    const longest = narrow() ? 7 : 10;
+    const longest = narrow() ? 6 : 10;
     const y = {
       ...plain(),
       size: gutter(),
@@ -103,7 +103,7 @@ export class Raster {
     ctx.beginPath();
     ctx.rect(chart.bbox.left, chart.bbox.top, chart.bbox.width, chart.bbox.height);
     ctx.clip();
-    for (const [first, last, worker, arm, marks, many, begin, end] of this.cells) {
+    for (const [first, last, worker, arm, flags, pulls, begin, end] of this.cells) {
       const [from, to] = overTime() ? [begin, end] : [first - 0.5, last + 0.5];
       if (to < min || from > max) continue;
       const row = worker * (arms.length + 1) + arm;
@@ -111,15 +111,15 @@ export class Raster {
       const left = chart.valToPos(from, "x", true);
       const width = Math.max(1.5 * ratio, (to - from) * step - gap);
       const top = chart.bbox.top + row * height + Math.min(ratio, 0.1 * height);
-      const high = height - 2 * Math.min(ratio, 0.1 * height);
-      // A mark for many pulls is as dense as they are.
-      ctx.globalAlpha = Math.min(1, 0.3 + (0.7 * many) / (last - first + 1));
-      drawMark(ctx, marks, colour(armColourName(arms[arm], arm)), left, top, width, high, ratio);
+      const tall = height - 2 * Math.min(ratio, 0.1 * height);
+      // A mark of merged pulls is as opaque as they are dense.
+      ctx.globalAlpha = Math.min(1, 0.3 + (0.7 * pulls) / (last - first + 1));
+      drawMark(ctx, flags, colour(armColourName(arms[arm], arm)), left, top, width, tall, ratio);
     }
     ctx.restore();
   }
 
-  // What stands under the cursor, in words.
+  // Describe the pulls under the cursor.
   read(chart) {
     const { left } = chart.cursor;
     if (left === undefined || left < 0) {
@@ -128,20 +128,20 @@ export class Raster {
     }
     const value = chart.posToVal(left, "x");
     const { arm_names: arms, worker_ids: workers } = this.run.head;
-    const found = overTime()
+    const pull = overTime()
       ? [...this.run.pulls.values()].find((cell) => cell[6] <= value && value < cell[7])
       : this.run.pulls.get(Math.round(value));
-    if (found) {
-      const marks = MARKS.filter(([mark]) => found[4] & mark).map(([, text]) => text);
-      const took = found[7] > found[6] ? [`${duration(found[7] - found[6])} of training`] : [];
-      const words = [`pull ${count(found[0])}: ${workers[found[2]]} trains ${arms[found[3]]}`, ...took, ...marks];
-      this.readout.textContent = words.join(", ");
+    if (pull) {
+      const marks = MARKS.filter(([mark]) => pull[4] & mark).map(([, text]) => text);
+      const took = pull[7] > pull[6] ? [`${duration(pull[7] - pull[6])} of training`] : [];
+      const texts = [`pull ${count(pull[0])}: ${workers[pull[2]]} trains ${arms[pull[3]]}`, ...took, ...marks];
+      this.readout.textContent = texts.join(", ");
       return;
     }
     const [low, high] = overTime() ? [6, 7] : [0, 1];
     const bins = this.run.bins.filter((bin) => bin[low] <= value && value <= bin[high]);
-    const words = bins.map((bin) => `${arms[bin[3]]} ${count(bin[5])}`);
-    this.readout.textContent = bins.length ? `around ${placeName(value)}: ${words.join(", ")}` : placeName(value);
+    const counts = bins.map((bin) => `${arms[bin[3]]} ${count(bin[5])}`);
+    this.readout.textContent = bins.length ? `around ${placeName(value)}: ${counts.join(", ")}` : placeName(value);
   }
 
   resize() {
@@ -149,15 +149,15 @@ export class Raster {
   }
 }
 
-function drawMark(ctx, marks, fill, left, top, width, height, ratio) {
+function drawMark(ctx, flags, fill, left, top, width, height, ratio) {
   const full = ctx.globalAlpha;
   ctx.fillStyle = ctx.strokeStyle = fill;
-  if (marks & SUPERSEDED) {
+  if (flags & SUPERSEDED) {
     ctx.fillRect(left, top + height / 2 - ratio, width, 2 * ratio);
-  } else if (marks & OPEN) {
+  } else if (flags & OPEN) {
     ctx.lineWidth = ratio;
     ctx.strokeRect(left + ratio / 2, top + ratio / 2, Math.max(ratio, width - ratio), height - ratio);
-  } else if (marks & DIVERGED) {
+  } else if (flags & DIVERGED) {
     ctx.globalAlpha = 0.3 * full;
     ctx.fillRect(left, top, width, height);
     ctx.globalAlpha = full;
@@ -171,7 +171,7 @@ function drawMark(ctx, marks, fill, left, top, width, height, ratio) {
     ctx.moveTo(x - reach, y + reach);
     ctx.lineTo(x + reach, y - reach);
     ctx.stroke();
-  } else if (marks & FALLBACK) {
+  } else if (flags & FALLBACK) {
     ctx.fillRect(left, top + height / 2, width, height / 2);
   } else {
     ctx.fillRect(left, top, width, height);

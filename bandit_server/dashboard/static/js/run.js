@@ -6,7 +6,7 @@ import { el, show } from "./dom.js";
 import { count, duration, measure, NONE, percent } from "./format.js";
 import * as lines from "./lines.js";
 import { Log } from "./log.js";
-import { headlines, latest, metricNames, metricsTable, told } from "./metrics.js";
+import { headlineMetrics, initialMetric, latestMetric, metricNames, metricsTable } from "./metrics.js";
 import { Run } from "./model.js";
 import { follow, since } from "./page.js";
 import { armsTable, workersTable } from "./tables.js";
@@ -23,7 +23,7 @@ for (const link of document.querySelectorAll("#exports a")) {
   link.href = `/api/runs/${encodeURIComponent(name)}/export/${link.dataset.file}`;
 }
 
-// The content must be laid out before charts can measure it, so charts are made with the first data.
+// Charts measure their elements, so they are built when the first data make the content visible.
 let charts = null;
 let log = null;
 function make() {
@@ -32,15 +32,15 @@ function make() {
   log = new Log(at("log"), name);
 }
 
-let asked = false;
+let drawPending = false;
 follow(
   `/events/runs/${encodeURIComponent(name)}`,
   (message) => {
-    run.take(message);
-    if (asked) return;
-    asked = true;
+    run.apply(message);
+    if (drawPending) return;
+    drawPending = true;
     requestAnimationFrame(() => {
-      asked = false;
+      drawPending = false;
       draw();
     });
   },
@@ -48,8 +48,8 @@ follow(
     const gone = status.state === "missing";
     at("missing").hidden = !gone;
     at("missing").textContent = run.head
-      ? `This run is no longer on the server (${status.reason}). Shown is what was known last.`
-      : `There is no run of this name (${status.reason}). If a worker starts it, it appears here by itself.`;
+      ? `This run is no longer on the server (${status.reason}). The page shows its last known state.`
+      : `There is no such run (${status.reason}). It appears here as soon as a worker creates it.`;
   },
 );
 
@@ -59,9 +59,9 @@ function draw() {
   header();
   armsTable(document.querySelector("#arms tbody"), run.head.run, (arm) => armButton(name, arm));
   workersTable(document.querySelector("#workers tbody"), run.head.run);
-  show(at("settings"), ...run.head.run.settings.flatMap(([what, how]) => [el("dt", {}, what), el("dd", {}, how)]));
+  show(at("settings"), ...run.head.run.settings.flatMap(([label, text]) => [el("dt", {}, label), el("dd", {}, text)]));
   const tail = run.head.run.tail_rounds;
-  at("arms-note").textContent = tail > 0 ? `Not among these pulls: ${count(tail)} ${tail === 1 ? "round" : "rounds"} of the joint tail.` : "";
+  at("arms-note").textContent = tail > 0 ? `Pulls do not include the ${count(tail)} ${tail === 1 ? "round" : "rounds"} of the joint tail.` : "";
   layOut();
   charts.posterior.update(...lines.posteriorLines(run));
   charts.raster.update(run);
@@ -76,18 +76,19 @@ function draw() {
   log.update(run);
 }
 
-// Before the first round there is nothing to draw. Many workers need the raster's whole width; a policy that does not learn has no belief to show.
+// Before the first round there is nothing to draw. With many workers the raster needs the whole width. A policy that
+// does not learn has no posterior.
 function layOut() {
-  const begun = run.of("spent").length > 0;
+  const begun = run.linesOf("spent").length > 0;
   at("waiting").hidden = begun;
   at("axis").hidden = at("charts").hidden = !begun;
-  const learns = run.of("posterior").length > 0;
-  const measured = run.of("metric").length > 0 || metricNames(run).length > 0;
+  const learns = run.linesOf("posterior").length > 0;
+  const measured = run.linesOf("metric").length > 0 || metricNames(run).length > 0;
   at("raster-panel").classList.toggle("full", run.head.worker_ids.length > 2 || !learns);
   at("posterior-panel").hidden = at("best-panel").hidden = !learns;
   at("share-panel").classList.toggle("full", !learns);
   at("metrics-panel").hidden = !measured;
-  at("share-title").textContent = `Share of ${lines.recent(run)}`;
+  at("share-title").textContent = `Share of ${lines.recentPulls(run)}`;
 }
 
 function header() {
@@ -104,19 +105,19 @@ function header() {
     figure("Rounds", count(info.rounds), info.planned && `of ${count(info.planned)}`, info.diverged > 0 && `${count(info.diverged)} diverged`),
     figure("Total loss", measure(info.last_loss), fall),
     ...metricFigures(figure),
-    figure("Training time", run.head.seconds > 0 ? duration(run.head.seconds) : NONE, info.workers.length > 1 && "all workers together"),
+    figure("Training time", run.head.seconds > 0 ? duration(run.head.seconds) : NONE, info.workers.length > 1 && "all workers"),
     figure("Workers alive", count(info.alive), `of ${count(info.workers.length)}`),
     figure("Last event", since(info.updated, " ago"), el("span", {}, "started ", since(info.created, " ago"))),
   );
 }
 
-// The student's metrics that were measured last, beside the teacher's and its own at the start.
+// The student's latest metrics, with those of the teacher and of the student at the start.
 function metricFigures(figure) {
-  return headlines(run).slice(0, 3).map((metric) => {
-    const now = latest(run, metric);
-    const notes = [["teacher", told(run, "teacher_metrics", metric)], ["at the start", told(run, "student_metrics", metric)]]
+  return headlineMetrics(run).slice(0, 3).map((metric) => {
+    const now = latestMetric(run, metric);
+    const notes = [["teacher", initialMetric(run, "teacher_metrics", metric)], ["start", initialMetric(run, "student_metrics", metric)]]
       .filter(([, value]) => value !== undefined)
-      .map(([who, value]) => `${who} ${measure(value)}`);
-    return figure(`Student's ${metric}`, now === undefined ? NONE : measure(now), notes.join(" · "));
+      .map(([who, value]) => `${who}\u00a0${measure(value)}`);
+    return figure(`Student ${metric}`, now === undefined ? NONE : measure(now), notes.join(" · "));
   });
 }

@@ -1,4 +1,4 @@
-// The page of all runs.
+// The page with the list of runs.
 import { el, rows } from "./dom.js";
 import { count, measure, NONE, percent } from "./format.js";
 import { Order } from "./order.js";
@@ -7,13 +7,13 @@ import { armColourName } from "./palette.js";
 import { sparkline } from "./sparkline.js";
 import { get, set } from "./view.js";
 
-const MOST = 8;
-// Rows that are there at once; a screen shows no more, and the others follow a moment later.
-const FIRST = 60;
+const MAX_COMPARED = 8;
+// Rows drawn at once, more than a screen shows; the others follow a moment later.
+const FIRST_ROWS = 60;
 const at = (id) => document.getElementById(id);
 const runs = new Map();
-// Each run's row, made anew only when the run has changed.
-const made = new Map();
+// The row of each run, rebuilt only when the run has changed.
+const rowOf = new Map();
 const chosen = new Set();
 const body = document.querySelector("#runs tbody");
 
@@ -46,23 +46,23 @@ follow("/events/runs", (message) => {
   if (port) at("address").textContent = `${location.hostname}:${port}`;
   if (message.reset) {
     runs.clear();
-    made.clear();
+    rowOf.clear();
   }
   for (const name of message.removed) {
     runs.delete(name);
-    made.delete(name);
+    rowOf.delete(name);
     chosen.delete(name);
   }
   for (const run of message.runs) {
     runs.set(run.run, run);
-    made.delete(run.run);
+    rowOf.delete(run.run);
   }
   draw();
   document.title = `Runs (${runs.size}) · OPTIMA`;
 });
 
-// Every word of the filter must be in the run's name, policy, state or arms.
-function wanted(run) {
+// Every word of the filter must occur in the run's name, policy, state or arms.
+function matches(run) {
   const state = at("state").value;
   if (state === "alive" ? run.alive === 0 : state && run.state !== state) return false;
   const text = [run.run, run.policy, run.state, ...run.arms].join(" ").toLowerCase();
@@ -70,25 +70,25 @@ function wanted(run) {
 }
 
 function draw() {
-  const all = order.sorted([...runs.values()].filter(wanted));
-  const rest = body.childElementCount === 0 && all.length > FIRST;
-  if (rest) requestAnimationFrame(() => setTimeout(draw));
-  const found = rest ? all.slice(0, FIRST) : all;
-  for (const run of found) if (!made.has(run.run)) made.set(run.run, row(run));
-  rows(body, found.map((run) => [run.run, made.get(run.run)]));
+  const all = order.sorted([...runs.values()].filter(matches));
+  const partial = body.childElementCount === 0 && all.length > FIRST_ROWS;
+  if (partial) requestAnimationFrame(() => setTimeout(draw));
+  const shown = partial ? all.slice(0, FIRST_ROWS) : all;
+  for (const run of shown) if (!rowOf.has(run.run)) rowOf.set(run.run, row(run));
+  rows(body, shown.map((run) => [run.run, rowOf.get(run.run)]));
   at("none").hidden = runs.size > 0;
   at("some").hidden = runs.size === 0;
   at("nothing").hidden = runs.size === 0 || all.length > 0;
   at("counted").textContent = all.length === runs.size ? `${count(runs.size)} ${runs.size === 1 ? "run" : "runs"}` : `${count(all.length)} of ${count(runs.size)} runs`;
-  tellChosen();
+  showChosen();
 }
 
-function tellChosen() {
+function showChosen() {
   const link = at("compare");
   link.hidden = chosen.size === 0;
   link.textContent = `Compare ${count(chosen.size)} ${chosen.size === 1 ? "run" : "runs"}`;
   link.href = `/compare?${new URLSearchParams([...chosen].map((name) => ["run", name]))}`;
-  for (const box of body.querySelectorAll("input")) box.disabled = !box.checked && chosen.size >= MOST;
+  for (const box of body.querySelectorAll("input")) box.disabled = !box.checked && chosen.size >= MAX_COMPARED;
 }
 
 function row(run) {
@@ -99,7 +99,7 @@ function row(run) {
   box.addEventListener("change", () => {
     if (box.checked) chosen.add(run.run);
     else chosen.delete(run.run);
-    tellChosen();
+    showChosen();
   });
   return el(
     "tr",

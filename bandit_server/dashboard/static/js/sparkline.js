@@ -1,10 +1,10 @@
-// The last losses of a run as a small line.
+// The recent losses of a run as a small line.
 import { svg } from "./dom.js";
 import { count, measure, NONE } from "./format.js";
 
 const WIDTH = 100;
 const HEIGHT = 22;
-const FEW = 12;
+const MAX_POINTS = 12;
 
 export function sparkline(losses) {
   const known = losses.filter((loss) => loss !== null);
@@ -18,9 +18,9 @@ export function sparkline(losses) {
     if (loss === null) return;
     path += `${at === 0 || losses[at - 1] === null ? "M" : "L"}${x(at).toFixed(1)} ${y(loss).toFixed(1)}`;
   });
-  // A line through few measurements hides how few they are.
-  const points = known.length > FEW ? [] : losses.flatMap((loss, at) => (loss === null ? [] : [svg("circle", { cx: x(at).toFixed(1), cy: y(loss).toFixed(1), r: 1.75 })]));
-  const text = `from ${measure(known[0])} to ${measure(known.at(-1))}, the last ${count(losses.length)} measured`;
+  // With few measurements, points show how few they are.
+  const points = known.length > MAX_POINTS ? [] : losses.flatMap((loss, at) => (loss === null ? [] : [svg("circle", { cx: x(at).toFixed(1), cy: y(loss).toFixed(1), r: 1.75 })]));
+  const text = `from ${measure(known[0])} to ${measure(known.at(-1))}, last ${count(losses.length)} measurements`;
   return svg(
     "svg",
     { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, role: "img", "aria-label": text },

@@ -6,7 +6,7 @@ import { armColourName } from "./palette.js";
 
 const PM = "\u202f±\u202f";
 
-// `button`: makes the button that pauses or resumes an arm.
+// `button(arm)` returns the button that pauses or resumes an arm.
 export function armsTable(body, run, button) {
   const all = run.arms.reduce((sum, arm) => sum + arm.pulls, 0);
   const scale = run.relative ? 100 : 1;
@@ -19,7 +19,7 @@ export function armsTable(body, run, button) {
       { class: arm.paused ? "paused" : null },
       el(
         "th",
-        { scope: "row", title: `trains ${arm.modules.join(", ")}` },
+        { scope: "row", title: `modules: ${arm.modules.join(", ")}` },
         el("span", { class: `swatch ${armColourName(arm.name, index).slice(2)}` }),
         arm.name,
         el("span", { class: "modules" }, arm.modules.join(", ")),
@@ -34,12 +34,12 @@ export function armsTable(body, run, button) {
       right(reward(arm.last_reward, run.relative, digits)),
       right(arm.total_seconds > 0 ? number(arm.total_decrement, lossDigits) : NONE),
       right(arm.total_seconds > 0 ? duration(arm.total_seconds) : NONE),
-      el("td", {}, arm.paused ? el("span", { class: "badge paused" }, "paused") : "open", run.state === "active" && button(arm)),
+      el("td", {}, arm.paused ? el("span", { class: "badge paused" }, "paused") : "active", run.state === "active" && button(arm)),
     );
   rows(body, run.arms.map((arm, index) => [arm.name, row(arm, index)]));
 }
 
-// The probability of being the best, as a figure and as a bar of that length.
+// P(best) as a number and a bar.
 function chance(arm, index) {
   if (arm.p_best === null) return NONE;
   const colour = armColourName(arm.name, index).slice(2);
@@ -51,8 +51,8 @@ function chance(arm, index) {
   return el("span", { class: "chance" }, bar, el("span", {}, percent(arm.p_best, 0)));
 }
 
-// A worker that is heard no more is a worry only while there is something left to do.
-function life(worker, run) {
+// A worker without heartbeats is a problem only while it has rounds left.
+function workerState(worker, run) {
   if (worker.alive) return "alive";
   if (worker.done) return "done";
   return run.state === "finished" ? "gone" : "silent";
@@ -69,7 +69,7 @@ export function workersTable(body, run) {
       el(
         "td",
         {},
-        el("span", { class: `badge ${life(worker, run)}` }, life(worker, run)),
+        el("span", { class: `badge ${workerState(worker, run)}` }, workerState(worker, run)),
         worker.heard !== null && el("span", { class: "note" }, since(worker.heard, " ago")),
       ),
       right(count(worker.round)),
@@ -80,7 +80,7 @@ export function workersTable(body, run) {
       el("td", {}, worker.recipe.recipe || NONE),
       el("td", { class: "small" }, versions(worker) || NONE),
     );
-  const nobody = el("tr", {}, el("td", { colspan: 9, class: "hint" }, "No worker has joined yet."));
+  const empty = el("tr", {}, el("td", { colspan: 9, class: "hint" }, "No worker has joined yet."));
   const all = run.workers.map((worker) => [`w ${worker.worker}`, row(worker)]);
-  rows(body, all.length > 0 ? all : [["nobody", nobody]]);
+  rows(body, all.length > 0 ? all : [["empty", empty]]);
 }

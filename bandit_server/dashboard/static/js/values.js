@@ -1,4 +1,4 @@
-// The last values of a chart's lines, as a table.
+// A table of the last values of a chart's lines.
 import { el, show } from "./dom.js";
 import { count, NONE } from "./format.js";
 

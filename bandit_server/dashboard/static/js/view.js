@@ -1,24 +1,24 @@
-// What a page shows of its data, kept in its address: whoever opens the address sees the same.
+// The view of a page (axis, zoom, filters), kept in its address, so that a link shows the same view.
 
-const known = new URLSearchParams(location.search);
+const query = new URLSearchParams(location.search);
 
-export const get = (name, otherwise = "") => known.get(name) ?? otherwise;
-export const all = (name) => known.getAll(name);
+export const get = (name, byDefault = "") => query.get(name) ?? byDefault;
+export const all = (name) => query.getAll(name);
 
-// Replace a value, or all of a list; what is empty or the default leaves the address.
-export function set(name, value, otherwise = "") {
-  known.delete(name);
-  if (Array.isArray(value)) value.forEach((one) => known.append(name, one));
-  else if (value !== otherwise && value !== null) known.set(name, value);
-  const query = known.toString();
-  history.replaceState(null, "", query ? `?${query}` : location.pathname);
+// Set a value or a list of values. Empty and default values are removed from the address.
+export function set(name, value, byDefault = "") {
+  query.delete(name);
+  if (Array.isArray(value)) value.forEach((item) => query.append(name, item));
+  else if (value !== byDefault && value !== null) query.set(name, value);
+  const text = query.toString();
+  history.replaceState(null, "", text ? `?${text}` : location.pathname);
 }
 
-// Lines that are switched off, as "chart/line".
+// Hidden lines, as "chart/line".
 const hidden = new Set(all("hide"));
 export const isHidden = (chart, line) => hidden.has(`${chart}/${line}`);
-export function setHidden(chart, line, off) {
-  if (off) hidden.add(`${chart}/${line}`);
+export function setHidden(chart, line, hide) {
+  if (hide) hidden.add(`${chart}/${line}`);
   else hidden.delete(`${chart}/${line}`);
   set("hide", [...hidden]);
 }

@@ -1,4 +1,4 @@
-"""What the default policy promises beside its posterior: which arms are tried again, and how soon."""
+"""The waiting times of the default policy: which arms are tried again, and how soon."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from bandit_server.bandit.policy import build
 from bandit_server.bandit.policy.optima import HARMFUL, KNOWN, Optima
 from bandit_server.bandit.simulation.scenarios import make
-from bandit_server.bandit.simulation.simulate import Seat, play
+from bandit_server.bandit.simulation.simulate import PolicyPlayer, play
 
 GOOD, NOISE = 1.0, 0.02
 
 
 def history(policy: Optima, rewards: list[tuple[int, float]]) -> int:
-    """Play it, with noise of which the last two see the lower side; the number of the next pull."""
+    """Play the rewards, with noise that is negative in the last two; return the number of the next pull."""
     for number, (arm, reward) in enumerate(rewards):
         policy.pulled(number, arm)
         back = (len(rewards) - 1 - number) // 2
@@ -26,7 +26,7 @@ def history(policy: Optima, rewards: list[tuple[int, float]]) -> int:
 
 
 def pulls_until(policy: Optima, arm: int, number: int) -> int:
-    """How many pulls go to the other of two arms, which goes on to pay as before, until this one's turn comes."""
+    """Return how many pulls the other of two arms gets, with rewards as before, until this arm is played."""
     for waited in range(1000):
         chosen = policy.choose(in_flight=[], active=range(2), rng=np.random.default_rng(waited))[0]
         if chosen == arm:
@@ -37,7 +37,7 @@ def pulls_until(policy: Optima, arm: int, number: int) -> int:
 
 
 def waited(others: list[float]) -> int:
-    """How long the worse of two arms waits that has brought these rewards."""
+    """Return how long the worse of two arms waits after these rewards."""
     policy = Optima(2, retry=40, settle=4)
     rewards = [both for reward in others for both in ((0, GOOD), (1, reward))]
     return pulls_until(policy, 1, history(policy, rewards))
@@ -80,15 +80,15 @@ def test_each_choice_ahead_has_the_highest_bound_with_those_before_it_in_flight(
         arm = number % 5
         policy.pulled(number, arm)
         policy.rewarded(number, arm, "w", 0.03 - 0.005 * arm + noise * chance.standard_normal())
-        bank, flying = policy._bank, [number % 2, 0, 2, 0, 0]
+        filters, flying = policy._filters, [number % 2, 0, 2, 0, 0]
         in_flight = [arm for arm in range(5) for _ in range(flying[arm])]
         chosen = policy.choose(in_flight=in_flight, active=active, rng=np.random.default_rng(number), count=30)
         if number < 4:
             # Until every arm has a reward, those without come first.
             continue
-        for ahead, hypothesis in enumerate(bank.draw(np.random.default_rng(number).random(30)).tolist()):
-            known = bank.predict(number + 1 + ahead, hypothesis)
-            spread = bank.noise(hypothesis) * 0.7**2
+        for ahead, hypothesis in enumerate(filters.draw(np.random.default_rng(number).random(30)).tolist()):
+            known = filters.predict(number + 1 + ahead, hypothesis)
+            spread = filters.noise_variance(hypothesis) * 0.7**2
             bounds = {
                 arm: max(known[0][arm], 0.0) + math.sqrt(known[1][arm] * spread / (1 + flying[arm] * known[1][arm]))
                 for arm in active
@@ -101,7 +101,7 @@ def test_each_choice_ahead_has_the_highest_bound_with_those_before_it_in_flight(
 def test_an_arm_that_pays_later_is_not_starved(arms: int) -> None:
     def regret(name: str) -> float:
         return fmean(
-            play(Seat(build(name, {}, arms), arms, seed), make("coupled", 200, arms, seed)).regret
+            play(PolicyPlayer(build(name, {}, arms), arms, seed), make("coupled", 200, arms, seed)).regret
             for seed in range(100, 106)
         )
 

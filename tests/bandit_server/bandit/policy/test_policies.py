@@ -1,4 +1,4 @@
-"""The policies: who plays what, and what no policy may depend on."""
+"""All policies: which arms they play, and what their choices may not depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.policy import POLICIES, Policy, build
 from bandit_server.bandit.random import Randomness
 
@@ -35,7 +35,10 @@ def played(
     delay: int = 0,
     workers: str = "w",
 ) -> list[int]:
-    """The arms that it plays; `pays(arm, round)` is what they bring, so many rounds later. `workers` take turns."""
+    """Return the arms that a policy plays.
+
+    `pays(arm, round)` is the reward, reported `delay` rounds later. The workers take turns.
+    """
     randomness = Randomness(seed)
     chosen: list[int] = []
     for round in range(rounds):
@@ -60,15 +63,15 @@ def noisy(seed: int, gap: float = 0.25, sd: float = 0.2) -> Pays:
 def test_a_copy_is_the_same_and_goes_its_own_way(name: str) -> None:
     policy = made(name, 5)
     played(policy, 5, noisy(1), 60, workers="vw")
-    before = memory.dump(policy)
-    other, last = memory.copied(policy), memory.copied(policy)
-    assert memory.dump(other) == before
+    before = serialization.dump(policy)
+    other, last = serialization.clone(policy), serialization.clone(policy)
+    assert serialization.dump(other) == before
     for one in (other, last):
         one.pulled(60, 2)
         one.rewarded(60, 2, "x", 0.3)
-    assert memory.dump(other) == memory.dump(last)
-    assert (memory.dump(other) != before) == policy.learns or name == "round_robin"
-    assert memory.dump(policy) == before
+    assert serialization.dump(other) == serialization.dump(last)
+    assert (serialization.dump(other) != before) == policy.learns or name == "round_robin"
+    assert serialization.dump(policy) == before
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -216,7 +219,7 @@ def test_rewards_that_come_eight_pulls_late_are_learned_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_the_probability_of_being_the_best_is_that_of_the_told_means_and_deviations(name: str) -> None:
+def test_the_probability_of_being_the_best_is_that_of_its_means_and_deviations(name: str) -> None:
     policy = made(name, 5)
     played(policy, 5, noisy(20, gap=0.03), 80)
     beliefs = policy.posterior()

@@ -50,7 +50,7 @@ def allocations(curves: np.ndarray, horizon: int) -> float:
 def test_with_a_slow_arm_the_oracle_gains_the_most_of_all_divisions(name: str, seed: int) -> None:
     scenario = make(name, 24, 3, seed)
     assert isinstance(scenario, Rested)
-    assert scenario.slow is not None
+    assert scenario.rising is not None
     assert scenario.best == pytest.approx(allocations(scenario.curves, 24))
 
 
@@ -131,7 +131,7 @@ def test_a_rising_arm_is_the_worst_then_the_best_then_the_worst_again() -> None:
     for seed in range(10):
         scenario = make("rising", 500, 3, seed)
         assert isinstance(scenario, Rested)
-        curve, others = scenario.curves[scenario.slow], np.delete(scenario.curves, scenario.slow, axis=0)
+        curve, others = scenario.curves[scenario.rising], np.delete(scenario.curves, scenario.rising, axis=0)
         assert curve[0] < others[:, 0].min()
         assert curve.max() > others[:, 0].max()
         assert curve[-1] < 0.3 * curve.max()
@@ -141,8 +141,8 @@ def test_upstream_pulls_first_do_harm_and_then_pay_more_than_they_cost() -> None
     for seed in range(10):
         scenario = make("coupled", 500, 3, seed)
         assert isinstance(scenario, Rested)
-        upstream = scenario.curves[scenario.slow]
-        downstream = np.delete(scenario.curves, scenario.slow, axis=0)
+        upstream = scenario.curves[scenario.rising]
+        downstream = np.delete(scenario.curves, scenario.rising, axis=0)
         assert upstream[0] < 0 < upstream.sum()
         assert (downstream > 0).all()
         assert (np.diff(downstream, axis=1) <= 0).all()

@@ -9,37 +9,37 @@ from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import play, simulate
 
 
-class Listening:
-    """Plays arms in turn, and keeps what it is told."""
+class RecordingPlayer:
+    """Plays arms in turn and records its rewards."""
 
     def __init__(self, arms: int) -> None:
         self.arms = arms
         self.workers: list[str] = []
-        self.told: list[tuple[int, int, str, float]] = []
-        self.told_before: list[int] = []
+        self.reports: list[tuple[int, int, str, float]] = []
+        self.reports_before: list[int] = []
 
     def select(self, worker: str) -> int:
-        self.told_before.append(len(self.told))
+        self.reports_before.append(len(self.reports))
         self.workers.append(worker)
         return (len(self.workers) - 1) % self.arms
 
     def report(self, number: int, arm: int, worker: str, reward: float) -> None:
-        self.told.append((number, arm, worker, reward))
+        self.reports.append((number, arm, worker, reward))
 
 
 @pytest.mark.parametrize(("name", "delay"), [("rotting", 0), ("8-in-flight", 8)])
-def test_a_reward_is_told_as_many_pulls_late_as_the_scenario_says(name: str, delay: int) -> None:
-    player, again = Listening(3), make(name, 40, 3, 0)
+def test_a_reward_is_reported_as_many_pulls_late_as_the_scenario_says(name: str, delay: int) -> None:
+    player, again = RecordingPlayer(3), make(name, 40, 3, 0)
     play(player, make(name, 40, 3, 0))
-    assert player.told_before == [max(0, t - delay) for t in range(40)]
-    assert player.told == [(t, t % 3, "first", again.pull(t % 3)) for t in range(40 - delay)]
+    assert player.reports_before == [max(0, t - delay) for t in range(40)]
+    assert player.reports == [(t, t % 3, "first", again.pull(t % 3)) for t in range(40 - delay)]
 
 
-def test_each_pull_is_made_and_told_by_its_worker() -> None:
-    player, scenario = Listening(3), make("two-workers-one-late", 40, 3, 0)
+def test_each_pull_is_made_and_reported_by_its_worker() -> None:
+    player, scenario = RecordingPlayer(3), make("two-workers-one-late", 40, 3, 0)
     play(player, make("two-workers-one-late", 40, 3, 0))
     assert player.workers == [scenario.worker(t) for t in range(40)]
-    assert [worker for _, _, worker, _ in player.told] == player.workers
+    assert [worker for _, _, worker, _ in player.reports] == player.workers
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -56,7 +56,7 @@ def test_a_seed_is_one_game(policy: str) -> None:
 
 
 def test_regret_is_what_the_oracle_gains_more() -> None:
-    player, scenario = Listening(3), make("piecewise", 60, 3, 3)
+    player, scenario = RecordingPlayer(3), make("piecewise", 60, 3, 3)
     again = make("piecewise", 60, 3, 3)
     lost = 0.0
     for t in range(60):

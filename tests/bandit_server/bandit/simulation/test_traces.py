@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from bandit_server.bandit.policy import build
-from bandit_server.bandit.simulation.simulate import Seat, play
+from bandit_server.bandit.simulation.simulate import PolicyPlayer, play
 from bandit_server.bandit.simulation.traces import Trace
 
 
@@ -43,6 +43,6 @@ def test_the_oracle_divides_the_pulls_best_whatever_the_curves(horizon: int) -> 
 
 
 def test_a_policy_plays_it_with_regret() -> None:
-    outcome = play(Seat(build("sliding_window_ts", {}, 2), 2, 0), Trace([[0.5] * 40, [0.1] * 40], 40))
+    outcome = play(PolicyPlayer(build("sliding_window_ts", {}, 2), 2, 0), Trace([[0.5] * 40, [0.1] * 40], 40))
     assert 0 < outcome.regret < 8
     assert outcome.pulls[0] > 25

@@ -1,4 +1,4 @@
-"""What the dashboard does with a server that is odd, slow or watched by many."""
+"""The dashboard with a server that is faulty, slow or watched by many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_twenty_viewers_of_a_run_cost_the_server_one_watch() -> None:
     history.select(0, "image")
     seen: list[int] = []
 
-    def look(url: str) -> None:
+    def view(url: str) -> None:
         with events(url) as stream:
             for name, payload in stream:
                 if name == "data":
@@ -26,7 +26,7 @@ def test_twenty_viewers_of_a_run_cost_the_server_one_watch() -> None:
                         return
 
     with serving(history) as server, dashboard(server.address) as url:
-        viewers = [threading.Thread(target=look, args=(f"{url}/events/runs/demo",)) for _ in range(20)]
+        viewers = [threading.Thread(target=view, args=(f"{url}/events/runs/demo",)) for _ in range(20)]
         for viewer in viewers:
             viewer.start()
         eventually(lambda: len(seen) == 20, "every viewer has the snapshot")
@@ -54,27 +54,27 @@ def test_a_late_viewer_gets_a_snapshot_and_then_only_what_is_new() -> None:
         assert [row["kind"] for row in second["log"]] == ["pull"]
 
 
-def test_of_a_long_history_it_is_said_how_far_it_has_been_read_and_nothing_shown_before_its_end() -> None:
+def test_a_long_history_shows_its_progress_and_nothing_else_before_its_end() -> None:
     history = History()
     history.select(0, "text")
     with serving(history) as server, dashboard(server.address) as url:
-        # Before anybody looks, or its end may have been told by then.
+        # Set before the first viewer, or the end of the history may have been sent by then.
         server.live = False
         with events(f"{url}/events/runs/demo") as stream:
-            told = [next(stream) for _ in range(2)]
-            assert [payload["state"] for _, payload in told] == ["connecting", "reading"]
-            assert told[1][1]["reason"] == f"{len(history.events)} events so far"
-            asked = httpx.get(f"{url}/api/runs/demo", timeout=30)
-            assert asked.status_code == 503
-            assert "is still being read: 2 events so far; ask again" in asked.json()["detail"]
+            messages = [next(stream) for _ in range(2)]
+            assert [payload["state"] for _, payload in messages] == ["connecting", "reading"]
+            assert messages[1][1]["reason"] == f"{len(history.events)} events so far"
+            response = httpx.get(f"{url}/api/runs/demo", timeout=30)
+            assert response.status_code == 503
+            assert "is still being read (2 events so far): try again later" in response.json()["detail"]
             server.live = True
             history.report(0, "text")
-            told = [next(stream) for _ in range(2)]
-            assert told[0][1]["state"] == "live"
-            assert told[1][1]["version"] == len(history.events)
+            messages = [next(stream) for _ in range(2)]
+            assert messages[0][1]["state"] == "live"
+            assert messages[1][1]["version"] == len(history.events)
 
 
-def test_a_frozen_server_is_noticed_and_then_heard_again() -> None:
+def test_a_frozen_server_makes_the_page_stale_until_it_answers_again() -> None:
     history = History()
     with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
         assert next(payload["state"] for name, payload in stream if name == "status" and payload["state"] == "live")
@@ -88,19 +88,19 @@ def test_a_frozen_server_is_noticed_and_then_heard_again() -> None:
         assert next(payload["state"] for name, payload in stream if name == "status") == "live"
 
 
-def test_a_history_that_does_not_follow_is_fetched_anew() -> None:
+def test_a_batch_that_does_not_continue_the_history_has_it_fetched_again() -> None:
     history = History()
     history.select(0, "text")
     with serving(history) as server, dashboard(server.address) as url, events(f"{url}/events/runs/demo") as stream:
         assert next(payload["version"] for name, payload in stream if name == "data") == 2
-        server.lie = 7
+        server.version_error = 7
         history.report(0, "text")
-        anew = next(payload for name, payload in stream if name == "data")
-        assert (anew["reset"], anew["version"], len(anew["cells"])) == (True, 3, 1)
+        again = next(payload for name, payload in stream if name == "data")
+        assert (again["reset"], again["version"], len(again["cells"])) == (True, 3, 1)
         assert server.watches == 2
 
 
-def test_what_viewers_have_left_behind_is_found_again_by_the_next() -> None:
+def test_a_feed_outlives_its_viewers_for_the_next_one() -> None:
     history = History()
     with serving(history) as server, dashboard(server.address) as url:
         for _ in range(3):
@@ -108,10 +108,10 @@ def test_what_viewers_have_left_behind_is_found_again_by_the_next() -> None:
         assert server.watches == 1
 
 
-def test_the_token_goes_to_the_server_and_to_nobody_else() -> None:
+def test_the_token_is_sent_to_the_server_only() -> None:
     with serving(History()) as server, dashboard(server.address, token="a-secret-token") as url:
         for path in ("/", "/healthz", "/api/runs", "/api/runs/demo", "/api/openapi.json"):
-            answer = httpx.get(url + path, headers={"authorization": "Bearer a-secret-token"}, timeout=20)
-            assert answer.status_code == 200
-            assert "a-secret-token" not in answer.text + str(answer.headers)
+            response = httpx.get(url + path, headers={"authorization": "Bearer a-secret-token"}, timeout=20)
+            assert response.status_code == 200
+            assert "a-secret-token" not in response.text + str(response.headers)
         assert server.authorizations == {"Bearer a-secret-token"}

@@ -1,4 +1,4 @@
-"""A run's numbers as tables: complete, and the same from browser and command line."""
+"""Exported tables: complete, and the same from browser and command line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from bandit_server.cli import main
-from bandit_server.dashboard.view.export import COLUMNS, History, Table, written
+from bandit_server.dashboard.view.export import COLUMNS, RunTables, Table, format_rows
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.bandit_server.dashboard import history as told
 from tests.bandit_server.dashboard.driver import Driver
+from tests.bandit_server.dashboard.history import History
 from tests.bandit_server.dashboard.serving import dashboard
 
 
-def test_browser_and_command_line_take_out_the_same(server: Any) -> None:
+def test_browser_and_command_line_export_the_same(server: Any) -> None:
     run = f"run-{uuid.uuid4().hex[:8]}"
     with grpc.insecure_channel(server.address) as channel:
         worker = Driver(channel, run)
@@ -59,13 +59,13 @@ def test_browser_and_command_line_take_out_the_same(server: Any) -> None:
 
 
 def test_every_number_of_a_history_is_in_its_table() -> None:
-    history = told.History()
+    history = History()
     history.select(0, "text")
     history.report(1, "image", 1.0, 0.5, chosen_by=pb.CHOSEN_BY_FALLBACK, superseded=0, total_loss=2.0, seconds=3.0)
     history.events[-1].reward_reported.measurement.metrics["accuracy"] = 0.5
     history.select(2, "image")
     history.report(2, "image", diverged=True, seconds=2.0)
-    tables = History()
+    tables = RunTables()
     tables.add(history.batch(0, 2))
     tables.add(history.batch(2))
     pulls = [dict(zip(COLUMNS["pulls"], row, strict=True)) for row in tables.rows("pulls")]
@@ -85,7 +85,7 @@ def test_every_number_of_a_history_is_in_its_table() -> None:
 
 
 @pytest.mark.parametrize("table", COLUMNS)
-def test_of_nothing_the_tables_are_empty_but_well_formed(table: Table) -> None:
-    empty = History()
-    assert json.loads("".join(written(table, "json", empty.rows(table)))) == []
-    assert "".join(written(table, "csv", empty.rows(table))) == ",".join(COLUMNS[table]) + "\n"
+def test_tables_of_an_empty_run_are_well_formed(table: Table) -> None:
+    empty = RunTables()
+    assert json.loads("".join(format_rows(table, "json", empty.rows(table)))) == []
+    assert "".join(format_rows(table, "csv", empty.rows(table))) == ",".join(COLUMNS[table]) + "\n"

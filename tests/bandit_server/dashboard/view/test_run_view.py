@@ -1,4 +1,4 @@
-"""The fold of a run's history into what the page draws."""
+"""The view of a run, folded from its history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.dashboard.view.run_view import DIVERGED, FALLBACK, FEWEST, OPEN, SUPERSEDED, TAIL, RunView
+from bandit_server.dashboard.view.run_view import DIVERGED, FALLBACK, MIN_POINTS, OPEN, SUPERSEDED, TAIL, RunView
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.dashboard.history import History
 
@@ -21,7 +21,7 @@ def view_of(history: History) -> RunView:
     return view
 
 
-def marks(payload: dict[str, Any]) -> dict[int, int]:
+def flags(payload: dict[str, Any]) -> dict[int, int]:
     return {cell[0]: cell[4] for cell in payload["cells"]}
 
 
@@ -41,7 +41,7 @@ def test_each_pull_shows_how_it_stands() -> None:
     history.report(4, "joint", chosen_by=pb.CHOSEN_BY_TAIL)
     history.select(5, "text")
     payload = view_of(history).snapshot(1000)
-    assert marks(payload) == {0: 0, 1: SUPERSEDED, 2: FALLBACK, 3: DIVERGED, 4: TAIL, 5: OPEN}
+    assert flags(payload) == {0: 0, 1: SUPERSEDED, 2: FALLBACK, 3: DIVERGED, 4: TAIL, 5: OPEN}
     assert payload["arm_names"] == ["image", "text", "multimodal", "joint"]
     assert payload["worker_ids"] == ["w1"]
 
@@ -56,7 +56,7 @@ def test_a_diverged_round_is_a_gap_and_not_a_zero() -> None:
     assert line(payload, "total")["y"] == [[2.0, None, 2.0]]
 
 
-def test_what_was_not_measured_is_not_drawn() -> None:
+def test_values_that_were_not_measured_are_not_drawn() -> None:
     history = History()
     history.select(0, "image")
     history.report(0, "image")
@@ -83,7 +83,7 @@ def test_the_posterior_stands_at_the_highest_pull_it_had_seen() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 10**6))
-def test_however_history_is_cut_into_batches_the_view_is_the_same(sizes: list[int], seed: int) -> None:
+def test_the_view_does_not_depend_on_how_history_is_cut_into_batches(sizes: list[int], seed: int) -> None:
     history = History()
     for number in range(20):
         arm = history.arms[(seed >> number) % 3]
@@ -98,7 +98,7 @@ def test_however_history_is_cut_into_batches_the_view_is_the_same(sizes: list[in
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 60))
-def test_a_snapshot_and_its_news_say_what_a_later_snapshot_says(early: int) -> None:
+def test_a_snapshot_and_what_came_since_equal_a_later_snapshot(early: int) -> None:
     history = History()
     for number in range(20):
         history.select(number, "text")
@@ -110,7 +110,7 @@ def test_a_snapshot_and_its_news_say_what_a_later_snapshot_says(early: int) -> N
     if early < len(history.events):
         view.apply(history.batch(early), received=0.0)
     news, whole = view.since(early), view.snapshot(1000)
-    assert {**marks(then), **marks(news)} == marks(whole)
+    assert {**flags(then), **flags(news)} == flags(whole)
     for full in whole["series"]:
         key = (full["chart"], full["name"], full["index"])
         points: dict[int, tuple[float, ...]] = {}
@@ -121,7 +121,7 @@ def test_a_snapshot_and_its_news_say_what_a_later_snapshot_says(early: int) -> N
         assert points == dict(zip(full["x"], zip(*full["y"], strict=True), strict=True))
 
 
-def test_history_told_anew_replaces_what_was_known() -> None:
+def test_history_from_the_start_replaces_the_old_one() -> None:
     history = History()
     history.select(0, "image")
     view = view_of(history)
@@ -133,7 +133,7 @@ def test_history_told_anew_replaces_what_was_known() -> None:
     assert view.snapshot(1000)["arm_names"] == ["left", "right"]
 
 
-def test_a_batch_that_does_not_follow_is_refused() -> None:
+def test_a_batch_that_does_not_continue_the_history_is_refused() -> None:
     history = History()
     history.select(0, "image")
     history.report(0, "image")
@@ -152,7 +152,7 @@ def test_a_posterior_of_other_arms_is_refused() -> None:
         view_of(history)
 
 
-def test_news_of_workers_alone_keep_the_history() -> None:
+def test_a_batch_without_events_keeps_the_history() -> None:
     history = History()
     history.select(0, "image")
     view = view_of(history)
@@ -166,7 +166,7 @@ def test_news_of_workers_alone_keep_the_history() -> None:
     assert view.version == len(history.events)
 
 
-def test_ten_thousand_rounds_are_sent_in_a_bounded_message_that_loses_no_mark() -> None:
+def test_ten_thousand_rounds_fit_a_bounded_message_that_shows_every_flag() -> None:
     history = History()
     for number in range(10_000):
         arm = history.arms[number % 3]
@@ -179,12 +179,12 @@ def test_ten_thousand_rounds_are_sent_in_a_bounded_message_that_loses_no_mark() 
     assert len(cells) <= 2000 * 3 + 3
     assert [cell[0] for cell in cells if cell[4] == DIVERGED] == [17, 5_000]
     assert [cell[0] for cell in cells if cell[4] == OPEN] == [9_999]
-    assert max(len(one["x"]) for one in payload["series"]) <= FEWEST
+    assert max(len(one["x"]) for one in payload["series"]) <= MIN_POINTS
     assert len(payload["log"]) == 100
     assert len(json.dumps(payload)) < 1_000_000
 
 
-def test_shares_of_recent_pulls_and_what_each_arm_cost_and_bought() -> None:
+def test_shares_of_recent_pulls_and_totals_of_each_arm() -> None:
     history = History()
     for number in range(30):
         arm = "image" if number < 15 else "text"
@@ -208,7 +208,7 @@ def test_in_a_long_run_more_pulls_are_recent() -> None:
         history.select(number, "image" if number < 1970 else "text")
     whole = view_of(history)
     assert line(whole.snapshot(10_000), "share", 1)["y"][0][-1] == 30 / 40
-    # What comes later is told as all of it would be.
+    # A point that comes later has the same share as in a snapshot.
     version = whole.version
     history.select(2000, "text")
     later = view_of(history)
@@ -224,7 +224,7 @@ def test_a_student_is_shown_as_it_was_before_its_first_round() -> None:
     assert (total["x"], total["t"], total["y"]) == ([-1, 0], [0.0, 1.0], [[4.0, 3.0]])
 
 
-def test_for_a_comparison_only_measured_lines_are_told() -> None:
+def test_a_comparison_gets_only_measured_lines() -> None:
     history = History()
     history.select(0, "image")
     history.report(0, "image", total_loss=3.0)
@@ -233,7 +233,7 @@ def test_for_a_comparison_only_measured_lines_are_told() -> None:
     assert (payload["cells"], payload["log"]) == ([], [])
 
 
-def test_a_long_history_is_folded_and_told_in_a_time_that_a_server_does_not_feel() -> None:
+def test_a_long_history_is_folded_and_rendered_quickly() -> None:
     history = History(arms=tuple(f"arm.{index}" for index in range(8)))
     for number in range(10_000):
         arm = history.arms[number % 8]
@@ -245,7 +245,7 @@ def test_a_long_history_is_folded_and_told_in_a_time_that_a_server_does_not_feel
     view.apply(batch, received=0.0)
     folded = time.process_time()
     payload = view.snapshot(2000)
-    told = time.process_time()
-    assert folded - begun < 4.0, "per event, with a tenfold margin"
-    assert told - folded < 1.5
+    rendered = time.process_time()
+    assert folded - begun < 4.0, "20,000 events, with a tenfold margin"
+    assert rendered - folded < 1.5
     assert len(json.dumps(payload)) < 1_000_000

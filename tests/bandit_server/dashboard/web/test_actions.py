@@ -1,4 +1,4 @@
-"""What may be done to runs through the dashboard, by whom, and how refusals read."""
+"""Changes to runs through the dashboard: who may make them, and how refusals read."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def run(channel: grpc.Channel) -> str:
     return name
 
 
-def test_an_arm_is_paused_and_resumed_and_history_says_by_whom(
+def test_an_arm_is_paused_and_resumed_and_history_records_by_whom(
     browser: httpx.Client, channel: grpc.Channel, run: str
 ) -> None:
     for paused in (True, False):
-        told = browser.patch(f"/api/runs/{run}/arms/image", json={"paused": paused})
-        assert told.status_code == 200
-        assert told.json()["run"]["arms"][0]["paused"] is paused
+        response = browser.patch(f"/api/runs/{run}/arms/image", json={"paused": paused})
+        assert response.status_code == 200
+        assert response.json()["run"]["arms"][0]["paused"] is paused
     updates = [event.arm_updated for event in history(BanditStub(channel), run) if event.HasField("arm_updated")]
     assert [(update.arm, update.paused, update.actor) for update in updates] == [
         ("image", True, "dashboard, 127.0.0.1"),
@@ -58,7 +58,7 @@ def test_an_arm_is_paused_and_resumed_and_history_says_by_whom(
     ]
 
 
-def test_the_server_s_refusals_are_told_in_its_words(browser: httpx.Client, run: str) -> None:
+def test_refusals_have_the_server_s_message(browser: httpx.Client, run: str) -> None:
     for arm in ("image", "text"):
         browser.patch(f"/api/runs/{run}/arms/{arm}", json={"paused": True})
     last = browser.patch(f"/api/runs/{run}/arms/multimodal", json={"paused": True})
@@ -71,9 +71,9 @@ def test_the_server_s_refusals_are_told_in_its_words(browser: httpx.Client, run:
         assert browser.patch(f"/api/runs/{run}/arms/image", json=body).status_code == 422
 
 
-def test_a_run_is_finished_and_its_history_says_so(browser: httpx.Client, channel: grpc.Channel, run: str) -> None:
-    told = browser.patch(f"/api/runs/{run}", json={"state": "finished"})
-    assert (told.status_code, told.json()["run"]["state"]) == (200, "finished")
+def test_a_run_is_finished_and_its_history_records_it(browser: httpx.Client, channel: grpc.Channel, run: str) -> None:
+    response = browser.patch(f"/api/runs/{run}", json={"state": "finished"})
+    assert (response.status_code, response.json()["run"]["state"]) == (200, "finished")
     assert history(BanditStub(channel), run)[-1].run_finished.actor == "dashboard, 127.0.0.1"
     assert browser.patch(f"/api/runs/{run}", json={"state": "active"}).status_code == 422
 
@@ -91,12 +91,12 @@ def test_a_page_of_another_site_changes_nothing(browser: httpx.Client, run: str)
     for headers in (
         {"origin": "https://elsewhere.example"},
         {"origin": "null"},
-        # A name that another site points at this machine.
+        # DNS rebinding: a name of another site that resolves to this machine.
         {"host": "elsewhere.example", "origin": "http://elsewhere.example"},
     ):
-        answer = browser.patch(f"/api/runs/{run}/arms/image", json={"paused": True}, headers=headers)
-        assert answer.status_code == 403
-        assert "access-control-allow-origin" not in answer.headers
+        response = browser.patch(f"/api/runs/{run}/arms/image", json={"paused": True}, headers=headers)
+        assert response.status_code == 403
+        assert "access-control-allow-origin" not in response.headers
     assert (
         browser.options(f"/api/runs/{run}/arms/image", headers={"origin": "https://elsewhere.example"}).status_code
         == 405

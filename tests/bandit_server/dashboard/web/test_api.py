@@ -36,53 +36,53 @@ def run() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def test_a_run_is_told_as_the_server_tells_it(channel: grpc.Channel, url: str, run: str) -> None:
+def test_a_run_is_shown_as_the_server_has_it(channel: grpc.Channel, url: str, run: str) -> None:
     worker = Driver(channel, run)
     worker.play(6)
     worker.report(worker.select().arm, diverged=True)
     worker.tail(2)
     worker.select()
     worker.heartbeat()
-    told = httpx.get(f"{url}/api/runs/{run}", timeout=20).json()
-    assert told["status"]["state"] == "live"
-    assert told["run"]["rounds"] == 9
-    assert told["run"]["tail_rounds"] == 2
-    assert told["run"]["diverged"] == 1
-    assert [arm["name"] for arm in told["run"]["arms"]] == list(ARMS)
-    assert sum(arm["pulls"] for arm in told["run"]["arms"]) == 8
-    assert told["arm_names"][:3] == list(ARMS)
-    assert [row["worker"] for row in told["run"]["workers"]] == [worker.caller.worker]
-    assert told["run"]["workers"][0]["alive"]
-    assert told["run"]["workers"][0]["steps_per_second"] == 6.25
-    assert told["run"]["workers"][0]["teacher_metrics"] == {"accuracy": 0.975}
-    assert len(told["cells"]) == 10
-    charts = {line["chart"] for line in told["series"]}
+    payload = httpx.get(f"{url}/api/runs/{run}", timeout=20).json()
+    assert payload["status"]["state"] == "live"
+    assert payload["run"]["rounds"] == 9
+    assert payload["run"]["tail_rounds"] == 2
+    assert payload["run"]["diverged"] == 1
+    assert [arm["name"] for arm in payload["run"]["arms"]] == list(ARMS)
+    assert sum(arm["pulls"] for arm in payload["run"]["arms"]) == 8
+    assert payload["arm_names"][:3] == list(ARMS)
+    assert [row["worker"] for row in payload["run"]["workers"]] == [worker.caller.worker]
+    assert payload["run"]["workers"][0]["alive"]
+    assert payload["run"]["workers"][0]["steps_per_second"] == 6.25
+    assert payload["run"]["workers"][0]["teacher_metrics"] == {"accuracy": 0.975}
+    assert len(payload["cells"]) == 10
+    charts = {line["chart"] for line in payload["series"]}
     assert charts == {"posterior", "best", "share", "spent", "bandit", "total", "term", "metric"}
-    (total,) = [line for line in told["series"] if line["chart"] == "total"]
-    assert total["y"][0][0] == pytest.approx(told["run"]["first_loss"], rel=1e-6)
-    assert told["run"]["top_arm"]["name"] in ARMS
+    (total,) = [line for line in payload["series"] if line["chart"] == "total"]
+    assert total["y"][0][0] == pytest.approx(payload["run"]["first_loss"], rel=1e-6)
+    assert payload["run"]["top_arm"]["name"] in ARMS
 
 
-def test_a_policy_and_its_options_are_told_in_words(channel: grpc.Channel, url: str, run: str) -> None:
+def test_a_policy_and_its_options_are_explained(channel: grpc.Channel, url: str, run: str) -> None:
     Player(BanditStub(channel), run, policy="sliding_window_ts", options={"window": 20}).play(range(3))
     settings = dict(httpx.get(f"{url}/api/runs/{run}", timeout=20).json()["run"]["settings"])
-    assert settings["Policy"] == "sliding_window_ts: Thompson sampling on the last pulls of the run only"
-    assert settings["Options"] == "window: 20 pulls of the run count"
+    assert settings["Policy"] == "sliding_window_ts: Thompson sampling on the most recent pulls of the run only"
+    assert settings["Options"] == "window: 20 most recent pulls of the run count"
 
 
-def test_the_list_of_runs_is_told_newest_first(channel: grpc.Channel, url: str, run: str) -> None:
+def test_the_list_of_runs_is_newest_first(channel: grpc.Channel, url: str, run: str) -> None:
     Driver(channel, f"{run}.a").play(2)
     Driver(channel, f"{run}.b", policy="uniform")
-    told = httpx.get(f"{url}/api/runs", timeout=20).json()
-    names = [row["run"] for row in told["runs"] if row["run"].startswith(run)]
+    payload = httpx.get(f"{url}/api/runs", timeout=20).json()
+    names = [row["run"] for row in payload["runs"] if row["run"].startswith(run)]
     assert names == [f"{run}.b", f"{run}.a"]
-    rows = {row["run"]: row for row in told["runs"]}
+    rows = {row["run"]: row for row in payload["runs"]}
     assert rows[f"{run}.a"]["rounds"] == 2
     assert rows[f"{run}.a"]["workers"] == 1
     assert rows[f"{run}.b"]["last_loss"] is None
@@ -104,9 +104,9 @@ def test_a_report_is_pushed_within_a_second(channel: grpc.Channel, url: str, run
         assert time.monotonic() - stored < 1
 
 
-def test_a_run_that_is_not_there_is_404_and_shows_up_once_it_is(channel: grpc.Channel, url: str, run: str) -> None:
-    answer = httpx.get(f"{url}/api/runs/{run}", timeout=20)
-    assert answer.status_code == 404
+def test_a_missing_run_is_404_and_appears_once_it_is_created(channel: grpc.Channel, url: str, run: str) -> None:
+    response = httpx.get(f"{url}/api/runs/{run}", timeout=20)
+    assert response.status_code == 404
     with events(f"{url}/events/runs/{run}") as stream:
         assert any(payload["state"] == "missing" for name, payload in stream if name == "status")
         Driver(channel, run)
@@ -114,19 +114,19 @@ def test_a_run_that_is_not_there_is_404_and_shows_up_once_it_is(channel: grpc.Ch
 
 
 @pytest.mark.parametrize("name", ["a b", "%3Cimg%20src=x%3E", "x" * 65])
-def test_what_cannot_be_a_name_is_refused(url: str, name: str) -> None:
+def test_an_invalid_name_is_refused(url: str, name: str) -> None:
     for path in ("runs", "api/runs", "events/runs"):
-        answer = httpx.get(f"{url}/{path}/{name}", timeout=20)
-        assert answer.status_code == 422
-        assert answer.headers["content-type"] == "application/json"
+        response = httpx.get(f"{url}/{path}/{name}", timeout=20)
+        assert response.status_code == 422
+        assert response.headers["content-type"] == "application/json"
 
 
-def test_without_a_server_it_is_healthy_and_says_what_is_missing() -> None:
+def test_without_a_server_it_is_healthy_and_says_that_the_server_is_away() -> None:
     with dashboard(f"127.0.0.1:{free_port()}") as url:
         health = httpx.get(f"{url}/healthz", timeout=20)
         assert (health.status_code, health.json()["bandit_server"]) == (200, "away")
-        answer = httpx.get(f"{url}/api/runs", timeout=20)
-        assert (answer.status_code, answer.json()["detail"]) == (503, "the bandit server does not answer")
+        response = httpx.get(f"{url}/api/runs", timeout=20)
+        assert (response.status_code, response.json()["detail"]) == (503, "the bandit server does not answer")
         assert httpx.get(url, timeout=20).status_code == 200
 
 
@@ -137,7 +137,7 @@ def test_with_a_server_it_is_healthy(url: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/runs/x", "/api/runs", "/api/runs/no-such-run", "/nowhere", "/static/js/run.js", "/healthz"]
 )
-def test_every_answer_carries_the_strict_policy(url: str, path: str) -> None:
+def test_every_response_has_the_strict_policy(url: str, path: str) -> None:
     headers = httpx.get(url + path, timeout=20).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
@@ -146,7 +146,7 @@ def test_every_answer_carries_the_strict_policy(url: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_what_is_only_shown_cannot_be_changed(url: str, method: str) -> None:
+def test_read_only_paths_refuse_other_methods(url: str, method: str) -> None:
     for path in ("/", "/compare", "/runs/x", "/api/runs", "/api/runs/x/events", "/events/runs/x"):
         assert httpx.request(method, url + path, timeout=20).status_code == 405
 
@@ -158,36 +158,36 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(url: str) -> 
         "/api/runs/{run}/export/events.jsonl", "/api/runs/{run}/export/{table}.{form}", "/healthz",
     }  # fmt: skip
     for path, methods in described["paths"].items():
-        for method, told in methods.items():
-            assert told["description"], f"{method} {path}"
-            answer = told["responses"]["200"]["content"]
+        for method, operation in methods.items():
+            assert operation["description"], f"{method} {path}"
+            content = operation["responses"]["200"]["content"]
             assert all(
-                kind != "application/json" or form.get("schema") or "export" in path for kind, form in answer.items()
+                kind != "application/json" or form.get("schema") or "export" in path for kind, form in content.items()
             )
     assert httpx.get(f"{url}/docs", timeout=20).status_code == 404
 
 
-def test_a_history_is_told_event_by_event_and_filtered(channel: grpc.Channel, url: str, run: str) -> None:
+def test_a_history_is_listed_by_event_and_filtered(channel: grpc.Channel, url: str, run: str) -> None:
     worker = Driver(channel, run)
     worker.play(4)
     worker.report(worker.select().arm, diverged=True)
     worker.tail(1)
 
-    def told(**query: object) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{url}/api/runs/{run}/events", params=query, timeout=20)  # type: ignore[arg-type]
-        assert answer.status_code == 200
-        return list(answer.json()["events"])
+    def fetch(**query: object) -> list[dict[str, Any]]:
+        response = httpx.get(f"{url}/api/runs/{run}/events", params=query, timeout=20)  # type: ignore[arg-type]
+        assert response.status_code == 200
+        return list(response.json()["events"])
 
-    whole = told()
+    whole = fetch()
     assert [row["version"] for row in whole] == list(range(13, 0, -1))
     assert [row["kind"] for row in whole[-4:]] == ["report", "pull", "worker", "created"]
     assert (whole[0]["arm"], whole[0]["by"], whole[0]["reward"]) == ("joint", "tail", None)
-    assert [row["kind"] for row in told(kind=["diverged", "created"])] == ["diverged", "created"]
-    assert [row["version"] for row in told(before=5, limit=2)] == [4, 3]
+    assert [row["kind"] for row in fetch(kind=["diverged", "created"])] == ["diverged", "created"]
+    assert [row["version"] for row in fetch(before=5, limit=2)] == [4, 3]
     arm = whole[-3 - 1]["arm"]
-    assert {row["arm"] for row in told(arm=arm)} == {arm}
-    assert len(told(worker=worker.caller.worker)) == 12
-    assert told(worker="another") == []
+    assert {row["arm"] for row in fetch(arm=arm)} == {arm}
+    assert len(fetch(worker=worker.caller.worker)) == 12
+    assert fetch(worker="another") == []
     assert httpx.get(f"{url}/api/runs/{run}/events", params={"kind": "nonsense"}, timeout=20).status_code == 422
 
 

@@ -1,4 +1,4 @@
-"""Who may look at a dashboard whose server asks for a token."""
+"""Login to a dashboard whose server has a token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKEN = "a secret + token/of=theirs"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    # Who is let in does not depend on a server being there.
+    # The login needs no server.
     with dashboard(f"127.0.0.1:{free_port()}", TOKEN) as served:
         yield served
 
@@ -29,21 +29,21 @@ def browser(url: str) -> Iterator[httpx.Client]:
         yield opened
 
 
-def test_without_the_token_pages_lead_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
+def test_without_the_token_pages_redirect_to_the_form_and_all_else_is_refused(browser: httpx.Client) -> None:
     for path in ("/", "/runs/a.b-c", "/runs/r?x=time&hide=losses%2Fbandit+loss", "/compare?run=a&run=b"):
-        answer = browser.get(path)
-        assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
+        response = browser.get(path)
+        assert (response.status_code, response.headers["location"]) == (303, f"/login?next={quote(path, safe='')}")
     for method, path in [("GET", f"/{name}") for name in ("api/runs", "api/runs/r", "events/runs", "events/runs/r",
                          "api/openapi.json", "api/session", "events/compare?run=r",
                          "api/runs/r/export/pulls.csv", "metrics", "nowhere")] + [("POST", "/")]:  # fmt: skip
-        answer = browser.request(method, path)
-        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
-        assert answer.json()["detail"].startswith("log in at /login")
+        response = browser.request(method, path)
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer"), path
+        assert response.json()["detail"].startswith("log in at /login")
     assert browser.get("/healthz").status_code == 200
     assert browser.get("/static/css/dashboard.css").status_code == 200
 
 
-def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
+def test_login_and_logout(browser: httpx.Client) -> None:
     form = browser.get("/login", params={"next": "/runs/r"})
     assert form.status_code == 200
     assert 'name="next" value="/runs/r"' in form.text
@@ -62,9 +62,9 @@ def test_the_form_lets_in_and_out(browser: httpx.Client) -> None:
     assert browser.get("/").status_code == 303
 
 
-def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
-    for shown, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
-        headers = {"authorization": f"Bearer {shown}".encode()}
+def test_programs_send_the_token_itself(browser: httpx.Client) -> None:
+    for token, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
+        headers = {"authorization": f"Bearer {token}".encode()}
         assert browser.get("/api/session", headers=headers).status_code == status
 
 
@@ -81,12 +81,12 @@ def test_programs_show_the_token_itself(browser: httpx.Client) -> None:
         "/compare?run=a\n",
     ],
 )
-def test_a_login_leads_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
+def test_a_login_redirects_to_our_own_pages_only(browser: httpx.Client, page: str) -> None:
     assert 'name="next" value="/"' in browser.get("/login", params={"next": page}).text
     assert browser.post("/login", data={"token": TOKEN, "next": page}).headers["location"] == "/"
 
 
-def test_a_login_leads_back_to_the_very_view(browser: httpx.Client) -> None:
+def test_a_login_redirects_back_to_the_same_view(browser: httpx.Client) -> None:
     page = "/compare?run=a&run=b&x=time"
     form = browser.get("/login", params={"next": page})
     assert 'value="/compare?run=a&amp;run=b&amp;x=time"' in form.text
@@ -94,27 +94,36 @@ def test_a_login_leads_back_to_the_very_view(browser: httpx.Client) -> None:
 
 
 def test_a_wrong_token_is_refused_and_not_repeated(browser: httpx.Client) -> None:
-    answer = browser.post("/login", data={"token": "<b>guess</b>"})
-    assert answer.status_code == 401
-    assert "not the bandit server's token" in answer.text
-    assert "guess" not in answer.text
-    assert "set-cookie" not in answer.headers
+    response = browser.post("/login", data={"token": "<b>guess</b>"})
+    assert response.status_code == 401
+    assert "not the bandit server's token" in response.text
+    assert "guess" not in response.text
+    assert "set-cookie" not in response.headers
     for body in (b"\xff\xfe", b"a" * 10_000, b"&".join([b"a=b"] * 100), b""):
         assert browser.post("/login", content=body).status_code in (400, 401)
 
 
-def test_a_cookie_is_refused_when_it_is_old_or_another_s(
-    browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sessions, others = login.Sessions(TOKEN), login.Sessions("another token")
-    good = sessions.begin()
-    until, _, seal = good.partition(".")
-    monkeypatch.setattr(login, "SESSION_SECONDS", -1)
-    bad = [sessions.begin(), others.begin(), f"{int(until) + 1}.{seal}", seal, ".", "inf." + seal, "ü.ü", good + "0"]
-    assert sessions.holds(good)
-    assert [cookie for cookie in bad if sessions.holds(cookie)] == []
+def test_forged_and_expired_cookies_are_refused(browser: httpx.Client) -> None:
+    sessions = login.Sessions(TOKEN)
+    good = sessions.create_cookie()
+    value, time, signature = good.split(".")
+    shifted = time[:-1] + ("A" if time[-1] != "A" else "B")
+    # The last one is how cookies were signed before itsdangerous.
+    bad = [f"{value}.{shifted}.{signature}", f"{value}.{signature}", signature, ".", "", "ü.ü.ü", good + "0",
+           login.Sessions("another token").create_cookie(), f"9999999999.{'0' * 64}"]  # fmt: skip
+    assert sessions.is_valid(good)
+    assert not login.Sessions(TOKEN, seconds=-1).is_valid(good), "it has expired"
+    assert [cookie for cookie in bad if sessions.is_valid(cookie)] == []
     assert browser.get("/api/session", headers={"cookie": f"optima-session={good}"}).status_code == 200
-    assert browser.get("/api/session", headers={"cookie": f"optima-session={bad[0]}"}).status_code == 401
+    for cookie in bad:
+        headers = {"cookie": f"optima-session={cookie}".encode("latin-1")}
+        assert browser.get("/api/session", headers=headers).status_code == 401
+
+
+def test_cookies_outlive_the_process_and_end_with_the_token() -> None:
+    cookie = login.Sessions(TOKEN).create_cookie()
+    assert login.Sessions(TOKEN).is_valid(cookie)
+    assert not login.Sessions("a new token").is_valid(cookie)
 
 
 def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

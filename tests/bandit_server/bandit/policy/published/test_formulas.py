@@ -1,6 +1,6 @@
-"""Every published policy's score, worked out by hand on a small case.
+"""The index of every published policy, computed by hand on a small case.
 
-The pulls: arm 0 pays 1/2, arm 1 pays 3/4, arm 0 pays 1, arm 0 pays 3/4 (numbers 0 to 3). So the noise's variance is
+Pulls 0 to 3: arm 0 pays 1/2, arm 1 pays 3/4, arm 0 pays 1, arm 0 pays 3/4. So the variance of the noise is the mean of
 (spread of the first two, 1/64, and two successive differences, of 1/2 and −1/4), each weighted 0.98^age.
 """
 
@@ -13,25 +13,25 @@ import numpy as np
 import pytest
 
 from bandit_server.bandit.policy import build
-from bandit_server.bandit.policy.index_policy import Scored
+from bandit_server.bandit.policy.index_policy import IndexPolicy
 
 PULLS = [(0, 0.5), (1, 0.75), (0, 1.0), (0, 0.75)]
 SIGMA = math.sqrt((0.98**2 / 64 + 0.98 / 8 + 1 / 32) / (0.98**2 + 0.98 + 1))
 NONE = np.zeros(2)
 
 
-def learned(name: str, **options: float) -> Scored:
+def learned(name: str, **options: float) -> IndexPolicy:
     policy: Any = build(name, options, 2)
     for number, (arm, reward) in enumerate(PULLS):
         policy.pulled(number, arm)
         policy.rewarded(number, arm, "w", reward)
-    assert isinstance(policy, Scored)
+    assert isinstance(policy, IndexPolicy)
     assert policy.sigma == pytest.approx(SIGMA)
     return policy
 
 
-def scores(policy: Scored, in_flight: tuple[float, float] = (0, 0)) -> Any:
-    return policy.scorer(np.random.default_rng(1))(np.array(in_flight, dtype=float))
+def scores(policy: IndexPolicy, in_flight: tuple[float, float] = (0, 0)) -> Any:
+    return policy.index_function(np.random.default_rng(1))(np.array(in_flight, dtype=float))
 
 
 def normals(count: int) -> Any:
@@ -62,10 +62,10 @@ def test_a_thompson_policy_draws_each_arms_mean(
     assert scores(policy) == pytest.approx(np.array(means) + SIGMA / np.sqrt(counts) * normals(2))
     flying = np.add(counts, (0, 3))
     assert scores(policy, (0, 3)) == pytest.approx(np.array(means) + SIGMA / np.sqrt(flying) * normals(2))
-    told = policy.posterior()
-    assert [belief.mean for belief in told] == pytest.approx(means)
-    assert [belief.sd for belief in told] == pytest.approx(SIGMA / np.sqrt(counts))
-    assert [belief.effective_count for belief in told] == pytest.approx(counts)
+    beliefs = policy.posterior()
+    assert [belief.mean for belief in beliefs] == pytest.approx(means)
+    assert [belief.sd for belief in beliefs] == pytest.approx(SIGMA / np.sqrt(counts))
+    assert [belief.effective_count for belief in beliefs] == pytest.approx(counts)
 
 
 @pytest.mark.parametrize(("optimism", "f"), [(0.0, np.minimum), (0.5, lambda a, b: (a + b) / 2), (1.0, np.maximum)])
