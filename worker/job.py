@@ -18,7 +18,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker.cli import overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Access
-from worker.data.loader import await_loaders
+from worker.data.loader import start_fork_server
 from worker.engine.process_group import ProcessGroup
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
     if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
-        await_loaders()
+        start_fork_server()
     with uncollected():
         models = load_models(recipe)
     if arguments.list_modules:

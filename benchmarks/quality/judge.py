@@ -100,5 +100,5 @@ class Judge:
         cached = _cache.setdefault(self._problem, {})
         if count not in cached:
             batches = [block.batch(np.arange(count)) for block in self._data.blocks]
-            cached[count] = [(batch, self._teacher.run(self._teacher.parts, batch)) for batch in batches]
+            cached[count] = [(batch, self._teacher.run(self._teacher.modules, batch)) for batch in batches]
         return cached[count]

@@ -236,9 +236,9 @@ def run(cell: Cell, seconds: Seconds, process_group: ProcessGroup) -> dict[str, 
 def _probe(components: Components, recipe: Recipe, method: Method) -> Probe:
     """Return the method's probe; under `end_to_end` it measures the whole loss, whatever a round trains."""
     if method.end_to_end:
-        parts = components.models.adapter.parts
+        specs = components.models.adapter.modules
         logits_module = components.models.adapter.logits[0] if components.models.adapter.logits else None
-        components = replace(components, planner=Planner(parts, logits_module, "active"))
+        components = replace(components, planner=Planner(specs, logits_module, "active"))
     return components.probe(recipe.probe)
 
 

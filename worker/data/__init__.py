@@ -1,4 +1,4 @@
-"""Data modules by name, or by where a user's own is: ``package.module:factory``."""
+"""Data modules by name, or by the import path of a user's own: ``package.module:factory``."""
 
 import difflib
 import inspect
@@ -41,20 +41,20 @@ DATA_MODULES: dict[str, DataModuleFactory] = {
 
 
 def build(name: str, options: Mapping[str, Any] | None = None, context: Context | None = None) -> DataModule:
-    """The data module of that name, or by that factory, with the given options.
+    """Build a data module.
 
     Args:
-        name: A built-in one's, or ``package.module:factory``.
-        options: Its own.
-        context: For a factory that takes two arguments.
+        name: The name of a built-in one, or ``package.module:factory``.
+        options: Its options.
+        context: Passed to factories that take two arguments.
 
     Raises:
-        ValueError: Unknown name or option, or a value out of range; the sentence says which.
+        ValueError: The name or an option is unknown, or a value is out of range; the message says which.
         RecipeError: There is no such factory.
     """
     factory = imported(name, "a data module's factory") if ":" in name else DATA_MODULES.get(name)
     if factory is None:
         near = difflib.get_close_matches(name, DATA_MODULES, n=3, cutoff=0.4) or sorted(DATA_MODULES)
         raise ValueError(f"there is no data module {name!r}; did you mean {', '.join(near)}?")
-    given = (options or {}, context)
-    return factory(*given[: len(inspect.signature(factory).parameters)])
+    arguments = (options or {}, context)
+    return factory(*arguments[: len(inspect.signature(factory).parameters)])

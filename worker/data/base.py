@@ -1,8 +1,8 @@
-"""What the worker asks of its data: three datasets, how rows become a batch, and how a model is judged.
+"""The interface between the worker and its data: three datasets, the collation of a batch, and the task metrics.
 
-Training data is map-style (`Rows`) or a stream (`Stream`). Items of the first depend on nothing but the seed and
-their index, so a position in the data is one integer; every item of the second comes with a cursor that says what
-follows it. Either way resuming is exact.
+Training data is map-style (`Rows`) or a stream (`Stream`). Items of `Rows` depend only on the seed and their index, so
+a position in the data is one integer; every item of a `Stream` comes with a cursor from which reading continues.
+Either way resuming is exact.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,87 +14,107 @@ from torch import Tensor
 
 Batch = dict[str, Tensor]
 Cursor = tuple[int, ...]
-"""Where a lane of a stream goes on."""
+"""The position at which a lane of a stream continues."""
 
 
 class Rows(Protocol):
-    """A map-style dataset that makes many items in one go.
+    """A map-style dataset that can return many items in one call.
 
-    Torch's ``Dataset`` is the base of every implementation; ``torch.utils.data.DataLoader`` uses
-    ``__getitems__`` by itself.
+    Every built-in implementation derives from torch's ``Dataset``; ``torch.utils.data.DataLoader`` calls
+    ``__getitems__`` if there is one.
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
-        """One item: the batch's tensors without their first axis. Raises IndexError outside 0 … len - 1."""
+        """Return one item: the batch's tensors without their first axis.
+
+        Raises:
+            IndexError: The index is not between 0 and len - 1.
+        """
         ...
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """The items of the given indices, in that order."""
+        """Return the items at these indices, in this order."""
         ...
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """An iterable dataset, read in lanes: one for each loader process of each rank, or one for each rank.
+    """An iterable dataset that is read in lanes: one per loader process of each rank, or one per rank.
 
-    It is copied to the loader processes, so it can be pickled.
+    It is copied to the loader processes, so it must be possible to pickle it.
     """
 
     def items(self, lane: int, lanes: int, cursor: Cursor | None) -> Iterator[tuple[Batch, Cursor]]:
-        """One lane's items, without end, each with the cursor from which the items after it follow.
+        """Yield the items of one lane, endlessly, each with the cursor from which the items after it follow.
 
-        What follows depends on the arguments alone: a lane that goes on from a cursor gives what it would have given.
-        Together the lanes give every item of an epoch once.
+        The items depend on the arguments alone: a lane that continues from a cursor yields the same items as one that
+        was never interrupted. Together, the lanes yield every item of an epoch once.
+
+        Args:
+            lane: The number of this lane, 0 … lanes - 1.
+            lanes: The number of all lanes.
+            cursor: Where to continue; None begins the first epoch.
 
         Raises:
-            DataError: What should be read cannot be.
+            DataError: The data cannot be read.
         """
         ...
 
 
 class DataModule(Protocol):
-    """Data for one distillation problem; either `Measured` or `Judged`.
+    """The data of one distillation problem; either `Measured` or `Judged`.
 
     A batch is a dict of tensors:
 
     - ``image`` [B, C, H, W] float32, normalised.
-    - ``text`` [B, L] int64: start token, words, end token, padded with ``pad_id``.
-    - ``answer`` [B, L] bool: which positions of ``text`` are to be predicted and judged: the answer's words and
-      the end token; of a caption, all words. The logits at position i - 1 predict position i.
-    - ``paired`` [B] bool: the text tells its image from the others (a caption), so the row takes part in the
-      contrastive loss.
+    - ``text`` [B, L] int64: start token, text, end token, padded with ``pad_id``.
+    - ``answer`` [B, L] bool: the positions of ``text`` that are predicted and judged: the answer and the end token; all
+      of a caption. The logits at position i - 1 predict position i.
+    - ``paired`` [B] bool: whether the text identifies its image among others (a caption does), so that the row takes
+      part in the contrastive loss.
     - ``kind`` [B] int64: index into ``kinds``.
     """
 
     @property
     def train(self) -> Rows | Stream:
-        """Training items. The length of rows is nominal and large, each index another item: `Shuffled` makes such
-        rows of any map-style dataset."""
+        """The training items.
+
+        `Rows` have a large nominal length and another item at each index; `Shuffled` makes such rows from any map-style
+        dataset.
+        """
         ...
 
     @property
     def held_out(self) -> Rows:
-        """A fixed, finite mix of all kinds like the training items, from sources never trained on."""
+        """A fixed, finite mix of all kinds, distributed like the training items, from sources never trained on."""
         ...
 
     @property
     def questions(self) -> Rows:
-        """Held-out items whose text asks something: what the task metric is taken on."""
+        """The held-out items for the task metrics: those with a question to answer."""
         ...
 
     @property
-    def pad_id(self) -> int: ...
+    def pad_id(self) -> int:
+        """The token that pads a text."""
+        ...
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The number of tokens in the vocabulary."""
+        ...
 
     @property
-    def context_length(self) -> int: ...
+    def context_length(self) -> int:
+        """The length of ``text`` rows, in tokens."""
+        ...
 
     @property
-    def kinds(self) -> tuple[str, ...]: ...
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the kinds of items."""
+        ...
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """Stack items into a batch."""
@@ -102,26 +122,28 @@ class DataModule(Protocol):
 
 
 class Measured(DataModule, Protocol):
-    """Data whose task metrics are taken on a model's logits, given the right words so far."""
+    """Data whose task metrics are computed from a model's logits under teacher forcing."""
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Judge logits [B, L - 1, V] on a batch: name -> (sum, count), so that batches and ranks add up.
+        """Compute the task metrics of logits [B, L - 1, V] on a batch.
 
-        ``accuracy`` counts the rows that ask something, and among them those whose answer tokens are all right.
-        ``accuracy/<kind>`` is the same for one kind, captions too. Every name is there for every batch.
+        Returns:
+            name -> (sum, count), which add up over batches and ranks; every batch has the same names. ``accuracy``
+            is over the rows with a question: the sum counts those whose answer tokens are all correct.
+            ``accuracy/<kind>`` is the same for one kind, captions included.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How a model writes an answer.
+    """How a model generates an answer.
 
     Attributes:
         end: The token that ends a text.
-        most: Tokens it may write, the end included.
-        beams: Texts that are followed at a time; 1 takes the likeliest token each time.
-        choices: Where not empty, the answer's first token is the likeliest of these.
+        most: Maximum number of generated tokens, the end included.
+        beams: Width of the beam search; 1 is greedy.
+        choices: If not empty, the answer's first token is the likeliest of these.
     """
 
     end: int
@@ -132,58 +154,71 @@ class Writing:
 
 @runtime_checkable
 class Judged(Protocol):
-    """Data whose task metrics are taken on what a model writes in the place of the answers of ``questions``."""
+    """Data whose task metrics are computed from the answers that a model generates for ``questions``."""
 
     @property
     def writing(self) -> Writing:
-        """How it is to write."""
+        """How the answers are generated."""
         ...
 
     def judge(self, written: Mapping[int, Sequence[int]]) -> dict[str, float]:
-        """The task metrics, of all that was written: tokens without the end token, by the row of ``questions``."""
+        """Compute the task metrics of all answers: tokens without the end token, by the row of ``questions``."""
         ...
 
 
 class Inputs(Protocol):
-    """How a family of models takes pictures and texts: its own preprocessing and its own tokenizer."""
+    """The preprocessing of a model family: its image transform and its tokenizer."""
 
     @property
     def pad_id(self) -> int:
-        """The token that fills up a text."""
+        """The token that pads a text."""
         ...
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The number of tokens in the model's vocabulary."""
+        ...
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text, start, end and padding included."""
+        """The length of a text in tokens, start, end and padding included."""
         ...
 
-    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
-        """What makes a PIL image [C, H, W] float32; augmented, by torch's global random numbers. Can be pickled."""
-        ...
+    def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+        """Return a function PIL image -> [C, H, W] float32; it can be pickled.
 
-    def words(self) -> Callable[[list[str]], Tensor]:
-        """What makes N texts [N, context_length] int64. Can be pickled.
+        Args:
+            augmented: Whether it augments, with torch's global random state.
 
         Raises:
-            ValueError: The family has none that fits this model.
+            ValueError: The family has no such transform.
         """
         ...
 
-    def spoken(self) -> Callable[[Sequence[int]], str]:
-        """What makes a text of tokens, special ones left out. Can be pickled. Raises as `words` does."""
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Return a function N texts -> [N, context_length] int64; it can be pickled.
+
+        Raises:
+            ValueError: The family has no tokenizer that fits this model.
+        """
+        ...
+
+    def detokenizer(self) -> Callable[[Sequence[int]], str]:
+        """Return a function tokens -> text, without special tokens; it can be pickled.
+
+        Raises:
+            ValueError: The family has no tokenizer that fits this model.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the rest of a recipe means for its data.
+    """The parts of a recipe that its data depend on.
 
     Attributes:
-        directory: Where relative paths start.
-        inputs: Says how its models take pictures and texts; raises RecipeError where that is not known.
+        directory: The directory that relative paths start from.
+        inputs: Returns the preprocessing of its models; raises RecipeError if that is not known.
     """
 
     directory: Path
@@ -192,4 +227,4 @@ class Context:
 
 DataModuleFactory = Callable[..., DataModule]
 """``factory(options)`` or ``factory(options, context)`` builds a data module from a recipe's options, by name, and its
-`Context`. Raises ValueError, in one sentence, on a wrong option."""
+`Context`. It raises ValueError, with one sentence, if an option is wrong."""

@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of (seed, index, draw): no state to save, any order, any subset."""
+"""Random numbers as a pure function of (seed, index, draw): no state to save; any order, any subset."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ Words = npt.NDArray[np.uint64]
 
 
 def draws(seed: int, indices: npt.NDArray[np.int64], count: int) -> Words:
-    """``count`` independent 64-bit words for each index, [len(indices), count].
+    """Return ``count`` independent random 64-bit words for each index, [len(indices), count].
 
     The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014,
     doi:10.1145/2660193.2660195), applied to a chain of seed, index and draw number.
@@ -20,33 +20,34 @@ def draws(seed: int, indices: npt.NDArray[np.int64], count: int) -> Words:
 
 
 def below(words: Words, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Integers 0 … bound - 1. The bias of the remainder is below bound / 2^64."""
+    """Return integers 0 … bound - 1 from random words. The bias of the remainder is below bound / 2^64."""
     return (words % np.asarray(bound).astype(np.uint64)).astype(np.int64)
 
 
 def unit(words: Words) -> npt.NDArray[np.float64]:
-    """Floats in [0, 1) with 53 bits."""
+    """Return floats in [0, 1) with 53 bits from random words."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def shuffled(seed: int, epoch: int, size: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Which of ``size`` things stands at each position of an epoch's order, without making the order.
+    """Return which of ``size`` items is at each position of an epoch's order, without computing the whole order.
 
-    A Feistel network over the next power of four (Black and Rogaway 2002, doi:10.1007/3-540-45760-7_9, "cycle
-    walking"): whatever falls outside goes through again until it falls inside, so it is a permutation.
+    A Feistel network over the next power of four with "cycle walking" (Black and Rogaway 2002,
+    doi:10.1007/3-540-45760-7_9): a value outside the range is passed through again until it is inside, so the result
+    is a permutation.
     """
     half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
     low = (np.uint64(1) << half) - np.uint64(1)
     keys = draws(seed, np.array([epoch], dtype=np.int64), _ROUNDS)[0]
-    found = positions.astype(np.uint64)
-    outside = np.ones(found.shape, dtype=np.bool_)
+    items = positions.astype(np.uint64)
+    outside = np.ones(items.shape, dtype=np.bool_)
     while outside.any():
-        left, right = found[outside] >> half, found[outside] & low
+        left, right = items[outside] >> half, items[outside] & low
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & low)
-        found[outside] = (left << half) | right
-        outside = found >= size
-    return found.astype(np.int64)
+        items[outside] = (left << half) | right
+        outside = items >= size
+    return items.astype(np.int64)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -1,4 +1,4 @@
-"""This rank's training batches: endless, and a pure function of seed and position."""
+"""The training batches of a rank: endless, and a pure function of seed and position."""
 
 import atexit
 import multiprocessing
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, get_worker_in
 from worker.data.base import Batch, Cursor, DataModule, Rows, Stream
 from worker.errors import DataError
 
-Taken = tuple[Batch, int, Cursor] | str
-"""What a stream's loader process hands over: a batch, its lane and what follows; or why there is none."""
+LaneBatch = tuple[Batch, int, Cursor] | str
+"""A batch from a loader process of a stream, its lane and the cursor after it; or the message of a DataError."""
 
 
 class _Positions(Sampler[list[int]]):
-    """Rows of one rank's batches: ranks take turns in one common sequence of rows, which repeats at its end."""
+    """The rows of one rank's batches: ranks take turns in one common, repeating sequence of rows."""
 
     def __init__(self, size: int, batch_size: int, rank: int, world: int, start: int) -> None:
         self._size, self._batch_size = size, batch_size
@@ -34,46 +34,53 @@ class _Positions(Sampler[list[int]]):
             position += 1
 
 
-class _Lanes(IterableDataset[Taken]):
-    """One rank's lanes of a stream, one for each loader process; they take turns, a batch each."""
+class _Lanes(IterableDataset[LaneBatch]):
+    """One rank's lanes of a stream, one per loader process; they take turns, one batch each."""
 
     def __init__(
         self, data: DataModule, batch_size: int, rank: int, world: int, start: int, cursors: Mapping[int, Cursor]
     ) -> None:
         assert isinstance(data.train, Stream)
-        # Not the whole data module: loader processes get a copy of what is kept here.
+        # Not the whole data module: this object is copied to the loader processes.
         self._stream, self._collate = data.train, data.collate
         self._batch_size, self._rank, self._world = batch_size, rank, world
         self._start, self._cursors = start, dict(cursors)
 
-    def __iter__(self) -> Iterator[Taken]:
+    def __iter__(self) -> Iterator[LaneBatch]:
         info = get_worker_info()
         process, lanes = (info.id, info.num_workers) if info else (0, 1)
-        # The first process is the first to be asked, whatever lane's turn it is.
+        # The loader always asks the first process first, so that process gets the lane whose turn it is.
         lane = (self._start + process) % lanes
         try:
             items = self._stream.items(self._rank * lanes + lane, self._world * lanes, self._cursors.get(lane))
             while True:
                 rows = list(islice(items, self._batch_size))
                 if len(rows) < self._batch_size:
-                    raise DataError("the training stream has ended; it must go on with its next epoch, without end")
+                    raise DataError(
+                        "the training stream has ended; a stream must continue with its next epoch, endlessly"
+                    )
                 yield self._collate([item for item, _ in rows]), lane, rows[-1][1]
         except DataError as error:
-            # As an exception it would come out of a loader process as a traceback.
+            # An exception in a loader process would be shown as a traceback.
             yield str(error)
 
 
-def _as_is(taken: Any) -> Any:
-    # The loader's default would make lists of tuples.
-    return taken
+def _unchanged(batch: Any) -> Any:
+    # The default of DataLoader would convert tuples to lists.
+    return batch
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Batches of one rank, without end.
+    """The endless training batches of one rank.
+
+    Args:
+        loader: Yields batches, or for a stream `LaneBatch`.
+        cursors: Where each lane of a stream continues.
+        stream: Whether the data is a stream.
 
     Attributes:
-        cursors: Where each of this rank's lanes of a stream goes on, after the batches that were taken; what was only
-            prefetched does not count.
+        cursors: Where each of this rank's lanes of a stream continues after the batches taken so far; prefetched
+            batches do not count.
     """
 
     def __init__(self, loader: Iterator[Any], cursors: Mapping[int, Cursor], *, stream: bool) -> None:
@@ -81,14 +88,14 @@ class TrainingBatches(Iterator[Batch]):
         self.cursors = dict(cursors)
 
     def __next__(self) -> Batch:
-        taken = next(self._loader)
+        loaded = next(self._loader)
         if not self._stream:
-            batch: Batch = taken
+            batch: Batch = loaded
             return batch
-        if isinstance(taken, str):
-            raise DataError(taken)
-        batch, lane, cursor = taken
-        # Pinning makes a list of a tuple.
+        if isinstance(loaded, str):
+            raise DataError(loaded)
+        batch, lane, cursor = loaded
+        # Pinning converts tuples to lists.
         self.cursors[lane] = tuple(cursor)
         return batch
 
@@ -104,13 +111,23 @@ def training_batches(
     cursors: Mapping[int, Cursor] | None = None,
     prefetch: int = 2,
 ) -> TrainingBatches:
-    """Batches of this rank from position ``start`` on, which for a stream its ``cursors`` belong to.
+    """Return the batches of a rank from position ``start`` on.
 
     Loader processes are started by ``forkserver``: forking a process that has gRPC threads is unsafe (grpc
-    issues 32758, 32992). Each keeps ``prefetch`` batches ready.
+    issues 32758, 32992).
+
+    Args:
+        data: The data module.
+        batch_size: Rows in a batch.
+        rank: This rank.
+        world: The number of ranks.
+        start: The number of batches that this rank has already taken.
+        workers: The number of loader processes; 0 loads in this process.
+        cursors: Where each lane of a stream continues, as of ``start``.
+        prefetch: The number of batches that each loader process prepares in advance.
     """
     train = data.train
-    how: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "num_workers": workers,
         "multiprocessing_context": "forkserver" if workers else None,
         "persistent_workers": bool(workers),
@@ -120,35 +137,35 @@ def training_batches(
     loader: DataLoader[Any]
     if isinstance(train, Stream):
         lanes = _Lanes(data, batch_size, rank, world, start, cursors or {})
-        loader = DataLoader(lanes, batch_size=None, collate_fn=_as_is, **how)
+        loader = DataLoader(lanes, batch_size=None, collate_fn=_unchanged, **settings)
     else:
         order = _Positions(len(train), batch_size, rank, world, start)
-        loader = DataLoader(train, batch_sampler=order, collate_fn=data.collate, **how)  # type: ignore[arg-type]
+        loader = DataLoader(train, batch_sampler=order, collate_fn=data.collate, **settings)  # type: ignore[arg-type]
     if not workers:
         return TrainingBatches(iter(loader), cursors or {}, stream=isinstance(train, Stream))
-    with _deaf_children():
+    with _signals_blocked_in_children():
         return TrainingBatches(iter(loader), cursors or {}, stream=isinstance(train, Stream))
 
 
-def await_loaders() -> None:
-    """Start the process from which loader processes will come.
+def start_fork_server() -> None:
+    """Start the fork server from which loader processes will be forked.
 
-    It imports torch and our data modules once for all of them, and beside what this one imports meanwhile: four of them
-    then take a quarter of the seconds and of the memory until the first batch is there.
+    It imports torch and our data modules once for all of them, while this process goes on with its own imports: with
+    four loader processes, the first batch then takes a quarter of the time and of the memory.
     """
     multiprocessing.set_forkserver_preload(["__main__", "worker.data.loader", "worker.data"])
-    with _deaf_children():
+    with _signals_blocked_in_children():
         forkserver.ensure_running()
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started within, and their children, hear neither SIGTERM nor Ctrl-C.
+def _signals_blocked_in_children() -> Iterator[None]:
+    """Block SIGTERM and Ctrl-C in processes started within, and in their children.
 
-    Both reach every process of a job, and this one must be able to finish its step and save. Signals that are blocked
-    here stay so in children.
+    Both signals reach every process of a job, and this one must be able to finish its step and save. Children inherit
+    the blocked signals.
     """
-    # It unblocks both signals after it has started; so it must be there before.
+    # Starting the resource tracker unblocks both signals, so it must run before they are blocked.
     resource_tracker.ensure_running()
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -156,7 +173,8 @@ def _deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-    # A loader ends with its iterator. Where an error has kept that alive, the interpreter would send SIGTERM, and wait.
+    # A loader ends with its iterator. If an error keeps the iterator alive, the interpreter would send SIGTERM and wait
+    # forever.
     atexit.register(_kill_children)
 
 
@@ -166,12 +184,12 @@ def _kill_children() -> None:
 
 
 def fixed_batch(data: DataModule, rows: Rows, first: int, size: int) -> Batch:
-    """Rows first … first + size - 1 as one batch; wraps around at their end."""
+    """Return the rows first … first + size - 1 as one batch, wrapping around at the end."""
     return data.collate(rows.__getitems__([(first + i) % len(rows) for i in range(size)]))
 
 
 def first_batches(data: DataModule, *, count: int, size: int, rank: int = 0, world: int = 1) -> list[Batch]:
-    """A rank's first training batches, read here; they will be trained on all the same."""
+    """Read a rank's first training batches in this process; training will use them too."""
     train = data.train
     if isinstance(train, Stream):
         items = train.items(rank, world, None)

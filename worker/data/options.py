@@ -1,4 +1,4 @@
-"""A data module's own options: typed, and every fault of them in one sentence."""
+"""Options of a data module: typed, with all faults in one sentence."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -8,8 +8,17 @@ from pydantic import BaseModel, ValidationError
 Options = TypeVar("Options", bound=BaseModel)
 
 
-def checked(kind: type[Options], options: Mapping[str, Any], name: str) -> Options:
-    """The options as values of their kind. Raises ValueError naming every wrong one, and those there are."""
+def parse_options(kind: type[Options], options: Mapping[str, Any], name: str) -> Options:
+    """Parse the options of a data module.
+
+    Args:
+        kind: The model of the options.
+        options: As the recipe has them.
+        name: The data module's name, for the message.
+
+    Raises:
+        ValueError: An option is unknown or has a wrong value; the message names every such option, and all known ones.
+    """
     try:
         return kind(**options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Pictures from files as a model family takes them: one, or two on one canvas."""
+"""Pictures from files, transformed for a model family: one picture, or two on one canvas."""
 
 from __future__ import annotations
 
@@ -14,45 +14,48 @@ from torch import Tensor
 from worker.errors import DataError
 
 CANVAS = 768
-"""Pixels of a side of the canvas for two pictures; more than any family's own size, to which it is scaled down."""
+"""Side of the canvas for two pictures, in pixels; larger than any family's input, to which it is scaled down."""
+DECODING_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""The exceptions that PIL raises for a picture that it cannot decode."""
 
 
 @dataclass(frozen=True)
-class Eye:
-    """Opens pictures; can be pickled.
+class ImageReader:
+    """Read and transform pictures. Can be pickled.
 
     Attributes:
-        folder: Where their paths start.
-        picture: PIL image -> [C, H, W].
+        folder: The directory that their paths are relative to.
+        transform: PIL image -> [C, H, W].
     """
 
     folder: Path
-    picture: Callable[[Any], Tensor]
+    transform: Callable[[Any], Tensor]
 
-    def see(self, paths: Sequence[str], seed: int) -> Tensor:
-        """[C, H, W]: a function of the files and the seed.
+    def read(self, paths: Sequence[str], seed: int) -> Tensor:
+        """Return [C, H, W]: a function of the files and the seed alone.
 
         Raises:
-            DataError: One cannot be read.
+            DataError: A picture cannot be read.
         """
-        images = [self._opened(path) for path in paths]
-        return seeded(self.picture, images[0] if len(images) == 1 else stacked(images), seed)
+        images = [self._open(path) for path in paths]
+        image = images[0] if len(images) == 1 else stack_on_canvas(images)
+        return transform_with_seed(self.transform, image, seed)
 
-    def _opened(self, path: str) -> Image.Image:
+    def _open(self, path: str) -> Image.Image:
         try:
             with Image.open(self.folder / path) as image:
                 return image.convert("RGB")
         except FileNotFoundError:
-            raise DataError(f"the picture {path} is not there; it was expected in {self.folder}") from None
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"the picture {path} does not exist in {self.folder}") from None
+        except DECODING_ERRORS as error:
             raise DataError(f"the picture {self.folder / path} cannot be decoded: {error}") from error
 
 
-def stacked(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one above the other on a square, the first on top, each stretched to the full width.
+def stack_on_canvas(images: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures one above the other on a square canvas, the first on top, each stretched to the full width.
 
-    A square is what vision towers take, so nothing of it is cropped away; and a photograph is mostly wider than high:
-    beside each other two of 4:3 would be squeezed 2.7 times in width, or fill a third of the canvas.
+    Vision towers take squares, so nothing of the canvas is cropped away. Photographs are mostly wider than high:
+    side by side, two of 4:3 would be squeezed 2.7 times in width, or fill a third of the canvas.
     """
     canvas = Image.new("RGB", (CANVAS, CANVAS))
     height = CANVAS // len(images)
@@ -61,9 +64,11 @@ def stacked(images: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def seeded(picture: Callable[[Any], Tensor], image: Image.Image, seed: int) -> Tensor:
-    """What ``picture`` makes of an image. Augmentation draws from torch's global numbers, which know nothing of a
-    position in the data: for so long they are those of the seed."""
+def transform_with_seed(transform: Callable[[Any], Tensor], image: Image.Image, seed: int) -> Tensor:
+    """Apply a transform with torch's global random state seeded, and restore that state afterwards.
+
+    Augmentation draws from the global state, which does not depend on the position in the data; the seed does.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return picture(image)
+        return transform(image)

@@ -1,4 +1,4 @@
-"""WebDataset's tar shards: which ones a pattern names, and the samples in one."""
+"""WebDataset's tar shards: the expansion of patterns, and the samples of a shard."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from webdataset.tariterators import tarfile_samples  # type: ignore[import-untyp
 from worker.errors import DataError
 
 NAMED = 3
-"""Missing shards that a sentence names."""
+"""How many missing shards a message names."""
 
 
 def expand(field: str, patterns: str | Sequence[str], directory: Path) -> list[str]:
-    """The shards that patterns name: ``shards/{000..009}.tar``, several of them in a list or joined by ``::``.
+    """Return the shards that patterns name: ``shards/{000..009}.tar``, several in a list or joined by ``::``.
 
     Args:
-        field: What the recipe calls them.
-        patterns: Paths, or what ``webdataset`` can open: ``https://…``, ``pipe:aws s3 cp s3://… -``.
-        directory: Where relative paths start.
+        field: The option of the recipe that has them, for messages.
+        patterns: Paths, or other sources that ``webdataset`` can open: ``https://…``, ``pipe:aws s3 cp s3://… -``.
+        directory: The directory that relative paths start from.
 
     Raises:
-        ValueError: They name no shard, one twice, or one that is not there.
+        ValueError: They name no shard, the same shard twice, or a shard that does not exist.
     """
     joined = "::".join([patterns] if isinstance(patterns, str) else patterns)
     try:
         named = [url for url in expand_urls(joined) if url]
     except ValueError as error:
-        raise ValueError(f"{field} is no pattern of shards: {error} in {joined!r}") from error
+        raise ValueError(f"{field} is not a valid pattern of shards: {error} in {joined!r}") from error
     if not named:
         raise ValueError(f"{field} names no shard; expected a pattern such as shards/{{000..009}}.tar")
     shards = [str(directory / url) if _local(url) else url for url in named]
@@ -44,26 +44,26 @@ def expand(field: str, patterns: str | Sequence[str], directory: Path) -> list[s
     if missing:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise ValueError(
-            f"{field} names {len(shards)} shards, and {len(missing)} of them cannot be found: "
+            f"{field} names {len(shards)} shards, of which {len(missing)} do not exist: "
             f"{', '.join(missing[:NAMED])}{more}"
         )
     return shards
 
 
 def samples(shard: str) -> Iterator[dict[str, Any]]:
-    """A shard's samples, in its order: the bytes of each file by its extension, and ``__key__``.
+    """Yield a shard's samples in order: the bytes of each file by its extension, and ``__key__``.
 
     Raises:
-        DataError: The shard cannot be opened, or is no whole tar file.
+        DataError: The shard cannot be opened, or is not a complete tar file.
     """
     try:
         yield from tarfile_samples([{"url": shard}])
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        # Its arguments are webdataset's, beside the reason.
+        # webdataset appends arguments of its own to the reason.
         reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
         raise DataError(f"the shard {shard} cannot be read: {reason}") from error
 
 
 def _local(url: str) -> bool:
-    # A single letter is a drive's.
+    # A scheme of one letter is a drive.
     return len(urlparse(url).scheme) < 2

@@ -1,4 +1,4 @@
-"""A map-style dataset without end: every epoch in another order, and any position of it at once."""
+"""An endless map-style dataset: each epoch in its own order, and every position reachable at once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from worker.data.counter import shuffled
 
 
 class Shuffled(Dataset[Batch]):
-    """Items 0 … n - 1 are the first epoch of a dataset of n items, the next n its second epoch, and so on.
+    """An endless, shuffled view of a dataset of n items: 0 … n - 1 are its first epoch, the next n its second.
 
-    Every epoch has every item once, in an order that seed and epoch alone decide.
+    Every epoch has every item once, in an order that depends on seed and epoch alone.
 
     Args:
-        dataset: Anything with ``__len__`` and ``__getitem__``; ``__getitems__`` is used where there is one.
-            Where it has ``of_epoch(index, epoch)``, that is asked instead: its items differ between epochs.
-        seed: Of the orders.
+        dataset: Anything with ``__len__`` and ``__getitem__``; ``__getitems__`` is used if there is one. If it has
+            ``of_epoch(index, epoch)``, that is called instead: its items differ between epochs.
+        seed: Seed of the orders.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
         if len(dataset) == 0:
-            raise ValueError("the dataset is empty: there is nothing to train on")
+            raise ValueError("the dataset is empty; training needs at least one item")
         self._dataset, self._seed = dataset, seed
 
     def __len__(self) -> int:
@@ -33,14 +33,14 @@ class Shuffled(Dataset[Batch]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        found = [self._at(index) for index in indices]
+        places = [self._place(index) for index in indices]
         if hasattr(self._dataset, "of_epoch"):
-            return [self._dataset.of_epoch(at, epoch) for at, epoch in found]
+            return [self._dataset.of_epoch(item, epoch) for item, epoch in places]
         if hasattr(self._dataset, "__getitems__"):
-            return list(self._dataset.__getitems__([at for at, _ in found]))
-        return [self._dataset[at] for at, _ in found]
+            return list(self._dataset.__getitems__([item for item, _ in places]))
+        return [self._dataset[item] for item, _ in places]
 
-    def _at(self, index: int) -> tuple[int, int]:
-        """Which item it is, and of which epoch."""
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the item in the dataset and the epoch that an index stands for."""
         epoch, position = divmod(index, len(self._dataset))
         return int(shuffled(self._seed, epoch, len(self._dataset), np.array([position]))[0]), epoch

@@ -1,4 +1,4 @@
-"""Prompts with answers as rows of tokens, by a model family's own tokenizer."""
+"""Prompts and answers as rows of tokens, made by the tokenizer of a model family."""
 
 from __future__ import annotations
 
@@ -12,58 +12,65 @@ from worker.data.base import Inputs
 
 
 @dataclass(frozen=True)
-class Speech:
-    """Can be pickled.
+class TextCodec:
+    """Encode texts as tokens and decode tokens to texts. Can be pickled.
 
     Attributes:
-        words: N texts -> [N, length].
-        spoken: Tokens -> text.
-        length: Tokens of a row.
-        pad: The token that fills it up.
+        tokenizer: N texts -> [N, length].
+        decode: Tokens -> text, without special tokens.
+        length: Number of tokens in a row.
+        pad: The token that fills up a row.
         start: The token before a text.
-        end: The token behind it.
+        end: The token after a text.
     """
 
-    words: Callable[[list[str]], Tensor]
-    spoken: Callable[[Sequence[int]], str]
+    tokenizer: Callable[[list[str]], Tensor]
+    decode: Callable[[Sequence[int]], str]
     length: int
     pad: int
     start: int
     end: int
 
     @classmethod
-    def of(cls, inputs: Inputs) -> Speech:
-        """That of a model. Raises ValueError if its tokenizer does not put a token before and one behind a text."""
-        words, pad = inputs.words(), inputs.pad_id
-        empty = _unpadded(words([""])[0], pad)
+    def from_inputs(cls, inputs: Inputs) -> TextCodec:
+        """Return the codec of a model.
+
+        Raises:
+            ValueError: Its tokenizer does not put one token before and one after a text.
+        """
+        tokenizer, pad = inputs.tokenizer(), inputs.pad_id
+        empty = _unpadded(tokenizer([""])[0], pad)
         if len(empty) != 2:
             raise ValueError(
-                "questions with answers need a tokenizer that puts a token before and one behind a text; the model's "
-                f"makes {len(empty)} of an empty one"
+                "questions with answers need a tokenizer that puts one token before and one after a text; the model's "
+                f"tokenizer encodes the empty text as {len(empty)} tokens"
             )
-        return cls(words, inputs.spoken(), inputs.context_length, pad, empty[0], empty[1])
+        return cls(tokenizer, inputs.detokenizer(), inputs.context_length, pad, empty[0], empty[1])
 
-    def tokens(self, text: str) -> list[int]:
-        """A text's tokens, without those before and behind it; at most as many as a row holds."""
-        return _unpadded(self.words([text])[0], self.pad)[1:-1]
+    def encode(self, text: str) -> list[int]:
+        """Return a text's tokens without start and end; at most as many as a row holds."""
+        return _unpadded(self.tokenizer([text])[0], self.pad)[1:-1]
 
     def row(self, prompt: str, answer: str) -> tuple[Tensor, Tensor]:
-        """``text`` [length] int64 and ``answer`` [length] bool, which is true of the answer and the end token.
+        """Encode a prompt followed by its answer.
 
-        What is too long loses the end of its prompt, and only then that of its answer.
+        If both are too long, first the end of the prompt is cut off, then the end of the answer.
+
+        Returns:
+            ``text`` [length] int64, and ``answer`` [length] bool, true at the answer's tokens and the end token.
         """
-        said = self.tokens(answer)[: self.length - 2]
-        asked = self.tokens(prompt)[: self.length - 2 - len(said)]
-        row = [self.start, *asked, *said, self.end]
+        answer_tokens = self.encode(answer)[: self.length - 2]
+        prompt_tokens = self.encode(prompt)[: self.length - 2 - len(answer_tokens)]
+        row = [self.start, *prompt_tokens, *answer_tokens, self.end]
         text = torch.full((self.length,), self.pad, dtype=torch.int64)
         text[: len(row)] = torch.tensor(row)
-        marked = torch.zeros(self.length, dtype=torch.bool)
-        marked[1 + len(asked) : len(row)] = True
-        return text, marked
+        in_answer = torch.zeros(self.length, dtype=torch.bool)
+        in_answer[1 + len(prompt_tokens) : len(row)] = True
+        return text, in_answer
 
 
 def _unpadded(row: Tensor, pad: int) -> list[int]:
-    kept: list[int] = row.tolist()
-    while kept and kept[-1] == pad:
-        kept.pop()
-    return kept
+    tokens: list[int] = row.tolist()
+    while tokens and tokens[-1] == pad:
+        tokens.pop()
+    return tokens

@@ -4,9 +4,9 @@
       name: webdataset
       options: {train: "shards/{000..009}.tar", held_out: shards/held-out.tar}
 
-Training reads the shards one after the other, in lanes: every loader process of every rank is one. Lanes take turns in
-one endless sequence of shards, which is every epoch's order after the other, so that each shard of each epoch is read
-once, by one lane, however many shards there are. Within a lane's epoch, blocks of ``shuffle`` samples are mixed.
+Training reads shards sequentially, in lanes: every loader process of every rank is one lane. Lanes take turns in one
+endless sequence of shards, the concatenation of every epoch's order, so that each shard of each epoch is read once, by
+one lane, however many shards there are. Within a lane's epoch, blocks of ``shuffle`` samples are shuffled.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from worker.data.base import Batch, Context, Cursor
 from worker.data.counter import draws, shuffled
-from worker.data.options import checked
-from worker.data.pairs import Kept, Reader, Sample, Unfit, stack, words_right
+from worker.data.options import parse_options
+from worker.data.pairs import HeldOutSamples, Reader, Sample, UnusableSample, correct_tokens, stack
 from worker.data.shards import expand, samples
 from worker.errors import DataError
 from worker.imports import imported
@@ -32,7 +32,7 @@ from worker.imports import imported
 log = logging.getLogger(__name__)
 
 _Placed = tuple[int, int, Sample]
-"""A sample with its shard's turn, and the number in the shard that follows its own."""
+"""The turn of a sample's shard, the number of the sample after it in the shard, and the sample."""
 
 Patterns = str | Annotated[list[str], Field(min_length=1)]
 Extensions = Annotated[list[str], Field(min_length=1)]
@@ -44,34 +44,41 @@ class WebDatasetOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     train: Patterns
-    """Shards to train on: a path with braces, relative to the recipe, or several of them."""
+    """Shards for training: a path with braces, relative to the recipe, or several of them."""
     held_out: Patterns
-    """Shards to measure on, none of which is trained on."""
+    """Shards for measuring; none of them may be in ``train``."""
     image: Extensions = ["jpg", "jpeg", "png", "webp"]
-    """Extensions of a sample's picture; the first that it has counts."""
+    """Extensions of a sample's picture; the first that it has is used."""
     text: Extensions = ["txt", "json"]
-    """Extensions of its text."""
+    """Extensions of a sample's text; the first that it has is used."""
     caption: str = "caption"
     """The field of a ``json`` that holds the text."""
     tokenizer: str | None = None
-    """Instead of the model's own: ``package.module:function``, which makes N texts [N, context length] int64."""
+    """Replaces the model's own: ``package.module:function``, N texts -> [N, context length] int64."""
     augment: bool = False
-    """Whether training pictures go through the model family's random crops."""
+    """Whether training pictures are augmented by the model family's random crops."""
     shuffle: int = Field(default=1000, ge=0)
-    """Samples that are mixed with each other, in each loader process; 0 reads shards and samples in their order."""
+    """Size of the blocks that are shuffled in each loader process; 0 reads shards and samples in their order."""
     seed: int = Field(default=0, ge=0)
-    """Of all orders and crops."""
+    """Seed of all orders and crops."""
     faulty: Literal["skip", "fail"] = "skip"
-    """What to do with a sample that lacks its picture or text, or whose picture or text cannot be read."""
+    """Whether a sample whose picture or text is missing or cannot be read is skipped or ends the job."""
     held_out_items: int = Field(default=2048, ge=1)
-    """The first so many samples of ``held_out`` are kept in memory."""
+    """Number of samples of ``held_out`` that are used, the first ones; they are held in memory."""
 
 
 class Shards:
     """The training stream.
 
-    A cursor is (turn, at, taken): which shard of the endless sequence the lane's block begins in, and at which of its
-    samples, and how many samples of the block are behind.
+    A cursor is (turn, at, taken): the shard of the endless sequence and the sample in it at which the lane's block
+    begins, and the number of samples of the block that were already taken.
+
+    Args:
+        shards: The training shards.
+        reader: Decodes their samples.
+        shuffle: Size of the blocks that are shuffled; 0 does not shuffle.
+        seed: Seed of all orders.
+        strict: Whether a sample that cannot be used is an error.
     """
 
     def __init__(self, shards: list[str], reader: Reader, *, shuffle: int, seed: int, strict: bool) -> None:
@@ -79,36 +86,37 @@ class Shards:
         self._shuffle, self._seed, self._strict = shuffle, seed, strict
 
     def items(self, lane: int, lanes: int, cursor: Cursor | None) -> Iterator[tuple[Batch, Cursor]]:
+        """Yield the items of one lane with their cursors, endlessly."""
         turn, at, taken = cursor or (lane, 0, 0)
         good = turn
-        left_out = LeftOut(self._strict)
-        ahead = self._samples(turn, at, lanes, left_out)
+        skipped = SkippedSamples(self._strict)
+        ahead = self._samples(turn, at, lanes, skipped)
         for block in self._blocks(ahead):
             words = draws(self._seed + turn + 1, np.arange(len(block)) + at, 1)[:, 0]
             order = np.argsort(words, kind="stable") if self._shuffle else np.arange(len(block))
-            # The last sample read says where the next block begins.
+            # The next block begins after the last sample that was read.
             following = (*block[-1][:2], 0)
             for place in range(taken, len(block)):
-                its_turn, _, sample = block[order[place]]
+                shard_turn, _, sample = block[order[place]]
                 try:
-                    item = self._reader.item(sample, self._epoch(its_turn))
-                except Unfit as fault:
-                    left_out.add(self._shard(its_turn), sample, fault)
+                    item = self._reader.item(sample, self._epoch(shard_turn))
+                except UnusableSample as fault:
+                    skipped.add(self._shard(shard_turn), sample, fault)
                     continue
                 good = turn
                 yield item, following if place + 1 == len(block) else (turn, at, place + 1)
             turn, at, taken = following
             if turn - good > lanes * len(self._shards):
-                raise DataError("not one picture with its text can be read in all shards")
+                raise DataError("no shard has a sample whose picture and text can be read")
 
     def _blocks(self, ahead: Iterator[_Placed]) -> Iterator[list[_Placed]]:
-        """Samples that are mixed with each other, all of one epoch."""
+        """Yield blocks of samples that are shuffled together, all of one epoch."""
         for _, epoch in groupby(ahead, key=lambda placed: self._epoch(placed[0])):
             while block := list(islice(epoch, max(1, self._shuffle))):
                 yield block
 
-    def _samples(self, turn: int, at: int, lanes: int, left_out: LeftOut) -> Iterator[_Placed]:
-        """The lane's complete samples from there on."""
+    def _samples(self, turn: int, at: int, lanes: int, skipped: SkippedSamples) -> Iterator[_Placed]:
+        """Yield the lane's complete samples from a position on."""
         good = turn
         while turn - good <= lanes * len(self._shards):
             shard = self._shard(turn)
@@ -116,9 +124,9 @@ class Shards:
                 if number < at:
                     continue
                 try:
-                    self._reader.complete(sample)
-                except Unfit as fault:
-                    left_out.add(shard, sample, fault)
+                    self._reader.check_complete(sample)
+                except UnusableSample as fault:
+                    skipped.add(shard, sample, fault)
                     continue
                 good = turn
                 yield turn, number + 1, sample
@@ -135,15 +143,23 @@ class Shards:
         return self._shards[place]
 
 
-class LeftOut:
-    """Counts the samples that are left out, and says so at the 1st, the 10th, the 100th …; or fails at the first."""
+class SkippedSamples:
+    """Count skipped samples and log the 1st, the 10th, the 100th and so on; or fail at the first.
+
+    Args:
+        strict: Whether to fail.
+    """
 
     def __init__(self, strict: bool) -> None:
         self._strict = strict
         self._counts: Counter[str] = Counter()
 
-    def add(self, shard: str, sample: Sample, fault: Unfit) -> None:
-        """One more. Raises DataError where none may be left out."""
+    def add(self, shard: str, sample: Sample, fault: UnusableSample) -> None:
+        """Count a sample.
+
+        Raises:
+            DataError: No sample may be skipped.
+        """
         where = f"the shard {shard} has a sample {sample['__key__']} {fault}"
         if self._strict:
             raise DataError(where) from fault
@@ -151,11 +167,11 @@ class LeftOut:
         total = self._counts.total()
         if total == 10 ** (len(str(total)) - 1):
             kinds = ", ".join(f"{count} {kind}" for kind, count in self._counts.items())
-            log.warning("%s; left out so far by this process: %s", where, kinds)
+            log.warning("%s; skipped so far by this process: %s", where, kinds)
 
 
 class WebDataset:
-    """The data module; see ``worker.data.base.DataModule`` for what its fields mean."""
+    """The data module; its attributes are those of ``worker.data.base.DataModule``."""
 
     kinds = ("caption",)
     collate = staticmethod(stack)
@@ -168,40 +184,46 @@ class WebDataset:
         both = set(train) & set(held_out)
         if both:
             raise ValueError(f"the shard {min(both)} is both in train and in held_out")
-        words = imported(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.words()
+        tokenizer = imported(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.tokenizer()
         strict = options.faulty == "fail"
 
         def reader(augmented: bool) -> Reader:
-            picture = inputs.picture(augmented=augmented)
-            return Reader(tuple(options.image), tuple(options.text), options.caption, picture, words, options.seed)
+            transform = inputs.image_transform(augmented=augmented)
+            image, text = tuple(options.image), tuple(options.text)
+            return Reader(image, text, options.caption, transform, tokenizer, options.seed)
 
         self.train = Shards(train, reader(options.augment), shuffle=options.shuffle, seed=options.seed, strict=strict)
-        self.held_out = _kept(held_out, reader(False), options.held_out_items, strict=strict)
+        self.held_out = _read_held_out(held_out, reader(False), options.held_out_items, strict=strict)
         self.questions = self.held_out
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """``accuracy``: the share of a caption's tokens that are predicted, each after the right ones before it."""
-        return {"accuracy": words_right(logits, batch["text"], self.pad_id)}
+        """Compute ``accuracy``: the fraction of tokens that are predicted correctly under teacher forcing."""
+        return {"accuracy": correct_tokens(logits, batch["text"], self.pad_id)}
 
 
 def build_webdataset(options: Mapping[str, Any], context: Context) -> WebDataset:
-    """The data with the given options. Raises ValueError or DataError, in one sentence, on what is wrong with them."""
-    return WebDataset(checked(WebDatasetOptions, options, "webdataset"), context)
+    """Build the data module from its options.
+
+    Raises:
+        ValueError: An option is wrong.
+        DataError: A shard cannot be read.
+    """
+    return WebDataset(parse_options(WebDatasetOptions, options, "webdataset"), context)
 
 
-def _kept(shards: list[str], reader: Reader, count: int, *, strict: bool) -> Kept:
-    found: list[tuple[str, Sample]] = []
-    left_out = LeftOut(strict)
+def _read_held_out(shards: list[str], reader: Reader, count: int, *, strict: bool) -> HeldOutSamples:
+    held_out: list[tuple[str, Sample]] = []
+    skipped = SkippedSamples(strict)
     for shard in shards:
         for sample in samples(shard):
-            if len(found) == count:
-                return Kept(found, reader, strict=strict)
+            if len(held_out) == count:
+                return HeldOutSamples(held_out, reader, strict=strict)
             try:
-                reader.complete(sample)
-            except Unfit as fault:
-                left_out.add(shard, sample, fault)
+                reader.check_complete(sample)
+            except UnusableSample as fault:
+                skipped.add(shard, sample, fault)
             else:
-                found.append((shard, sample))
-    if not found:
+                held_out.append((shard, sample))
+    if not held_out:
         raise ValueError(f"held_out has no sample with a picture and a text in {', '.join(shards)}")
-    return Kept(found, reader, strict=strict)
+    return HeldOutSamples(held_out, reader, strict=strict)

@@ -1,0 +1,1 @@
+"""Distillation: arms and plans, the modular student and teacher, and their losses."""

@@ -1,4 +1,4 @@
-"""Arms and modules: which module owns which parameter, and which layers are compared."""
+"""Arms and modules: the owner of each parameter, and the pairs of layers that are compared."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class Ownership:
-    """Which module owns which parameter.
+    """The owner of each parameter.
 
     Attributes:
         owned: Parameter names by module, in the model's order.
-        unowned: Names of parameters that belong to no module; they stay as they are.
-        tied: The other modules that a parameter is part of too, by its name.
+        unowned: Names of parameters that belong to no module; they are never trained.
+        tied: The other modules that a parameter also belongs to, by its name.
     """
 
     owned: Mapping[str, tuple[str, ...]]
@@ -29,18 +29,18 @@ class Ownership:
     tied: Mapping[str, tuple[str, ...]]
 
     def readers(self, module: str) -> set[str]:
-        """The other modules that read parameters which this module owns."""
+        """Return the other modules that use parameters of this module."""
         return {other for name in self.owned[module] for other in self.tied.get(name, ())}
 
 
 def ownership(model: nn.Module, paths: Mapping[str, Patterns]) -> Ownership:
-    """Give every parameter at most one owner.
+    """Assign every parameter to at most one module.
 
-    A tied parameter, reachable under several modules, belongs to the first module listed.
+    A tied parameter, which several modules contain, belongs to the first of them.
 
     Args:
         model: The student.
-        paths: What each module owns, by the module's name: see ``worker.models.base.Part``.
+        paths: ``ModuleSpec.path`` by module.
     """
     owned: dict[str, list[str]] = {name: [] for name in paths}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -60,7 +60,7 @@ def ownership(model: nn.Module, paths: Mapping[str, Patterns]) -> Ownership:
 def layer_pairs(
     student: Sequence[str], teacher: Sequence[str], chosen: Sequence[int] | None = None
 ) -> list[tuple[str, str]]:
-    """Which teacher layer each student layer is compared with.
+    """Pair each student layer with the teacher layer that it is compared with.
 
     By default layer i of s is compared with layer (i + 1) · t / s - 1 of t, rounded down: the last with the last.
 
@@ -69,19 +69,22 @@ def layer_pairs(
         teacher: Names of the teacher's layers, in order.
         chosen: Index of the teacher's layer for every student layer, instead of the default.
 
+    Returns:
+        (student layer, teacher layer), in the student's order.
+
     Raises:
-        RecipeError: The chosen indices do not fit.
+        RecipeError: The number of indices is wrong, or one is out of range.
     """
     s, t = len(student), len(teacher)
     if chosen is None:
         if s > t:
-            raise RecipeError(f"the student has {s} layers and its teacher only {t}: name the pairs in `layer_map`")
+            raise RecipeError(f"the student has {s} layers but its teacher only {t}; name the pairs in `layer_map`")
         chosen = [(i + 1) * t // s - 1 for i in range(s)]
     if len(chosen) != s:
-        raise RecipeError(f"`layer_map` names {len(chosen)} teacher layers for {s} student layers")
+        raise RecipeError(f"`layer_map` names {len(chosen)} teacher layers; expected {s}, one for each student layer")
     outside = [i for i in chosen if not 0 <= i < t]
     if outside:
-        raise RecipeError(f"`layer_map` names teacher layer {outside[0]}, which is not between 0 and {t - 1}")
+        raise RecipeError(f"`layer_map` names teacher layer {outside[0]}; expected 0 to {t - 1}")
     return [(name, teacher[i]) for name, i in zip(student, chosen, strict=True)]
 
 
@@ -90,17 +93,17 @@ def check_trainable(arms: Mapping[str, Sequence[str]], owned: Ownership) -> None
     for arm, members in arms.items():
         if not any(owned.owned[module] for module in members):
             raise RecipeError(
-                f"arm {arm!r} owns no parameter: all that {', '.join(members)} has is shared with modules listed "
-                "before; leave the arm out"
+                f"arm {arm!r} has nothing to train: all parameters of {', '.join(members)} belong to modules listed "
+                "before; remove the arm"
             )
 
 
 def arm_faults(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with arms that should be non-empty sets of known modules: each arm's name, and a sentence."""
+    """Yield (arm, message) for each fault in arms, which must be non-empty sets of known modules."""
     known = list(modules)
     for arm, members in arms.items():
         if not members:
-            yield arm, f"arm {arm!r} has no modules; give it at least one of {', '.join(known)}"
+            yield arm, f"arm {arm!r} has no modules; add at least one of {', '.join(known)}"
         for member in members:
             if member not in known:
                 near = difflib.get_close_matches(member, known, n=1, cutoff=0.0)
@@ -111,4 +114,7 @@ def arm_faults(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> Ite
                     f"{hint}The modules are {', '.join(known)}",
                 )
         if arm == JOINT and set(members) != set(known):
-            yield arm, f"the arm named {JOINT!r} is reserved for all modules together"
+            yield (
+                arm,
+                f"the arm name {JOINT!r} is reserved for all modules together; rename the arm",
+            )

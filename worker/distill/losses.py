@@ -13,24 +13,24 @@ LogitLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """Squared error as a share of the teacher's energy, over the positions that count.
+    """Return the squared error divided by the teacher's energy, over the positions that count.
 
-    0 for a perfect match and 1 for a student that puts out zeros, whatever the layer's scale.
+    It is 0 for a perfect match and 1 for a student whose outputs are 0, whatever the layer's scale.
 
     Args:
         student: [B, …, width].
         teacher: The same shape.
         mask: [B, …] bool, or None for all positions.
     """
-    student, teacher = _counted(student, teacher, mask)
+    student, teacher = _masked(student, teacher, mask)
     energy = teacher.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
     return (student - teacher).square().sum() / energy
 
 
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """1 - cosine similarity of each position's vectors, averaged over the positions that count.
+    """Return 1 - cosine similarity of each position's vectors, averaged over the positions that count: 0 … 2.
 
-    Shapes as in :func:`normalised_mse`. Between 0 and 2.
+    Shapes are those of :func:`normalised_mse`.
     """
     distance = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
     if mask is None:
@@ -38,17 +38,17 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     return (distance * mask).sum() / mask.sum().clamp(min=1)
 
 
-def _counted(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _masked(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     student, teacher = student.float(), teacher.float()
     if mask is None:
         return student, teacher
-    # Shapes stay fixed: indexing by the mask would make the step's work depend on the data.
+    # Multiply rather than index by the mask, so that shapes do not depend on the data.
     weight = mask.unsqueeze(-1).float()
     return student * weight, teacher * weight
 
 
 def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of the softened class distributions, averaged over the positions that count.
+    """Return T² · KL(teacher ‖ student) of the softened class distributions, averaged over the positions that count.
 
     Hinton et al. 2015, arXiv 1503.02531, §2: T² keeps the gradient's size independent of the temperature.
 

@@ -1,4 +1,4 @@
-"""A model taken apart: runs some of its parts and keeps what they put out."""
+"""A model that runs some of its modules and records their outputs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from worker.models.base import Adapter, Batch, Boundary, patterns
-from worker.models.paths import check_owned, matching_modules
+from worker.models.base import Adapter, Batch, Boundary
+from worker.models.paths import check_owned, layer_names
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a forward pass put out.
+    """The outputs of a forward pass.
 
     Attributes:
-        boundary: Boundary tensors by part.
-        hidden: Hidden states by the name of their layer's module.
-        logits: The logits, if what was run allows to have them.
+        boundary: Boundary tensors by module.
+        hidden: Hidden states by the name of their layer.
+        logits: The logits, or None if the modules that were run do not compute them.
     """
 
     boundary: dict[str, Boundary]
@@ -26,88 +26,88 @@ class Outputs:
     logits: Tensor | None = None
 
 
-class Parted:
-    """A model, its adapter, and hooks on its layers.
+class ModularModel:
+    """A model with its adapter and hooks on its layers.
 
     Args:
         model: The bare model, before any engine wraps it.
-        adapter: How it is taken apart.
-        layers: A glob for a part's layers, where it differs from the adapter's.
+        adapter: Its adapter.
+        layers: Globs of a module's layers that replace the adapter's.
+
+    Attributes:
+        layers: Names of the layers by module, in order.
 
     Raises:
-        RecipeError: A path or glob matches no module.
+        RecipeError: A path or glob matches nothing.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str]) -> None:
         self.model = model
         self.adapter = adapter
-        for part in adapter.parts:
-            check_owned(model, part.path)
-        self.layers = {
-            part.name: [
-                name for glob in patterns(layers.get(part.name, part.layers)) for name in matching_modules(model, glob)
-            ]
-            for part in adapter.parts
-        }
+        for module in adapter.modules:
+            check_owned(model, module.path)
+        self.layers = layer_names(model, adapter, layers)
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
 
-    def keep(self, layers: Iterable[str]) -> None:
-        """From now on keep the hidden states of these layers only."""
-        self._capture.only(layers)
+    def filter_layers(self, layers: Iterable[str]) -> None:
+        """Record the hidden states of these layers only, from now on."""
+        self._capture.filter(layers)
 
     def run(
         self,
-        parts: Sequence[str],
+        modules: Sequence[str],
         batch: Batch,
-        given: Mapping[str, Boundary] | None = None,
+        inputs: Mapping[str, Boundary] | None = None,
         known: Mapping[str, Boundary] | None = None,
     ) -> Outputs:
-        """Run parts in order.
+        """Run modules in order.
 
         Args:
-            parts: Their names; each after its inputs. Where the adapter declares no inputs the whole model is run.
+            modules: Names of the modules, each after its inputs. If the adapter does not declare inputs, the whole
+                model is run.
             batch: The model's inputs.
-            given: Boundary tensors that every part reads instead of those just computed (teacher forcing).
-            known: This model's own, of parts that need not be run again.
+            inputs: The teacher's boundary tensors, which every module reads instead of the model's own (``forced``).
+            known: The model's own boundary tensors of modules that need not be run again.
         """
         boundary: dict[str, Boundary] = dict(known or {})
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
-                boundary = self.adapter.run_whole(self.model, batch) if parts else {}
+                boundary = self.adapter.run_whole(self.model, batch) if modules else {}
             else:
-                for part in parts:
-                    inputs = boundary if given is None else given
-                    boundary[part] = self.adapter.run(self.model, part, batch, inputs)
+                for module in modules:
+                    boundary[module] = self.adapter.run(
+                        self.model, module, batch, boundary if inputs is None else inputs
+                    )
         return Outputs(boundary, dict(hidden), self.adapter.logits_of(self.model, boundary))
 
 
 class Capture:
-    """Records what named modules put out during one forward pass.
+    """Record the outputs of named PyTorch modules during one forward pass.
 
-    Register it on the bare model, before any engine wraps it, so that names never carry a wrapper's prefix.
-    Outside of :meth:`recording` the hooks do nothing; that also keeps out the second forward of activation
-    checkpointing, which runs during the backward pass.
+    Register it on the bare model, before any engine wraps it, so that names have no wrapper's prefix. Outside of
+    :meth:`recording` the hooks do nothing; this also ignores the second forward pass of activation checkpointing,
+    which runs during the backward pass.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._record: dict[str, Tensor] | None = None
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
-    def only(self, names: Iterable[str]) -> None:
-        """Let go of the others: what is recorded is kept in memory until the step is over."""
+    def filter(self, names: Iterable[str]) -> None:
+        """Remove the hooks of all other modules: a recorded output stays in memory until the step is over."""
         for name in self._hooks.keys() - set(names):
             self._hooks.pop(name).remove()
 
     def _hook(self, name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self._record is not None:
                 self._record[name] = _first(output)
 
-        return keep
+        return record
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, Tensor]]:
-        """Collect hidden states by module name until the block ends. Not reentrant."""
+        """Record hidden states by layer name until the block ends. Not reentrant."""
         record: dict[str, Tensor] = {}
         self._record = record
         try:
@@ -117,7 +117,7 @@ class Capture:
 
 
 def _first(output: Any) -> Any:
-    """The hidden state in what a module put out, which may be a tuple, or a mapping as transformers' models make it."""
+    """Return the hidden state in an output, which may be a tuple, or a mapping as in the models of transformers."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
     return output[0] if isinstance(output, tuple) else output

@@ -1,9 +1,9 @@
 """The distillation objective: named terms, and their weighted sum under a plan.
 
-Terms are ``task/<name>``, ``logits/kl`` and one ``layers/<module>`` for each module. The *total distillation loss*
-is the weighted sum of all of them, end to end with the student's own inputs, whatever the arm. A module's *own*
-loss is the weighted sum of the terms that belong to it, on the teacher's boundary tensors: its layer term, and for
-the module that produces the logits also the task and logit terms that can be computed there.
+The terms are ``task/<name>``, ``logits/kl`` and ``layers/<module>`` for each module. The *total distillation loss*
+is the weighted sum of all terms, end to end with the student's own inputs, whatever the arm. A module's *own*
+loss is the weighted sum of its own terms, on the teacher's boundary tensors: its layer term, and for the module that
+computes the logits also the task and logit terms that can be computed there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,23 +26,25 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class LossWeights(BaseModel):
-    """How much each term weighs, and what the losses are: by name, or a function of the user's own by its import path,
-    ``package.module:function``."""
+    """The weight of each term, and the loss functions.
+
+    A loss function is given by its name, or by the import path of a user's own function, ``package.module:function``.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     task: dict[str, float] | None = None
-    """Weight of each task term by name, or by the import path of a function of (logits, batch); a term that is not
-    named has weight 0 and is not computed. By default the model family's own terms and weights."""
+    """Weight of each task term, by name or by the import path of a function of (logits, batch). A term that is not
+    named has weight 0 and is not computed. The default is the model family's own terms and weights."""
     logits: Weight = 1.0
-    """Weight of the loss between the logits."""
+    """Weight of the logit term."""
     logit_loss: str = "kl"
     """How logits are compared: ``kl`` (of the softened distributions), or the import path of a function of (student,
     teacher, mask, temperature)."""
     temperature: float = Field(default=2.0, gt=0)
-    """Temperature of that softening."""
+    """Temperature of the softening."""
     layers: Weight | dict[str, Weight] = 1.0
-    """Weight of each module's layer term, one for all or by module; a term of weight 0 is not computed."""
+    """Weight of the layer terms, one for all or by module; a term of weight 0 is not computed."""
     layer_loss: str | dict[str, str] = "mse"
     """How hidden states are compared, one for all or by module: ``mse`` (normalised by the teacher's energy),
     ``cosine``, or the import path of a function of (student, teacher, mask)."""
@@ -52,18 +54,18 @@ class Objective:
     """Computes terms.
 
     Args:
-        adapter: How the models are taken apart.
-        pairs: For each module, which student layer is compared with which teacher layer.
-        weights: The recipe's weights.
+        adapter: The student's adapter.
+        pairs: (student layer, teacher layer) for each pair that is compared, by module.
+        weights: The recipe's weights and loss functions.
 
     Raises:
-        RecipeError: A loss is neither known nor importable.
+        RecipeError: A loss is neither known nor can be imported.
     """
 
     def __init__(self, adapter: Adapter, pairs: Mapping[str, Sequence[tuple[str, str]]], weights: LossWeights) -> None:
         self._adapter = adapter
         self._pairs = pairs
-        self._matched = {part.name: part.matched for part in adapter.parts}
+        self._matched = {module.name: module.matched for module in adapter.modules}
         self._logit_weight, self._temperature = weights.logits, weights.temperature
         losses = by_module(weights.layer_loss, adapter, "mse")
         self._layer_losses: dict[str, LayerLoss] = {
@@ -82,10 +84,12 @@ class Objective:
     def terms(
         self, plan: Plan, model: nn.Module, student: Outputs, teacher: Outputs, batch: Batch
     ) -> dict[str, Tensor]:
-        """Every term of the plan that has a weight, unweighted, each a scalar; this is where an arm's mask is applied.
+        """Compute every term of the plan whose weight is not 0, unweighted, each a scalar.
+
+        The plan is applied here: terms of other modules are not computed.
 
         Raises:
-            RecipeError: None has, though the plan trains something.
+            RecipeError: The plan trains modules but no term has a weight.
         """
         terms = {
             f"layers/{module}": self._layers(module, student, teacher, batch)
@@ -100,15 +104,15 @@ class Objective:
             terms.update({f"task/{name}": term for name, term in computed.items() if self._task_weight(name)})
         if plan.trained and not terms:
             raise RecipeError(
-                f"nothing would train {', '.join(plan.trained)}: no loss of its own has a weight under `loss`"
+                f"no loss would train {', '.join(plan.trained)}: all of its terms have weight 0 under `loss`"
             )
         return terms
 
     def task_terms(self, plan: Plan, model: nn.Module, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """All task terms that the plan allows to compute, the model's and the user's, whatever they weigh."""
-        # A module's own loss holds what it can compute alone: a term over two towers is for joint rounds.
-        part = self._adapter.logits[0] if self._adapter.logits else ""
-        boundary = {part: student.boundary[part]} if plan.forced else student.boundary
+        """Compute all task terms that the plan allows, the family's and the user's, whatever their weight."""
+        # A module's own loss has only terms it can compute alone; a term over two towers is for joint rounds.
+        module = self._adapter.logits[0] if self._adapter.logits else ""
+        boundary = {module: student.boundary[module]} if plan.forced else student.boundary
         terms = self._adapter.task_terms(model, batch, boundary)
         if student.logits is not None:
             terms.update({name: loss(student.logits, batch) for name, loss in self._own_terms.items()})
@@ -116,11 +120,11 @@ class Objective:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The task terms that the recipe or the family names."""
+        """Names of the task terms that the recipe or the family defines."""
         return tuple(self._task)
 
     def weight(self, term: str) -> float:
-        """The weight of a term by its name."""
+        """Return the weight of a term by its name."""
         kind, _, name = term.partition("/")
         if kind == "layers":
             return self._layer_weights[name]
@@ -130,17 +134,18 @@ class Objective:
         return self._task.get(name, self._others)
 
     def weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of terms, a scalar."""
+        """Return the weighted sum of terms, a scalar."""
         if not terms:
             return torch.zeros(())
         return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
 
     def _layers(self, module: str, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """Mean distance over the module's layers and over its boundary tensors that are matched."""
+        """Return the mean distance over the module's layers and its matched boundary tensors."""
         loss = self._layer_losses[module]
         hidden_mask = self._adapter.mask(module, "hidden", batch)
         distances = [
-            loss(student.hidden[ours], teacher.hidden[theirs], hidden_mask) for ours, theirs in self._pairs[module]
+            loss(student.hidden[layer], teacher.hidden[teacher_layer], hidden_mask)
+            for layer, teacher_layer in self._pairs[module]
         ]
         for name in self._matched[module]:
             distances.append(
@@ -153,13 +158,13 @@ class Objective:
         return torch.stack(distances).mean()
 
 
-def by_module(given: Any, adapter: Adapter, default: Any) -> dict[str, Any]:
-    """What a recipe gives once for all modules, or for some by name."""
-    if not isinstance(given, dict):
-        return {part.name: given for part in adapter.parts}
-    return {part.name: given.get(part.name, default) for part in adapter.parts}
+def by_module(setting: Any, adapter: Adapter, default: Any) -> dict[str, Any]:
+    """Expand a setting, one for all modules or by module, to all modules."""
+    if not isinstance(setting, dict):
+        return {module.name: setting for module in adapter.modules}
+    return {module.name: setting.get(module.name, default) for module in adapter.modules}
 
 
 def _short(name: str) -> str:
-    """What a loss is called in metrics: its name, or that of the function an import path ends in."""
+    """Return the name of a loss in metrics: its name, or the function's name in an import path."""
     return name.rpartition(":")[2]

@@ -1,13 +1,13 @@
-"""What a round trains and what is measured around it, by mode and arm: the one place that says it (DESIGN.md §6, §6a).
+"""The plan of a round: what it trains and what is measured around it, by mode and arm.
 
 ======  ====================  =============  ========================  ======================  =====================
 mode    student's inputs      moves          terms in the loss         computed                bandit loss (probe)
 ======  ====================  =============  ========================  ======================  =====================
-forced  teacher's boundaries  the arm's      the arm's modules' own    the arm's parts, and    sum of all modules'
+forced  teacher's boundaries  the arm's      the arm's modules' own    the arm's modules, and  sum of all modules'
                               modules        terms                     the teacher's that      own terms, those of
                                                                        feed them               the arm measured anew
 active  its own               the arm's      task, logits, layer       everything, gradient    total distillation
-                              modules        terms of the arm's        from the arm's parts    loss, end to end
+                              modules        terms of the arm's        from the arm's modules  loss, end to end
                                              modules                   on
 all     its own               all modules    task, logits, layer       everything              total distillation
                                              terms of the arm's                                loss, end to end
@@ -15,9 +15,9 @@ all     its own               all modules    task, logits, layer       everythin
 joint   its own               all modules    all                       everything              as in the run's mode
 ======  ====================  =============  ========================  ======================  =====================
 
-"joint" is the last row in every mode: an arm of that name and the tail play it. The reward is the relative decrement
-of the bandit loss; the tail's rounds have none. Where a model's adapter does not declare which part feeds which,
-everything is computed in every round, and ``forced`` is refused.
+"joint" is the last row in every mode: it is played by an arm of that name and by the tail. The reward is the relative
+decrement of the bandit loss; rounds of the tail have none. If a model's adapter does not declare the inputs of its
+modules, everything is computed in every round, and ``forced`` is refused.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,20 +25,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.errors import RecipeError
-from worker.models.base import Part
+from worker.models.base import ModuleSpec
 
 Mode = Literal["forced", "active", "all"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One round's work.
+    """The work of one round.
 
     Attributes:
-        forced: Whether the student's parts read the teacher's boundary tensors.
-        trained: Modules whose parameters move.
-        student: Student parts to run, in order.
-        teacher: Teacher parts to run, in order.
+        forced: Whether the student's modules read the teacher's boundary tensors.
+        trained: Modules whose parameters are trained.
+        student: Modules of the student to run, in order.
+        teacher: Modules of the teacher to run, in order.
         layers: Modules whose layer terms are in the loss.
         task: Whether task terms are in the loss.
         logits: Whether the logit term is in the loss.
@@ -53,13 +53,14 @@ class Plan:
     logits: bool
 
 
-def check_declared(parts: Sequence[Part]) -> None:
-    """Raise RecipeError if it is not known of some part what it reads."""
-    undeclared = [part.name for part in parts if part.inputs is None]
+def check_declared(specs: Sequence[ModuleSpec]) -> None:
+    """Raise RecipeError unless every module declares its inputs."""
+    undeclared = [spec.name for spec in specs if spec.inputs is None]
     if undeclared:
         raise RecipeError(
-            "train: forced feeds every module with the teacher's boundary tensors, but it is not declared what "
-            f"feeds {', '.join(undeclared)}: use train: active or all, or declare the inputs in the model's adapter"
+            "train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
+            f"{', '.join(undeclared)} are not declared; use train: active or all, or declare the inputs in the model's "
+            "adapter"
         )
 
 
@@ -67,55 +68,55 @@ class Planner:
     """Derives plans for one model.
 
     Args:
-        parts: The model's parts, every one after its inputs; each is a module.
-        logits_part: The part that produces the logits, which owns the task and logit terms; None where no part does
-            alone, and only joint rounds have such terms.
+        specs: The model's modules, each after its inputs.
+        logits_module: The module that computes the logits, which owns the task and logit terms; None if no module
+            computes them alone, so that only joint rounds have such terms.
         mode: The recipe's ``train``.
-        readers: For a module, the other modules that read parameters of its own (tied ones).
+        readers: The other modules that use a module's own (tied) parameters, by module.
 
     Raises:
-        RecipeError: The mode is ``forced`` and a part does not declare its inputs.
+        RecipeError: The mode is ``forced`` and the inputs of a module are not declared.
     """
 
     def __init__(
         self,
-        parts: Sequence[Part],
-        logits_part: str | None,
+        specs: Sequence[ModuleSpec],
+        logits_module: str | None,
         mode: Mode,
         readers: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         if mode == "forced":
-            check_declared(parts)
-        self._parts = tuple(parts)
-        self._names = tuple(part.name for part in parts)
-        self._logits_part = logits_part
+            check_declared(specs)
+        self._specs = tuple(specs)
+        self._names = tuple(spec.name for spec in specs)
+        self._logits_module = logits_module
         self._mode = mode
         self._readers = readers or {}
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The model's parts."""
-        return self._parts
+    def specs(self) -> tuple[ModuleSpec, ...]:
+        """The model's modules, as they are declared."""
+        return self._specs
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All modules, in order."""
+        """The names of all modules, in order."""
         return self._names
 
     def joint(self) -> Plan:
-        """Layerwise distillation of all modules at once, end to end."""
+        """Return the plan for layerwise distillation of all modules at once, end to end."""
         return self._own_inputs(trained=self._names, layers=self._names)
 
     def arm(self, modules: Sequence[str]) -> Plan:
-        """The plan for an arm that is not the joint one."""
+        """Return the plan for an arm other than the joint one."""
         ordered = tuple(name for name in self._names if name in modules)
         if self._mode == "forced":
             return self.forced(ordered)
         return self._own_inputs(trained=ordered if self._mode == "active" else self._names, layers=ordered)
 
     def forced(self, modules: Sequence[str]) -> Plan:
-        """Each of the modules on the teacher's boundary tensors, with its own terms."""
-        owns_logits = self._logits_part in modules
+        """Return the plan that runs each of the modules on the teacher's boundary tensors, with its own terms."""
+        owns_logits = self._logits_module in modules
         return Plan(
             forced=True,
             trained=tuple(modules),
@@ -127,19 +128,23 @@ class Planner:
         )
 
     def measured(self, trained: Sequence[str]) -> Plan:
-        """What the probe measures after a round that moved these modules: what can have changed of the bandit loss."""
+        """Return the plan for the probe after a round: the terms of the bandit loss that its training can have changed.
+
+        Args:
+            trained: The modules that the round trained.
+        """
         if self._mode != "forced":
             return self.joint()
         changed = {*trained, *(reader for module in trained for reader in self._readers.get(module, ()))}
         return self.forced([name for name in self._names if name in changed])
 
     def task(self) -> Plan:
-        """The student alone, end to end, for task metrics: no teacher, nothing moves."""
+        """Return the plan for task metrics: the student alone, end to end, without training."""
         return Plan(forced=False, trained=(), student=self._names, teacher=(), layers=(), task=True, logits=False)
 
-    def look(self, parts: Sequence[str]) -> Plan:
-        """Some of the student's parts alone, for what they put out: no teacher, no term, nothing moves."""
-        return Plan(forced=False, trained=(), student=tuple(parts), teacher=(), layers=(), task=False, logits=False)
+    def look(self, modules: Sequence[str]) -> Plan:
+        """Return the plan for the outputs of some of the student's modules, without teacher, terms or training."""
+        return Plan(forced=False, trained=(), student=tuple(modules), teacher=(), layers=(), task=False, logits=False)
 
     def _own_inputs(self, trained: tuple[str, ...], layers: tuple[str, ...]) -> Plan:
         return Plan(
@@ -153,9 +158,9 @@ class Planner:
         )
 
     def _with_inputs(self, modules: Sequence[str]) -> tuple[str, ...]:
-        """The modules and everything they read, directly or not, in order."""
+        """Return the modules and all of their direct and indirect inputs, in order."""
         needed = set(modules)
-        for part in reversed(self._parts):
-            if part.name in needed:
-                needed.update(part.inputs or ())
+        for spec in reversed(self._specs):
+            if spec.name in needed:
+                needed.update(spec.inputs or ())
         return tuple(name for name in self._names if name in needed)

@@ -1,13 +1,13 @@
 """Linear maps between a student and a teacher of another width.
 
-Two kinds. A *hidden* projection takes a student layer's output to the width of the teacher's layer it is compared
-with. It is learned: it belongs to the layer's module, moves with that module's arm, and is left behind on export.
+There are two kinds. A *hidden* projection maps a student layer's output to the width of the teacher layer it is
+compared with. It is learned: it belongs to the layer's module, is trained with that module's arm, and is not exported.
 
-A *boundary* projection takes the teacher's boundary tensor to the student's width: what the student's own module is
-matched with, and what the modules behind it read under ``train: forced``. It is fixed: the principal directions of
-the teacher's tensor. A learned one would have to belong to one arm and be read by another, so that training the one
-changed the other's loss; and in the joint tail, where the modules read each other directly, each would have learned
-its own idea of the space between them.
+A *boundary* projection maps the teacher's boundary tensor to the student's width. The student's own module is compared
+with the result, and under ``train: forced`` the modules after it read it. It is fixed: the principal directions of the
+teacher's tensor. A learned one would belong to one arm and be read by another, so that training one would change the
+other's loss; and in the joint tail, where modules read each other directly, each would have learned a different space
+between them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from worker.models.base import Boundary
 
 @dataclass(frozen=True)
 class HiddenWidths:
-    """Widths on both sides of one pair of layers that differ in them."""
+    """The two widths of a pair of layers that differ in width."""
 
     module: str
     student: int
@@ -29,11 +29,11 @@ class HiddenWidths:
 
 
 class Projections(nn.Module):
-    """All maps of one student; empty, and without cost, where every width is the teacher's.
+    """All projections of one student; empty, and without cost, if every width equals the teacher's.
 
     Args:
-        hidden: Widths by the student layer's name, for the pairs that need a map.
-        boundary: For (module, boundary tensor), its map [student width, teacher width].
+        hidden: Widths by the student layer's name, for the pairs that need a projection.
+        boundary: The map [student width, teacher width] by (module, boundary tensor).
     """
 
     def __init__(self, hidden: Mapping[str, HiddenWidths], boundary: Mapping[tuple[str, str], Tensor]) -> None:
@@ -47,11 +47,11 @@ class Projections(nn.Module):
             self.register_buffer(name, boundary[pair].float())
 
     def owned(self, module: str) -> list[str]:
-        """Names of this module's own parameters that move with a module of the student."""
+        """Return the names of the projections' parameters that are trained with a module of the student."""
         return [f"hidden.{_key(layer)}.weight" for layer, owner in self._module_of.items() if owner == module]
 
     def lift(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The student's hidden states, in the teacher's widths."""
+        """Project the student's hidden states to the teacher's widths."""
         if not self._module_of:
             return hidden
         return {
@@ -60,32 +60,32 @@ class Projections(nn.Module):
         }
 
     def reduce(self, boundary: dict[str, Boundary]) -> dict[str, Boundary]:
-        """The teacher's boundary tensors, in the student's widths."""
+        """Project the teacher's boundary tensors to the student's widths."""
         if not self._boundary:
             return boundary
         return {
-            part: {name: self._reduced(part, name, tensor) for name, tensor in tensors.items()}
-            for part, tensors in boundary.items()
+            module: {name: self._reduced(module, name, tensor) for name, tensor in tensors.items()}
+            for module, tensors in boundary.items()
         }
 
-    def _reduced(self, part: str, name: str, tensor: Tensor) -> Tensor:
-        if (part, name) not in self._boundary:
+    def _reduced(self, module: str, name: str, tensor: Tensor) -> Tensor:
+        if (module, name) not in self._boundary:
             return tensor
-        # In fp32 whatever the model computes in, autocast or not: these are targets.
+        # These are targets: compute them in fp32 whatever the model's type, with or without autocast.
         with torch.autocast(tensor.device.type, enabled=False):
-            return (tensor.float() @ self.get_buffer(self._boundary[part, name]).float().T).to(tensor.dtype)
+            return (tensor.float() @ self.get_buffer(self._boundary[module, name]).float().T).to(tensor.dtype)
 
 
 def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], width: int) -> Tensor:
-    """The map to ``width`` dimensions that keeps most of the tensors' energy.
+    """Compute the map to ``width`` dimensions that preserves most of the tensors' energy.
 
-    Its rows are the leading eigenvectors of the second-moment matrix (Eckart and Young 1936); where the student is
-    wider than the teacher, those of the teacher's whole space and zeros.
+    Its rows are the leading eigenvectors of the second-moment matrix (Eckart and Young 1936); if the student is wider
+    than the teacher, all eigenvectors and rows of zeros.
 
     Args:
         tensors: Samples [B, …, teacher width].
-        masks: For each, which positions count: [B, …] bool, or None for all.
-        width: The student's.
+        masks: For each sample, which positions count: [B, …] bool, or None for all.
+        width: The student's width.
 
     Returns:
         [width, teacher width], float64, on the CPU.
@@ -95,7 +95,7 @@ def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], wid
         rows = (tensor.flatten(0, -2) if mask is None else tensor[mask]).double().cpu()
         moment = moment + rows.T @ rows
     vectors = torch.linalg.eigh(moment).eigenvectors.flip(1).T
-    # An eigenvector's sign is arbitrary: let its largest entry be positive.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive.
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
     vectors = vectors * largest.sign()
     padding = torch.zeros(max(width - len(vectors), 0), vectors.shape[1], dtype=torch.float64)
@@ -103,5 +103,5 @@ def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], wid
 
 
 def _key(layer: str) -> str:
-    """A layer's name as a key that torch's ModuleDict accepts."""
+    """Return a layer's name as a key that torch's ModuleDict accepts."""
     return layer.replace(".", "/")

@@ -1,43 +1,48 @@
-"""The module that the engine wraps: the student, its partial forward and its losses."""
+"""The PyTorch module that the engine wraps: the student with its partial forward pass and its losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Plan
 from worker.distill.projection import Projections
 from worker.models.base import Batch, Boundary
 
 Observer = Callable[[Plan, Outputs, Outputs], None]
-"""Sees a plan and what student and teacher put out under it, before the losses are computed."""
+"""(plan, student's outputs, teacher's outputs), called before the losses are computed."""
 
 
 class Student(nn.Module):
-    """What is given to ``deepspeed.initialize`` and always called through the engine.
+    """The student as it is passed to ``deepspeed.initialize`` and always called through the engine.
 
-    The forward of an arm happens in here, so that ZeRO and gradient averaging see every call. The teacher is no
-    child of it: its outputs come in as arguments.
+    The forward pass of an arm is in here, so that ZeRO and gradient averaging see every call. The teacher is not a
+    child of this PyTorch module: its outputs are arguments.
+
+    Args:
+        modular: The student model.
+        objective: Computes the terms.
+        projections: Maps between the widths of student and teacher; by default none.
 
     Attributes:
-        observer: Looks on while it is set; see worker/setup/dry_run.py.
+        observer: Called on every forward pass while it is set; worker/setup/dry_run.py uses it.
     """
 
     observer: Observer | None = None
 
-    def __init__(self, parted: Parted, objective: Objective, projections: Projections | None = None) -> None:
+    def __init__(self, modular: ModularModel, objective: Objective, projections: Projections | None = None) -> None:
         super().__init__()
-        self.model = parted.model
+        self.model = modular.model
         self.projections = projections or Projections({}, {})
-        self._parted = parted
+        self._modular = modular
         self._objective = objective
 
     def owned(self, owned: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Names of this module's parameters by the student's module that owns them, projections included.
+        """Return this PyTorch module's parameter names by the module that owns them, projections included.
 
         Args:
-            owned: Names of the bare model's parameters by module.
+            owned: The bare model's parameter names by module.
         """
         return {
             module: [f"model.{name}" for name in names]
@@ -48,13 +53,20 @@ class Student(nn.Module):
     def forward(
         self, batch: Batch, teacher: Outputs, plan: Plan, known: Mapping[str, Boundary] | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Outputs | None]:
-        """The plan's loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode what the parts put
-        out: in training it would be held through the backward pass.
+        """Compute a plan's loss on one batch.
 
-        ``known`` has the student's own boundary tensors of parts that the plan does not run.
+        Args:
+            batch: The model's inputs.
+            teacher: The teacher's outputs for the plan.
+            plan: What to run and which terms to compute.
+            known: The student's own boundary tensors of modules that the plan does not run.
+
+        Returns:
+            The loss (scalar, with gradient), its unweighted terms (scalars), and in eval mode the modules' outputs:
+            in training they would stay in memory through the backward pass.
         """
         target = self.projections.reduce(teacher.boundary)
-        outputs = self._parted.run(plan.student, batch, target if plan.forced else None, known)
+        outputs = self._modular.run(plan.student, batch, target if plan.forced else None, known)
         if self.observer is not None:
             self.observer(plan, outputs, teacher)
         terms = self._objective.terms(
@@ -64,7 +76,7 @@ class Student(nn.Module):
             Outputs(target, teacher.hidden, teacher.logits),
             batch,
         )
-        # Only evaluations look at it; kept in a step, it would be in memory through its backward pass.
-        seen = None if self.training else outputs
+        # Only evaluations read the outputs; in training they would stay in memory through the backward pass.
+        returned = None if self.training else outputs
         detached = {name: term.detach() for name, term in terms.items()}
-        return self._objective.weighted(terms), detached, seen
+        return self._objective.weighted(terms), detached, returned

@@ -1,4 +1,4 @@
-"""The frozen teacher: runs the parts a plan needs, without gradient."""
+"""The frozen teacher, which runs the modules that a plan needs, without gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,62 +6,68 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.models.base import Batch, Boundary
 
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
-"""(parts, batch, known) -> what the parts put out; see Parted.run."""
-Placement = Callable[[Parted, torch.device], Run]
-"""Puts a frozen model on the CPU where it is to be, and returns what runs it; see worker/engine/sharding.py."""
+"""(modules, batch, known) -> their outputs, as in `ModularModel.run`."""
+Placement = Callable[[ModularModel, torch.device], Run]
+"""Moves a frozen model from the CPU to its devices and returns the function that runs it."""
 
 
 class Teacher:
-    """A model that only answers. Never a child of the student, so no optimizer or checkpoint ever sees it.
+    """The teacher. It is never a child of the student, so no optimizer or checkpoint contains it.
 
     Args:
-        parted: The teacher, taken apart; moved to its place and frozen here.
-        device: Where it computes.
-        dtype: What the student computes in: the type of the outputs.
-        computes: What it computes in; by default the same.
-        placement: Where its weights lie; by default whole on the device of every rank.
+        modular: The teacher model; it is frozen and moved to its devices here.
+        device: The device on which it computes.
+        dtype: The type that the student computes in, which is the type of the outputs.
+        computes: The type that the teacher computes in; by default the same.
+        placement: Places its weights; by default every rank has all of them on its device.
     """
 
     def __init__(
         self,
-        parted: Parted,
+        modular: ModularModel,
         device: torch.device,
         dtype: torch.dtype,
         *,
         computes: torch.dtype | None = None,
         placement: Placement | None = None,
     ) -> None:
-        self.parted = parted
+        self.modular = modular
         self._dtype, self._computes = dtype, computes or dtype
-        parted.model.to(dtype=self._computes).eval().requires_grad_(False)
-        self._run = (placement or _whole)(parted, device)
+        modular.model.to(dtype=self._computes).eval().requires_grad_(False)
+        self._run = (placement or _replicated)(modular, device)
 
     # no_grad, not inference_mode: tensors made under the latter cannot be a student's inputs or targets.
     @torch.no_grad()
-    def run(self, parts: Sequence[str], batch: Batch, known: Mapping[str, Boundary] | None = None) -> Outputs:
-        """Outputs of the given parts; every part's inputs must be among them, or among what is known."""
+    def run(self, modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary] | None = None) -> Outputs:
+        """Run modules and return their outputs.
+
+        Args:
+            modules: Names of the modules, each after its inputs.
+            batch: The model's inputs.
+            known: The teacher's own boundary tensors of modules that need not be run again.
+        """
         known = known or {}
         if self._computes == self._dtype:
-            return self._run(parts, batch, known)
-        there = {part: _in(self._computes, tensors) for part, tensors in known.items()}
-        outputs = self._run(parts, _in(self._computes, batch), there)
-        boundary = {part: _in(self._dtype, tensors) for part, tensors in outputs.boundary.items()}
+            return self._run(modules, batch, known)
+        known = {module: _in(self._computes, tensors) for module, tensors in known.items()}
+        outputs = self._run(modules, _in(self._computes, batch), known)
+        boundary = {module: _in(self._dtype, tensors) for module, tensors in outputs.boundary.items()}
         logits = None if outputs.logits is None else outputs.logits.to(self._dtype)
         return replace(outputs, boundary=boundary, hidden=_in(self._dtype, outputs.hidden), logits=logits)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """All parts, in order."""
-        return tuple(part.name for part in self.parted.adapter.parts)
+    def modules(self) -> tuple[str, ...]:
+        """The names of all modules, in order."""
+        return tuple(module.name for module in self.modular.adapter.modules)
 
 
-def _whole(parted: Parted, device: torch.device) -> Run:
-    parted.model.to(device)
-    return lambda parts, batch, known: parted.run(parts, batch, known=known)
+def _replicated(modular: ModularModel, device: torch.device) -> Run:
+    modular.model.to(device)
+    return lambda modules, batch, known: modular.run(modules, batch, known=known)
 
 
 def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.teacher import Run
 from worker.models.base import Batch, Boundary
 
@@ -28,25 +28,25 @@ from worker.models.base import Batch, Boundary
 class _ModularForward(nn.Module):
     """Runs a model's modules within one forward call, since that is what ZeRO 3 hooks into."""
 
-    def __init__(self, parted: Parted) -> None:
+    def __init__(self, modular: ModularModel) -> None:
         super().__init__()
-        self.model = parted.model
-        self._parted = parted
+        self.model = modular.model
+        self._modular = modular
 
     def forward(self, modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> tuple[Any, ...]:
         """Return the fields of `Outputs` as plain containers: DeepSpeed looks for tensors in those only."""
-        return tuple(vars(self._parted.run(modules, batch, known=known)).values())
+        return tuple(vars(self._modular.run(modules, batch, known=known)).values())
 
 
-def shard(parted: Parted, device: torch.device, *, offload: bool) -> Run:
+def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
     """Shard a model's parameters over all ranks; collective, as is every call of the returned function.
 
     Args:
-        parted: A frozen model on the CPU, whole and the same on every rank, in the dtype that it computes in.
+        modular: A frozen model on the CPU, whole and the same on every rank, in the dtype that it computes in.
         device: The device that it computes on.
         offload: Whether the shards lie in host memory.
     """
-    dtype = next(parted.model.parameters()).dtype
+    dtype = next(modular.model.parameters()).dtype
     zero: dict[str, object] = {"stage": 3, "stage3_param_persistence_threshold": 0}
     if offload:
         zero["offload_param"] = {"device": "cpu", "pin_memory": device.type != "cpu"}
@@ -57,14 +57,14 @@ def shard(parted: Parted, device: torch.device, *, offload: bool) -> Run:
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
     # One parameter after the other: the device never holds the whole model.
-    deepspeed.zero.Init(module=parted.model, config_dict_or_path=config, dtype=dtype)
-    for buffer in parted.model.buffers():
+    deepspeed.zero.Init(module=modular.model, config_dict_or_path=config, dtype=dtype)
+    for buffer in modular.model.buffers():
         buffer.data = buffer.data.to(device)
-    if any(isinstance(module, nn.MultiheadAttention) for module in parted.model.modules()):
+    if any(isinstance(module, nn.MultiheadAttention) for module in modular.model.modules()):
         # Its forward reads the parameters of its child itself, so both are gathered together.
-        set_z3_leaf_modules(parted.model, [nn.MultiheadAttention])
-    wrapper = _ModularForward(parted)
-    for parameter in parted.model.parameters(recurse=False):
+        set_z3_leaf_modules(modular.model, [nn.MultiheadAttention])
+    wrapper = _ModularForward(modular)
+    for parameter in modular.model.parameters(recurse=False):
         deepspeed.zero.register_external_parameter(wrapper, parameter)
     engine, _, _, _ = deepspeed.initialize(model=wrapper, config=config, dist_init_required=False)
     engine.eval()

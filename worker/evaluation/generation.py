@@ -18,7 +18,7 @@ from worker.distill.plan import Planner
 from worker.distill.teacher import Run, Teacher
 from worker.engine.engine import Engine
 from worker.engine.process_group import ProcessGroup
-from worker.models.base import Part
+from worker.models.base import ModuleSpec
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,25 @@ class Generator:
 
     Attributes:
         run: Runs some of the model's modules in eval mode.
-        parts: All of its modules, in order.
+        modules: All of its modules, in order.
         process_group: The ranks that generate at the same time: under ZeRO 3 they must call the model equally often.
     """
 
     run: Run
-    parts: Sequence[Part]
+    modules: Sequence[ModuleSpec]
     process_group: ProcessGroup
 
     @classmethod
     def for_student(cls, engine: Engine, planner: Planner, process_group: ProcessGroup) -> Generator:
         """Return the generator of the student that an engine wraps."""
         return cls(
-            lambda modules, batch, known: engine.run(batch, planner.look(modules), known), planner.parts, process_group
+            lambda modules, batch, known: engine.run(batch, planner.look(modules), known), planner.specs, process_group
         )
 
     @classmethod
     def for_teacher(cls, teacher: Teacher, process_group: ProcessGroup) -> Generator:
         """Return the generator of a teacher."""
-        return cls(teacher.run, teacher.parted.adapter.parts, process_group)
+        return cls(teacher.run, teacher.modular.adapter.modules, process_group)
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: Writing, pad: int) -> list[list[int]]:
@@ -60,8 +60,8 @@ class Generator:
         """
         text, position = _prompts(batch["text"], batch["answer"], pad)
         rows, length = text.shape
-        once = [part.name for part in self.parts if part.textless and part.inputs is not None]
-        rest = [part.name for part in self.parts if part.name not in once]
+        once = [module.name for module in self.modules if module.textless and module.inputs is not None]
+        rest = [module.name for module in self.modules if module.name not in once]
         known = self.run(once, batch, {}).boundary if once else {}
         beams = options.beams
         if beams > 1:

@@ -63,7 +63,7 @@ class Probe:
         self._batches: list[tuple[Batch, Outputs]] = []
         for index in self._indices(self.recipe.batches):
             batch = self._batch(self.data.held_out, index)
-            self._batches.append((batch, self.teacher.run(self.teacher.parts, batch)))
+            self._batches.append((batch, self.teacher.run(self.teacher.modules, batch)))
 
     @property
     def loss(self) -> float:
@@ -107,7 +107,7 @@ class Probe:
             if student:
                 _, logits = self.engine.measure(batch, Outputs({}, {}), plan)
             else:
-                logits = self.teacher.run(self.teacher.parts, batch).logits
+                logits = self.teacher.run(self.teacher.modules, batch).logits
             if logits is None:
                 # A model without logits has no task metric.
                 return {}

@@ -1,0 +1,1 @@
+"""Models: their modules, how they are loaded, cut and exported."""

@@ -1,54 +1,57 @@
-"""What the worker asks of a model: its parts, what feeds which, how to run one of them alone, and where it came from.
+"""The interface between the worker and a model: its modules, their inputs, how to run one alone, how to export it.
 
-A *part* is a sub-network with declared inputs and outputs, such as an image tower. Its outputs are the *boundary
-tensors* that later parts read. Knowing them lets the worker run only the parts an arm needs, and feed a student's
-part with the teacher's boundary tensors (``train: forced``). Recipes and arms call parts modules.
+A *module* is a sub-network with declared inputs and outputs, such as an image tower; it consists of one or more
+PyTorch modules. Its outputs are the *boundary tensors* that later modules read. Knowing them lets the worker run only
+the modules an arm needs, and feed a student's module with the teacher's boundary tensors (``train: forced``).
 
-A *family* is one kind of models: an :class:`Adapter` says how they are taken apart, a :class:`Loaded` how they are cut
-and exported. The families are open_clip's CoCa and CLIP, what transformers offers (hf_*.py), and whatever a user's
-factory builds (factory.py); sources.py knows which is meant.
+A *family* is one kind of models: an :class:`Adapter` declares their modules, a :class:`Loaded` cuts and exports them.
+The families are open_clip's CoCa and CLIP (open_clip/), the models of transformers (hf/), and the models that a user's
+factory builds (factory.py); sources.py chooses the family.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from worker.data.base import Inputs
 from worker.errors import RecipeError
 
+log = logging.getLogger(__name__)
+
 Batch = Mapping[str, Tensor]
 Boundary = dict[str, Tensor]
 Patterns = str | tuple[str, ...]
-"""A dotted glob, or several."""
+"""A dotted glob, or several of them."""
 Fresh = Literal["never", "if_bare", "always"]
-"""Whether a model may be given fresh weights, from torch's global random state: never; where it is named by a
-configuration alone, with no weights anywhere; or always, whatever weights there are."""
+"""Whether a model may start with fresh weights, from torch's global random state: never; if there is only a
+configuration and no weights; or always, whatever weights there are."""
 
 
-def patterns(given: Patterns) -> tuple[str, ...]:
-    """Always several."""
-    return (given,) if isinstance(given, str) else given
+def patterns(globs: Patterns) -> tuple[str, ...]:
+    """Return one glob or several as a tuple."""
+    return (globs,) if isinstance(globs, str) else globs
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a model.
+class ModuleSpec:
+    """The declaration of one module of a model.
 
     Attributes:
-        name: What recipes and arms call it.
-        path: Dotted paths of what it owns: modules, or parameters that stand by themselves.
-        layers: Globs of the modules whose outputs are its hidden states, in order.
-        inputs: Names of the parts whose boundary tensors it reads; None where that is not declared.
-        matched: Names of those of its own boundary tensors that are matched beside the hidden states, so that
-            what follows the last layer (poolers, norms, projections) is distilled too.
-        textless: Whether it reads no text, so that it runs once while a text is written word by word.
+        name: Its name in recipes and arms.
+        path: Dotted globs of the PyTorch modules it owns, or of single parameters.
+        layers: Dotted globs of the PyTorch modules whose outputs are its hidden states, in order.
+        inputs: Names of the modules whose boundary tensors it reads; None if that is not declared.
+        matched: Names of its boundary tensors that are compared in addition to the hidden states, so that what
+            follows the last layer (poolers, norms, projections) is distilled too.
+        textless: Whether it reads no text, so that it runs only once while text is generated token by token.
     """
 
     name: str
@@ -59,80 +62,109 @@ class Part:
     textless: bool = False
 
 
-class Adapter:
-    """How a model is taken apart. Knows the model's make and no weights.
+class _Parts:
+    """The name that adapters of version 0.1 use for `Adapter.modules`; it works until version 0.3."""
 
-    An adapter whose parts declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
-    that does not know what feeds what leaves ``inputs`` at None and implements :meth:`run_whole`: then every forward
-    pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if their
-    parts and boundary tensors have the same names.
+    def __get__(self, adapter: Adapter | None, owner: type[Adapter]) -> tuple[ModuleSpec, ...]:
+        return (owner if adapter is None else adapter).modules
+
+    def __set__(self, adapter: Adapter, modules: tuple[ModuleSpec, ...]) -> None:
+        _warn_parts(type(adapter))
+        adapter.modules = modules
+
+
+def _warn_parts(adapter: type[Adapter]) -> None:
+    log.warning("%s.parts is now called `modules`; the old name works until version 0.3", adapter.__qualname__)
+
+
+class Adapter:
+    """The module structure of one kind of model: its modules and how to run them. It holds no weights.
+
+    An adapter whose modules declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
+    that does not know which module reads which leaves ``inputs`` at None and implements :meth:`run_whole`: then every
+    forward pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if
+    their modules and boundary tensors have the same names.
     """
 
-    parts: tuple[Part, ...] = ()
-    """In an order in which every part comes after its inputs."""
+    modules: tuple[ModuleSpec, ...] = ()
+    """The modules, each after its inputs."""
+    parts = _Parts()
 
     logits: tuple[str, str] | None = None
-    """The part and the boundary tensor that hold the logits [B, positions, classes] that are matched by KL; None where
-    no part has them alone. Task and logit terms belong to that part."""
+    """Names of the module and the boundary tensor that hold the logits [B, positions, classes] compared by KL; None if
+    no module computes them alone. Task and logit terms belong to that module."""
 
     task_weights: Mapping[str, float] = MappingProxyType({})
-    """Weight of each task term where the recipe names none; terms that are not here weigh 1."""
+    """Weight of each task term if the recipe names none; terms that are not join_names weigh 1."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "parts" in vars(cls):
+            _warn_parts(cls)
+            cls.modules = vars(cls)["parts"]
+            del cls.parts
 
     @property
     def declared(self) -> bool:
-        """Whether it is known which part reads what."""
-        return all(part.inputs is not None for part in self.parts)
+        """Whether every module declares its inputs."""
+        return all(module.inputs is not None for module in self.modules)
 
-    def run(self, model: nn.Module, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        """Run one part on the boundary tensors of its inputs and return its own."""
+    def run(self, model: nn.Module, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module on the boundary tensors of its inputs and return its own."""
         raise NotImplementedError(
-            f"{type(self).__name__} says what its parts read, and not how to run one: it needs a `run`"
+            f"{type(self).__name__} declares the inputs of its modules but has no `run` method to run one"
         )
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        """Run the whole model and return every part's boundary tensors; some may be empty."""
+        """Run the whole model and return the boundary tensors of every module; a module may have none."""
         boundary: dict[str, Boundary] = {}
-        for part in self.parts:
-            boundary[part.name] = self.run(model, part.name, batch, boundary)
+        for module in self.modules:
+            boundary[module.name] = self.run(model, module.name, batch, boundary)
         return boundary
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        """Which positions of a hidden state or boundary tensor count: [B, positions] bool, or None for all.
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a module's hidden states or of a boundary tensor count.
 
-        ``name`` is "hidden" or the boundary tensor's name.
+        Args:
+            module: The module's name.
+            name: "hidden", or the boundary tensor's name.
+            batch: The batch.
+
+        Returns:
+            [B, positions] bool, or None for all positions.
         """
         return None
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
-        """The task losses that the given boundary tensors allow to compute, by name, each a scalar."""
+        """Compute the task losses that need no other boundary tensors than these, by name, each a scalar."""
         return {}
 
     def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
-        """The logits, if the given boundary tensors allow to have them."""
+        """Return the logits, or None if these boundary tensors are not enough to compute them."""
         if self.logits is None:
             return None
-        part, name = self.logits
-        return boundary.get(part, {}).get(name)
+        module, name = self.logits
+        return boundary.get(module, {}).get(name)
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
-        """Which positions of the logits count: [B, positions] bool, or None for all."""
+        """Return which positions of the logits count: [B, positions] bool, or None for all."""
         return None if self.logits is None else self.mask(*self.logits, batch)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
-        """Have the model recompute its layers in the backward pass, by non-reentrant checkpointing.
+        """Make the model recompute its layers in the backward pass, by non-reentrant checkpointing.
 
         Raises:
-            RecipeError: The model cannot.
+            RecipeError: The model does not offer it.
         """
         raise RecipeError(f"student.checkpointing: {type(model).__name__} does not offer activation checkpointing")
 
 
 class Loaded(ABC):
-    """A model, how it is taken apart, and how it is given back to where it came from.
+    """A loaded model with its adapter, which can be cut and exported.
 
     Attributes:
-        model: On the CPU, in fp32, in train mode, every parameter trainable.
-        adapter: Its adapter; one without parts where nothing is known of the model.
+        model: The model, on the CPU, in fp32, in train mode, every parameter trainable.
+        adapter: Its adapter; one without modules if nothing is known about the model.
         weights: Where its weights come from, for people to read.
     """
 
@@ -141,35 +173,35 @@ class Loaded(ABC):
     weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> Loaded:
-        """A student with fewer layers, each copied from this model bit for bit, that shares no memory with it.
+        """Return a student with fewer layers, each a bitwise copy from this model; no memory is shared.
 
         Args:
-            keep: How many layers to keep of a part, by its name; all of what is not named.
-            adapter: How this model is taken apart: its own, or as the recipe says.
+            keep: Number of layers to keep, by module; modules that are not named keep all.
+            adapter: The modules of this model: its own adapter, or one with the recipe's modules.
 
         Raises:
-            RecipeError: There is no such part, or no so many layers, or the model cannot be cut.
+            RecipeError: There is no such module, it has fewer layers, or the model cannot be cut.
         """
         raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
 
     def inputs(self) -> Inputs:
-        """How the model takes pictures and texts.
+        """Return the preprocessing of the model.
 
         Raises:
-            RecipeError: That is not known.
+            RecipeError: It is not known.
         """
         raise RecipeError(
-            f"it is not known how a {type(self.model).__name__} takes pictures and texts: make its batches by a data "
-            "module of your own (docs/bring-your-own-model.md)"
+            f"the preprocessing of a {type(self.model).__name__} is not known; write a data module of your own that "
+            "makes its batches (docs/bring-your-own-model.md)"
         )
 
     @abstractmethod
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """Write weights and configuration so that what the model came from loads them, and nothing of ours.
+        """Write weights and configuration so that the library the model came from can load them.
 
         Args:
             state: The model's tensors by name, tied ones under each of their names.
-            directory: Created if it is not there; each file in it appears whole or not at all, the weights last.
+            directory: Created if needed. Each file is written atomically, the weights last.
 
         Returns:
             The path of the weights.
@@ -177,12 +209,20 @@ class Loaded(ABC):
 
 
 def entry(batch: Batch, *names: str) -> Tensor:
-    """The first of these entries that a batch has.
+    """Return the first of these entries that a batch has.
 
     Raises:
-        RecipeError: It has none; names what it has.
+        RecipeError: It has none of them; the message names those it has.
     """
     for name in names:
         if name in batch:
             return batch[name]
     raise RecipeError(f"the data's batches have no {' or '.join(names)}; they have {', '.join(batch) or 'nothing'}")
+
+
+def __getattr__(name: str) -> Any:
+    """Return `ModuleSpec` for ``Part``, its name in version 0.1; it works until version 0.3."""
+    if name == "Part":
+        log.warning("worker.models.base.Part is now called ModuleSpec; the old name works until version 0.3")
+        return ModuleSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

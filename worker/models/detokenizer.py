@@ -1,4 +1,4 @@
-"""Texts of a transformers tokenizer's tokens; imports nothing of transformers, which open_clip does without."""
+"""Detokenizer for the tokenizers of transformers; it does not import transformers, which open_clip does not need."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class HfSpoken:
-    """Makes a text of tokens, special ones left out; can be pickled."""
+class HfDetokenizer:
+    """Decode tokens to a text without special tokens. Can be pickled."""
 
     tokenizer: Any
 
     def __call__(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()

@@ -1,7 +1,7 @@
-"""Models of a user's own, by the import path of what builds them: ``package.module:factory``.
+"""A user's own models, by the import path of their factory: ``package.module:factory``.
 
-A factory returns an ``nn.Module`` that is called as worker/models/generic.py says; or such a module and an
-``worker.models.base.Adapter`` of the user's own, which knows what feeds what and so allows ``train: forced``.
+A factory returns a PyTorch module that follows the protocol in worker/models/generic.py. It may return an adapter
+(``worker.models.base.Adapter``) with it, which declares the inputs of each module and so allows ``train: forced``.
 """
 
 from __future__ import annotations
@@ -16,74 +16,77 @@ from torch import Tensor, nn
 
 from worker.errors import RecipeError
 from worker.imports import imported
-from worker.models.base import Adapter, Loaded, patterns
-from worker.models.cut import Thinning, check_keep
-from worker.models.folders import located
-from worker.models.generic import WholeAdapter
-from worker.models.paths import matching_modules
+from worker.models.base import Adapter, Loaded
+from worker.models.cut import LayerSelection, check_keep
+from worker.models.folders import resolve_path
+from worker.models.generic import GenericAdapter
+from worker.models.paths import layer_names
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 
 
 @dataclass(frozen=True)
 class FactoryModel(Loaded):
-    """What a factory built, or what was cut from it."""
+    """A model from a factory, or a student cut from one."""
 
     model: nn.Module
     adapter: Adapter
     weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> FactoryModel:
-        """Takes layers out of the model's own stacks (``nn.ModuleList`` or ``nn.Sequential``).
+        """Cut a student by removing layers from the model's stacks (``nn.ModuleList`` or ``nn.Sequential``).
 
-        A model that reads its depth from elsewhere than its stack cannot be cut so; give it a factory instead.
+        This does not work for a model that takes its depth from anything but its stacks; its student needs a factory.
         """
-        layers = {
-            part.name: [name for glob in patterns(part.layers) for name in matching_modules(self.model, glob)]
-            for part in adapter.parts
-        }
-        check_keep(keep, {part: len(names) for part, names in layers.items()}, type(self.model).__name__)
+        layers = layer_names(self.model, adapter)
+        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(self.model).__name__)
         student = copy.deepcopy(self.model)
-        for stack, numbers in Thinning(layers, keep).origins.items():
-            whole = student.get_submodule(stack)
-            if not isinstance(whole, nn.ModuleList | nn.Sequential):
+        for stack, numbers in LayerSelection(layers, keep).origins.items():
+            module_list = student.get_submodule(stack)
+            if not isinstance(module_list, nn.ModuleList | nn.Sequential):
                 raise RecipeError(
-                    f"student.keep: {stack} is a {type(whole).__name__}; layers can be taken out of a ModuleList or "
-                    "Sequential. Build the student by a factory: student.model"
+                    f"student.keep: {stack} is a {type(module_list).__name__}; layers can be removed only from a "
+                    "ModuleList or Sequential. Build the student by a factory instead: student.model"
                 )
-            kept = [whole[number] for number in numbers]
-            student.set_submodule(
-                stack, nn.ModuleList(kept) if isinstance(whole, nn.ModuleList) else nn.Sequential(*kept)
-            )
+            remaining = [module_list[number] for number in numbers]
+            is_list = isinstance(module_list, nn.ModuleList)
+            student.set_submodule(stack, nn.ModuleList(remaining) if is_list else nn.Sequential(*remaining))
         return FactoryModel(student.train(), self.adapter, "cut from the teacher")
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """``factory().load_state_dict(safetensors.torch.load_file("DIRECTORY/student.safetensors"))`` gives it back."""
+        """Write the state dict of the model that the factory builds: ``student.safetensors``."""
         check_names(state, self.model.state_dict())
         write_tensors(state, directory / STUDENT_FILE)
         return directory / STUDENT_FILE
 
 
 def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], directory: Path) -> FactoryModel:
-    """Call a factory with the options, and load weights if a file of them is given.
+    """Call a factory with its options, and load weights if there is a checkpoint.
+
+    Args:
+        spec: The import path of the factory.
+        checkpoint: A file of weights to load; by default the model keeps the weights that the factory gave it.
+        options: The factory's keyword arguments.
+        directory: The directory that relative paths start from.
 
     Raises:
-        RecipeError: There is no such factory, it refuses the options or builds no module, or the weights do not fit.
+        RecipeError: There is no such factory, it rejects the options or does not return a PyTorch module, or the
+            weights do not fit.
     """
     factory = imported(spec, "a model's factory")
     try:
         built = factory(**options)
     except (TypeError, ValueError) as error:
-        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise RecipeError(f"{spec}({shown}) fails: {error}") from error
-    model, adapter = built if isinstance(built, tuple) and len(built) == 2 else (built, WholeAdapter())
+        arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise RecipeError(f"{spec}({arguments}) failed: {error}") from error
+    model, adapter = built if isinstance(built, tuple) and len(built) == 2 else (built, GenericAdapter())
     if not isinstance(model, nn.Module) or not isinstance(adapter, Adapter):
         raise RecipeError(
-            f"{spec} returns a {type(built).__name__}; expected a torch.nn.Module, or one and an Adapter "
-            "(worker/models/base.py)"
+            f"{spec} returns a {type(built).__name__}; expected a torch.nn.Module, or a pair of such a module and an "
+            "Adapter (worker/models/base.py)"
         )
     weights = f"made by {spec}"
     if checkpoint is not None:
-        file = located(directory, checkpoint)
+        file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
     return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter, weights)

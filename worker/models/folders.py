@@ -1,4 +1,4 @@
-"""Files of a model: where a recipe's paths lead, and which files of a folder hold weights."""
+"""Files of a model: the resolution of a recipe's paths, and the weight files of a folder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _WEIGHTS = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|h5|keras|msgpack|gguf|ggml|npz|onnx|distcp|tflite)$|\.index(\.[^.]+)?\.json$"
 )
 _OF_TRAINING = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state)\b")
-"""Files of a training's state, which the transformers library writes beside the weights."""
+"""Files of the training state, which the transformers library writes next to the weights."""
 
 
-def located(directory: Path, name: str | Path) -> Path:
-    """A path of a recipe: absolute, in the home directory (``~``), or relative to ``directory``."""
+def resolve_path(directory: Path, name: str | Path) -> Path:
+    """Resolve a path of a recipe: absolute, in the home directory (``~``), or relative to ``directory``."""
     path = Path(name)
-    # What only looks like somebody's home directory is a name like others.
+    # If there is no such home directory, ``~name`` is an ordinary name.
     with suppress(RuntimeError):
         path = path.expanduser()
     return directory / path
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files of a folder, and of the folders in it, that hold weights, in whatever format: their names, sorted."""
+    """Return the sorted names of the files that hold weights, in any format, in a folder and its subfolders."""
     inside = [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]
     return sorted(
         str(path.relative_to(folder))
@@ -35,20 +35,20 @@ def weight_files(folder: Path) -> list[str]:
     )
 
 
-def listed(names: list[str]) -> str:
-    """Some names for a sentence: at most eight of them."""
+def join_names(names: list[str]) -> str:
+    """Join names for a message, at most eight of them."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
 
 
-def no_weights(spec: str, looked: str) -> RecipeError:
-    """The error of a model that comes without weights, where fresh ones were not asked for.
+def no_weights_error(spec: str, looked: str) -> RecipeError:
+    """Return the error for a model without weights if fresh ones were not asked for.
 
     Args:
-        spec: What the recipe calls the model.
-        looked: Where weights were looked for, and what was there.
+        spec: The model in the recipe.
+        looked: Where weights were looked for, and what was found there.
     """
     return RecipeError(
-        f"{spec} comes with no weights: {looked}. Name a file of weights as `checkpoint`, or ask for fresh ones, which "
-        "know nothing: `weights: random`"
+        f"{spec} has no weights: {looked}. Name a file of weights as `checkpoint`, or ask for untrained ones with "
+        "`weights: random`"
     )

@@ -1,13 +1,13 @@
-"""Models of which nothing is known but how they are called, and modules as a recipe names them.
+"""Any PyTorch module as a model, and modules that are defined in a recipe.
 
 The protocol: ``forward`` is called with the entries of the batch that its signature names, or with the whole batch if
-its only parameter is called ``batch``. It puts out
+its only parameter is called ``batch``. It returns
 
 - a tensor: the logits, [B, classes] or [B, positions, classes]; or
-- a mapping, or an object with such attributes (as transformers' models put out), of which these are read: ``logits``;
-  ``loss``, a scalar; ``losses``, a mapping of scalars by name. What is missing has no term.
+- a mapping, or an object with such attributes (as the models of transformers return), of which these are read:
+  ``logits``; ``loss``, a scalar; ``losses``, a mapping of scalars by name. What is missing has no term.
 
-Hidden states are seen by hooks, so nothing of the model needs to be changed for them.
+Hidden states are captured by hooks, so the model needs no change for them.
 """
 
 from __future__ import annotations
@@ -20,117 +20,127 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
-WHOLE = "model"
-"""Under this name stands what a whole model puts out."""
+MODEL = "model"
+"""The boundary tensors of the whole model have this name in place of a module's."""
 _LOSS = "loss/"
 
 
-class WholeAdapter(Adapter):
-    """For any module; it has no parts until a recipe names them."""
+class GenericAdapter(Adapter):
+    """The adapter of any PyTorch module; it has no modules until a recipe defines them."""
 
-    logits = (WHOLE, "logits")
+    logits = (MODEL, "logits")
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        given = _arguments(model, batch)
-        output = model(*given.args, **given.kwargs)
+        """Run the whole model and return the boundary tensors."""
+        arguments = _bind_arguments(model, batch)
+        output = model(*arguments.args, **arguments.kwargs)
         if isinstance(output, Tensor):
-            return {WHOLE: {"logits": output}}
-        held: Any = {name: _held(output, name) for name in ("logits", "loss", "losses")}
+            return {MODEL: {"logits": output}}
+        fields: Any = {name: _field(output, name) for name in ("logits", "loss", "losses")}
         boundary: Boundary = {}
-        if isinstance(held["logits"], Tensor):
-            boundary["logits"] = held["logits"]
-        losses = {"loss": held["loss"], **(held["losses"] or {})}
+        if isinstance(fields["logits"], Tensor):
+            boundary["logits"] = fields["logits"]
+        losses = {"loss": fields["loss"], **(fields["losses"] or {})}
         boundary |= {f"{_LOSS}{name}": loss for name, loss in losses.items() if isinstance(loss, Tensor)}
         if not boundary:
             raise RecipeError(
-                f"the forward pass of {type(model).__name__} puts out a {type(output).__name__} without logits, loss "
-                "or losses: see docs/bring-your-own-model.md"
+                f"the forward pass of {type(model).__name__} returns a {type(output).__name__} without logits, loss "
+                "or losses; docs/bring-your-own-model.md says what it should return"
             )
-        return {WHOLE: boundary}
+        return {MODEL: boundary}
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
-        tensors = boundary.get(WHOLE, {})
+        """Compute the task losses of these boundary tensors."""
+        tensors = boundary.get(MODEL, {})
         return {name.removeprefix(_LOSS): tensor for name, tensor in tensors.items() if name.startswith(_LOSS)}
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
+        """Return which positions of the logits count."""
         return None
 
     def checkpoint_activations(self, model: Any) -> None:
+        """Make the model recompute its layers in the backward pass."""
         if not hasattr(model, "gradient_checkpointing_enable"):
             super().checkpoint_activations(model)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 @dataclass(frozen=True)
-class Named:
-    """A module as a recipe names it.
+class NamedModule:
+    """A module that is defined in a recipe.
 
     Attributes:
-        part: Where it is in the model.
-        mask: The batch's entry [B, positions] that says, where it is not 0, which positions of its hidden states count;
-            None for all.
+        module: Its declaration.
+        mask: The batch's entry [B, positions] that is not 0 at the positions of its hidden states that count; None if
+            all count.
     """
 
-    part: Part
+    module: ModuleSpec
     mask: str | None = None
 
 
-class Regrouped(Adapter):
-    """A model taken apart as a recipe says instead of as its family would: what feeds what is no longer known.
+class RegroupedAdapter(Adapter):
+    """The adapter of a model whose modules are defined in the recipe; their inputs are not known.
 
     Args:
-        inner: The family's own adapter, which runs the model and knows its task.
+        inner: The family's own adapter, which runs the model and computes its task losses.
         modules: The modules, in order.
-        logits_mask: The batch's entry [B, positions] for the logits; None for what the family says.
+        logits_mask: The batch's entry [B, positions] that masks the logits; None for the family's own mask.
     """
 
-    def __init__(self, inner: Adapter, modules: list[Named], logits_mask: str | None = None) -> None:
+    def __init__(self, inner: Adapter, modules: list[NamedModule], logits_mask: str | None = None) -> None:
         self._inner = inner
-        self._masks = {named.part.name: named.mask for named in modules}
+        self._masks = {named.module.name: named.mask for named in modules}
         self._logits_mask = logits_mask
-        self.parts = tuple(replace(named.part, inputs=None) for named in modules)
+        self.modules = tuple(replace(named.module, inputs=None) for named in modules)
         self.logits = inner.logits
         self.task_weights = inner.task_weights
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        return {**{part.name: {} for part in self.parts}, **self._inner.run_whole(model, batch)}
+        """Run the whole model and return the boundary tensors."""
+        return {**{module.name: {} for module in self.modules}, **self._inner.run_whole(model, batch)}
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        entry = self._masks.get(part)
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
+        entry = self._masks.get(module)
         return None if entry is None else _entry(batch, entry).bool()
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses of these boundary tensors."""
         return self._inner.task_terms(model, batch, boundary)
 
     def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
+        """Return the logits, if these boundary tensors are enough."""
         return self._inner.logits_of(model, boundary)
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
+        """Return which positions of the logits count."""
         if self._logits_mask is None:
             return self._inner.logits_mask(batch)
         return _entry(batch, self._logits_mask).bool()
 
     def checkpoint_activations(self, model: nn.Module) -> None:
+        """Make the model recompute its layers in the backward pass."""
         self._inner.checkpoint_activations(model)
 
 
-def _held(output: Any, name: str) -> Any:
-    """What a mapping or an object has under a name; None if it has nothing."""
+def _field(output: Any, name: str) -> Any:
+    """Return the value that a mapping or an object has under a name, or None."""
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
 def _entry(batch: Batch, name: str) -> Tensor:
     if name not in batch:
         raise RecipeError(
-            f"a mask is called {name!r}, which the data's batches do not have; they have {', '.join(batch)}"
+            f"the recipe names the mask {name!r}, which the data's batches do not have; they have {', '.join(batch)}"
         )
     return batch[name]
 
 
-def _arguments(model: nn.Module, batch: Batch) -> inspect.BoundArguments:
-    """What of a batch the forward pass takes."""
+def _bind_arguments(model: nn.Module, batch: Batch) -> inspect.BoundArguments:
+    """Bind the entries of a batch to the parameters of the forward pass."""
     signature = inspect.signature(model.forward)
     if list(signature.parameters) == ["batch"]:
         return signature.bind(batch=batch)

@@ -1,52 +1,76 @@
-"""Dotted globs of a model's modules and parameters."""
+"""Dotted globs of a model's PyTorch modules and parameters."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from torch import nn
 
 from worker.errors import RecipeError
-from worker.models.base import Patterns, patterns
+from worker.models.base import Adapter, Patterns, patterns
 
 
 def matching_modules(model: nn.Module, pattern: str) -> list[str]:
-    """Names of the model's modules that match a dotted glob, in the model's order.
+    """Return the names of the PyTorch modules that match a dotted glob, in the model's order.
 
-    ``*`` stands for anything within one component of the path: ``visual.transformer.resblocks.*`` matches the
-    blocks and not what is inside them.
+    ``*`` matches within one component of the path: ``visual.transformer.resblocks.*`` matches the blocks but not the
+    modules inside them.
 
     Raises:
-        RecipeError: Nothing matches; names the nearest.
+        RecipeError: Nothing matches; the message has the nearest names.
     """
     names = [name for name, _ in model.named_modules() if name]
     wanted = pattern.split(".")
-    found = [name for name in names if _matches(name.split("."), wanted)]
-    if not found:
+    matching = [name for name in names if _matches(name.split("."), wanted)]
+    if not matching:
         near = difflib.get_close_matches(pattern.replace("*", "0"), names, n=3, cutoff=0.4)
         raise RecipeError(
             f"module path {pattern!r} matches nothing in {type(model).__name__}; the nearest names are "
             f"{', '.join(near) or 'none'} (--list-modules prints all)"
         )
-    return found
+    return matching
+
+
+def layer_names(
+    model: nn.Module, adapter: Adapter, overrides: Mapping[str, Patterns] = MappingProxyType({})
+) -> dict[str, list[str]]:
+    """Return the names of each module's layers, in order.
+
+    Args:
+        model: The model.
+        adapter: Its adapter.
+        overrides: Globs of a module's layers that replace the adapter's.
+
+    Raises:
+        RecipeError: A glob matches nothing.
+    """
+    return {
+        module.name: [
+            name
+            for glob in patterns(overrides.get(module.name, module.layers))
+            for name in matching_modules(model, glob)
+        ]
+        for module in adapter.modules
+    }
 
 
 def check_owned(model: nn.Module, path: Patterns) -> None:
-    """Raise RecipeError unless every one of these dotted globs names a module or a parameter that stands by itself."""
+    """Raise RecipeError unless every one of these dotted globs matches a PyTorch module or a single parameter."""
     for pattern in patterns(path):
         if not _named_parameters(model, pattern):
             matching_modules(model, pattern)
 
 
 def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """The parameters whose own names match."""
+    """Return the parameters whose own names match."""
     wanted = pattern.split(".")
     named = model.named_parameters(remove_duplicate=False)
     return [parameter for name, parameter in named if _matches(name.split("."), wanted)]
 
 
 def parameters_of(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
-    """All parameters that a part owns, in the order of its paths."""
+    """Yield all parameters that a module owns, in the order of its paths."""
     for pattern in patterns(path):
         own = _named_parameters(model, pattern)
         yield from own

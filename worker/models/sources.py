@@ -1,4 +1,4 @@
-"""Where a model comes from, by what a recipe calls it. A family's libraries are imported only when it is asked for."""
+"""The source of a model, by its name in a recipe. A family's libraries are imported only when they are needed."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ def load(
 
     Args:
         spec: One of `FORMS`.
-        checkpoint: A file of weights to load, all of them and nothing else; by default those that come with what
-            ``spec`` names.
-        options: A factory's keyword arguments; of transformers' models, fields of their configuration, and which of
-            their weights are meant (``variant``, ``revision``, ``subfolder``).
-        directory: Where relative paths start.
-        fresh: Whether the weights may be fresh; a factory alone answers for its own.
+        checkpoint: A file of weights to load, which must fit exactly; by default the weights of ``spec``.
+        options: A factory's keyword arguments; for a model of transformers, fields of its configuration, and the
+            choice of its weights (``variant``, ``revision``, ``subfolder``).
+        directory: The directory that relative paths start from.
+        fresh: Whether the weights may be fresh; does not apply to factories, which make their own.
 
     Raises:
-        RecipeError: The spec means nothing, there are no weights, or they do not fit the model.
+        RecipeError: The spec names no model, there are no weights, or they do not fit the model.
     """
     family, separator, source = spec.partition(":")
     if not (family and separator and source):
-        raise RecipeError(f"{spec!r} names no model; expected {FORMS}")
+        raise RecipeError(f"{spec!r} does not name a model; expected {FORMS}")
     if family == "open_clip":
         if options:
-            raise RecipeError(f"{spec} takes no options; change its configuration instead")
+            raise RecipeError(f"{spec} takes no options; edit its configuration instead")
         from worker.models.open_clip import loader as open_clip_loader
 
         return open_clip_loader.load(spec, checkpoint=checkpoint, directory=directory, fresh=fresh)
@@ -48,7 +47,7 @@ def load(
 
         return hf_loader.load(source, checkpoint=checkpoint, options=options or {}, directory=directory, fresh=fresh)
     if fresh == "always":
-        raise RecipeError(f"{spec} answers for its own weights; leave out `weights: random`")
+        raise RecipeError(f"{spec} is a factory, which makes its own weights; remove `weights: random`")
     from worker.models import factory
 
     return factory.load(spec, checkpoint=checkpoint, options=options or {}, directory=directory)

@@ -7,32 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-"""The label of positions that do not count, as `torch.nn.functional.cross_entropy` has it by default."""
+"""The label of positions that do not count: the default of `torch.nn.functional.cross_entropy`."""
 
 
 def answer(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of the answer's tokens, without those of the question, which would outweigh them.
+    """Compute the cross-entropy of the answer's tokens, without those of the question, which would outweigh them.
 
     A task loss for a recipe: ``loss.task: {"worker.models.task_losses:answer": 1}``.
 
     Args:
-        logits: [B, L - 1, words]; those at position i predict word i + 1.
+        logits: [B, L - 1, vocabulary]; those at position i predict token i + 1.
         batch: With ``text`` [B, L] and ``answer`` [B, L] bool; see ``worker.data.base.DataModule``.
     """
-    words = batch["text"][:, 1:].masked_fill(~batch["answer"][:, 1:], IGNORED)
-    return F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=IGNORED)
+    targets = batch["text"][:, 1:].masked_fill(~batch["answer"][:, 1:], IGNORED)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor | None) -> Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020) over the paired rows of this rank's batch.
+    """Compute the symmetric InfoNCE loss over the paired rows of this rank's batch.
 
-    Shapes are fixed (no row is dropped), so that every rank does the same work: unpaired rows are masked out as
-    candidates and as targets.
+    Radford et al. 2021, arXiv 2103.00020.
+    Unpaired rows are masked out as candidates and as targets. No row is dropped, so that shapes are fixed and every
+    rank does the same work.
 
     Args:
         image: Latents [B, width].
         text: The same shape.
-        logit_scale: The logarithm of the inverse temperature, of one element; no gradient reaches it.
+        logit_scale: The logarithm of the inverse temperature, one element; no gradient reaches it.
         paired: [B] bool, or None for all rows.
     """
     if paired is None:

@@ -1,4 +1,4 @@
-"""Weights in files: read without running what a file holds, and loaded whole or not at all."""
+"""Files of weights: read without executing code from them, and loaded completely or not at all."""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,27 +14,27 @@ STUDENT_FILE = "student.safetensors"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, or from a torch file, of which only tensors are read.
+    """Read tensors by name from a safetensors file, or from a torch file, of which only tensors are read.
 
     Raises:
-        RecipeError: The file is missing or is neither.
+        RecipeError: The file does not exist or is neither.
     """
     if not path.is_file():
-        raise RecipeError(f"there is no checkpoint {path}")
+        raise RecipeError(f"the checkpoint {path} does not exist")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise RecipeError(f"{path} holds no weights that can be read: {error}") from error
+        raise RecipeError(f"{path} cannot be read as weights: {error}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-        raise RecipeError(f"{path} holds no weights: expected tensors by name")
+        raise RecipeError(f"{path} is not a file of weights; expected tensors by name")
     return dict(state)
 
 
 def unwrapped(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """The tensors under a model's own names: what torch's data parallel wrappers write begins with ``module.``."""
+    """Return tensors under a model's own names, without the ``module.`` of torch's data parallel wrappers."""
     wrapped = state.keys() - expected
     if wrapped == state.keys() and all(name.startswith("module.") for name in wrapped):
         return {name.removeprefix("module."): value for name, value in state.items()}
@@ -42,15 +42,20 @@ def unwrapped(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[st
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights, all of them and nothing else.
+    """Load weights whose names and shapes are exactly those of the model.
+
+    Args:
+        model: The model.
+        state: Its tensors by name; of tied tensors one name is enough.
+        origin: Where they come from, for the message.
 
     Raises:
-        RecipeError: Names or shapes differ; the sentence names them.
+        RecipeError: Names or shapes differ; the message names them.
     """
     expected = model.state_dict()
     state = unwrapped(state, expected.keys())
-    state = {**_under_other_names(model, state), **state}
-    # A scalar logit scale is what open_clip writes by default.
+    state = {**_tied(model, state), **state}
+    # By default open_clip writes the logit scale as a scalar.
     state = {
         name: value.reshape(expected[name].shape)
         if name in ("logit_scale", "logit_bias") and name in expected and value.numel() == 1
@@ -58,9 +63,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         for name, value in state.items()
     }
     faults = [
-        _named("missing", [name for name in expected if name not in state]),
-        _named("unexpected", [name for name in state if name not in expected]),
-        _named(
+        _fault("missing", [name for name in expected if name not in state]),
+        _fault("unexpected", [name for name in state if name not in expected]),
+        _fault(
             "of another shape",
             [
                 f"{name} {list(value.shape)} instead of {list(expected[name].shape)}"
@@ -74,30 +79,30 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     model.load_state_dict(state, strict=True)
 
 
-def _under_other_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is missing but is tied to something that is there: some libraries write a tied tensor once."""
+def _tied(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tied tensors under all of their names: some libraries write a tied tensor once."""
     named = list(model.named_parameters(remove_duplicate=False))
-    there = {id(parameter): state[name] for name, parameter in named if name in state}
-    return {name: there[id(parameter)] for name, parameter in named if id(parameter) in there}
+    tensors = {id(parameter): state[name] for name, parameter in named if name in state}
+    return {name: tensors[id(parameter)] for name, parameter in named if id(parameter) in tensors}
 
 
-def _named(fault: str, names: list[str]) -> str:
+def _fault(kind: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{fault}: {', '.join(names[:5])}{more}"
+    return f"{kind}: {', '.join(names[:5])}{more}"
 
 
 def check_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> None:
-    """Raise ValueError unless these are the names of the model's tensors: something of ours would be among them."""
+    """Raise ValueError unless these are exactly the names of the model's tensors, with none of the worker's own."""
     strays = sorted(set(expected) ^ set(state))
     if strays:
         names = ", ".join(strays[:5])
-        raise ValueError(f"the student's tensors are not those of its configuration; they differ in {names}")
+        raise ValueError(f"the student's tensors are not those of its configuration; the names differ in {names}")
 
 
 def write_tensors(state: Mapping[str, Tensor], target: Path) -> None:
-    """A safetensors file; it appears whole or not at all."""
+    """Write a safetensors file atomically."""
     # Copies: safetensors refuses tensors that share memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     replace(target, lambda path: save_file(tensors, path, metadata={"format": "pt"}))

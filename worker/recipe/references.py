@@ -22,12 +22,12 @@ def name_faults(recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mappin
         teacher: The teacher's.
         arms: The recipe's arms, or the default ones.
     """
-    modules = [part.name for part in adapter.parts]
-    theirs = [part.name for part in teacher.parts]
+    modules = [module.name for module in adapter.modules]
+    theirs = [module.name for module in teacher.modules]
     if not modules or not theirs:
         who = "student" if not modules else "teacher"
         where = recipe.at(who, "model")
-        yield f"{where}: nothing is known of this model's parts; name its modules under `modules` (--list-modules)"
+        yield f"{where}: this model's modules are not known; name them under `modules` (--list-modules)"
         return
     if modules != theirs:
         yield (
@@ -45,7 +45,7 @@ def name_faults(recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mappin
     yield from _loss_faults(recipe)
     if recipe.train == "forced":
         try:
-            check_declared(adapter.parts)
+            check_declared(adapter.modules)
         except RecipeError as error:
             yield f"{recipe.at('train')}: {error}"
 

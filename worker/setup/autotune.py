@@ -125,7 +125,7 @@ def measure(recipe: Recipe, components: Components, checks: Sequence[ArmCheck]) 
     """
     data, engine, planner, teacher = components.data, components.engine, components.planner, components.teacher
     batch = engine.to_device(fixed_batch(data, data.held_out, 0, recipe.probe.batch_size))
-    outputs = teacher.run(teacher.parts, batch)
+    outputs = teacher.run(teacher.modules, batch)
 
     def seconds(plan: Plan) -> float:
         return _fastest(lambda: engine.measure(batch, outputs, plan), engine.synchronize)

@@ -108,7 +108,7 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
             f"{type(models.student.model).__name__} generates none; CoCa and BLIP do"
         )
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
-    planner = Planner(models.adapter.parts, logits_module, recipe.train, readers)
+    planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
     rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
     widths = compare_shapes(models, rows, forced=recipe.train == "forced", objective=objective)
@@ -148,7 +148,7 @@ def _projections(
     """Return the projections between these widths, the same on every rank."""
     if not widths.boundary:
         return Projections(widths.hidden, {})
-    modules = [part.name for part in models.adapter.parts]
+    modules = [module.name for module in models.adapter.modules]
     batches = first_batches(data, count=MAP_BATCHES, size=batch_size)
     models.teacher.model.eval()
     with torch.no_grad():

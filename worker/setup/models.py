@@ -13,11 +13,11 @@ from torch import nn
 from worker import data as data_modules
 from worker.data import Context, DataModule
 from worker.distill.arms import Ownership, check_trainable, layer_pairs, ownership
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.errors import RecipeError
 from worker.models import sources
-from worker.models.base import Adapter, Fresh, Loaded, Part
-from worker.models.generic import Named, Regrouped
+from worker.models.base import Adapter, Fresh, Loaded, ModuleSpec
+from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
 from worker.recipe.references import name_faults
 from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
@@ -40,8 +40,8 @@ class Models:
     """
 
     adapter: Adapter
-    teacher: Parted
-    student: Parted
+    teacher: ModularModel
+    student: ModularModel
     exported: Loaded
     arms: dict[str, list[str]]
     pairs: dict[str, list[tuple[str, str]]]
@@ -50,7 +50,7 @@ class Models:
     teacher_weights: str = ""
 
     @property
-    def both(self) -> tuple[tuple[Parted, str], tuple[Parted, str]]:
+    def both(self) -> tuple[tuple[ModularModel, str], tuple[ModularModel, str]]:
         """Student and teacher, each with its role as a word."""
         return (self.student, "student"), (self.teacher, "teacher")
 
@@ -69,27 +69,27 @@ def load_models(recipe: Recipe) -> Models:
     teacher_adapter = _adapter(recipe, loaded.adapter, teacher=True)
     student = _student(recipe, loaded, teacher_adapter)
     adapter = _adapter(recipe, student.adapter, teacher=False)
-    modules = [part.name for part in adapter.parts]
+    modules = [module.name for module in adapter.modules]
     arms = {name: [name] for name in modules} if recipe.arms is None else recipe.arms
     faults = list(name_faults(recipe, adapter, teacher_adapter, arms))
     if faults:
         raise RecipeError("the recipe cannot be followed:" + "".join(f"\n  {fault}" for fault in faults))
-    teacher_parted = Parted(loaded.model, teacher_adapter, recipe.layers)
-    student_parted = Parted(student.model, adapter, recipe.layers)
+    teacher_modular = ModularModel(loaded.model, teacher_adapter, recipe.layers)
+    student_modular = ModularModel(student.model, adapter, recipe.layers)
     pairs = {}
     for name in modules:
         with _locating_errors(recipe, "student", "layer_map", name):
             layer_map = recipe.student.layer_map.get(name)
-            pairs[name] = layer_pairs(student_parted.layers[name], teacher_parted.layers[name], layer_map)
+            pairs[name] = layer_pairs(student_modular.layers[name], teacher_modular.layers[name], layer_map)
     # Some of the teacher's layers are compared with no student layer.
-    teacher_parted.keep(teacher_layer for compared in pairs.values() for _, teacher_layer in compared)
-    owned = ownership(student.model, {part.name: part.path for part in adapter.parts})
+    teacher_modular.filter_layers(teacher_layer for compared in pairs.values() for _, teacher_layer in compared)
+    owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
     check_trainable(arms, owned)
     _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
     seconds = time.monotonic() - started
-    return Models(adapter, teacher_parted, student_parted, student, arms, pairs, owned, seconds, loaded.weights)
+    return Models(adapter, teacher_modular, student_modular, student, arms, pairs, owned, seconds, loaded.weights)
 
 
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
@@ -126,8 +126,8 @@ def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
         if teacher:
             path = module.teacher_path or path
             layers = module.teacher_layers or (module.teacher_path if module.layers is None else None) or layers
-        named.append(Named(Part(name, _as_tuple(path), _as_tuple(layers)), module.mask))
-    return Regrouped(family, named, recipe.logits_mask)
+        named.append(NamedModule(ModuleSpec(name, _as_tuple(path), _as_tuple(layers)), module.mask))
+    return RegroupedAdapter(family, named, recipe.logits_mask)
 
 
 def _as_tuple(patterns: Patterns) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import HiddenWidths
@@ -45,14 +45,14 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
         RecipeError: A hook does not fire, shapes differ in more than the last dimension, or the model does not compute
             a task term; the message lists every fault.
     """
-    student, teacher = (_outputs(parted, batch, role) for parted, role in models.both)
+    student, teacher = (_outputs(modular, batch, role) for modular, role in models.both)
     faults: list[str] = []
     widths = Widths()
     for module, pairs in models.pairs.items():
         for pair in pairs:
             missing = [
-                _silent_hook(models, module, parted, layer, batch, role)
-                for (parted, role), layer, outputs in zip(models.both, pair, (student, teacher), strict=True)
+                _silent_hook(models, module, modular, layer, batch, role)
+                for (modular, role), layer, outputs in zip(models.both, pair, (student, teacher), strict=True)
                 if layer not in outputs.hidden
             ]
             faults += missing
@@ -86,33 +86,33 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
     return widths
 
 
-def _outputs(parted: Parted, batch: Batch, role: str) -> Outputs:
+def _outputs(modular: ModularModel, batch: Batch, role: str) -> Outputs:
     """Run a whole model in eval mode and without gradient."""
-    training = parted.model.training
-    parted.model.eval()
+    training = modular.model.training
+    modular.model.eval()
     try:
         with torch.no_grad():
-            return parted.run([part.name for part in parted.adapter.parts], batch)
+            return modular.run([module.name for module in modular.adapter.modules], batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
         raise RecipeError(f"the {role} cannot run the data's batches ({shapes}): {error}") from error
     finally:
-        parted.model.train(training)
+        modular.model.train(training)
 
 
 def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:
     """Yield the boundary tensors that are compared or, under teacher forcing, read: (module, tensor)."""
-    parts = models.adapter.parts
-    read = {name for part in parts for name in part.inputs or ()} if forced else set()
-    for part in parts:
-        for name in student.boundary[part.name]:
-            if (part.name in read or name in part.matched) and (part.name, name) != models.adapter.logits:
-                yield part.name, name
+    modules = models.adapter.modules
+    read = {name for module in modules for name in module.inputs or ()} if forced else set()
+    for module in modules:
+        for name in student.boundary[module.name]:
+            if (module.name in read or name in module.matched) and (module.name, name) != models.adapter.logits:
+                yield module.name, name
 
 
 def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch: Batch) -> Iterator[str]:
     """Yield a sentence for each named task term that the model does not compute."""
-    plan = Planner(models.adapter.parts, None, "active").task()
+    plan = Planner(models.adapter.modules, None, "active").task()
     with torch.no_grad():
         computed = objective.task_terms(plan, models.student.model, student, batch)
     for name in objective.named:
@@ -125,9 +125,9 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
             )
 
 
-def _silent_hook(models: Models, module: str, parted: Parted, layer: str, batch: Batch, role: str) -> str:
-    with _recorded_calls(parted.model) as called:
-        _outputs(parted, batch, role)
+def _silent_hook(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, role: str) -> str:
+    with _recorded_calls(modular.model) as called:
+        _outputs(modular, batch, role)
     near = difflib.get_close_matches(layer, called, n=3, cutoff=0.3)
     return (
         f"{_arms(models, module)}: the hook on the {role}'s {layer} did not fire: the forward pass does not call that "

@@ -14,14 +14,14 @@ from torch import Tensor
 from webdataset.writer import TarWriter
 
 from worker.data.digits.rows import MEAN, STD, TRAIN_DIGITS, Collages
-from worker.data.digits.text import CONTEXT_LENGTH, KINDS, WORD, decode
+from worker.data.digits.text import CONTEXT_LENGTH, KINDS, TOKEN_IDS, decode
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
     """Texts of the digits' vocabulary, as its teacher reads them."""
     rows = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
     for row, text in zip(rows, texts, strict=True):
-        tokens = [WORD["<start>"], *(WORD[word] for word in text.split()), WORD["<end>"]]
+        tokens = [TOKEN_IDS["<start>"], *(TOKEN_IDS[word] for word in text.split()), TOKEN_IDS["<end>"]]
         row[: len(tokens)] = torch.tensor(tokens)
     return rows
 
@@ -59,10 +59,10 @@ class Numbers:
 
     pad_id, vocab_size, context_length = -1, 1000, 2
 
-    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+    def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
         return _brightest
 
-    def words(self) -> Callable[[list[str]], Tensor]:
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
         return _number
 
 

@@ -25,7 +25,7 @@ def test_a_factory_gets_the_recipes_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("shards.south:mak", "has no function 'mak'; did you mean 'make'?"),
         ("shards.east:make", "cannot be imported in .*: No module named 'shards.east'"),
@@ -35,7 +35,7 @@ def test_a_factory_gets_the_recipes_options() -> None:
         ("shards.south:", "expected package.module:name"),
     ],
 )
-def test_a_factory_that_is_not_there_is_one_sentence(name: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said) as caught:
+def test_a_factory_that_is_not_there_is_one_sentence(name: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
         build(name)
     assert re.match(r"(the module shards|')", str(caught.value))

@@ -1,4 +1,4 @@
-"""A map-style dataset without end: every epoch whole, each in an order of its own, any position at once."""
+"""An endless map-style dataset: every epoch is complete and in its own order; any position is reached at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar shards as a stream: nothing twice, nothing skipped, and after a stop exactly what would have followed."""
+"""Tar shards as a stream: no sample twice, none skipped, and a resumed stream continues exactly."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _sample(number: int) -> dict[str, Any]:
 
 
 def _data(directory: Path, inputs: Any = None, **options: Any) -> DataModule:
-    given = {"train": "{000..004}.tar", "held_out": "held-out.tar", **options}
-    return build("webdataset", given, Context(directory, lambda: inputs or Numbers()))
+    parameters = {"train": "{000..004}.tar", "held_out": "held-out.tar", **options}
+    return build("webdataset", parameters, Context(directory, lambda: inputs or Numbers()))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ FAULTY = [
 ]
 
 
-def test_faulty_samples_are_left_out_counted_and_said(
+def test_faulty_samples_are_skipped_counted_and_logged(
     shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "faulty.tar", FAULTY)
@@ -172,11 +172,11 @@ def test_faulty_samples_are_left_out_counted_and_said(
     with caplog.at_level(logging.WARNING):
         assert numbers(stream.items(0, 1, None), 9) == [0, 4, 7] * 3
     assert [record.getMessage().replace(str(tmp_path), "DIR") for record in caplog.records] == [
-        "the shard DIR/faulty.tar has a sample 1 with a png that cannot be decoded; left out so far by this process: "
+        "the shard DIR/faulty.tar has a sample 1 with a png that cannot be decoded; skipped so far by this process: "
         "1 with a png that cannot be decoded",
-        "the shard DIR/faulty.tar has a sample 6 whose txt is no text; left out so far by this process: "
+        "the shard DIR/faulty.tar has a sample 6 whose txt is not text in UTF-8; skipped so far by this process: "
         "2 with a png that cannot be decoded, 2 without any of txt, json, 2 without any of jpg, jpeg, png, webp, "
-        "2 whose json is no text with the field 'caption', 2 whose txt is no text",
+        "2 whose json is not a JSON object with the field 'caption', 2 whose txt is not text in UTF-8",
     ]
     strict = _data(shards, **options, faulty="fail")
     batches = training_batches(strict, batch_size=2, rank=0, world=1, start=0, workers=0)
@@ -185,18 +185,18 @@ def test_faulty_samples_are_left_out_counted_and_said(
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "message"),
     [
         ([{"__key__": "0", "tiff": b"?", "txt": "0"}], "no shard has a sample with a picture and a text"),
-        ([{"__key__": "0", "png": b"?", "txt": "0"}], "not one picture with its text can be read in all shards"),
+        ([{"__key__": "0", "png": b"?", "txt": "0"}], "no shard has a sample whose picture and text can be read"),
     ],
 )
 def test_shards_of_which_nothing_can_be_read_are_an_error(
-    shards: Path, tmp_path: Path, samples: list[dict[str, Any]], said: str
+    shards: Path, tmp_path: Path, samples: list[dict[str, Any]], message: str
 ) -> None:
     write(tmp_path / "none.tar", samples)
     data = _data(shards, train=str(tmp_path / "none.tar"))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         next(training_batches(data, batch_size=2, rank=0, world=1, start=0, workers=0))
 
 
@@ -204,21 +204,21 @@ def test_a_shard_that_is_cut_off_or_gone_is_one_sentence(shards: Path, tmp_path:
     write(tmp_path / "whole.tar", map(_sample, range(8)))
     (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:2000])
     (tmp_path / "gone.tar").touch()
-    for name, said in (("cut", "unexpected end of data"), ("gone", "No such file")):
+    for name, message in (("cut", "unexpected end of data"), ("gone", "No such file")):
         data = _data(shards, train=str(tmp_path / f"{name}.tar"))
         if name == "gone":
             (tmp_path / "gone.tar").unlink()
-        with pytest.raises(DataError, match=rf"the shard .*{name}\.tar cannot be read: .*{said}"):
+        with pytest.raises(DataError, match=rf"the shard .*{name}\.tar cannot be read: .*{message}"):
             next(training_batches(data, batch_size=8, rank=0, world=1, start=0, workers=0))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"train": "{003..012}.tar"}, r"train names 10 shards, and 8 of them cannot be found: .*005.tar.* and 5 more$"),
+        ({"train": "{003..012}.tar"}, r"train names 10 shards, of which 8 do not exist: .*005.tar.* and 5 more$"),
         ({"train": ""}, r"train names no shard; expected a pattern such as shards/\{000..009\}.tar"),
         ({"train": []}, "train.*at least 1 item"),
-        ({"train": "{000..004.tar"}, "train is no pattern of shards"),
+        ({"train": "{000..004.tar"}, "train is not a valid pattern of shards"),
         ({"train": ["000.tar", "{000..001}.tar"]}, "train names the shard .*000.tar twice"),
         ({"held_out": "004.tar"}, "the shard .*004.tar is both in train and in held_out"),
         ({"shufle": 3}, "wrong options for the webdataset data: shufle: Extra inputs.*the options are train, held_out"),
@@ -226,8 +226,8 @@ def test_a_shard_that_is_cut_off_or_gone_is_one_sentence(shards: Path, tmp_path:
         ({"tokenizer": "tests.worker.data.pictures:tokenise"}, "has no function 'tokenise'; did you mean 'tokenize'"),
     ],
 )
-def test_wrong_options_are_one_sentence(shards: Path, options: dict[str, Any], said: str) -> None:
-    with pytest.raises((ValueError, RecipeError), match=said):
+def test_wrong_options_are_one_sentence(shards: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, RecipeError), match=message):
         _data(shards, **options)
 
 
@@ -271,9 +271,9 @@ def test_a_model_of_transformers_brings_its_processor_and_tokenizer(tmp_path: Pa
     assert batch["image"].shape == (1, 3, 8, 8)
     assert batch["text"].tolist() == [[2, 5, 3, 0, 0]]
     assert fixed_batch(data, data.held_out, 0, 1)["text"].tolist() == [[2, 6, 3, 0, 0]]
-    with pytest.raises(ValueError, match="no random crops: leave out augment"):
+    with pytest.raises(ValueError, match="no random crops; remove the option augment"):
         _data(tmp_path, inputs, train="0.tar", held_out="1.tar", augment=True)
-    with pytest.raises(ValueError, match="comes with no tokenizer that can be loaded"):
+    with pytest.raises(ValueError, match="has no tokenizer that can be loaded"):
         _data(tmp_path, HfInputs(str(tmp_path / "none"), config), train="0.tar", held_out="1.tar")
 
 
@@ -282,7 +282,7 @@ def test_a_model_with_a_vocabulary_of_its_own_names_its_tokenizer(shards: Path, 
     pattern = write_collages(tmp_path, 2, 3)
     options = {"train": pattern, "held_out": str(shards / "held-out.tar")}
     with pytest.raises(
-        ValueError, match=r"open_clip's tokenizer has 49408 tokens, and the model only 29: name the one"
+        ValueError, match=r"open_clip's tokenizer has 49408 tokens, but the model only 29; name the tokenizer"
     ):
         _data(tmp_path, inputs, **options)
     data = _data(tmp_path, inputs, tokenizer="tests.worker.data.pictures:tokenize", **options)

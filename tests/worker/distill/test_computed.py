@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from tests.worker.models.whole_model import Net, WholeAdapter, rows
+from tests.worker.models.generic_model import GenericAdapter, Net, rows
 from worker.distill.arms import layer_pairs
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Plan, Planner
 from worker.distill.student import Student
@@ -21,19 +21,21 @@ from worker.models.open_clip.coca import CoCaAdapter
 
 
 class Pair:
-    """A student and its teacher without any engine; ``calls`` counts forward passes of their parts."""
+    """A student and its teacher without any engine; ``calls`` counts forward passes of their modules."""
 
     def __init__(self, adapter: Adapter, teacher: nn.Module, student: nn.Module, data: Any) -> None:
         self.data = data
         self.calls: Counter[str] = Counter()
         self.model = student
-        ours, theirs = Parted(student, adapter, {}), Parted(teacher, adapter, {})
-        pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
+        ours, theirs = ModularModel(student, adapter, {}), ModularModel(teacher, adapter, {})
+        pairs = {
+            module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+        }
         self.student = Student(ours, Objective(adapter, pairs, LossWeights()))
         self.teacher = Teacher(theirs, torch.device("cpu"), torch.float32)
         for who, model in (("student", student), ("teacher", teacher)):
-            for part in adapter.parts:
-                model.get_submodule(part.path).register_forward_hook(self._count(f"{who} {part.name}"))
+            for module in adapter.modules:
+                model.get_submodule(module.path).register_forward_hook(self._count(f"{who} {module.name}"))
 
     def _count(self, name: str) -> Any:
         return lambda *_: self.calls.update([name])
@@ -69,7 +71,7 @@ def pair() -> Pair:
 def test_forced_computes_what_the_arm_needs_and_nothing_else(
     pair: Pair, arm: str, computed: list[str], terms: set[str]
 ) -> None:
-    planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
+    planner = Planner(CoCaAdapter.modules, "multimodal", "forced")
     assert set(pair.run(planner.arm([arm]))) == terms
     assert pair.calls == dict.fromkeys(computed, 1)
     # The probe measures the same after such a round: nothing else of the bandit loss can have changed.
@@ -81,7 +83,7 @@ def test_forced_computes_what_the_arm_needs_and_nothing_else(
 @pytest.mark.parametrize("mode", ["active", "all"])
 @pytest.mark.parametrize("arm", TOWERS)
 def test_active_and_all_run_both_models_end_to_end(pair: Pair, mode: Any, arm: str) -> None:
-    planner = Planner(CoCaAdapter.parts, "multimodal", mode)
+    planner = Planner(CoCaAdapter.modules, "multimodal", mode)
     terms = pair.run(planner.arm([arm]))
     assert set(terms) == {f"layers/{arm}", "logits/kl", "task/caption", "task/contrastive"}
     assert pair.calls == dict.fromkeys(BOTH, 1)
@@ -96,14 +98,14 @@ def test_active_computes_no_gradient_below_the_arm(pair: Pair) -> None:
     pair.model.text_decoder.requires_grad_(True)
     seen = {}
     pair.model.visual.register_forward_hook(lambda _m, _i, out: seen.update(image=out[0].requires_grad))
-    pair.run(Planner(CoCaAdapter.parts, "multimodal", "active").arm(["multimodal"]))
+    pair.run(Planner(CoCaAdapter.modules, "multimodal", "active").arm(["multimodal"]))
     assert seen == {"image": False}
 
 
 def test_forced_modules_read_the_teachers_tensors_and_joint_ones_the_students(pair: Pair) -> None:
     read = []
     pair.model.text_decoder.register_forward_pre_hook(lambda _m, inputs: read.append(inputs[0].detach()))
-    planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
+    planner = Planner(CoCaAdapter.modules, "multimodal", "forced")
     pair.run(planner.arm(["multimodal"]))
     pair.run(planner.joint())
     theirs = pair.teacher.run(("image",), pair.data).boundary["image"]["tokens"]
@@ -113,12 +115,14 @@ def test_forced_modules_read_the_teachers_tensors_and_joint_ones_the_students(pa
 
 def test_a_model_that_does_not_say_what_feeds_what_is_run_whole() -> None:
     torch.manual_seed(0)
-    pair = Pair(WholeAdapter(), Net(), Net(), rows())
-    planner = Planner(WholeAdapter.parts, "head", "active")
+    pair = Pair(GenericAdapter(), Net(), Net(), rows())
+    planner = Planner(GenericAdapter.modules, "head", "active")
     pair.run(planner.arm(["right"]))
-    assert pair.calls == {f"{who} {part}": 1 for who in ("student", "teacher") for part in ("left", "right", "head")}
-    with pytest.raises(RecipeError, match=r"not declared what feeds left, right, head: use train: active or all"):
-        Planner(WholeAdapter.parts, "head", "forced")
+    assert pair.calls == {
+        f"{who} {module}": 1 for who in ("student", "teacher") for module in ("left", "right", "head")
+    }
+    with pytest.raises(RecipeError, match=r"inputs of left, right, head are not declared; use train: active or all"):
+        Planner(GenericAdapter.modules, "head", "forced")
 
 
 def test_hooks_ignore_the_recompute_of_checkpointed_activations() -> None:
@@ -130,7 +134,7 @@ def test_hooks_ignore_the_recompute_of_checkpointed_activations() -> None:
         block = pair.model.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_, count=count: count.update(["calls"]))
         pair.model.train()
-        pair.run(Planner(CoCaAdapter.parts, "multimodal", "forced").joint())
+        pair.run(Planner(CoCaAdapter.modules, "multimodal", "forced").joint())
         runs.append(count["calls"])
     assert runs == [1, 2]
     for ours, theirs in zip(plain.model.parameters(), saving.model.parameters(), strict=True):

@@ -9,7 +9,7 @@ ALL = ("image", "text", "multimodal")
 
 
 def planner(mode: str) -> Planner:
-    return Planner(CoCaAdapter.parts, "multimodal", mode)  # type: ignore[arg-type]
+    return Planner(CoCaAdapter.modules, "multimodal", mode)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])

@@ -5,7 +5,7 @@ import torch
 
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.projection import HiddenWidths, Projections, principal_map
 from worker.distill.student import Student
@@ -17,9 +17,11 @@ from worker.setup.shape_check import compare_shapes
 
 def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:
     adapter = CoCaAdapter()
-    theirs, ours = Parted(coca(1), adapter, {}), Parted(student, adapter, layers or {})
-    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    theirs, ours = ModularModel(coca(1), adapter, {}), ModularModel(student, adapter, layers or {})
+    pairs = {
+        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student, {module.name: module.path for module in adapter.modules})
     arms = {"image": ["image"], "words": ["text", "multimodal"]}
     return Models(adapter, theirs, ours, {}, arms, pairs, owned)
 
@@ -64,8 +66,8 @@ def test_a_boundary_map_keeps_the_most_energy_and_depends_on_no_sign() -> None:
     samples = torch.randn(500, 6) * torch.tensor([5.0, 3.0, 0.1, 0.1, 0.1, 0.1]) @ basis.T
     found = principal_map([samples], [None], 2)
     assert torch.allclose(found @ found.T, torch.eye(2, dtype=torch.float64), atol=1e-9)
-    kept = (samples.double() @ found.T).square().sum() / samples.double().square().sum()
-    assert kept > 0.99
+    preserved = (samples.double() @ found.T).square().sum() / samples.double().square().sum()
+    assert preserved > 0.99
     mask = torch.arange(500) < 400
     assert torch.equal(principal_map([samples], [mask], 2), principal_map([samples[:400]], [None], 2))
     wider = principal_map([samples], [None], 8)

@@ -12,7 +12,7 @@ from tests.launch import ROOT
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.data.webdataset import WebDatasetOptions
 from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import Parted
+from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.student import Student
@@ -38,15 +38,17 @@ def _recipe(directory: Path, deepspeed: object) -> Recipe:
 def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, process_group: ProcessGroup) -> None:
     config = _recipe(tmp_path, str(path)).deepspeed
     adapter = CoCaAdapter()
-    student, teacher = (Parted(coca(seed), adapter, {}) for seed in (2, 1))
-    pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student.model, {part.name: part.path for part in adapter.parts}).owned
+    student, teacher = (ModularModel(coca(seed), adapter, {}) for seed in (2, 1))
+    pairs = {
+        module.name: layer_pairs(student.layers[module.name], teacher.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student.model, {module.name: module.path for module in adapter.modules}).owned
     wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
     engine = Engine(wrapped, wrapped.owned(owned), OptimizerRecipe(lr=1e-2, warmup_steps=0), config, micro_batch=4)
     engine.schedule.total_steps = 100
     assert engine.dtype == torch.bfloat16
     frozen = Teacher(teacher, process_group.device, engine.dtype)
-    plan = Planner(adapter.parts, "multimodal", "forced").arm(["image"])
+    plan = Planner(adapter.modules, "multimodal", "forced").arm(["image"])
     engine.activate(plan.trained)
     data = engine.to_device(batch(0))
     losses = [float(engine.step([(data, frozen.run(plan.teacher, data))], plan)[0]) for _ in range(4)]

@@ -13,8 +13,8 @@ import torch
 from tests.worker.jobs import tiny_coca
 from worker.data.base import Writing
 from worker.data.digits.dataset import build_digits
-from worker.data.digits.text import WORD
-from worker.distill.modular import Parted
+from worker.data.digits.text import TOKEN_IDS
+from worker.distill.modular import ModularModel
 from worker.distill.teacher import Teacher
 from worker.engine.process_group import ProcessGroup
 from worker.evaluation.generation import Generator
@@ -23,7 +23,7 @@ from worker.recipe import recipe
 from worker.setup.build import build
 from worker.setup.models import Models, load_models
 
-END = WORD["<end>"]
+END = TOKEN_IDS["<end>"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def digits(process_group: ProcessGroup) -> tuple[Models, Generator, Generator]:
 
 
 def tiny(process_group: ProcessGroup) -> Generator:
-    teacher = Teacher(Parted(tiny_coca.coca(3), CoCaAdapter(), {}), process_group.device, torch.float32)
+    teacher = Teacher(ModularModel(tiny_coca.coca(3), CoCaAdapter(), {}), process_group.device, torch.float32)
     return Generator.for_teacher(teacher, process_group)
 
 
@@ -115,7 +115,7 @@ def test_the_image_tower_runs_once_for_all_tokens(process_group: ProcessGroup) -
     calls: list[Any] = []
     model.visual.register_forward_hook(lambda *_: calls.append(1))
     generator = Generator.for_teacher(
-        Teacher(Parted(model, CoCaAdapter(), {}), process_group.device, torch.float32), process_group
+        Teacher(ModularModel(model, CoCaAdapter(), {}), process_group.device, torch.float32), process_group
     )
     generator.generate(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
     assert len(calls) == 1

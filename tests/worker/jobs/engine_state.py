@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import Parted  # noqa: E402
+from worker.distill.modular import ModularModel  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
@@ -43,9 +43,12 @@ class Job:
 
     def __init__(self, process_group: ProcessGroup, stage: int, dtype: str, seed: int) -> None:
         adapter = CoCaAdapter()
-        teacher, student = (Parted(coca(s, layers=1, text_layers=1), adapter, {}) for s in (1, seed))
-        pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
-        self.owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
+        teacher, student = (ModularModel(coca(s, layers=1, text_layers=1), adapter, {}) for s in (1, seed))
+        pairs = {
+            module.name: layer_pairs(student.layers[module.name], teacher.layers[module.name])
+            for module in adapter.modules
+        }
+        self.owned = dict(ownership(student.model, {module.name: module.path for module in adapter.modules}).owned)
         self.process_group = process_group
         wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
         self.engine = Engine(
@@ -58,7 +61,7 @@ class Job:
         )
         self.engine.schedule.total_steps = 12
         self.teacher = Teacher(teacher, process_group.device, self.engine.dtype)
-        self.planner = Planner(adapter.parts, "multimodal", "forced")
+        self.planner = Planner(adapter.modules, "multimodal", "forced")
 
     def trained(self, number: int) -> tuple[str, ...]:
         return self._plan(number).trained

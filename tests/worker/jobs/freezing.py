@@ -19,7 +19,7 @@ from torch import Tensor  # noqa: E402
 from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import Parted  # noqa: E402
+from worker.distill.modular import ModularModel  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Mode, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
@@ -80,11 +80,16 @@ def models(checkpointing: bool) -> Models:
     """Return teacher and student, which is narrower so that there are projections."""
     adapter = CoCaAdapter()
     small = {"layers": 1, "text_layers": 1}
-    teacher, student = Parted(coca(1, **small), adapter, {}), Parted(coca(2, width=16, **small), adapter, {})
+    teacher, student = (
+        ModularModel(coca(1, **small), adapter, {}),
+        ModularModel(coca(2, width=16, **small), adapter, {}),
+    )
     if checkpointing:
         adapter.checkpoint_activations(student.model)
-    pairs = {part.name: layer_pairs(student.layers[part.name], teacher.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student.model, {part.name: part.path for part in adapter.parts})
+    pairs = {
+        module.name: layer_pairs(student.layers[module.name], teacher.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
     return Models(adapter, teacher, student, {}, ARMS, pairs, owned)
 
 
@@ -131,7 +136,7 @@ def run_case(process_group: ProcessGroup, stage: int, dtype: str, mode: Mode, ch
         bucket_bytes=BUCKET_BYTES,
     )
     teacher = Teacher(pair.teacher, process_group.device, engine.dtype)
-    planner = Planner(pair.adapter.parts, "multimodal", mode)
+    planner = Planner(pair.adapter.modules, "multimodal", mode)
     rows = [engine.to_device(batch(90 + i, process_group.rank)) for i in range(ACCUMULATION)]
     dry_run = DryRun(pair, process_group, engine, student, teacher, planner, rows)
     faults: list[str] = []
@@ -187,7 +192,7 @@ def off_the_bare_loop(ours: dict[str, Tensor], mode: Mode, world: int) -> float:
     theirs = bare_loop.train(
         student,
         Teacher(pair.teacher, torch.device("cpu"), torch.float32),
-        Planner(pair.adapter.parts, "multimodal", mode),
+        Planner(pair.adapter.modules, "multimodal", mode),
         student.owned(pair.ownership.owned),
         OPTIMIZER,
         PLAYED,

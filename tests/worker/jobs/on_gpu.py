@@ -21,7 +21,7 @@ from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.data import build  # noqa: E402
 from worker.data.loader import training_batches  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import Parted  # noqa: E402
+from worker.distill.modular import ModularModel  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
@@ -37,9 +37,9 @@ from worker.training.rollback import Rollback  # noqa: E402
 def main() -> None:
     process_group = ProcessGroup()
     adapter = CoCaAdapter()
-    student, *teachers = (Parted(coca(seed, width=64), adapter, {}) for seed in (2, 1, 1, 1))
-    pairs = {p.name: layer_pairs(student.layers[p.name], teachers[0].layers[p.name]) for p in adapter.parts}
-    owned = dict(ownership(student.model, {part.name: part.path for part in adapter.parts}).owned)
+    student, *teachers = (ModularModel(coca(seed, width=64), adapter, {}) for seed in (2, 1, 1, 1))
+    pairs = {p.name: layer_pairs(student.layers[p.name], teachers[0].layers[p.name]) for p in adapter.modules}
+    owned = dict(ownership(student.model, {module.name: module.path for module in adapter.modules}).owned)
     wrapped = Student(student, Objective(adapter, pairs, LossWeights()))
     engine = Engine(
         wrapped,
@@ -53,7 +53,7 @@ def main() -> None:
     replicas = [
         Teacher(t, process_group.device, engine.dtype, placement=p) for t, p in zip(teachers, placements, strict=True)
     ]
-    planner = Planner(adapter.parts, "multimodal", "forced")
+    planner = Planner(adapter.modules, "multimodal", "forced")
 
     pinned = next(training_batches(build("digits"), batch_size=4, rank=0, world=1, start=0, workers=1))
     losses = []

@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import Outputs, Parted  # noqa: E402
+from worker.distill.modular import ModularModel, Outputs  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
@@ -36,9 +36,11 @@ PLAYED = (None, ["image"], ["multimodal"], None, ["text"])
 
 def student(stage: int) -> tuple[Engine, Student]:
     adapter = CoCaAdapter()
-    ours, theirs = (Parted(coca(seed, width=WIDTH), adapter, {}) for seed in (2, 1))
-    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
-    owned = dict(ownership(ours.model, {part.name: part.path for part in adapter.parts}).owned)
+    ours, theirs = (ModularModel(coca(seed, width=WIDTH), adapter, {}) for seed in (2, 1))
+    pairs = {
+        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+    }
+    owned = dict(ownership(ours.model, {module.name: module.path for module in adapter.modules}).owned)
     wrapped = Student(ours, Objective(adapter, pairs, LossWeights()))
     config = {"zero_optimization": {"stage": stage}}
     engine = Engine(wrapped, wrapped.owned(owned), OptimizerRecipe(warmup_steps=0), config, micro_batch=4)
@@ -54,14 +56,14 @@ def furthest(one: Outputs, other: Outputs) -> float:
 
 
 def tensors(outputs: Outputs) -> dict[str, Tensor]:
-    flat = {f"{part}/{name}": t for part, named in outputs.boundary.items() for name, t in named.items()}
+    flat = {f"{module}/{name}": t for module, named in outputs.boundary.items() for name, t in named.items()}
     return flat | outputs.hidden
 
 
 def held(teacher: Teacher) -> int:
     """Return the bytes of parameters that this rank holds between two calls."""
     # A released parameter consists of its shard, and of an empty tensor in its own place.
-    tensors_held = [t for p in teacher.parted.model.parameters() for t in (p.ds_tensor, p)]
+    tensors_held = [t for p in teacher.modular.model.parameters() for t in (p.ds_tensor, p)]
     return sum(t.numel() * t.element_size() for t in tensors_held)
 
 
@@ -69,11 +71,11 @@ def main() -> None:
     # Hooks, also ZeRO's, disable torch's fused attention, which rounds differently.
     torch.backends.mha.set_fastpath_enabled(False)
     process_group = ProcessGroup()
-    planner = Planner(CoCaAdapter.parts, "multimodal", "forced")
+    planner = Planner(CoCaAdapter.modules, "multimodal", "forced")
     plans = [planner.joint() if modules is None else planner.arm(modules) for modules in PLAYED]
     for stage, placement, dtype in ((3, "zero3", torch.float32), (0, "cpu", torch.bfloat16)):
-        whole, parted = (
-            Teacher(Parted(coca(1, width=WIDTH), CoCaAdapter(), {}), process_group.device, torch.float32,
+        whole, modular = (
+            Teacher(ModularModel(coca(1, width=WIDTH), CoCaAdapter(), {}), process_group.device, torch.float32,
             computes=dtype,
                     placement=place)
             for place in (None, partial(shard, offload=placement == "cpu"))
@@ -82,17 +84,17 @@ def main() -> None:
         differ, losses = [], []
         for index, plan in enumerate(plans):
             data = batch(index, process_group.rank)
-            answer = parted.run(plan.teacher, data)
+            answer = modular.run(plan.teacher, data)
             differ.append(furthest(whole.run(plan.teacher, data), answer))
             engine.activate(plan.trained)
             losses.append(engine.step([(data, answer)], plan)[0])
-        total = sum(p.numel() * p.element_size() for p in whole.parted.model.parameters())
+        total = sum(p.numel() * p.element_size() for p in whole.modular.model.parameters())
         results = {
             "placement": placement,
             "dtype": str(dtype).removeprefix("torch."),
             "differ by": max(differ),
             "finite": bool(torch.stack(losses).isfinite().all()),
-            "held": round(held(parted) / total, 3),
+            "held": round(held(modular) / total, 3),
             "output dtypes": sorted({str(tensor.dtype) for tensor in answer.hidden.values()}),
             "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
             "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),

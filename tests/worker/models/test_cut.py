@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from worker.errors import RecipeError
-from worker.models.cut import kept_layers
+from worker.models.cut import layers_to_keep
 from worker.models.open_clip.files import Config, create
 from worker.models.open_clip.loader import OpenClipModel
 
@@ -54,7 +54,7 @@ def teacher() -> OpenClipModel:
 
 
 @pytest.mark.parametrize(
-    ("teacher_layers", "student_layers", "kept"),
+    ("teacher_layers", "student_layers", "layers"),
     [
         (8, 2, [3, 7]),
         (4, 4, [0, 1, 2, 3]),
@@ -64,9 +64,9 @@ def teacher() -> OpenClipModel:
     ],
 )
 def test_kept_layers_are_spaced_uniformly_and_end_with_the_last(
-    teacher_layers: int, student_layers: int, kept: list[int]
+    teacher_layers: int, student_layers: int, layers: list[int]
 ) -> None:
-    assert kept_layers(teacher_layers, student_layers) == kept
+    assert layers_to_keep(teacher_layers, student_layers) == layers
 
 
 def test_cut_keeps_the_right_layers_bit_for_bit(teacher: OpenClipModel) -> None:
@@ -81,13 +81,13 @@ def test_cut_keeps_the_right_layers_bit_for_bit(teacher: OpenClipModel) -> None:
     seen = set()
     for name, value in student.state_dict().items():
         origin = name
-        for stack, kept in stacks.items():
+        for stack, layers in stacks.items():
             if name.startswith(f"{stack}."):
                 layer, rest = name.removeprefix(f"{stack}.").split(".", 1)
-                origin = f"{stack}.{kept[int(layer)]}.{rest}"
+                origin = f"{stack}.{layers[int(layer)]}.{rest}"
                 seen.add((stack, int(layer)))
         assert torch.equal(value, theirs[origin]), name
-    assert seen == {(stack, layer) for stack, kept in stacks.items() for layer in range(len(kept))}
+    assert seen == {(stack, layer) for stack, layers in stacks.items() for layer in range(len(layers))}
 
 
 def test_cut_student_computes_and_shares_nothing_with_its_teacher(teacher: OpenClipModel) -> None:
@@ -111,19 +111,19 @@ def test_keeping_everything_gives_the_teacher_back(teacher: OpenClipModel) -> No
 
 
 @pytest.mark.parametrize(
-    ("keep", "said"),
+    ("keep", "message"),
     [
         ({"images": 2}, "'images'.*image, text, multimodal"),
         ({"image": 0}, "0 layers of image; expected 1 to 8"),
         ({"text": 5}, "5 layers of text; expected 1 to 4"),
     ],
 )
-def test_impossible_cuts_are_named(teacher: OpenClipModel, keep: dict[str, int], said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_impossible_cuts_are_named(teacher: OpenClipModel, keep: dict[str, int], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         cut(teacher, keep)
 
 
 def test_model_whose_towers_are_not_open_clips_own_is_refused(teacher: OpenClipModel) -> None:
     config = {**teacher.config, "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}}
-    with pytest.raises(RecipeError, match=r"vision_cfg of this one is .*vit_tiny"):
+    with pytest.raises(RecipeError, match=r"vision_cfg of this model is .*vit_tiny"):
         cut(OpenClipModel(teacher.model, config), {"image": 2})

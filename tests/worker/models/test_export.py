@@ -1,4 +1,4 @@
-"""What comes out is open_clip's, whole, and nothing of ours."""
+"""Exported students are complete models of open_clip and contain nothing of the worker."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every family, small and from a configuration alone: cut, run in each mode, trained arm by arm, given back."""
+"""Every family, as a small model from a configuration: cut, run in each mode, trained arm by arm, exported."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def wrapped(made: Models, weights: LossWeights | None = None) -> tuple[Student, 
 
 def planner(made: Models, mode: Any) -> Planner:
     readers = {module: made.ownership.readers(module) for module in made.ownership.owned}
-    return Planner(made.adapter.parts, made.adapter.logits[0] if made.adapter.logits else None, mode, readers)
+    return Planner(made.adapter.modules, made.adapter.logits[0] if made.adapter.logits else None, mode, readers)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str, tmp_path: Path) -> None:
     made, family, data = assembled(name, tmp_path), FAMILIES[name], batch(name)
-    assert [part.name for part in made.adapter.parts] == list(family.parts)
-    assert {part: len(made.student.layers[part]) for part in family.keep if name != "factory"} == (
+    assert [module.name for module in made.adapter.modules] == list(family.modules)
+    assert {module: len(made.student.layers[module]) for module in family.keep if name != "factory"} == (
         family.keep if name != "factory" else {}
     )
     student, teacher, objective = wrapped(made)
@@ -68,9 +68,9 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
     assert made.adapter.declared == family.forced
     for mode in ("forced", "active", "all") if family.forced else ("active", "all"):
         plans = planner(made, mode)
-        for module in family.parts:
+        for module in family.modules:
             plan = plans.arm([module])
-            owned = {name for part in plan.trained for name in made.ownership.owned[part]}
+            owned = {name for module in plan.trained for name in made.ownership.owned[module]}
             for parameter_name, parameter in parameters.items():
                 parameter.requires_grad_(parameter_name in owned)
                 parameter.grad = None
@@ -90,17 +90,17 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.forced])
 def test_parts_run_one_after_the_other_are_the_model(name: str, tmp_path: Path) -> None:
-    """What the parts put out is what the library's own forward pass does."""
+    """The modules compute the same as the library's own forward pass."""
     made = assembled(name, tmp_path)
     data = {key: tensor for key, tensor in batch(name).items() if key != "labels" or name in ("t5", "whisper")}
     model: Any = made.student.model.eval()
     with torch.no_grad():
-        ours = made.student.run([part.name for part in made.adapter.parts], data).logits
+        ours = made.student.run([module.name for module in made.adapter.modules], data).logits
         if "clip" in name.split("_"):
             theirs = model.get_logits(data["image"], data["input_ids"])[0]
         elif name == "blip":
-            given = {"input_ids": data["input_ids"], "attention_mask": data["attention_mask"]}
-            theirs = model(pixel_values=data["image"], **given).logits[:, :-1]
+            texts = {"input_ids": data["input_ids"], "attention_mask": data["attention_mask"]}
+            theirs = model(pixel_values=data["image"], **texts).logits[:, :-1]
         elif name == "whisper":
             theirs = model(input_features=data["input_features"], labels=data["labels"]).logits
         else:
@@ -109,7 +109,7 @@ def test_parts_run_one_after_the_other_are_the_model(name: str, tmp_path: Path) 
             theirs = theirs if name == "t5" else theirs[:, :-1]
             if name != "t5":
                 bare = {"input_ids": data["input_ids"]}
-                unmasked = made.student.run([part.name for part in made.adapter.parts], bare).logits
+                unmasked = made.student.run([module.name for module in made.adapter.modules], bare).logits
                 assert unmasked is not None
                 counts = data["attention_mask"][:, :-1].bool()
                 assert torch.allclose(unmasked[counts], theirs[counts], atol=1e-5), "padding behind needs no mask"
@@ -142,7 +142,7 @@ print("all of them")
 
 
 def test_what_comes_out_loads_back_into_where_it_came_from(tmp_path: Path) -> None:
-    """In a process that knows nothing of ours; bit for bit."""
+    """In a process that imports nothing of the worker; bit for bit."""
     kinds = {"clip": "open_clip", "custom_clip": "open_clip", "blip": "BlipForConditionalGeneration",
              "t5": "AutoModelForSeq2SeqLM", "whisper": "AutoModelForSpeechSeq2Seq", "gpt2": "AutoModelForCausalLM",
              "llama": "AutoModelForCausalLM", "opt": "AutoModelForCausalLM"}  # fmt: skip
@@ -176,9 +176,9 @@ def test_a_factorys_student_loads_into_what_the_factory_builds(tmp_path: Path) -
     again = Towers()
     again.below = torch.nn.ModuleList(list(again.below)[:2])
     again.load_state_dict(load_file(file), strict=True)
-    kept = made.teacher.model.state_dict()
-    assert torch.equal(state["below.0.0.weight"], kept["below.1.0.weight"])
-    assert torch.equal(state["below.1.0.weight"], kept["below.3.0.weight"])
+    teacher_state = made.teacher.model.state_dict()
+    assert torch.equal(state["below.0.0.weight"], teacher_state["below.1.0.weight"])
+    assert torch.equal(state["below.1.0.weight"], teacher_state["below.3.0.weight"])
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "factory"])
@@ -194,7 +194,7 @@ def test_a_cut_students_layers_are_the_teachers_it_is_matched_with(name: str, tm
     assert len(ours) < len(theirs)
 
 
-def test_what_two_parts_share_is_measured_with_both(tmp_path: Path) -> None:
+def test_what_two_modules_share_is_measured_with_both(tmp_path: Path) -> None:
     made = assembled("gpt2", tmp_path, mode="forced")
     assert made.ownership.tied == {"transformer.wte.weight": ("upper",)}
     plans = planner(made, "forced")
@@ -203,7 +203,7 @@ def test_what_two_parts_share_is_measured_with_both(tmp_path: Path) -> None:
     assert plans.measured(["upper"]).student == ("upper",)
 
 
-def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_names_are_told(tmp_path: Path) -> None:
+def test_forced_is_refused_without_declared_inputs_and_all_wrong_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         assembled(
             "factory",
@@ -212,8 +212,8 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
             student="{keep: {below: 2}, layer_map: {belo: [1]}}",
             loss="{layer_loss: {above: mze}, logit_loss: 'tests.worker.models.tiny_families:hlf', layers: {abov: 2.0}}",
         )
-    told = str(caught.value).splitlines()
-    assert told[1:] == [
+    lines = str(caught.value).splitlines()
+    assert lines[1:] == [
         "  line 2: student.layer_map.belo: student.layer_map names the module 'belo'; did you mean 'below'? "
         "The modules are below, above",
         "  line 5: loss.layers.abov: loss.layers names the module 'abov'; did you mean 'above'? "
@@ -222,8 +222,8 @@ def test_forced_is_refused_where_nobody_knows_what_feeds_what_and_all_wrong_name
         f"({Path(__file__).parent / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
         "  line 5: loss.layer_loss.above: 'mze' is not a layer loss; did you mean 'mse'? Or give the import path of "
         "your own: package.module:function",
-        "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but it is not declared "
-        "what feeds below, above: use train: active or all, or declare the inputs in the model's adapter",
+        "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
+        "below, above are not declared; use train: active or all, or declare the inputs in the model's adapter",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a recipe calls a model: the forms, what is wrong with others, and what is imported for it."""
+"""Names of models in a recipe: their forms, the messages for others, and what is imported."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
-        ("clip", r"'clip' names no model; expected open_clip:.*, hf:.*, or package\.module:factory"),
+        ("clip", r"'clip' does not name a model; expected open_clip:.*, hf:.*, or package\.module:factory"),
         ("open_clip:ViT-B-32@laion2b_s34b_b79", r"no pretrained weights .*did you mean laion2b_s34b_b79k"),
         ("open_clip:ViT-B-33", "did you mean ViT-B-32"),
-        ("hf:empty", r"the directory .*empty holds no config\.json"),
+        ("hf:empty", r"the directory .*empty has no config\.json"),
         ("hf:vague", "add the class"),
-        ("hf:no/such/place", r"there is no directory .*no/such/place, and as an id on the hub: "),
+        ("hf:no/such/place", r"the directory .*no/such/place does not exist, and as an id on the hub: "),
         ("own_models:Od", "has no function 'Od'; did you mean 'Odd'"),
         ("own_model:Odd", "cannot be imported in .*: No module named 'own_model'"),
         ("own_models:number", "returns a int; expected a torch.nn.Module"),
     ],
 )
-def test_what_names_no_model_gets_a_sentence(spec: str, said: str, tmp_path: Path) -> None:
+def test_what_names_no_model_gets_a_sentence(spec: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "vague").mkdir()
     (tmp_path / "vague" / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         load(spec, directory=tmp_path)
 
 
 def test_a_factory_gets_its_options_and_its_refusal_is_told(tmp_path: Path) -> None:
     assert load("own_models:Odd", options={"size": 5}).model.line.in_features == 5
-    with pytest.raises(RecipeError, match=r"own_models:Odd\(size=10\) fails: size is at most 9"):
+    with pytest.raises(RecipeError, match=r"own_models:Odd\(size=10\) failed: size is at most 9"):
         load("own_models:Odd", options={"size": 10})
-    with pytest.raises(RecipeError, match=r"own_models:Odd\(sise=1\) fails: .*sise"):
+    with pytest.raises(RecipeError, match=r"own_models:Odd\(sise=1\) failed: .*sise"):
         load("own_models:Odd", options={"sise": 1})
     with pytest.raises(RecipeError, match="takes no options"):
         load("open_clip:ViT-B-32", options={"size": 1})
@@ -76,7 +76,7 @@ def test_a_model_that_cannot_read_the_batch_or_says_nothing_is_told(tmp_path: Pa
     odd = load("own_models:Odd")
     with pytest.raises(RecipeError, match=r"forward pass of Odd takes sound, and the data's batches have image, "):
         odd.adapter.run_whole(odd.model, batch("gpt2"))
-    with pytest.raises(RecipeError, match="puts out a dict without logits, loss or losses"):
+    with pytest.raises(RecipeError, match="returns a dict without logits, loss or losses"):
         odd.adapter.run_whole(odd.model, {"sound": torch.ones(1)})
 
 

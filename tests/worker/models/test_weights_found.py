@@ -131,47 +131,47 @@ def test_older_names_of_open_clips_tensors_are_known(clip: State, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (["a.safetensors", "b.bin"], r"expected one file of weights in .*, found a\.safetensors, b\.bin"),
-        (["flax_model.msgpack"], r"it holds flax_model\.msgpack; name one as the checkpoint"),
-        (["tf_model.h5", "model.gguf"], r"it holds model\.gguf, tf_model\.h5"),
-        (["epoch_1.pt"], r"open_clip loads none by itself, only \*\.safetensors, \*\.bin, \*\.pth .* epoch_1\.pt"),
-        (["checkpoints/epoch_1.pt"], r"it holds checkpoints/epoch_1\.pt"),
+        (["flax_model.msgpack"], r"has flax_model\.msgpack; name one of them as the checkpoint"),
+        (["tf_model.h5", "model.gguf"], r"has model\.gguf, tf_model\.h5"),
+        (["epoch_1.pt"], r"open_clip loads only \*\.safetensors, \*\.bin, \*\.pth .* epoch_1\.pt"),
+        (["checkpoints/epoch_1.pt"], r"has checkpoints/epoch_1\.pt"),
     ],
 )
 def test_an_open_clip_folder_whose_weights_cannot_be_used_is_never_fresh(
-    files: list[str], said: str, clip: State, tmp_path: Path
+    files: list[str], message: str, clip: State, tmp_path: Path
 ) -> None:
     clip_folder(tmp_path)
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(clip, tmp_path / name)
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=said):
+        with pytest.raises(RecipeError, match=message):
             load(f"open_clip:{tmp_path}", fresh=cast(Fresh, fresh))
     assert not same(load(f"open_clip:{tmp_path}", fresh="always").model, clip)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
-        ("open_clip:clip", r"the directory .*/clip holds open_clip_config\.json and none of \*\.safetensors"),
-        ("open_clip:local-dir:clip", r"the directory .*/clip holds"),
-        ("open_clip:clip/open_clip_config.json", r"open_clip_config\.json is a configuration alone\."),
-        ("open_clip:full/open_clip_config.json", r"full holds model\.safetensors, which its own name"),
-        ("open_clip:ViT-B-32", r"tags openai, .*, to be named behind it: open_clip:ViT-B-32@openai"),
-        ("open_clip:ViT-S-32", r"open_clip has no weights for it"),
-        ("hf:gpt2", r"the directory .*/gpt2 holds config\.json and no file of weights"),
+        ("open_clip:clip", r"the directory .*/clip has open_clip_config\.json but none of \*\.safetensors"),
+        ("open_clip:local-dir:clip", r"the directory .*/clip has"),
+        ("open_clip:clip/open_clip_config.json", r"open_clip_config\.json is only a configuration\."),
+        ("open_clip:full/open_clip_config.json", r"to load model\.safetensors, name the directory .*full\."),
+        ("open_clip:ViT-B-32", r"tags openai, .*, as in open_clip:ViT-B-32@openai"),
+        ("open_clip:ViT-S-32", r"for which open_clip has no weights"),
+        ("hf:gpt2", r"the directory .*/gpt2 has config\.json but no file of weights"),
     ],
 )
 def test_a_teacher_without_weights_is_refused_with_where_they_were_looked_for(
-    spec: str, said: str, clip: State, tmp_path: Path
+    spec: str, message: str, clip: State, tmp_path: Path
 ) -> None:
     clip_folder(tmp_path / "clip")
     write(clip, clip_folder(tmp_path / "full") / "model.safetensors")
     directory("gpt2", tmp_path)
-    with pytest.raises(RecipeError, match=f"{spec} comes with no weights: .*{said}") as refused:
+    with pytest.raises(RecipeError, match=f"{spec} has no weights: .*{message}") as refused:
         load(spec, directory=tmp_path)
     assert "`checkpoint`" in str(refused.value)
     assert "`weights: random`" in str(refused.value)
@@ -183,10 +183,10 @@ def test_fresh_weights_are_given_to_what_may_have_them_and_said(spec: str, tmp_p
     directory("gpt2", tmp_path)
     (tmp_path / "gpt2" / "training_args.bin").touch()
     states = []
-    for fresh, said in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
+    for fresh, message in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
         torch.manual_seed(5)
         loaded = load(spec, directory=tmp_path, fresh=cast(Fresh, fresh))
-        assert loaded.weights.startswith(said)
+        assert loaded.weights.startswith(message)
         states.append(loaded.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -199,9 +199,9 @@ def test_what_is_named_with_its_weights_cannot_be_asked_for_fresh(clip: State, t
         ("open_clip:clip", "clip/w.bin"),
         ("hf:gpt2", "w.bin"),
     ):
-        with pytest.raises(RecipeError, match=r"is given weights, .*leave out either those or `weights: random`"):
+        with pytest.raises(RecipeError, match=r"has both weights .* and `weights: random`; remove one of them"):
             load(spec, checkpoint=checkpoint, directory=tmp_path, fresh="always")
-    with pytest.raises(RecipeError, match="answers for its own weights"):
+    with pytest.raises(RecipeError, match="is a factory, which makes its own weights"):
         load("tests.worker.models.tiny_families:Towers", fresh="always")
 
 
@@ -230,7 +230,7 @@ def test_paths_may_hold_an_at_sign_begin_at_home_or_be_absolute(
 
 
 def test_local_dir_is_never_taken_for_a_name(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"neither a file nor a directory .*/ViT-B-32"):
+    with pytest.raises(RecipeError, match=r"there is no file or directory .*/ViT-B-32"):
         load("open_clip:local-dir:ViT-B-32", directory=tmp_path, fresh="if_bare")
 
 
@@ -288,7 +288,7 @@ def test_the_only_variant_is_loaded_and_said(
         loaded = load("hf:writer", directory=tmp_path, options=options)
     assert same(loaded.model, half.state_dict())
     assert loaded.weights == f"from {place}, variant fp16"
-    assert ("holds weights in one variant alone, fp16" in caplog.text) == (not options)
+    assert ("has weights only in the variant fp16" in caplog.text) == (not options)
 
 
 def test_a_variant_in_shards_is_loaded(gpt2: Any, tmp_path: Path) -> None:
@@ -301,10 +301,10 @@ def test_of_several_variants_one_must_be_chosen(gpt2: Any, tmp_path: Path) -> No
     gpt2.save_pretrained(tmp_path, variant="fp16")
     (tmp_path / "model.bf16.safetensors").write_bytes((tmp_path / "model.fp16.safetensors").read_bytes())
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=r"variants, bf16, fp16, and none without.*options: \{variant: bf16\}"):
+        with pytest.raises(RecipeError, match=r"variants .bf16, fp16.; choose.*options: \{variant: bf16\}"):
             load(f"hf:{tmp_path}", fresh=cast(Fresh, fresh))
     assert same(load(f"hf:{tmp_path}", options={"variant": "fp16"}).model, gpt2.state_dict())
-    with pytest.raises(RecipeError, match=r"there are weights in the variants bf16, fp16"):
+    with pytest.raises(RecipeError, match=r"its variants are bf16, fp16"):
         load(f"hf:{tmp_path}", options={"variant": "fp8"})
 
 
@@ -318,9 +318,9 @@ def test_weights_without_a_variant_come_first_even_if_they_are_broken(gpt2: Any,
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
-        (["student.safetensors"], r"it holds student\.safetensors\. Name a file of weights as `checkpoint`"),
+        (["student.safetensors"], r"it has the files student\.safetensors\. Name one of them as `checkpoint`"),
         (["flax_model.msgpack"], r"flax_model\.msgpack"),
         (["tf_model.h5"], r"tf_model\.h5"),
         (["writer-q4.gguf"], r"writer-q4\.gguf"),
@@ -330,14 +330,14 @@ def test_weights_without_a_variant_come_first_even_if_they_are_broken(gpt2: Any,
     ],
 )
 def test_a_transformers_folder_whose_weights_cannot_be_used_is_never_fresh(
-    files: list[str], said: str, tmp_path: Path
+    files: list[str], message: str, tmp_path: Path
 ) -> None:
     place = directory("gpt2", tmp_path)
     for name in files:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("{}")
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=said):
+        with pytest.raises(RecipeError, match=message):
             load("hf:gpt2", directory=tmp_path, fresh=cast(Fresh, fresh))
     assert load("hf:gpt2", directory=tmp_path, fresh="always").weights.startswith("fresh")
 
@@ -350,7 +350,7 @@ def test_tensors_that_are_missing_are_named_and_those_beside_are_said(
     save_file({**state, "stray": torch.ones(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with caplog.at_level(logging.WARNING):
         load(f"hf:{tmp_path}")
-    assert "tensors that the model has no place for: stray" in caplog.text
+    assert "tensors that the model does not use: stray" in caplog.text
     state.pop("transformer.ln_f.weight")
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RecipeError, match=r"do not fit the model: missing keys: transformer\.ln_f\.weight"):
@@ -362,7 +362,7 @@ def test_a_model_in_a_folder_of_a_folder_and_a_file_in_its_place(gpt2: Any, tmp_
     loaded: Any = load("hf:all", options={"subfolder": "writer"}, directory=tmp_path)
     assert same(loaded.model, gpt2.state_dict())
     assert loaded.place == str(tmp_path / "all" / "writer")
-    with pytest.raises(RecipeError, match=r"config\.json is a file; name the directory that it is in"):
+    with pytest.raises(RecipeError, match=r"config\.json is a file; name its directory"):
         load("hf:all/writer/config.json", directory=tmp_path, fresh="if_bare")
 
 
@@ -374,7 +374,7 @@ def test_an_adapter_is_refused_with_what_to_do(configured: bool, tmp_path: Path)
     (place / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "peft_type": "LORA"}))
     (place / "adapter_model.safetensors").touch()
     for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=r"hf:gpt2 holds an adapter .*merge it into its base"):
+        with pytest.raises(RecipeError, match=r"hf:gpt2 is a peft adapter .*merge it into its base"):
             load("hf:gpt2", directory=tmp_path, fresh=cast(Fresh, fresh))
 
 
@@ -456,9 +456,9 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
         assert found[1:] == ["torch.float32", sum_of_clip, {"mean": MEAN}]
     for found in (bare, bare_student):
         assert found[0] == "error"
-        assert "hf-hub:org/bare: its weights cannot be had from the hub, nor from its cache" in found[1]
+        assert "hf-hub:org/bare: its weights cannot be downloaded from the hub, nor found in its cache" in found[1]
         assert str(hub) in found[1]
-    assert "hf-hub:org/gone: open_clip_config.json cannot be had" in gone[1]
+    assert "hf-hub:org/gone: open_clip_config.json cannot be downloaded" in gone[1]
     forced, *writers, half, both, chosen, config, config_student, config_forced = rest
     assert forced[0] == "fresh (asked for by the recipe)"
     assert forced[2] != sum_of_clip
@@ -467,7 +467,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
         assert found[:3] == [f"from org/writer{number}", "torch.float32", sum_of_writer]
     assert half[:3] == ["from org/half, variant fp16", "torch.float32", sum_of_writer]
     assert both[0] == "error"
-    assert "several variants, bf16, fp16" in both[1]
+    assert "several variants (bf16, fp16)" in both[1]
     assert chosen[:3] == ["from org/both, variant bf16", "torch.float32", sum_of_writer]
     for found in (config, config_student):
         assert found[0] == "error"
@@ -488,7 +488,7 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
     clip_folder(tmp_path / "bare")
     write(clip, clip_folder(tmp_path / "full") / "open_clip_pytorch_model.bin")
     full, bare = "{model: 'open_clip:full'}", "{model: 'open_clip:bare'}"
-    with pytest.raises(RecipeError, match=r"line 1: teacher\.model: open_clip:bare comes with no weights"):
+    with pytest.raises(RecipeError, match=r"line 1: teacher\.model: open_clip:bare has no weights"):
         assembled(tmp_path, bare, bare)
     made = assembled(tmp_path, full, bare)
     assert same(made.teacher.model, clip)
@@ -505,15 +505,15 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "said"),
+    ("teacher", "student", "message"),
     [
         ("{model: m, weights: fresh}", "{keep: {}}", r"teacher\.weights: input should be 'random'"),
         ("{model: m, weights: random, checkpoint: w}", "{keep: {}}", "teacher: give either `checkpoint`"),
         ("{model: m}", "{model: m, weights: random, checkpoint: w}", "student: give either `checkpoint`"),
         ("{model: m}", "{keep: {}, weights: random}", "student: `weights` are those of `model`"),
-        ("{model: 'open_clip:ViT-B-32@openai', weights: random}", "{keep: {}}", "is given weights, openai"),
+        ("{model: 'open_clip:ViT-B-32@openai', weights: random}", "{keep: {}}", "has both weights .openai. and"),
     ],
 )
-def test_a_recipe_asks_for_one_kind_of_weights(teacher: str, student: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_recipe_asks_for_one_kind_of_weights(teacher: str, student: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
         assembled(tmp_path, teacher, student)

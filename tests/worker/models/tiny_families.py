@@ -86,14 +86,14 @@ class Family:
     """What a test needs to know of one.
 
     Attributes:
-        parts: Its modules, in order.
+        modules: Its modules, in order.
         forced: Whether it is known what feeds what.
         keep: Layers of a student cut from it.
         spec: What a recipe calls it; a configuration's directory takes the braces' place.
         more: Further lines of the recipe.
     """
 
-    parts: tuple[str, ...]
+    modules: tuple[str, ...]
     keep: dict[str, int]
     spec: str = "hf:{}"
     forced: bool = True

@@ -43,10 +43,10 @@ def test_the_papers_recipes_name_what_is_there(path: Path) -> None:
     recipe = recipes.read(path, {})
     name = recipe.teacher.model.removeprefix("open_clip:").partition("@")[0]
     config = open_clip.get_model_config(name)
-    layers = {part: config[section]["layers"] for part, section in SECTIONS.items()}
+    layers = {module: config[section]["layers"] for module, section in SECTIONS.items()}
     kept = recipe.student.keep or {}
     # Uniformly: the same share of every module.
-    assert len({kept[part] / layers[part] for part in layers}) == 1
+    assert len({kept[module] / layers[module] for module in layers}) == 1
     assert kept["image"] == {"coca_l14_to_tiny12": 12, "coca_l14_to_tiny6": 6, "coca_l14_finetune": 24}[path.stem]
     assert recipe.data.name in DATA_MODULES
     assert recipe.deepspeed["torch_autocast"]["enabled"]

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.worker.jobs.tiny_coca import batch, coca
 from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import Outputs, Parted
+from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import Projections
@@ -34,9 +34,11 @@ ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeights | None = None) -> DryRun:
     """Return the dry run of a student whose teacher has three layers of width 32."""
     adapter = CoCaAdapter()
-    theirs, ours = Parted(coca(1, layers=3), adapter, {}), Parted(student, adapter, {})
-    pairs = {part.name: layer_pairs(ours.layers[part.name], theirs.layers[part.name]) for part in adapter.parts}
-    owned = ownership(student, {part.name: part.path for part in adapter.parts})
+    theirs, ours = ModularModel(coca(1, layers=3), adapter, {}), ModularModel(student, adapter, {})
+    pairs = {
+        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
+    }
+    owned = ownership(student, {module.name: module.path for module in adapter.modules})
     models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
     widths = compare_shapes(models, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
@@ -44,7 +46,7 @@ def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeight
     engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
     teacher = Teacher(theirs, process_group.device, engine.dtype)
     return DryRun(
-        models, process_group, engine, wrapped, teacher, Planner(adapter.parts, "multimodal", "forced"), [batch(0)]
+        models, process_group, engine, wrapped, teacher, Planner(adapter.modules, "multimodal", "forced"), [batch(0)]
     )
 
 
@@ -106,7 +108,7 @@ def test_an_arm_without_gradients_is_refused(
 
 def test_an_arm_whose_losses_have_no_weight_is_refused(process_group: ProcessGroup) -> None:
     dry = dry_run(process_group, coca(2), LossWeights(layers=0.0))
-    with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
+    with pytest.raises(RecipeError, match="no loss would train image: all of its terms have weight 0"):
         dry.check_arms(repeats=0)
     # A student without any loss still computes logits, for the task metric.
     without_loss = dry_run(process_group, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))

@@ -1,0 +1,1 @@
+"""The digits data: collages of real handwritten digits with texts."""

@@ -1,23 +1,22 @@
-"""Collages of four real handwritten digits with captions, questions and statements, as CoCa reads them.
+"""Collages of four real handwritten digits with captions, questions and statements, for CoCa.
 
-Nothing is downloaded: the scans come with scikit-learn. 1,400 of them serve for training and the other 397
-only for measuring.
+Nothing is downloaded: the scans come with scikit-learn. 1,400 of them are for training, the other 397 only for
+measuring.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
-from worker.data.base import Batch
 from worker.data.digits.rows import TRAIN_DIGITS, Collages, sources
 from worker.data.digits.text import ASKING, CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
-from worker.data.options import checked
+from worker.data.options import parse_options
+from worker.data.pairs import stack
 
 HELD_OUT_SEED = 7
-"""The held-out items are the same for every seed, so that figures can be compared."""
+"""The held-out items are the same for every seed, so that metrics can be compared."""
 
 
 class DigitsOptions(BaseModel):
@@ -28,13 +27,13 @@ class DigitsOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Seed of the training items."""
     source_digits: int = Field(default=TRAIN_DIGITS, ge=10, le=TRAIN_DIGITS)
-    """How many of the training scans are used; 150 makes transfer data scarce."""
+    """Number of training scans that are used; with 150, transfer data is scarce."""
     mix: dict[str, FiniteFloat] = Field(default={"caption": 0.3, **dict.fromkeys(QUESTIONS, 0.14)})
-    """Share of each kind of text in training and in ``held_out``; a kind that is not named has none."""
+    """Share of each kind of text in training and in ``held_out``; a kind that is not named is left out."""
     asked: dict[str, FiniteFloat] = Field(default=dict.fromkeys(QUESTIONS, 1.0))
-    """The same in ``questions``."""
+    """Share of each kind of text in ``questions``."""
     shift: int = Field(default=1, ge=0, le=2)
-    """Training digits are moved by up to this many pixels each way."""
+    """Training digits are shifted by up to this many pixels in each direction."""
     length: int = Field(default=2**40, ge=1)
     """Nominal number of training items."""
     held_out_items: int = Field(default=2048, ge=1)
@@ -44,12 +43,13 @@ class DigitsOptions(BaseModel):
 
 
 class DigitsData:
-    """The data module; see ``worker.data.base.DataModule`` for what its fields mean."""
+    """The data module; its attributes are those of ``worker.data.base.DataModule``."""
 
     pad_id = 0
     vocab_size = len(VOCABULARY)
     context_length = CONTEXT_LENGTH
     kinds = KINDS
+    collate = staticmethod(stack)
 
     def __init__(self, options: DigitsOptions) -> None:
         shares, asked = ([mix.get(kind, 0.0) for kind in KINDS] for mix in (options.mix, options.asked))
@@ -59,33 +59,34 @@ class DigitsData:
         self.held_out = Collages(unseen, HELD_OUT_SEED, options.held_out_items, shares, shift=0)
         self.questions = Collages(unseen, HELD_OUT_SEED + 1, options.question_items, asked, shift=0)
 
-    def collate(self, items: Sequence[Batch]) -> Batch:
-        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Exact matches: all answer tokens right under teacher forcing.
+        """Count exact matches: all answer tokens are correct under teacher forcing.
 
-        That equals greedy decoding being exactly right, since up to its first mistake a greedy decoder reads
-        the right tokens. ``accuracy`` is over the questions and statements, without the captions.
+        This equals an exact match of greedy decoding, since up to its first mistake a greedy decoder reads the correct
+        tokens. ``accuracy`` is over the questions and statements, without the captions.
         """
         asked = batch["answer"][:, 1:]
         right = ((logits.argmax(dim=-1) == batch["text"][:, 1:]) | ~asked).all(dim=1)
         kind = batch["kind"]
-        found = {}
+        by_kind = {}
         for number, name in enumerate(KINDS):
             rows = kind == number
-            found[f"accuracy/{name}"] = (float(right[rows].sum()), float(rows.sum()))
-        sums, counts = zip(*(found[f"accuracy/{name}"] for name in ASKING), strict=True)
-        return {"accuracy": (sum(sums), sum(counts)), **found}
+            by_kind[f"accuracy/{name}"] = (float(right[rows].sum()), float(rows.sum()))
+        sums, counts = zip(*(by_kind[f"accuracy/{name}"] for name in ASKING), strict=True)
+        return {"accuracy": (sum(sums), sum(counts)), **by_kind}
 
 
 def build_digits(options: Mapping[str, Any]) -> DigitsData:
-    """The digits data with the given options. Raises ValueError naming every wrong option."""
-    found = checked(DigitsOptions, options, "digits")
-    for name, mix in (("mix", found.mix), ("asked", found.asked)):
+    """Build the digits data.
+
+    Raises:
+        ValueError: Options are wrong; the message names all of them.
+    """
+    parsed = parse_options(DigitsOptions, options, "digits")
+    for name, mix in (("mix", parsed.mix), ("asked", parsed.asked)):
         if set(mix) - set(KINDS) or min(mix.values(), default=0) < 0 or sum(mix.values()) <= 0:
             raise ValueError(
                 f"wrong {name} for the digits data: expected shares >= 0, not all 0, of {', '.join(KINDS)}; "
                 f"got {dict(mix)}"
             )
-    return DigitsData(found)
+    return DigitsData(parsed)

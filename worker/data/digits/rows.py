@@ -1,4 +1,4 @@
-"""Collages of real handwritten digits: scikit-learn's ``load_digits``, 1,797 scans of 8 by 8 pixels."""
+"""Collages of real handwritten digits: scikit-learn's ``load_digits``, 1,797 scans of 8 × 8 pixels."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,15 +12,15 @@ from torch.utils.data import Dataset
 
 from worker.data.base import Batch
 from worker.data.counter import below, draws, unit
-from worker.data.digits.text import KINDS, TEXT_DRAWS, say
+from worker.data.digits.text import KINDS, TEXT_DRAWS, compose_texts
 
 TRAIN_DIGITS = 1400
 CELL = 8
 SIZE = 2 * CELL
 SPLIT_SEED = 20231104
-"""Fixed, whatever the seed of the data: no digit is in training under one seed and held out under another."""
+"""Fixed whatever the seed of the data, so that no digit is for training under one seed and held out under another."""
 MEAN, STD = 0.305, 0.376
-"""Of the pixels of all digits, scaled to 0 … 1."""
+"""Mean and standard deviation of the pixels of all digits, scaled to 0 … 1."""
 
 _DRAWS = 1 + 4 + 4 + TEXT_DRAWS
 
@@ -34,8 +34,8 @@ def _scans() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 def _table() -> npt.NDArray[np.float64]:
-    """A row for each scan: its 64 pixels, 0 … 16, and its label."""
-    # Scikit-learn takes two seconds to import, and brings SciPy, for this one file of numbers.
+    """Return one row per scan: its 64 pixels, 0 … 16, and its label."""
+    # The file is read directly: importing scikit-learn and SciPy for it would take two seconds.
     package = find_spec("sklearn")
     path = Path((package and package.origin) or "").parent / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
@@ -47,21 +47,21 @@ def _table() -> npt.NDArray[np.float64]:
 
 @cache
 def sources(train: bool) -> npt.NDArray[np.int64]:
-    """Indices into ``load_digits`` of the training scans (1,400) or of the held-out ones (397), shuffled."""
+    """Return the shuffled indices into ``load_digits`` of the training scans (1,400) or of the held-out ones (397)."""
     count = len(_scans()[1])
     order = np.argsort(draws(SPLIT_SEED, np.arange(count), 1)[:, 0], kind="stable")
     return order[:TRAIN_DIGITS] if train else order[TRAIN_DIGITS:]
 
 
 class Collages(Dataset[Batch]):
-    """Item i is a function of (seed, i) and of the arguments below, of nothing else.
+    """Collages with texts. Item i is a function of i and of the arguments below alone.
 
     Args:
         scans: Indices into ``load_digits`` of the digits to draw from, [N].
-        seed: Of everything random in an item.
-        length: How many items there are.
+        seed: Seed of everything random in an item.
+        length: Number of items.
         mix: Share of each kind of text, in the order of KINDS; they need not sum to 1.
-        shift: Each digit is moved by up to this many pixels each way; what leaves its cell is lost.
+        shift: Each digit is shifted by up to this many pixels in each direction and cropped to its cell.
     """
 
     def __init__(self, scans: npt.NDArray[np.int64], seed: int, length: int, mix: Sequence[float], shift: int) -> None:
@@ -84,12 +84,18 @@ class Collages(Dataset[Batch]):
         return [{name: tensor[row] for name, tensor in batch.items()} for row in range(len(indices))]
 
     def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
-        """The items of the given indices, stacked. Raises IndexError if one is outside 0 … len - 1."""
+        """Return the items at these indices, stacked.
+
+        Raises:
+            IndexError: An index is not between 0 and len - 1.
+        """
         if len(indices) and not (indices.min() >= 0 and indices.max() < self._length):
-            raise IndexError(f"Items are numbered 0 to {self._length - 1}; {indices.tolist()} is not within.")
+            raise IndexError(
+                f"the indices {indices.tolist()} are out of range; items are numbered 0 to {self._length - 1}"
+            )
         cells, labels, words = self._layout(indices)
         kind = np.searchsorted(self._edges, unit(words[:, 0]), side="right")
-        text, answer = say(kind, labels, words[:, 9:])
+        text, answer = compose_texts(kind, labels, words[:, 9:])
         shift = below(words[:, 5:9], self._shifted.shape[1])
         grid = self._shifted[cells, shift].reshape(-1, 2, 2, CELL, CELL)
         image = torch.from_numpy(grid.transpose(0, 1, 3, 2, 4).reshape(-1, 1, SIZE, SIZE).copy())
@@ -102,7 +108,7 @@ class Collages(Dataset[Batch]):
         }
 
     def labels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which digit is in each cell of the given items, [B, 4]."""
+        """Return the digit in each cell of the items at these indices, [B, 4]."""
         return self._layout(indices)[1]
 
     def _layout(
@@ -114,7 +120,7 @@ class Collages(Dataset[Batch]):
 
 
 def _shifts(pixels: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
-    """[N, 8, 8] -> [N, (2 · most + 1)², 8, 8]: every scan moved every way, the gap filled with background."""
+    """Shift every scan in every way, filling the gap with background: [N, 8, 8] -> [N, (2 · most + 1)², 8, 8]."""
     around = np.pad(pixels, ((0, 0), (most, most), (most, most)), constant_values=-MEAN / STD)
     steps = range(2 * most + 1)
     return np.stack([around[:, y : y + CELL, x : x + CELL] for y in steps for x in steps], axis=1)

@@ -1,58 +1,59 @@
-"""A published task as data: examples to train on, to measure on, and a judge of what a model answers.
+"""A published task as a data module: examples for training and measuring, and a judge of the model's answers.
 
-CoCa is a model of texts about pictures, so every task is text: a question, a statement or nothing, and behind it the
-answer, as in the digits. Nothing is added to the model (no head of classes), so that a student is exported as what it
-was cut from, and one way in serves every family that writes.
+CoCa generates text about pictures, so every task is text: a question, a statement or nothing, followed by the answer,
+as in the digits data. Nothing is added to the model (no classification head), so that a student is exported in the
+format of its teacher, and the same data works for every family that generates text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.data.base import Context, Writing
-from worker.data.examples import Example, Examples, Said, ordered
+from worker.data.examples import AnswerText, Example, Examples, in_fixed_order
 from worker.data.pairs import stack
-from worker.data.pictures import Eye
+from worker.data.pictures import ImageReader
 from worker.data.shuffled import Shuffled
-from worker.data.tokens import Speech
+from worker.data.tokens import TextCodec
 from worker.errors import DataError
 
 Judge = Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
-"""(examples, what was written of each) -> task metrics."""
+"""(examples, the text generated for each) -> task metrics."""
 
 
 class TaskOptions(BaseModel):
-    """Options of every published task."""
+    """Options that every published task has."""
 
     model_config = ConfigDict(extra="forbid")
 
     folder: str
-    """Where the datasets are, relative to the recipe; one folder serves all tasks (docs/reproduce-the-paper.md)."""
+    """The directory of the datasets, relative to the recipe; all tasks share one (docs/reproduce-the-paper.md)."""
     augment: bool = False
-    """Whether training pictures go through the model family's random crops."""
+    """Whether training pictures are augmented by the model family's random crops."""
     seed: int = Field(default=0, ge=0)
-    """Of all orders, crops and choices among several answers."""
+    """Seed of all orders, crops and choices among several answers."""
 
 
 class TaskData:
-    """The data module; see ``worker.data.base.DataModule`` and ``Judged`` for what its fields mean.
+    """The data module of a task; its attributes are those of ``worker.data.base.DataModule`` and ``Judged``.
 
     Args:
-        options: The task's.
-        context: The recipe's.
-        kinds: Kinds of examples.
-        train: Examples to train on.
+        options: The task's options.
+        context: The recipe's context.
+        kinds: Names of the kinds of examples.
+        train: Examples for training.
         held_out: Examples for the probe.
         questions: Examples for the task metrics.
-        said: (example, which of its answers) -> what the model is to say.
-        judge: Takes the task metrics.
-        writing: How the model writes, by its tokens.
+        answer_text: (example, index of one of its answers) -> the text that the model should write.
+        judge: Returns the judge for a model's codec.
+        writing: Returns how a model with this codec generates answers.
 
     Raises:
-        ValueError: The pictures are not where they are expected, or the model's tokenizer does not serve.
+        ValueError: The pictures are not where they are expected, or the model's tokenizer cannot be used.
     """
 
     collate = staticmethod(stack)
@@ -66,65 +67,101 @@ class TaskData:
         train: Sequence[Example],
         held_out: Sequence[Example],
         questions: Sequence[Example],
-        said: Said,
-        judge: Callable[[Speech], Judge],
-        writing: Callable[[Speech], Writing],
+        answer_text: AnswerText,
+        judge: Callable[[TextCodec], Judge],
+        writing: Callable[[TextCodec], Writing],
     ) -> None:
-        inputs, folder = context.inputs(), folder_of(options, context)
+        inputs, folder = context.inputs(), dataset_folder(options, context)
         self.kinds = kinds
         self.pad_id, self.vocab_size, self.context_length = inputs.pad_id, inputs.vocab_size, inputs.context_length
-        self._speech = Speech.of(inputs)
-        self.writing, self._judge = writing(self._speech), judge(self._speech)
-        plain = Eye(folder, inputs.picture(augmented=False))
-        eye = Eye(folder, inputs.picture(augmented=True)) if options.augment else plain
+        self._codec = TextCodec.from_inputs(inputs)
+        self.writing, self._judge = writing(self._codec), judge(self._codec)
+        plain = ImageReader(folder, inputs.image_transform(augmented=False))
+        augmented = ImageReader(folder, inputs.image_transform(augmented=True)) if options.augment else plain
 
-        def rows(examples: Sequence[Example], eye: Eye) -> Examples:
-            found = Examples(examples, eye, self._speech, said, options.seed)
+        def rows(examples: Sequence[Example], images: ImageReader) -> Examples:
+            items = Examples(examples, images, self._codec, answer_text, options.seed)
             try:
-                # Better now than when the models are on their devices.
-                found[0]
+                # Fail here rather than after the models were moved to their devices.
+                items[0]
             except DataError as error:
                 raise ValueError(str(error)) from None
-            return found
+            return items
 
-        self.train = Shuffled(rows(train, eye), options.seed)
-        self.held_out = rows(ordered(held_out), plain)
-        self.questions = rows(ordered(questions), plain)
+        self.train = Shuffled(rows(train, augmented), options.seed)
+        self.held_out = rows(in_fixed_order(held_out), plain)
+        self.questions = rows(in_fixed_order(questions), plain)
 
     def judge(self, written: Mapping[int, Sequence[int]]) -> dict[str, float]:
+        """Compute the task metrics of the generated answers."""
         rows = sorted(written)
         return self._judge(
-            [self.questions.examples[row] for row in rows], [self._speech.spoken(written[r]) for r in rows]
+            [self.questions.examples[row] for row in rows], [self._codec.decode(written[row]) for row in rows]
         )
 
 
-def folder_of(options: TaskOptions, context: Context) -> Path:
-    """Where the datasets are."""
+def build_statement_task(
+    options: TaskOptions,
+    context: Context,
+    *,
+    read_split: Callable[[Path, str], list[Example]],
+    questions: str,
+    answers: Sequence[str],
+    judge: Callable[[Sequence[Example], TextCodec], Judge],
+) -> TaskData:
+    """Build a task whose model chooses one of a few answers to a statement; the probe is always on "dev".
+
+    Args:
+        options: The task's options.
+        context: The recipe's context.
+        read_split: (directory of the datasets, name of a split) -> its examples.
+        questions: The split for the task metrics.
+        answers: The answers to choose among.
+        judge: (examples of ``questions``, codec) -> the judge.
+    """
+    folder = dataset_folder(options, context)
+    dev = read_split(folder, "dev")
+    asked = dev if questions == "dev" else read_split(folder, questions)
+    return TaskData(
+        options,
+        context,
+        kinds=("statement",),
+        train=read_split(folder, "train"),
+        held_out=dev,
+        questions=asked,
+        answer_text=published_answer,
+        judge=partial(judge, asked),
+        writing=choose_among(answers),
+    )
+
+
+def dataset_folder(options: TaskOptions, context: Context) -> Path:
+    """Return the directory of the datasets."""
     return context.directory / options.folder
 
 
-def closed(answers: Sequence[str]) -> Callable[[Speech], Writing]:
-    """Of a few answers the likeliest is taken, by its first word: what a classifier does."""
+def choose_among(answers: Sequence[str]) -> Callable[[TextCodec], Writing]:
+    """Have a model choose the likeliest of a few answers by its first token, as a classifier does."""
 
-    def writing(speech: Speech) -> Writing:
-        firsts = [speech.tokens(answer)[0] for answer in answers]
-        if len(set(firsts)) < len(firsts):
-            raise ValueError(f"the model's tokenizer cannot tell {', '.join(answers)} apart by their first tokens")
-        return Writing(end=speech.end, most=1, choices=tuple(firsts))
+    def writing(codec: TextCodec) -> Writing:
+        first_tokens = [codec.encode(answer)[0] for answer in answers]
+        if len(set(first_tokens)) < len(first_tokens):
+            raise ValueError(f"with the model's tokenizer, two of {', '.join(answers)} begin with the same token")
+        return Writing(end=codec.end, most=1, choices=tuple(first_tokens))
 
     return writing
 
 
-def first_word(speech: Speech, answers: Sequence[str]) -> dict[str, str]:
-    """Each of a few answers by what is spoken of its first token."""
-    return {speech.spoken(speech.tokens(answer)[:1]): answer for answer in answers}
+def answers_by_first_token(codec: TextCodec, answers: Sequence[str]) -> dict[str, str]:
+    """Return each of a few answers by the text of its first token."""
+    return {codec.decode(codec.encode(answer)[:1]): answer for answer in answers}
 
 
-def share(right: Sequence[bool]) -> float:
-    """How many are true, in [0, 1]."""
+def fraction(right: Sequence[bool]) -> float:
+    """Return the fraction that is true, in [0, 1]."""
     return sum(right) / len(right)
 
 
-def unchanged(example: Example, answer: int) -> str:
-    """For answers that are said as the files have them."""
+def published_answer(example: Example, answer: int) -> str:
+    """Return an answer unchanged, as it is in the files."""
     return example.answers[answer]

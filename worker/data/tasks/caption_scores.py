@@ -1,8 +1,8 @@
-"""CIDEr and BLEU-4 of captions, as COCO's evaluation takes them (github.com/tylin/coco-caption): ``pycocoevalcap``.
+"""CIDEr and BLEU-4 of captions as in COCO's evaluation (github.com/tylin/coco-caption), by ``pycocoevalcap``.
 
 Its tokenizer, the Stanford PTB tokenizer, is a Java program inside the package: it needs a Java runtime on the PATH and
-no network. It is called here as there, but for the texts: they go in by its standard input and not by a file beside
-the program, where a worker that is not root may not write.
+no network. It is called here as in pycocoevalcap, except that the texts are passed on its standard input instead of a
+file next to the program, where a worker that is not root may not write.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 from worker.errors import DataError
 
-NEEDED = "captions are judged by pycocoevalcap"
+NEEDED = "judging captions needs pycocoevalcap"
 
 
 def check() -> None:
-    """Raise ValueError, with what to do, where captions cannot be judged."""
+    """Raise ValueError, with a remedy, if pycocoevalcap or Java is missing."""
     if find_spec("pycocoevalcap") is None:
         raise ValueError(f"{NEEDED}, which is not installed: pip install 'optima-distill[tasks]'")
     if shutil.which("java") is None:
         raise ValueError(
-            f"{NEEDED}, whose tokenizer is a Java program, and there is no java on the PATH: install a Java runtime "
+            f"{NEEDED}, whose tokenizer is a Java program, but there is no java on the PATH: install a Java runtime "
             "(Debian: apt-get install default-jre-headless)"
         )
 
 
 def scores(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """``cider`` and ``bleu_4`` of a corpus; 1.0 is what papers call 100.
+    """Compute ``cider`` and ``bleu_4`` of a corpus; 1.0 is what papers call 100.
 
     Args:
-        written: N captions.
-        references: For each, the captions that people wrote.
+        written: N generated captions.
+        references: For each, the captions written by people.
 
     Raises:
         DataError: The tokenizer fails.
@@ -52,7 +52,11 @@ def scores(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[
 
 
 def tokenized(texts: Sequence[str]) -> list[str]:
-    """Texts in lower case as words between spaces, without punctuation. Raises DataError."""
+    """Return texts in lower case, tokens separated by spaces, without punctuation.
+
+    Raises:
+        DataError: The tokenizer fails.
+    """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
@@ -60,12 +64,12 @@ def tokenized(texts: Sequence[str]) -> list[str]:
                "-preserveLines", "-lowerCase"]  # fmt: skip
     lines = "\n".join(" ".join(text.split()) for text in texts) + "\n"
     try:
-        ended = subprocess.run(command, input=lines.encode(), capture_output=True, check=True)
+        process = subprocess.run(command, input=lines.encode(), capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", b"").decode(errors="replace").strip() or error
-        raise DataError(f"the captions' tokenizer failed: {reason}") from error
-    found = ended.stdout.decode().split("\n")[: len(texts)]
-    if len(found) < len(texts):
-        raise DataError(f"the captions' tokenizer gave {len(found)} lines for {len(texts)} captions")
-    left_out = set(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(word for word in line.split() if word not in left_out) for line in found]
+        raise DataError(f"the caption tokenizer failed: {reason}") from error
+    tokenized_lines = process.stdout.decode().split("\n")[: len(texts)]
+    if len(tokenized_lines) < len(texts):
+        raise DataError(f"the caption tokenizer returned {len(tokenized_lines)} lines for {len(texts)} captions")
+    punctuation = set(ptbtokenizer.PUNCTUATIONS)
+    return [" ".join(word for word in line.split() if word not in punctuation) for line in tokenized_lines]

@@ -2,11 +2,12 @@
 
     data: {name: coco_captions, options: {folder: DATASETS}}
 
-Reads ``coco/dataset_coco.json``, whose ``images`` have ``filepath`` (train2014 or val2014), ``filename``, ``split``
-(train, restval, val, test) and ``sentences`` with their ``raw`` texts; the pictures are in ``coco/train2014`` and
-``coco/val2014``. Training takes train and restval together, as is usual, and in each epoch one caption of each picture.
+The file is ``coco/dataset_coco.json``. Its ``images`` have ``filepath`` (train2014 or val2014), ``filename``,
+``split`` (train, restval, val, test) and ``sentences`` with a ``raw`` text each; the pictures are in
+``coco/train2014`` and ``coco/val2014``. Training uses train and restval together, as is usual, and one caption of each
+picture per epoch.
 
-The model writes a caption by beam search, and the whole split's captions are judged by ``cider`` and ``bleu_4``
+The model generates captions by beam search, and those of the whole split are judged by ``cider`` and ``bleu_4``
 (``pycocoevalcap``, as COCO's own evaluation; 1.0 is what papers call 100).
 """
 
@@ -20,11 +21,11 @@ from pydantic import Field
 
 from worker.data.base import Context, Writing
 from worker.data.examples import Example
-from worker.data.options import checked
+from worker.data.options import parse_options
 from worker.data.tasks import caption_scores
-from worker.data.tasks.base import TaskData, TaskOptions, folder_of, unchanged
-from worker.data.tasks.published import made, read_json
-from worker.data.tokens import Speech
+from worker.data.tasks.base import TaskData, TaskOptions, dataset_folder, published_answer
+from worker.data.tasks.published import parse_records, read_json
+from worker.data.tokens import TextCodec
 
 FILE = Path("coco") / "dataset_coco.json"
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -34,34 +35,37 @@ class CocoOptions(TaskOptions):
     """Options of COCO Captions."""
 
     questions: Literal["val", "test"] = "val"
-    """The split that captions are judged on; the probe is always on val."""
+    """The split for the task metrics; the probe is always on val."""
     beams: int = Field(default=3, ge=1, le=32)
-    """Captions that are followed at a time while one is written."""
+    """Width of the beam search."""
     most: int = Field(default=30, ge=2)
-    """Tokens of a caption that is written, at most."""
+    """Maximum number of tokens of a generated caption."""
 
 
 def build_coco_captions(options: Mapping[str, Any], context: Context) -> TaskData:
-    """COCO Captions. Raises ValueError, in one sentence, on wrong options, on a file that is not as published, and
-    where captions cannot be judged."""
-    given = checked(CocoOptions, options, "coco_captions")
+    """Build the data module of COCO Captions.
+
+    Raises:
+        ValueError: An option is wrong, a file is missing or not as published, or pycocoevalcap or Java is missing.
+    """
+    parsed = parse_options(CocoOptions, options, "coco_captions")
     caption_scores.check()
-    splits = read(folder_of(given, context))
+    splits = read(dataset_folder(parsed, context))
     return TaskData(
-        given,
+        parsed,
         context,
         kinds=("caption",),
         train=splits["train"],
         held_out=splits["val"],
-        questions=splits[given.questions],
-        said=unchanged,
-        judge=lambda speech: _judge,
-        writing=lambda speech: _writing(given, speech),
+        questions=splits[parsed.questions],
+        answer_text=published_answer,
+        judge=lambda codec: _judge,
+        writing=lambda codec: _writing(parsed, codec),
     )
 
 
 def read(folder: Path) -> dict[str, list[Example]]:
-    """The examples of train, val and test: one for each picture, with all of its captions."""
+    """Read the examples of train, val and test: one per picture, with all of its captions."""
     path = folder / FILE
 
     def make(image: Any) -> tuple[str, Example]:
@@ -70,7 +74,7 @@ def read(folder: Path) -> dict[str, list[Example]]:
         return SPLITS[image["split"]], Example((f"coco/{picture}",), "", captions, picture)
 
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS.values()}
-    for name, example in made(path, lambda: read_json(path)["images"], make):
+    for name, example in parse_records(path, lambda: read_json(path)["images"], make):
         splits[name].append(example)
     empty = [name for name, examples in splits.items() if not examples]
     if empty:
@@ -78,8 +82,8 @@ def read(folder: Path) -> dict[str, list[Example]]:
     return splits
 
 
-def _writing(given: CocoOptions, speech: Speech) -> Writing:
-    return Writing(end=speech.end, most=given.most, beams=given.beams)
+def _writing(options: CocoOptions, codec: TextCodec) -> Writing:
+    return Writing(end=codec.end, most=options.most, beams=options.beams)
 
 
 def _judge(examples: Sequence[Example], written: Sequence[str]) -> dict[str, float]:

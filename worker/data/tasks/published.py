@@ -1,4 +1,4 @@
-"""Files as a dataset's authors publish them: JSON, or one JSON object a line."""
+"""Files as the authors of a dataset publish them: JSON, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-Made = TypeVar("Made")
+Parsed = TypeVar("Parsed")
 
-GUIDE = "docs/reproduce-the-paper.md says where each file comes from and goes"
+GUIDE = "docs/reproduce-the-paper.md lists the files and where to get them"
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises ValueError in a sentence."""
+    """Read a JSON file.
+
+    Raises:
+        ValueError: It is missing, cannot be read, or is not JSON.
+    """
     try:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -21,7 +25,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The JSON objects of a file's lines. Raises ValueError in a sentence."""
+    """Yield the JSON object of each line of a file.
+
+    Raises:
+        ValueError: The file is missing or cannot be read, or a line is not JSON.
+    """
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -31,30 +39,37 @@ def read_lines(path: Path) -> Iterator[Any]:
             raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
 
 
-def made(path: Path, records: Callable[[], Iterable[Any]], make: Callable[[Any], Made | None]) -> list[Made]:
-    """What ``make`` makes of a file's records, None left out.
+def parse_records(
+    path: Path, records: Callable[[], Iterable[Any]], make: Callable[[Any], Parsed | None]
+) -> list[Parsed]:
+    """Parse the records of a file.
+
+    Args:
+        path: The file, for messages.
+        records: Reads the records.
+        make: Parses one record; None leaves it out.
 
     Raises:
-        ValueError: A record lacks a field, or is none; or nothing is left.
+        ValueError: A record lacks a field or has another type, or no record is left.
     """
-    found = []
+    parsed = []
     entries = 0
     try:
         for record in records():
             entries += 1
-            one = make(record)
-            if one is not None:
-                found.append(one)
+            result = make(record)
+            if result is not None:
+                parsed.append(result)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        lacks = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} is not as published: its entry {entries} has {lacks}; {GUIDE}") from error
-    if not found:
+        fault = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise ValueError(f"{path} is not as published: its entry {entries} {fault}; {GUIDE}") from error
+    if not parsed:
         raise ValueError(f"{path} has no example that can be used; {GUIDE}")
-    return found
+    return parsed
 
 
-def first_there(folder: Path, *names: str) -> str:
-    """The first of these names that is in a folder; the first of all if none is."""
+def first_existing(folder: Path, *names: str) -> str:
+    """Return the first of these names that exists in a folder, or simply the first if none does."""
     return next((name for name in names if (folder / name).exists()), names[0])
 
 
@@ -62,6 +77,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"there is no {path}; {GUIDE}") from None
+        raise ValueError(f"{path} does not exist; {GUIDE}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

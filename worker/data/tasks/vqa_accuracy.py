@@ -1,8 +1,8 @@
-"""VQA accuracy: how well an answer agrees with those of ten people, by the rules of the official scorer.
+"""VQA accuracy: the agreement of an answer with those of ten people, by the rules of the official scorer.
 
-The rules, and what is a contraction, were read off PythonEvaluationTools/vqaEvaluation/vqaEval.py of
-github.com/GT-Vision-Lab/VQA; among them what looks like a slip there but decides on scores: "none" is 0, a full
-stop goes unless a digit follows, unanimous answers are compared as they are, and "somebody'd" becomes "somebodyd".
+The rules and the list of contractions are those of PythonEvaluationTools/vqaEvaluation/vqaEval.py in
+github.com/GT-Vision-Lab/VQA, including some that look like mistakes there but affect scores: "none" is 0, a full
+stop is removed unless a digit follows, unanimous answers are compared unchanged, and "somebody'd" becomes "somebodyd".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 ENOUGH = 3
-"""An answer that so many of the others gave is fully right."""
+"""An answer scores 1 if this many of the other people gave it."""
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = {"a", "an", "the"}
 _DIGITS = "zero one two three four five six seven eight nine ten"
@@ -29,48 +29,50 @@ _BETWEEN_DIGITS = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
-def _misspelt() -> dict[str, str]:
-    """What is meant where one apostrophe is left out."""
-    found = {"somebody'd": "somebodyd"}
+def _misspellings() -> dict[str, str]:
+    """Return each contraction by its spelling with one apostrophe missing."""
+    contractions = {"somebody'd": "somebodyd"}
     for word in CONTRACTIONS.split():
         for at, sign in enumerate(word):
             if sign == "'":
-                found[word[:at] + word[at + 1 :]] = word
-    return found
+                contractions[word[:at] + word[at + 1 :]] = word
+    return contractions
 
 
-MISSPELT = _misspelt()
+MISSPELLED = _misspellings()
 
 
 def normalised(answer: str) -> str:
-    """An answer without punctuation, case and articles; numbers up to ten as digits, contractions with their signs."""
+    """Remove punctuation, case and articles; write numbers up to ten as digits and contractions with apostrophes."""
     text = _one_line(answer)
-    kept = text
+    cleaned = text
     for sign in PUNCTUATION:
-        # As a hyphen in "t-shirt" it parts words, beside a space or in "1,000" it does not.
-        apart = f"{sign} " not in text and f" {sign}" not in text and not _BETWEEN_DIGITS.search(text)
-        kept = kept.replace(sign, " " if apart else "")
-    words = (NUMBERS.get(word, word) for word in _FULL_STOP.sub("", kept).lower().split())
-    return " ".join(MISSPELT.get(word, word) for word in words if word not in ARTICLES)
+        # Like the hyphen in "t-shirt" it separates words, unless it is next to a space or as in "1,000".
+        separates = f"{sign} " not in text and f" {sign}" not in text and not _BETWEEN_DIGITS.search(text)
+        cleaned = cleaned.replace(sign, " " if separates else "")
+    words = (NUMBERS.get(word, word) for word in _FULL_STOP.sub("", cleaned).lower().split())
+    return " ".join(MISSPELLED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def unanimous(others: Sequence[str]) -> bool:
-    """Whether all people gave the same answer, to the letter."""
+    """Return whether all people gave exactly the same answer."""
     return len({_one_line(other) for other in others}) == 1
 
 
-def accuracy(answer: str, others: Sequence[str], spelt: Callable[[str], str] = str) -> float:
-    """Between 0 and 1: the mean, over each person left out, of min(1, how many of the rest agree / 3).
+def accuracy(answer: str, others: Sequence[str], respell: Callable[[str], str] = str) -> float:
+    """Return the VQA accuracy, in [0, 1]: the mean over the people of min(1, others who agree / 3).
+
+    Each person is left out once; "others who agree" are those among the rest who gave this answer.
 
     Args:
-        answer: What is judged.
-        others: What people answered.
-        spelt: An answer as the judged one would spell it; by default just so.
+        answer: The answer to judge.
+        others: The people's answers.
+        respell: Spells an answer as the model's tokenizer does; by default it is left unchanged.
     """
     if unanimous(others):
-        answer, others = _one_line(answer), [spelt(_one_line(other)) for other in others]
+        answer, others = _one_line(answer), [respell(_one_line(other)) for other in others]
     else:
-        answer, others = normalised(answer), [normalised(spelt(normalised(other))) for other in others]
+        answer, others = normalised(answer), [normalised(respell(normalised(other))) for other in others]
     agree = sum(other == answer for other in others)
     scores = [min(1.0, (agree - (other == answer)) / ENOUGH) for other in others]
     return sum(scores) / len(scores)

@@ -2,15 +2,15 @@
 
     data: {name: vqa_v2, options: {folder: DATASETS}}
 
-Reads ``vqa_v2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json`` (``questions``: ``question_id``, ``image_id``,
-``question``) and ``vqa_v2/v2_mscoco_{train2014,val2014}_annotations.json`` (``annotations``: ``question_id``,
-``multiple_choice_answer``, ``answer_type``, ten ``answers`` with their ``answer``), as published on visualqa.org; the
-pictures are COCO's, ``coco/train2014/COCO_train2014_%012d.jpg`` and so on. The answers of the test split are not
-published: the accuracy is taken on val2014.
+The files are ``vqa_v2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json`` (``questions``: ``question_id``,
+``image_id``, ``question``) and ``vqa_v2/v2_mscoco_{train2014,val2014}_annotations.json`` (``annotations``:
+``question_id``, ``multiple_choice_answer``, ``answer_type``, ten ``answers`` with their ``answer``), as published on
+visualqa.org. The pictures are COCO's, ``coco/train2014/COCO_train2014_%012d.jpg`` and so on. The answers of the test
+split are not published, so the accuracy is measured on val2014.
 
-The model reads "<question> " and writes the answer greedily, any words it likes. Training shows it in each epoch one of
-the ten people's answers, as the scorer compares them. ``accuracy`` is the VQA accuracy (vqa_accuracy.py), over all
-and by answer type.
+The model reads "<question> " and generates the answer greedily, from its whole vocabulary. Each epoch of training uses
+one of the ten people's answers, normalised as the scorer does. ``accuracy`` is the VQA accuracy (vqa_accuracy.py),
+overall and by answer type.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 
 from worker.data.base import Context, Writing
 from worker.data.examples import Example
-from worker.data.options import checked
-from worker.data.tasks.base import Judge, TaskData, TaskOptions, folder_of
-from worker.data.tasks.published import made, read_json
+from worker.data.options import parse_options
+from worker.data.tasks.base import Judge, TaskData, TaskOptions, dataset_folder
+from worker.data.tasks.published import parse_records, read_json
 from worker.data.tasks.vqa_accuracy import accuracy, normalised, unanimous
-from worker.data.tokens import Speech
+from worker.data.tokens import TextCodec
 
 KINDS = {"yes/no": "yes_no", "number": "number", "other": "other"}
 """Names of metrics by ``answer_type``."""
 MOST = 10
-"""Tokens of an answer, at most; of the published ones hardly any has more."""
+"""Maximum number of tokens of an answer; hardly any published one has more."""
 
 
 class VqaOptions(TaskOptions):
@@ -39,65 +39,71 @@ class VqaOptions(TaskOptions):
 
 
 def build_vqa_v2(options: Mapping[str, Any], context: Context) -> TaskData:
-    """VQA v2. Raises ValueError, in one sentence, on wrong options and on files that are not as published."""
-    given = checked(VqaOptions, options, "vqa_v2")
-    folder = folder_of(given, context)
+    """Build the data module of VQA v2.
+
+    Raises:
+        ValueError: An option is wrong, or a file is missing or not as published.
+    """
+    parsed = parse_options(VqaOptions, options, "vqa_v2")
+    folder = dataset_folder(parsed, context)
     val = split(folder, "val2014")
     return TaskData(
-        given,
+        parsed,
         context,
         kinds=tuple(KINDS.values()),
         train=split(folder, "train2014"),
         held_out=val,
         questions=val,
-        said=said,
+        answer_text=answer_text,
         judge=_judge,
-        writing=lambda speech: Writing(end=speech.end, most=MOST),
+        writing=lambda codec: Writing(end=codec.end, most=MOST),
     )
 
 
 def split(folder: Path, name: str) -> list[Example]:
-    """The examples of one split. The commonest answer stands first among the ten; those of one picture share a key."""
-    asked = folder / "vqa_v2" / f"v2_OpenEnded_mscoco_{name}_questions.json"
-    answered = folder / "vqa_v2" / f"v2_mscoco_{name}_annotations.json"
+    """Read the examples of one split. The commonest of the ten answers is first; those of one picture share a key."""
+    questions = folder / "vqa_v2" / f"v2_OpenEnded_mscoco_{name}_questions.json"
+    answers = folder / "vqa_v2" / f"v2_mscoco_{name}_annotations.json"
     annotations = dict(
-        made(answered, lambda: read_json(answered)["annotations"], lambda one: (one["question_id"], _answers(one)))
+        parse_records(
+            answers, lambda: read_json(answers)["annotations"], lambda record: (record["question_id"], _answers(record))
+        )
     )
 
     def make(question: Any) -> Example | None:
         if question["question_id"] not in annotations:
             return None
-        answers, kind = annotations[question["question_id"]]
+        people, kind = annotations[question["question_id"]]
         picture = f"coco/{name}/COCO_{name}_{question['image_id']:012d}.jpg"
-        return Example((picture,), f"{question['question'].strip()} ", answers, str(question["image_id"]), kind)
+        return Example((picture,), f"{question['question'].strip()} ", people, str(question["image_id"]), kind)
 
-    return made(asked, lambda: read_json(asked)["questions"], make)
+    return parse_records(questions, lambda: read_json(questions)["questions"], make)
 
 
-def said(example: Example, answer: int) -> str:
-    """What the model is to say, as the scorer will compare it; where nothing is left ("a"), the answer itself."""
-    given = example.answers[answer]
-    return given if unanimous(example.answers) else normalised(given) or given
+def answer_text(example: Example, answer: int) -> str:
+    """Return an answer as the scorer will compare it; if normalising leaves nothing ("a"), the answer itself."""
+    text = example.answers[answer]
+    return text if unanimous(example.answers) else normalised(text) or text
 
 
 def _answers(annotation: Any) -> tuple[tuple[str, ...], int]:
-    ten = [one["answer"] for one in annotation["answers"]]
+    ten = [answer["answer"] for answer in annotation["answers"]]
     commonest = annotation["multiple_choice_answer"]
     return tuple(sorted(ten, key=lambda answer: answer != commonest)), list(KINDS).index(annotation["answer_type"])
 
 
-def _judge(speech: Speech) -> Judge:
+def _judge(codec: TextCodec) -> Judge:
     @cache
-    def spelt(answer: str) -> str:
-        """As the model's tokens spell an answer: of CLIP's, "2.5" comes back as "2 . 5"."""
-        return speech.spoken(speech.tokens(answer))
+    def respell(answer: str) -> str:
+        """Encode and decode an answer: CLIP's tokenizer turns "2.5" into "2 . 5"."""
+        return codec.decode(codec.encode(answer))
 
     def judge(examples: Sequence[Example], written: Sequence[str]) -> dict[str, float]:
-        of: dict[str, list[float]] = {"accuracy": [], **{f"accuracy/{kind}": [] for kind in KINDS.values()}}
+        scores: dict[str, list[float]] = {"accuracy": [], **{f"accuracy/{kind}": [] for kind in KINDS.values()}}
         for example, text in zip(examples, written, strict=True):
-            score = accuracy(text, example.answers, spelt)
-            of["accuracy"].append(score)
-            of[f"accuracy/{list(KINDS.values())[example.kind]}"].append(score)
-        return {name: sum(scores) / len(scores) for name, scores in of.items() if scores}
+            score = accuracy(text, example.answers, respell)
+            scores["accuracy"].append(score)
+            scores[f"accuracy/{list(KINDS.values())[example.kind]}"].append(score)
+        return {name: sum(values) / len(values) for name, values in scores.items() if values}
 
     return judge

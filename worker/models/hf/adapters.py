@@ -1,24 +1,24 @@
-"""Which adapter takes a model of transformers apart."""
+"""The choice of the adapter for a model of transformers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from worker.models.base import Adapter
-from worker.models.generic import WholeAdapter
+from worker.models.generic import GenericAdapter
 from worker.models.hf.blip import BlipAdapter
 from worker.models.hf.decoder import decoder_adapter
 from worker.models.hf.seq2seq import Seq2SeqAdapter
 
 
-def adapter_of(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
-    """The adapter of a model; one without parts where nothing more is known of it than how it is called.
+def find_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter:
+    """Return the adapter of a model; the generic one, without modules, if its structure is not known.
 
     Args:
-        model: Of transformers.
-        sizes: Of a model that was cut, how many layers each part has.
+        model: A model of transformers.
+        sizes: Number of layers of each module, for a model that was cut.
     """
     if model.config.model_type == "blip" and hasattr(model, "text_decoder"):
         return BlipAdapter(model.config)
     if getattr(model.config, "is_encoder_decoder", False) and model.get_output_embeddings() is not None:
         return Seq2SeqAdapter(model)
-    return decoder_adapter(model, sizes) or WholeAdapter()
+    return decoder_adapter(model, sizes) or GenericAdapter()

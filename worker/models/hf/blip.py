@@ -1,24 +1,26 @@
-"""transformers' BLIP for captions taken apart: image tower, and a text decoder that reads it."""
+"""The modules of transformers' BLIP for captions: an image tower, and a text decoder that reads it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from worker.models.base import Batch, Boundary, Part, entry
+from worker.models.base import Batch, Boundary, ModuleSpec, entry
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
 class BlipAdapter(TextAdapter):
-    """Batches hold ``pixel_values`` (or ``image``) [B, C, H, W] and text as of :class:`TextAdapter`.
+    """The adapter of BLIP: batches have ``pixel_values`` (or ``image``) [B, C, H, W] and text as in `TextAdapter`.
 
-    The logits at position i predict token i + 1 (Li et al. 2022, arXiv 2201.12086); the last has nothing to predict and
-    is left out.
+    The logits at position i predict token i + 1 (Li et al. 2022, arXiv 2201.12086); those of the last position are left
+    out.
     """
 
-    parts: tuple[Part, ...] = (
-        Part("image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",), textless=True),
-        Part("text", path="text_decoder", layers="text_decoder.bert.encoder.layer.*", inputs=("image",)),
+    modules: tuple[ModuleSpec, ...] = (
+        ModuleSpec(
+            "image", path="vision_model", layers="vision_model.encoder.layers.*", matched=("tokens",), textless=True
+        ),
+        ModuleSpec("text", path="text_decoder", layers="text_decoder.bert.encoder.layer.*", inputs=("image",)),
     )
     logits = ("text", "logits")
     task_weights: Mapping[str, float] = {"caption": 1.0}
@@ -26,23 +28,26 @@ class BlipAdapter(TextAdapter):
     def __init__(self, config: Any) -> None:
         self.pad = config.text_config.pad_token_id
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        if part == "image":
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module and return its boundary tensors."""
+        if module == "image":
             return {"tokens": model.vision_model(entry(batch, "pixel_values", "image")).last_hidden_state}
         output = model.text_decoder(
-            input_ids=self.words(batch),
-            attention_mask=self.counts(batch),
+            input_ids=self.token_ids(batch),
+            attention_mask=self.token_mask(batch),
             encoder_hidden_states=boundary["image"]["tokens"],
             use_cache=False,
         )
         return {"logits": output.logits[:, :-1]}
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "image":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
+        if module == "image":
             return None
-        return self.targets(batch) != IGNORED if name == "logits" else self.counts(batch)
+        return self.targets(batch) != IGNORED if name == "logits" else self.token_mask(batch)
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses of these boundary tensors."""
         if "text" not in boundary:
             return {}
         return {"caption": token_loss(boundary["text"]["logits"], self.targets(batch))}

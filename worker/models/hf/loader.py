@@ -1,4 +1,4 @@
-"""Models of transformers, by what a recipe calls them: ``hf:<id or path>``."""
+"""Models of transformers: ``hf:<id or path>``."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from worker.errors import RecipeError
 from worker.files import replace_all
-from worker.models.base import Adapter, Fresh, Loaded, patterns
-from worker.models.cut import Thinning, check_keep
-from worker.models.folders import listed, located, no_weights, weight_files
-from worker.models.hf.adapters import adapter_of
+from worker.models.base import Adapter, Fresh, Loaded
+from worker.models.cut import LayerSelection, check_keep
+from worker.models.folders import join_names, no_weights_error, resolve_path, weight_files
+from worker.models.hf.adapters import find_adapter
 from worker.models.hf.inputs import HfInputs
-from worker.models.paths import matching_modules
+from worker.models.paths import layer_names
 from worker.models.weights import check_names, load_weights, read_weights
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-"""Names of the files of weights that transformers loads, in its order; a variant's name comes before the last dot."""
+"""Names of the weight files that transformers loads, in its order; a variant's name goes before the last dot."""
 PREPARATION = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -55,7 +55,7 @@ PREPARATION = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-"""Files beside a model that say how its inputs are made; a student cut from it needs them as it did."""
+"""Files of a model's preprocessing; a student that is cut from it needs the same."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class HfModel(Loaded):
     """A model of transformers.
 
     Attributes:
-        place: Its directory, or its id on the hub; what it was cut from has the same.
-        within: Where it is in a repository on the hub: ``revision`` and ``subfolder``, if given.
+        place: The model's directory or its id on the hub; for a student, the teacher's.
+        within: Its place in a repository on the hub: ``revision`` and ``subfolder``, if any.
     """
 
     model: nn.Module
@@ -74,36 +74,35 @@ class HfModel(Loaded):
     weights: str
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
+        """Cut a student from this model."""
         model: Any = self.model
-        layers = {
-            part.name: [name for glob in patterns(part.layers) for name in matching_modules(model, glob)]
-            for part in adapter.parts
-        }
-        check_keep(keep, {part: len(names) for part, names in layers.items()}, type(model).__name__)
-        thinning = Thinning(layers, keep)
+        layers = layer_names(model, adapter)
+        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(model).__name__)
+        selection = LayerSelection(layers, keep)
         config = copy.deepcopy(model.config)
-        for stack, numbers in thinning.origins.items():
+        for stack, numbers in selection.origins.items():
             _shorten(config, stack, len(model.get_submodule(stack)), numbers)
         student = _build(type(model), config)
         theirs = model.state_dict()
         state = {
             name: theirs[source].detach().cpu().float()
             for name in student.state_dict()
-            if (source := thinning.source(name, theirs)) in theirs
+            if (source := selection.source(name, theirs)) in theirs
         }
-        load_weights(student, state, "what was cut from the teacher")
-        # Layers by which the student's own parts are told apart; where a recipe names others, that does not matter.
-        sizes = [keep.get(name, len(of)) for name, of in layers.items()] if adapter is self.adapter else None
-        return HfModel(student, adapter_of(student, sizes), self.place, self.within, "cut from the teacher")
+        load_weights(student, state, "the part cut from the teacher")
+        # The student's adapter declares its modules by these sizes, unless the recipe defines the modules.
+        sizes = [keep.get(name, len(names)) for name, names in layers.items()] if adapter is self.adapter else None
+        return HfModel(student, find_adapter(student, sizes), self.place, self.within, "cut from the teacher")
 
     def inputs(self) -> HfInputs:
+        """Return the preprocessing of this model."""
         return HfInputs(self.place, self.model.config, self.within)
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """``from_pretrained("DIRECTORY")`` gives the student back.
+        """Write the student for ``from_pretrained("DIRECTORY")``.
 
         Raises:
-            ValueError: The names are not those of the model.
+            ValueError: The tensors are not those of the model.
         """
         model: Any = self.model
         with torch.device("meta"):
@@ -132,14 +131,14 @@ def load(
 
     Args:
         source: A directory, absolute or relative to ``directory``, or a model's id on the hub.
-        checkpoint: A file of weights to load instead of those that come with the model.
+        checkpoint: A file of weights to load instead of the model's own.
         options: Fields of its configuration to change; and ``variant``, ``revision`` and ``subfolder``, which are
-            ``from_pretrained``'s own.
-        directory: Where relative paths start.
+            arguments of ``from_pretrained``.
+        directory: The directory that relative paths start from.
         fresh: Whether the weights may be fresh.
 
     Raises:
-        RecipeError: There is no such model, there are no weights, or they do not fit it.
+        RecipeError: There is no such model, it has no weights, or they do not fit it.
     """
     spec = f"hf:{source}"
     fields = dict(options)
@@ -147,52 +146,53 @@ def load(
     within: dict[str, Any] = {name: fields.pop(name) for name in ("revision", "subfolder") if name in fields}
     if fresh == "always" and (checkpoint or variant):
         raise RecipeError(
-            f"{spec} is given weights, {checkpoint or variant}; leave out either those or `weights: random`"
+            f"{spec} has both weights ({checkpoint or variant}) and `weights: random`; remove one of them"
         )
-    path = located(directory, source)
+    path = resolve_path(directory, source)
     folder = None
     if path.is_dir():
         folder, within = path / within.get("subfolder", ""), {}
     elif path.is_file():
-        raise RecipeError(f"{spec}: {path} is a file; name the directory that it is in")
+        raise RecipeError(f"{spec}: {path} is a file; name its directory instead")
     place = source if folder is None else str(folder)
-    given = checkpoint is not None or fresh == "always"
-    if not given:
+    own_weights = not (checkpoint is not None or fresh == "always")
+    if own_weights:
         _refuse_adapters(spec, place, within)
     if folder is not None and not (folder / CONFIG_NAME).is_file():
-        raise RecipeError(f"{spec}: the directory {folder} holds no {CONFIG_NAME}")
+        raise RecipeError(f"{spec}: the directory {folder} has no {CONFIG_NAME}")
     bare = folder is not None and not weight_files(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(place, **within, **fields)
         kind = _kind(config, source)
-        without = f"the directory {folder} holds {CONFIG_NAME} and no file of weights"
-        if bare and not given and fresh == "never":
-            raise no_weights(spec, without)
+        without = f"the directory {folder} has {CONFIG_NAME} but no file of weights"
+        if bare and own_weights and fresh == "never":
+            raise no_weights_error(spec, without)
         with _quiet():
-            if given or bare:
+            if bare or not own_weights:
                 model = _build(kind, config)
                 weights = f"fresh ({'asked for by the recipe' if fresh == 'always' else without})"
             else:
-                model, variant = _with_its_weights(kind, place, config, variant, within)
+                model, variant = _load_own_weights(kind, place, config, variant, within)
                 weights = f"from {place}" + (f", variant {variant}" if variant else "")
     except RecipeError:
         raise
     except Exception as error:
-        missing = f"there is no directory {path}, and as an id on the hub: " if folder is None else ""
-        raise RecipeError(f"{spec} cannot be loaded: {missing}{error}{_there(place, within)}") from error
+        missing = f"the directory {path} does not exist, and as an id on the hub: " if folder is None else ""
+        reason = f"{missing}{str(error).rstrip('.')}{_weights_hint(place, within)}"
+        raise RecipeError(f"{spec} cannot be loaded: {reason}") from error
     if checkpoint is not None:
-        file = located(directory, checkpoint)
+        file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return HfModel(model.float().train().requires_grad_(True), adapter_of(model), place, within, weights)
+    return HfModel(model.float().train().requires_grad_(True), find_adapter(model), place, within, weights)
 
 
-def _with_its_weights(
+def _load_own_weights(
     kind: Any, place: str, config: Any, variant: str | None, within: Mapping[str, str]
 ) -> tuple[Any, str | None]:
-    """A model with the weights that transformers loads for a directory or id, and which variant they are.
+    """Load a model with the weights that transformers finds for a directory or id; return it and their variant.
 
-    Where there are none without a variant, and those of one variant alone, these are meant.
+    If all weights are of one variant, that one is loaded.
     """
     try:
         return _pretrained(kind, place, config, variant, within), variant
@@ -203,34 +203,34 @@ def _with_its_weights(
             raise
         if len(variants) > 1:
             raise RecipeError(
-                f"{place} holds weights in several variants, {', '.join(variants)}, and none without; choose one: "
+                f"{place} has weights only in several variants ({', '.join(variants)}); choose one of them: "
                 f"`options: {{variant: {variants[0]}}}`"
             ) from None
-        log.warning("%s holds weights in one variant alone, %s: these are loaded", place, variants[0])
+        log.warning("%s has weights only in the variant %s, which is loaded", place, variants[0])
         return _pretrained(kind, place, config, variants[0], within), variants[0]
 
 
 def _pretrained(kind: Any, place: str, config: Any, variant: str | None, within: Mapping[str, str]) -> Any:
-    model, found = kind.from_pretrained(
+    model, loading_info = kind.from_pretrained(
         place, config=config, variant=variant, dtype=torch.float32, output_loading_info=True, **within
     )
-    _check_found(found, place)
+    _check_loaded(loading_info, place)
     return model
 
 
 def _files(place: str, within: Mapping[str, str]) -> list[str]:
-    """The files of a directory, or of a repository on the hub, where it can be reached, or else in its cache."""
+    """List the files of a directory, or of a repository on the hub, or of its cache if the hub cannot be reached."""
     folder = Path(place)
     if not folder.is_dir():
         revision, subfolder = within.get("revision"), within.get("subfolder", "")
         try:
-            there = huggingface_hub.list_repo_files(place, revision=revision)
-            return sorted(name.removeprefix(f"{subfolder}/") for name in there)
+            names = huggingface_hub.list_repo_files(place, revision=revision)
+            return sorted(name.removeprefix(f"{subfolder}/") for name in names)
         except HFValidationError:
             # Neither a directory nor an id.
             return []
         except Exception:
-            # It cannot be reached, for whatever reason.
+            # The hub cannot be reached, for whatever reason.
             config = str(Path(subfolder) / CONFIG_NAME)
             cached = huggingface_hub.try_to_load_from_cache(place, config, revision=revision)
         if not isinstance(cached, str):
@@ -240,45 +240,45 @@ def _files(place: str, within: Mapping[str, str]) -> list[str]:
 
 
 def _variants(files: Iterable[str]) -> list[str]:
-    """The variants of which there are weights, from the names of files: ``fp16`` of ``model.fp16.safetensors``."""
-    found = set()
+    """Return the variants of weights among file names: ``fp16`` for ``model.fp16.safetensors``."""
+    variants = set()
     for file in files:
         for name in WEIGHTS:
             stem, _, ending = name.rpartition(".")
             named = re.fullmatch(rf"{re.escape(stem)}\.([^.]+)\.{ending}", file)
             if named and named[1] != "index" and not re.search(r"-\d{5}-of-\d{5}$", named[1]):
-                found.add(named[1])
-    return sorted(found)
+                variants.add(named[1])
+    return sorted(variants)
 
 
-def _there(place: str, within: Mapping[str, str]) -> str:
-    """What there is instead of the weights that were looked for, for the end of a sentence."""
+def _weights_hint(place: str, within: Mapping[str, str]) -> str:
+    """Return which other weights there are, for the end of a message."""
     files = _files(place, within)
     if any(name in files for name in WEIGHTS):
         return ""
     variants = _variants(files)
     if variants:
-        return f"; there are weights in the variants {', '.join(variants)}: `options: {{variant: {variants[0]}}}`"
+        return f"; its variants are {', '.join(variants)}; choose one: `options: {{variant: {variants[0]}}}`"
     weights = weight_files(Path(place)) if Path(place).is_dir() else []
-    return f"; it holds {listed(weights)}. Name a file of weights as `checkpoint`" if weights else ""
+    return f"; it has the files {join_names(weights)}. Name one of them as `checkpoint`" if weights else ""
 
 
 def _refuse_adapters(spec: str, place: str, within: Mapping[str, Any]) -> None:
-    """Raise RecipeError for an adapter of peft's: a model without it is another one."""
+    """Raise RecipeError for a peft adapter: the base model alone would be another model."""
     try:
-        found = find_adapter_config_file(place, **within)
+        adapter_file = find_adapter_config_file(place, **within)
     except OSError:
-        # That there is no such place is told by what looks for a configuration there.
+        # There is no such model; loading its configuration reports that.
         return
-    if found is not None:
+    if adapter_file is not None:
         raise RecipeError(
-            f"{spec} holds an adapter ({found}), not a whole model; merge it into its base with peft "
-            "(merge_and_unload, then save_pretrained), and name the directory that comes out"
+            f"{spec} is a peft adapter ({adapter_file}), not a complete model; merge it into its base model with peft "
+            "(merge_and_unload, then save_pretrained) and name the new directory"
         )
 
 
 def _kind(config: Any, source: str) -> Any:
-    """The class that a configuration is of: the one it names, or what its type is usually trained as."""
+    """Return the model class of a configuration: the one it names, or the usual one for training its type."""
     for name in getattr(config, "architectures", None) or ():
         if hasattr(transformers, name):
             return getattr(transformers, name)
@@ -291,8 +291,8 @@ def _kind(config: Any, source: str) -> Any:
         return auto._model_mapping[type(config)]
     except KeyError:
         raise RecipeError(
-            f"hf:{source}: config.json names no class of transformers under `architectures`, and a {config.model_type} "
-            "is no language model; add the class"
+            f"hf:{source}: config.json names no class of transformers under `architectures`, and the type "
+            f"{config.model_type} is not a language model; add the class to config.json"
         ) from None
 
 
@@ -300,48 +300,57 @@ def _build(kind: Any, config: Any) -> Any:
     return kind._from_config(config) if hasattr(kind, "_from_config") else kind(config)
 
 
-def _check_found(found: Mapping[str, Any], place: str) -> None:
-    """Weights load whole or not at all; what there is beside them is said."""
-    faults = [f"{fault.replace('_', ' ')}: {', '.join(sorted(map(str, names))[:5])}"
-              for fault, names in found.items() if names and fault in ("missing_keys", "mismatched_keys")]  # fmt: skip
+def _check_loaded(loading_info: Mapping[str, Any], place: str) -> None:
+    """Raise RecipeError if tensors are missing or do not fit, and log unused ones."""
+    faults = [
+        f"{fault.replace('_', ' ')}: {', '.join(sorted(map(str, names))[:5])}"
+        for fault, names in loading_info.items()
+        if names and fault in ("missing_keys", "mismatched_keys")
+    ]
     if faults:
         raise RecipeError(f"the weights of {place} do not fit the model: {'; '.join(faults)}")
-    unused = sorted(map(str, found.get("unexpected_keys") or ()))
+    unused = sorted(map(str, loading_info.get("unexpected_keys") or ()))
     if unused:
-        log.warning("%s holds tensors that the model has no place for: %s", place, listed(unused))
+        log.warning("%s has tensors that the model does not use: %s", place, join_names(unused))
 
 
 def _shorten(config: Any, stack: str, depth: int, numbers: list[int]) -> None:
-    """Have a configuration describe so many layers of a stack.
+    """Reduce the depth of a stack in a configuration.
 
-    Configurations call a stack's depth by many names; which one is meant is seen from where the stack is, and from the
-    depth that the field holds.
+    Configurations have many names for the depth of a stack; the right one is found by the stack's path and by the
+    value of the field.
+
+    Args:
+        config: The configuration; it is changed.
+        stack: The path of the stack.
+        depth: The number of layers it has.
+        numbers: The indices of the layers to keep.
     """
     side = "decoder" if "decoder" in stack else "encoder"
-    where = config
+    section = config
     names: tuple[str, ...] = ("num_hidden_layers",)
     if stack.startswith(("vision_model.", "vision_tower.")):
-        where = config.vision_config
+        section = config.vision_config
     elif getattr(config, "text_config", None) is not None and stack.startswith(("text_decoder.", "text_model.")):
-        where = config.text_config
+        section = config.text_config
     elif getattr(config, "is_encoder_decoder", False):
         names = (f"{side}_layers", "num_layers" if side == "encoder" else "num_decoder_layers")
-    name = next((name for name in names if getattr(where, name, None) == depth), None)
+    name = next((name for name in names if getattr(section, name, None) == depth), None)
     if name is None:
         raise RecipeError(
-            f"student.keep: the configuration has no {' or '.join(names)} of {depth} for {stack}; give the student a "
-            "configuration of its own: student.model"
+            f"student.keep: the configuration has no {' or '.join(names)} with the value {depth} for {stack}; name a "
+            "configuration for the student instead: student.model"
         )
-    for each_layer in ("layer_types", "no_rope_layers"):
-        listed = getattr(where, each_layer, None)
-        if isinstance(listed, list) and len(listed) == depth:
-            setattr(where, each_layer, [listed[number] for number in numbers])
-    setattr(where, name, len(numbers))
+    for field in ("layer_types", "no_rope_layers"):
+        values = getattr(section, field, None)
+        if isinstance(values, list) and len(values) == depth:
+            setattr(section, field, [values[number] for number in numbers])
+    setattr(section, name, len(numbers))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back progress bars, and reports of what was asked for."""
+    """Silence progress bars and reports about what was asked for."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.ERROR)
     bars = transformers.logging.is_progress_bar_enabled()

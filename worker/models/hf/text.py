@@ -1,4 +1,4 @@
-"""What transformers' text models have in common: words, which of them count, and the loss on them."""
+"""The common base of transformers' text models: token ids, their mask, and the loss on tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,43 +10,47 @@ from torch import Tensor
 from worker.models.base import Adapter, Batch, entry
 
 IGNORED = -100
-"""A label that is not to be predicted, as everywhere in transformers."""
+"""The label of positions that are not predicted, as everywhere in transformers."""
 
 
 class TextAdapter(Adapter):
-    """Batches hold ``input_ids`` (or ``text``) [B, L], perhaps ``attention_mask`` [B, L] (1 counts) and perhaps
-    ``labels`` [B, L] (-100 is not to be predicted). Without a mask the pad token pads."""
+    """The base of adapters for text.
+
+    Batches have ``input_ids`` (or ``text``) [B, L], optionally ``attention_mask`` [B, L] (1 counts) and ``labels``
+    [B, L] (-100 is not predicted). Without a mask, pad tokens are padding.
+    """
 
     task_weights: Mapping[str, float] = {"tokens": 1.0}
     pad: int | None = None
 
-    def words(self, batch: Batch) -> Tensor:
-        """Token ids [B, L]."""
+    def token_ids(self, batch: Batch) -> Tensor:
+        """Return the token ids [B, L]."""
         return entry(batch, "input_ids", "text")
 
-    def counts(self, batch: Batch) -> Tensor | None:
-        """Which tokens are no padding: [B, L] bool; None for all."""
+    def token_mask(self, batch: Batch) -> Tensor | None:
+        """Return which tokens are not padding: [B, L] bool, or None for all."""
         if "attention_mask" in batch:
             return batch["attention_mask"].bool()
-        return None if self.pad is None else self.words(batch) != self.pad
+        return None if self.pad is None else self.token_ids(batch) != self.pad
 
     def targets(self, batch: Batch) -> Tensor:
-        """What logits at positions 0 … L-2 are to predict: [B, L - 1], -100 where nothing."""
+        """Return the targets of the logits at positions 0 … L - 2: [B, L - 1], -100 where nothing is predicted."""
         if "labels" in batch:
             return batch["labels"][:, 1:]
-        words, counts = self.words(batch)[:, 1:], self.counts(batch)
-        return words if counts is None else words.masked_fill(~counts[:, 1:], IGNORED)
+        token_ids, mask = self.token_ids(batch)[:, 1:], self.token_mask(batch)
+        return token_ids if mask is None else token_ids.masked_fill(~mask[:, 1:], IGNORED)
 
     def checkpoint_activations(self, model: Any) -> None:
+        """Make the model recompute its layers in the backward pass."""
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over the tokens to be predicted; 0 where there are none.
+    """Compute the cross-entropy over the predicted tokens; 0 if there are none.
 
     Args:
         logits: [B, positions, classes].
-        targets: [B, positions], -100 where nothing is to be predicted.
+        targets: [B, positions], -100 where nothing is predicted.
     """
     losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return losses / torch.clamp((targets != IGNORED).sum(), min=1)

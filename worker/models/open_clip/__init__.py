@@ -1,0 +1,1 @@
+"""CoCa and CLIP of open_clip."""

@@ -1,4 +1,4 @@
-"""open_clip's CoCa taken apart: image tower, text tower, multimodal decoder."""
+"""The modules of open_clip's CoCa: image tower, text tower, multimodal decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,28 +6,28 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 from worker.models.task_losses import contrastive
 
 
 class CoCaAdapter(Adapter):
-    """Batches hold ``image`` [B, C, H, W], ``text`` [B, L] (0 pads) and ``paired`` [B] bool.
+    """The adapter of CoCa: batches have ``image`` [B, C, H, W], ``text`` [B, L] (0 is padding), ``paired`` [B] bool.
 
-    The decoder reads text tokens 0 … L-2 and predicts tokens 1 … L-1, as in CoCa (Yu et al. 2022,
-    arXiv 2205.01917). ``paired`` marks the rows whose text tells their image from the others: only they take part
-    in the contrastive loss; where it is missing, all do.
+    The decoder reads text tokens 0 … L - 2 and predicts tokens 1 … L - 1, as in CoCa (Yu et al. 2022,
+    arXiv 2205.01917). ``paired`` marks the rows whose text identifies their image among others: only they take part
+    in the contrastive loss; without it, all do.
     """
 
-    parts: tuple[Part, ...] = (
-        Part(
+    modules: tuple[ModuleSpec, ...] = (
+        ModuleSpec(
             "image",
             path="visual",
             layers="visual.transformer.resblocks.*",
             matched=("tokens", "latent"),
             textless=True,
         ),
-        Part("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
-        Part(
+        ModuleSpec("text", path="text", layers="text.transformer.resblocks.*", matched=("latent",)),
+        ModuleSpec(
             "multimodal",
             path="text_decoder",
             layers="text_decoder.cross_attn.*",
@@ -37,29 +37,33 @@ class CoCaAdapter(Adapter):
     logits = ("multimodal", "logits")
     task_weights: Mapping[str, float] = {"caption": 1.0, "contrastive": 0.1}
 
-    def run(self, model: Any, part: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
-        if part == "image":
+    def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
+        """Run one module and return its boundary tensors."""
+        if module == "image":
             latent, tokens = model.visual(batch["image"])
             return {"latent": latent, "tokens": tokens}
-        if part == "text":
+        if module == "text":
             latent, tokens = model.text(batch["text"])
             return {"latent": latent, "tokens": tokens[:, : batch["text"].shape[1] - 1]}
         return {"logits": model.text_decoder(boundary["image"]["tokens"], boundary["text"]["tokens"])}
 
     def checkpoint_activations(self, model: Any) -> None:
-        # open_clip's own is non-reentrant.
+        """Make the model recompute its layers in the backward pass."""
+        # open_clip's own checkpointing is non-reentrant.
         model.set_grad_checkpointing(True)
 
-    def mask(self, part: str, name: str, batch: Batch) -> Tensor | None:
-        if part == "image" or name == "latent":
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
+        if module == "image" or name == "latent":
             return None
-        words = batch["text"] != 0
-        if part == "text" and name == "hidden":
-            # The class token stands behind the words.
-            return F.pad(words, (0, 1), value=True)
-        return words[:, 1:]
+        not_padding = batch["text"] != 0
+        if module == "text" and name == "hidden":
+            # The class token comes after the text.
+            return F.pad(not_padding, (0, 1), value=True)
+        return not_padding[:, 1:]
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses of these boundary tensors."""
         terms = {}
         if "multimodal" in boundary:
             logits = boundary["multimodal"]["logits"]

@@ -1,4 +1,4 @@
-"""How open_clip's models take pictures and texts: its own preprocessing and its own tokenizers."""
+"""The preprocessing of open_clip's models: its image transforms and its tokenizers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import Tensor
 
-from worker.models.detokenizer import HfSpoken
+from worker.models.detokenizer import HfDetokenizer
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """Texts of CLIP's tokens, which know no spaces: digits stand apart, and so does what follows an apostrophe."""
+class ClipDetokenizer:
+    """Decode CLIP's tokens, which have no spaces, and rejoin digits and the endings after an apostrophe."""
 
     tokenizer: SimpleTokenizer
 
     def __call__(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
         known, special = self.tokenizer.decoder, self.tokenizer.all_special_ids
         text = self.tokenizer.decode([token for token in tokens if token in known and token not in special])
-        together = re.sub(r"(?<=\d) (?=\d)", "", text)
-        return re.sub(r" (?='(?:s|t|re|ve|m|ll|d)\b)", "", together).strip()
+        joined = re.sub(r"(?<=\d) (?=\d)", "", text)
+        return re.sub(r" (?='(?:s|t|re|ve|m|ll|d)\b)", "", joined).strip()
 
 
 @cache
 def _simple(context_length: int) -> SimpleTokenizer:
-    # It reads a dictionary, which takes a third of a second.
+    # Reading its dictionary takes a third of a second.
     return SimpleTokenizer(context_length=context_length)
 
 
@@ -40,7 +41,7 @@ class OpenClipInputs:
 
     Attributes:
         config: Its ``model_cfg``.
-        preprocess: What differs from open_clip's default ``preprocess_cfg``, such as mean and std.
+        preprocess: Its differences from open_clip's default ``preprocess_cfg``, such as mean and std.
     """
 
     config: Mapping[str, Any]
@@ -48,28 +49,36 @@ class OpenClipInputs:
 
     @property
     def pad_id(self) -> int:
+        """The token that pads a text."""
         return int(self._text.get("pad_id", 0))
 
     @property
     def vocab_size(self) -> int:
+        """The number of tokens in the vocabulary."""
         return int(self._text.get("vocab_size", 49408))
 
     @property
     def context_length(self) -> int:
+        """The length of a text in tokens."""
         return int(self._text.get("context_length", 77))
 
-    def picture(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+    def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
+        """Return a function PIL image -> [C, H, W]."""
         size = self.config["vision_cfg"].get("image_size", 224)
         wanted = merge_preprocess_dict(PreprocessCfg(), {"size": size, **self.preprocess})
         transform: Callable[[Any], Tensor] = image_transform_v2(PreprocessCfg(**wanted), is_train=augmented)
         return transform
 
-    def words(self) -> Callable[[list[str]], Tensor]:
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Return a function N texts -> [N, context_length]."""
         return self._tokenizer()  # type: ignore[no-any-return]
 
-    def spoken(self) -> Callable[[Sequence[int]], str]:
+    def detokenizer(self) -> Callable[[Sequence[int]], str]:
+        """Return a function tokens -> text."""
         tokenizer = self._tokenizer()
-        return Spoken(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else HfSpoken(tokenizer.tokenizer)
+        return (
+            ClipDetokenizer(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else HfDetokenizer(tokenizer.tokenizer)
+        )
 
     def _tokenizer(self) -> Any:
         name, options = self._text.get("hf_tokenizer_name"), dict(self._text.get("tokenizer_kwargs") or {})
@@ -80,8 +89,8 @@ class OpenClipInputs:
         tokenizer = SimpleTokenizer(context_length=length, **options) if options else _simple(length)
         if tokenizer.vocab_size > self.vocab_size:
             raise ValueError(
-                f"open_clip's tokenizer has {tokenizer.vocab_size} tokens, and the model only {self.vocab_size}: name "
-                "the one that it was trained with as options.tokenizer, package.module:function"
+                f"open_clip's tokenizer has {tokenizer.vocab_size} tokens, but the model only {self.vocab_size}; name "
+                "the tokenizer that it was trained with as options.tokenizer, package.module:function"
             )
         return tokenizer
 

@@ -1,4 +1,4 @@
-"""Models of open_clip, by what a recipe calls them: ``open_clip:<name or path>[@<pretrained>]``."""
+"""Models of open_clip: ``open_clip:<name or path>[@<pretrained>]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
-from worker.models.folders import located, no_weights
+from worker.models.folders import no_weights_error, resolve_path
 from worker.models.open_clip.clip import ClipAdapter
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.models.open_clip.cut import cut
@@ -40,17 +40,17 @@ PREPROCESS = [each.name for each in fields(PreprocessCfg)]
 
 @dataclass(frozen=True)
 class OpenClipModel(Loaded):
-    """A CoCa or CLIP.
+    """A CoCa or CLIP of open_clip.
 
     Attributes:
-        config: Its open_clip ``model_cfg``.
-        preprocess: Its ``preprocess_cfg``: what differs from open_clip's default, such as mean and std.
+        config: Its ``model_cfg``.
+        preprocess: Its differences from open_clip's default ``preprocess_cfg``, such as mean and std.
     """
 
     model: nn.Module
     config: Config
     preprocess: Config = field(default_factory=dict)
-    weights: str = "given"
+    weights: str = "in memory"
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,16 +58,18 @@ class OpenClipModel(Loaded):
         object.__setattr__(self, "adapter", adapter)
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> OpenClipModel:
+        """Cut a student from this model."""
         return OpenClipModel(*cut(self.model, self.config, keep), self.preprocess, "cut from the teacher")
 
     def inputs(self) -> OpenClipInputs:
+        """Return the preprocessing of this model."""
         return OpenClipInputs(self.config, self.preprocess)
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """``open_clip.create_model("local-dir:DIRECTORY")`` gives the student back.
+        """Write the student for ``open_clip.create_model("local-dir:DIRECTORY")``.
 
         Raises:
-            ValueError: The names are not those of the configured model.
+            ValueError: The tensors are not those of the configured model.
         """
         check_names(state, tensor_names(self.config))
         save(state, self.config, directory, weights=STUDENT_FILE, preprocess=self.preprocess)
@@ -88,30 +90,30 @@ def load(
     """Build a model and load its weights.
 
     Args:
-        spec: ``open_clip:`` and the name of one of its configurations, the path of a JSON file or directory (before
-            which may stand ``local-dir:``), or ``hf-hub:`` and an id on the hub; behind an ``@`` the name of pretrained
-            weights, which open_clip downloads, or a file of them.
-        checkpoint: Weights to load, all of them and nothing else. By default those that open_clip loads for the
-            directory or id that ``spec`` names.
-        directory: Where relative paths start.
+        spec: ``open_clip:`` and the name of one of its configurations, the path of a JSON file or directory (optionally
+            with the prefix ``local-dir:``), or ``hf-hub:`` and an id on the hub; after an ``@`` the tag of pretrained
+            weights, which open_clip downloads, or a file of weights.
+        checkpoint: A file of weights to load, which must fit exactly. By default those that open_clip loads for the
+            directory or id in ``spec``.
+        directory: The directory that relative paths start from.
         fresh: Whether the weights may be fresh.
 
     Raises:
-        RecipeError: The spec means nothing, there are no weights, or they do not fit the model.
+        RecipeError: The spec names no model, there are no weights, or they do not fit the model.
     """
-    source, tag = _parted(_source(spec), directory)
-    given = tag or checkpoint
+    source, tag = _split_tag(_source(spec), directory)
+    wanted = tag or checkpoint
     if tag and checkpoint is not None:
-        raise RecipeError(f"{spec} names its weights; leave out the checkpoint {checkpoint}")
-    if given and fresh == "always":
-        raise RecipeError(f"{spec} is given weights, {given}; leave out either those or `weights: random`")
+        raise RecipeError(f"{spec} already names its weights after the @; remove the checkpoint {checkpoint}")
+    if wanted and fresh == "always":
+        raise RecipeError(f"{spec} has both weights ({wanted}) and `weights: random`; remove one of them")
     config = read_config(source, directory)
     preprocess = read_preprocess(source, directory)
-    if tag and (open_clip.is_pretrained_cfg(source, tag) or not located(directory, tag).is_file()):
+    if tag and (open_clip.is_pretrained_cfg(source, tag) or not resolve_path(directory, tag).is_file()):
         return _pretrained(source, tag, config)
     weights = None
-    if given:
-        weights = located(directory, given)
+    if wanted:
+        weights = resolve_path(directory, wanted)
     elif fresh != "always":
         weights = weights_of(source, directory)
     if weights is not None:
@@ -119,48 +121,46 @@ def load(
         load_weights(model, renamed(model, read_weights(weights)), str(weights))
         return OpenClipModel(model.train(), config, preprocess, f"from {weights}")
     if fresh == "never":
-        raise no_weights(spec, where_looked(source, directory))
+        raise no_weights_error(spec, where_looked(source, directory))
     model = create(config, base_towers=fresh == "if_bare").train()
     why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
     return OpenClipModel(model, config, preprocess, f"fresh ({why})")
 
 
-def _parted(source: str, directory: Path) -> tuple[str, str]:
-    """A model and what stands behind its ``@``, if anything does; a path may hold an ``@`` itself."""
+def _split_tag(source: str, directory: Path) -> tuple[str, str]:
+    """Split a source into the model and the tag after ``@``, if any; a path may contain ``@`` itself."""
     ends = [len(source), *(place for place in reversed(range(1, len(source))) if source[place] == "@")]
     for end in ends:
-        named = source[:end]
-        if named in open_clip.list_models() or local(named, directory).exists():
-            return named, source[end + 1 :]
-    named, _, tag = source.partition("@")
-    return named, tag
+        name = source[:end]
+        if name in open_clip.list_models() or local(name, directory).exists():
+            return name, source[end + 1 :]
+    name, _, tag = source.partition("@")
+    return name, tag
 
 
 def _source(spec: str) -> str:
     family, _, source = spec.partition(":")
     if family != FAMILY or not source:
-        raise RecipeError(f"a model is named {FAMILY}:<name or path>; {spec!r} is not")
+        raise RecipeError(f"{spec!r} does not name a model of open_clip; expected {FAMILY}:<name or path>")
     return source
 
 
 def _pretrained(name: str, tag: str, config: Config) -> OpenClipModel:
-    """A model of open_clip's with weights that it knows, downloaded if they are not there."""
+    """Load a model with weights that open_clip knows; they are downloaded if they are not in the cache."""
     if not open_clip.is_pretrained_cfg(name, tag):
         tags = open_clip.list_pretrained_tags_by_model(name)
         near = difflib.get_close_matches(tag, tags, n=3) or tags
         hint = f"did you mean {', '.join(near)}?" if tags else "it has none"
-        raise RecipeError(
-            f"open_clip has no pretrained weights {tag!r} for {name!r}, and there is no such file; {hint}"
-        )
+        raise RecipeError(f"open_clip has no pretrained weights {tag!r} for {name!r}, and no such file exists; {hint}")
     known = open_clip.get_pretrained_cfg(name, tag)
     if known.get("quick_gelu"):
-        # As they were trained; open_clip would switch to it by itself.
+        # These weights were trained with it; open_clip switches to it as well.
         config = {**config, "quick_gelu": True}
     model = create(config)
     try:
         loaded = open_clip.create_model(name, pretrained=tag)
     except (OSError, RuntimeError) as error:
-        raise RecipeError(f"the weights {tag} of {name} cannot be had: {error}") from error
+        raise RecipeError(f"the weights {tag} of {name} cannot be downloaded: {error}") from error
     load_weights(model, loaded.state_dict(), f"{name}@{tag}")
     preprocess = {key: value for key, value in known.items() if key in PREPROCESS}
     return OpenClipModel(model.train(), config, preprocess, f"open_clip's {name}@{tag}")

@@ -104,21 +104,21 @@ def test_answers_are_right(kind: str) -> None:
     indices = np.arange(600)
     batch = data.train.batch(indices)
     labels = data.train.labels(indices)
-    said = set()
+    answers = set()
     for row, digits in enumerate(labels):
         text, answer = batch["text"][row], batch["answer"][row]
         words = decode(text)
         predicted = decode(text * answer)
         names = [DIGITS[digit] for digit in digits]
-        spoken = KINDS[int(batch["kind"][row])]
-        assert predicted == _expected(spoken, words, names), (words, names)
+        row_kind = KINDS[int(batch["kind"][row])]
+        assert predicted == _expected(row_kind, words, names), (words, names)
         end = int((text != 0).sum()) - 1
         assert answer[end]
         assert not answer[end + 1 :].any()
         assert not answer[0]
-        said.add(predicted)
+        answers.add(predicted)
     if kind in ("presence", "entailment", "two_pictures"):
-        assert said == {"yes", "no"}
+        assert answers == {"yes", "no"}
     assert bool((batch["kind"] == KINDS.index(kind)).all())
     assert torch.equal(batch["paired"], batch["kind"] == KINDS.index("caption"))
 
@@ -191,7 +191,7 @@ def _rows(rows: Collages, count: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("digit", {}, "did you mean digits"),
         ("digits", {"sed": 1}, "sed"),
@@ -203,6 +203,6 @@ def _rows(rows: Collages, count: int) -> dict[str, torch.Tensor]:
         ("digits", {"mix": {"caption": float("nan")}}, "finite"),
     ],
 )
-def test_wrong_options_are_named(name: str, options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build(name, options)

@@ -1,4 +1,4 @@
-"""The paper's tasks, read from files in their published formats, as CoCa is asked them and as the field judges them."""
+"""The paper's tasks: files in the published formats, prompts and answers for CoCa, and the usual metrics."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image
 from tests.worker.data.tasks.published import CAPTIONS, PICTURES, write_all
 from worker.data import Context, build
 from worker.data.examples import Example
-from worker.data.pictures import CANVAS, stacked
+from worker.data.pictures import CANVAS, stack_on_canvas
 from worker.data.shuffled import Shuffled
 from worker.data.tasks import caption_scores, vqa_v2
 from worker.data.tasks.base import TaskData
-from worker.data.tokens import Speech
+from worker.data.tokens import TextCodec
 from worker.errors import DataError
 from worker.models.open_clip.inputs import OpenClipInputs
 
 INPUTS = OpenClipInputs({"vision_cfg": {"image_size": 8}, "text_cfg": {"context_length": 24, "vocab_size": 49408}})
-WORDS, SPEAK = INPUTS.words(), INPUTS.spoken()
+TOKENIZE, DECODE = INPUTS.tokenizer(), INPUTS.detokenizer()
 TASKS = ("vqa_v2", "snli_ve", "nlvr2", "coco_captions")
 
 
@@ -37,22 +37,22 @@ def task(name: str, folder: Path, **options: Any) -> TaskData:
     return data
 
 
-def told(row: dict[str, torch.Tensor]) -> tuple[str, str]:
-    """A row's prompt and its answer; the end token is part of the answer."""
+def prompt_and_answer(row: dict[str, torch.Tensor]) -> tuple[str, str]:
+    """Decode a row's prompt and answer; the end token belongs to the answer."""
     words = row["text"].tolist()
     words = words[: words.index(49407) + 1]
     first = row["answer"].tolist().index(True)
     assert row["answer"].nonzero().flatten().tolist() == list(range(first, len(words)))
-    return SPEAK(words[:first]), SPEAK(words[first:])
+    return DECODE(words[:first]), DECODE(words[first:])
 
 
 def written(texts: dict[int, str]) -> dict[int, list[int]]:
-    """These texts as a model would have written them, by row."""
+    """Return these texts as a model would generate them, by row."""
     return {row: _tokens(text) for row, text in texts.items()}
 
 
 def _tokens(text: str) -> list[int]:
-    row: list[int] = WORDS([text])[0].tolist()
+    row: list[int] = TOKENIZE([text])[0].tolist()
     return row[1 : row.index(49407)]
 
 
@@ -78,11 +78,11 @@ def test_vqa_asks_the_question_and_shows_each_of_the_ten_answers_in_turn(folder:
     count = 2 * PICTURES
     assert len(data.held_out) == len(data.questions) == count
     # Measured with the commonest answer, in the words that count.
-    assert {told(row) for row in data.held_out.__getitems__(range(count))} == {
+    assert {prompt_and_answer(row) for row in data.held_out.__getitems__(range(count))} == {
         ("what color is the dog ?", "brown"),
         ("how many dogs are there ?", "2"),
     }
-    shown = [told(data.train[index]) for index in range(30 * count)]
+    shown = [prompt_and_answer(data.train[index]) for index in range(30 * count)]
     colors = [answer for question, answer in shown if question.startswith("what")]
     assert len(colors) == 30 * PICTURES
     for answer, share in (("brown", 0.4), ("dark brown", 0.3), ("tan", 0.2), ("dog", 0.1)):
@@ -93,9 +93,9 @@ def test_vqa_is_judged_by_agreement_in_all_and_by_answer_type(folder: Path) -> N
     data = task("vqa_v2", folder)
     kinds = [data.kinds[int(row["kind"])] for row in data.questions.__getitems__(range(2 * PICTURES))]
     colors, numbers = ([row for row, kind in enumerate(kinds) if kind == wanted] for wanted in ("other", "number"))
-    said = dict(zip(colors, ["brown", "dark brown", "tan", "dog"], strict=True))
-    said |= dict(zip(numbers, ["2", "2", "3", ""], strict=True))
-    found = data.judge(written(said))
+    answers = dict(zip(colors, ["brown", "dark brown", "tan", "dog"], strict=True))
+    answers |= dict(zip(numbers, ["2", "2", "3", ""], strict=True))
+    found = data.judge(written(answers))
     # 4, 3, 2 and 1 of ten agree.
     assert found["accuracy/other"] == pytest.approx((1.0 + 0.9 + 0.6 + 0.3) / 4)
     assert found["accuracy/number"] == pytest.approx(0.5)
@@ -104,26 +104,26 @@ def test_vqa_is_judged_by_agreement_in_all_and_by_answer_type(folder: Path) -> N
 
 
 def test_an_answer_that_clip_spells_apart_still_agrees() -> None:
-    judge = vqa_v2._judge(Speech.of(INPUTS))
+    judge = vqa_v2._judge(TextCodec.from_inputs(INPUTS))
     for answer in ("2.5", "10:30", "1,000", "t-shirt", "don't", "men's", "10", "b&w", "u.s.", "a.m.", "naïve"):
         for rest in ("other", answer):
             example = Example(("",), "what ?", (answer,) * 5 + (rest,) * 5, "1")
-            said = SPEAK(_tokens(vqa_v2.said(example, 0)))
-            assert judge([example], [said])["accuracy"] == 1.0, answer
+            text = DECODE(_tokens(vqa_v2.answer_text(example, 0)))
+            assert judge([example], [text])["accuracy"] == 1.0, answer
 
 
 def test_snli_ve_asks_of_the_hypothesis_alone(folder: Path) -> None:
     data = task("snli_ve", folder, questions="test")
     assert (len(data.held_out), len(data.questions)) == (3 * PICTURES, 3 * PICTURES)
-    rows = [told(row) for row in data.questions.__getitems__(range(3 * PICTURES))]
+    rows = [prompt_and_answer(row) for row in data.questions.__getitems__(range(3 * PICTURES))]
     assert set(rows) == {
         ("an animal is moving . :", "yes"),
         ("an animal is old . :", "maybe"),
         ("an animal is asleep . :", "no"),
     }
     assert (data.writing.most, len(data.writing.choices)) == (1, 3)
-    said = {row: answer if row else {"yes": "no"}.get(answer, "yes") for row, (_, answer) in enumerate(rows)}
-    assert data.judge(written(said)) == {"accuracy": pytest.approx(1 - 1 / (3 * PICTURES))}
+    answers = {row: answer if row else {"yes": "no"}.get(answer, "yes") for row, (_, answer) in enumerate(rows)}
+    assert data.judge(written(answers)) == {"accuracy": pytest.approx(1 - 1 / (3 * PICTURES))}
     # Of the pictures that are judged none is seen in training, nor by the probe.
     assert not {e.key for e in data.questions.examples} & {e.key for e in data.held_out.examples}  # type: ignore[attr-defined]
 
@@ -131,11 +131,11 @@ def test_snli_ve_asks_of_the_hypothesis_alone(folder: Path) -> None:
 def test_nlvr2_shows_the_left_picture_above_the_right_one(folder: Path) -> None:
     data = task("nlvr2", folder)
     row = data.held_out[0]
-    assert told(row)[0] == "the left image shows two dogs . :"
+    assert prompt_and_answer(row)[0] == "the left image shows two dogs . :"
     top, bottom = row["image"][0, :3].mean(), row["image"][0, -3:].mean()
     # img1 is 20 shades lighter.
     assert float(bottom - top) == pytest.approx(20 / 255 / 0.268, abs=0.02)
-    canvas = stacked([Image.new("RGB", (4, 3), "red"), Image.new("RGB", (3, 9), "blue")])
+    canvas = stack_on_canvas([Image.new("RGB", (4, 3), "red"), Image.new("RGB", (3, 9), "blue")])
     assert canvas.size == (CANVAS, CANVAS)
     assert [canvas.getpixel((x, y)) for x in (0, CANVAS - 1) for y in (0, CANVAS // 2 - 1)] == [(255, 0, 0)] * 4
     assert [canvas.getpixel((x, y)) for x in (0, CANVAS - 1) for y in (CANVAS // 2, CANVAS - 1)] == [(0, 0, 255)] * 4
@@ -143,11 +143,11 @@ def test_nlvr2_shows_the_left_picture_above_the_right_one(folder: Path) -> None:
 
 def test_nlvr2_is_consistent_where_a_sentence_is_right_of_all_its_pairs(folder: Path) -> None:
     data = task("nlvr2", folder, questions="test1")
-    rows = [told(row)[1] for row in data.questions.__getitems__(range(2 * PICTURES))]
+    rows = [prompt_and_answer(row)[1] for row in data.questions.__getitems__(range(2 * PICTURES))]
     # The pairs of one sentence stand together.
     assert rows == ["true", "false"] * PICTURES
-    said = dict(enumerate(["true"] * 2 + rows[2:]))
-    assert data.judge(written(said)) == {
+    answers = dict(enumerate(["true"] * 2 + rows[2:]))
+    assert data.judge(written(answers)) == {
         "accuracy": pytest.approx(1 - 1 / (2 * PICTURES)),
         "consistency": pytest.approx(1 - 1 / PICTURES),
     }
@@ -158,9 +158,9 @@ def test_nlvr2_is_consistent_where_a_sentence_is_right_of_all_its_pairs(folder: 
 def test_coco_trains_on_all_captions_of_train_and_restval(folder: Path) -> None:
     data = task("coco_captions", folder, questions="test")
     assert isinstance(data.train, Shuffled)
-    shown = [told(data.train[index]) for index in range(20 * 2 * PICTURES)]
+    shown = [prompt_and_answer(data.train[index]) for index in range(20 * 2 * PICTURES)]
     assert {prompt for prompt, _ in shown} == {""}
-    assert {caption for _, caption in shown} == {SPEAK(_tokens(caption)) for caption in CAPTIONS}
+    assert {caption for _, caption in shown} == {DECODE(_tokens(caption)) for caption in CAPTIONS}
     assert "a man's dog , running !" in {caption for _, caption in shown}
     assert len(data.questions) == PICTURES
     keys = {example.key for example in data.questions.examples}  # type: ignore[attr-defined]
@@ -202,31 +202,32 @@ def test_without_java_captions_are_refused_at_the_start(folder: Path, monkeypatc
 
 def test_what_is_too_long_loses_the_end_of_its_question_and_keeps_its_answer(folder: Path) -> None:
     data = task("snli_ve", folder)
-    text, answer = data._speech.row("word " * 50 + ": ", "yes")
-    prompt, said = told({"text": text, "answer": answer})
-    assert (prompt, said) == (" ".join(["word"] * 21), "yes")
+    text, answer = data._codec.row("word " * 50 + ": ", "yes")
+    prompt, text_of_answer = prompt_and_answer({"text": text, "answer": answer})
+    assert (prompt, text_of_answer) == (" ".join(["word"] * 21), "yes")
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "change", "said"),
+    ("name", "path", "change", "message"),
     [
-        ("vqa_v2", "vqa_v2/v2_mscoco_val2014_annotations.json", None, "there is no .*docs/reproduce-the-paper.md"),
+        ("vqa_v2", "vqa_v2/v2_mscoco_val2014_annotations.json", None, "does not exist; docs/reproduce-the-paper.md"),
         ("vqa_v2", "vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json", '{"questions": [{"question_id": 1000}]}',
          "its entry 1 has no 'question'|its entry 1 has no 'image_id'"),
-        ("vqa_v2", "coco/val2014/COCO_val2014_000000000011.jpg", None, "the picture coco/val2014/.* is not there"),
-        ("snli_ve", "snli_ve/snli_ve_dev.jsonl", "[1, 2]\n{", "its entry 1 has list indices|line 2 of .* is not JSON"),
+        ("vqa_v2", "coco/val2014/COCO_val2014_000000000011.jpg", None, "the picture coco/val2014/.* does not exist"),
+        ("snli_ve", "snli_ve/snli_ve_dev.jsonl", "[1, 2]\n{",
+         "its entry 1 cannot be read .list indices|line 2 of .* is not JSON"),
         ("nlvr2", "nlvr2/train.json", "", "has no example that can be used"),
         ("nlvr2", "nlvr2/images/dev/dev-11-0-img1.png", "no picture", "cannot be decoded"),
         ("coco_captions", "coco/dataset_coco.json", '{"images": []}', "has no example"),
     ],
 )  # fmt: skip
 def test_what_is_not_as_published_is_a_sentence(
-    name: str, path: str, change: str | None, said: str, tmp_path: Path
+    name: str, path: str, change: str | None, message: str, tmp_path: Path
 ) -> None:
     folder = write_all(tmp_path / "datasets")
     file = folder / path
     file.unlink() if change is None else file.write_text(change)
-    with pytest.raises((ValueError, DataError), match=said):
+    with pytest.raises((ValueError, DataError), match=message):
         read_through(name, folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.data.tasks.vqa_accuracy import MISSPELT, accuracy, normalised
+from worker.data.tasks.vqa_accuracy import MISSPELLED, accuracy, normalised
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_an_answer_is_normalised_as_officially(answer: str, expected: str) -> No
 
 
 def test_every_contraction_is_found_without_any_one_of_its_signs() -> None:
-    assert len(MISSPELT) == 73 + 2 * 17 + 2 * 3 + 1
-    assert all(len(meant) == len(given) + 1 for given, meant in MISSPELT.items() if given != "somebody'd")
+    assert len(MISSPELLED) == 73 + 2 * 17 + 2 * 3 + 1
+    assert all(len(meant) == len(given) + 1 for given, meant in MISSPELLED.items() if given != "somebody'd")
 
 
 @pytest.mark.parametrize(

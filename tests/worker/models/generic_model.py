@@ -1,11 +1,11 @@
-"""A model of which nobody knows what feeds what: two towers and a head, run by one forward pass."""
+"""A model without declared inputs: two towers and a head, run by one forward pass."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from worker.models.base import Adapter, Batch, Boundary, Part
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
 
 class Net(nn.Module):
@@ -21,11 +21,11 @@ class Net(nn.Module):
         return out
 
 
-class WholeAdapter(Adapter):
-    parts = (
-        Part("left", path="left", layers="left.*", inputs=None),
-        Part("right", path="right", layers="right.*", inputs=None),
-        Part("head", path="head", layers="head", inputs=None),
+class GenericAdapter(Adapter):
+    modules = (
+        ModuleSpec("left", path="left", layers="left.*", inputs=None),
+        ModuleSpec("right", path="right", layers="right.*", inputs=None),
+        ModuleSpec("head", path="head", layers="head", inputs=None),
     )
     logits = ("head", "logits")
 
