@@ -178,7 +178,7 @@ class Server:
             private_address = stack.enter_context(private_socket(server)) if listener is not None else None
             await server.start()
             await stack.enter_async_context(_in_background(_watch_store(store, healthy, metrics)))
-            await stack.enter_async_context(_in_background(runs.tend()))
+            await stack.enter_async_context(_in_background(runs.maintain()))
             if listener is not None:
                 # Imported here because it is half of all imports: a server without a dashboard starts in half the time.
                 from bandit_server.dashboard.web.app import create_app
@@ -226,7 +226,7 @@ async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[RedisSto
             stack.push_async_callback(embedded.stop)
             await embedded.start()
             url = embedded.url
-        store = RedisStore(url, called=metrics.store_called)
+        store = RedisStore(url, on_call=metrics.store_called)
         stack.push_async_callback(store.close)
         deadline = time.monotonic() + STORE_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""Real stores for tests: Debian's redis-server, and what is needed to look at a store from outside."""
+"""Real stores for tests: a redis-server process, and ways to inspect a store from outside."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.server_process import eventually
 
 
 class RedisServer:
-    """A `redis-server` process with an append-only file, on a unix socket; to be killed, frozen and started again.
+    """A `redis-server` process with an append-only file, on a unix socket, which tests kill, freeze and restart.
 
     Args:
-        directory: Where its data is; made if it is not there.
-        fsync: `everysec` or `always`: when an append reaches the disk itself.
+        directory: For its data; created if it does not exist.
+        fsync: `everysec` or `always`: when an append is flushed to the disk.
         options: Further ones, as in redis.conf.
     """
 
@@ -39,11 +39,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Return once it answers."""
+        """Start it, and return once it answers."""
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
@@ -59,34 +59,34 @@ class RedisServer:
         eventually(lambda: answers(self.url), seconds=30)
 
     def own_all_slots(self) -> None:
-        """Make it a cluster of one node, if it was started in cluster mode."""
+        """Make it a cluster of one node; it must run in cluster mode."""
         with connected(self.url) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
             eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """Kill it with SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self.wait()
 
     def freeze(self) -> None:
-        """Stop it in its tracks: connections stay, answers do not come."""
+        """Stop its process: connections stay open, and answers do not come."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue its process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def wait(self) -> None:
-        """Return once it has ended."""
+        """Wait until it has ended."""
         assert self._process is not None
         self._process.wait(timeout=10)
 
     def stop(self) -> None:
-        """End it, whatever state it is in, and remove its socket."""
+        """End it in whatever state it is, and remove its socket."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
@@ -100,7 +100,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[str]:
-    """A running redis-server with its data in a directory; yields its URL."""
+    """Run a redis-server with its data in a directory; yield its URL."""
     server = RedisServer(directory)
     try:
         server.start()
@@ -110,7 +110,7 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 async def soon(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """As `eventually` (server_process.py), while the event loop goes on."""
+    """Wait for a condition, as `eventually` (server_process.py), while the event loop runs."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -118,7 +118,7 @@ async def soon(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def answers(url: str) -> bool:
-    """Whether a store answers there."""
+    """Return whether a store answers there."""
     with contextlib.suppress(redis.RedisError), connected(url) as client:
         return bool(client.ping())
     return False
@@ -126,7 +126,7 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[redis.Redis]:
-    """A connection of one's own to a store, past our code."""
+    """Open a connection to a store that does not use our code."""
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:
         yield client
@@ -135,20 +135,20 @@ def connected(url: str) -> Iterator[redis.Redis]:
 
 
 def process_id(url: str) -> int:
-    """The process that answers there."""
+    """Return the id of the process that answers there."""
     with connected(url) as client:
         return int(client.info("server")["process_id"])
 
 
 def store_processes(directory: Path) -> list[psutil.Process]:
-    """The embedded stores that live on a data directory: they hold its one lock, and their server both."""
-    found = []
+    """Return the embedded stores on a data directory: they hold one of its locks, their server both."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             files = {file.path for file in process.open_files()}
             if str(directory / "store.lock") in files and str(directory / "server.lock") not in files:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def send(number: signal.Signals, pid: int) -> None:

@@ -1,126 +1,201 @@
-"""The worker's flags."""
+"""The worker's command line."""
 
-import argparse
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import click
 
 from worker.names import EXPECTED, is_run_name
 
+PROGRAM = "deepspeed worker/train.py"
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags as attributes; unknown or malformed ones end the process with a sentence and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="deepspeed worker/train.py",
-        description="Distil a student, module by module, as the bandit server says.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--bandit-addr", metavar="HOST:PORT", help="the bandit server; needed to train")
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="what to distil (default: the built-in digits)")
-    parser.add_argument("--run", type=_run, metavar="NAME", help="join this run, or create it (default: a fresh name)")
-    parser.add_argument("--policy", metavar="NAME",
-                        help="optima, sliding_window_ts, uniform, round_robin, joint or fixed:ARM; "
-                             "with its default options")  # fmt: skip
-    parser.add_argument("--train", choices=("forced", "active", "all"), help="what a round trains")
-    parser.add_argument("--rounds", type=_count, metavar="N", help="rounds to play")
-    parser.add_argument("--steps-per-round", type=_count, metavar="N", help="optimizer steps in a round")
-    parser.add_argument("--seed", type=_count, metavar="N", help="seed of choices and data order")
-    parser.add_argument("--set", action="append", type=_field, metavar="FIELD=VALUE",
-                        help="replace a field of the recipe, such as data.batch_size=32; VALUE is YAML, paths in it "
-                             "start at the recipe; may be given several times")  # fmt: skip
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: runs/RUN)")
-    parser.add_argument("--resume", nargs="?", type=Path, const=_OUTPUT_DIR, metavar="DIR",
-                        help="go on with the worker that wrote to DIR (default: --output-dir), with its recipe and "
-                             "from its last checkpoint")  # fmt: skip
-    parser.add_argument("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
-                        help="how long to wait, once, for a server that went away (default: 10)")  # fmt: skip
-    parser.add_argument("--allow-offline", action="store_true",
-                        help="start although the server cannot be reached")  # fmt: skip
-    parser.add_argument("--list-modules", action="store_true", help="print the student's modules and exit")
-    parser.add_argument("--dry-run", action="store_true",
-                        help="prove that every arm trains what it says, print what a step costs, and exit")  # fmt: skip
-    # The launcher adds it; the rank is read from the environment.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
-        parser.error("--bandit-addr HOST:PORT is needed: start one with `optima serve`")
-    if arguments.resume is not None:
-        _check_resume(parser, arguments)
+
+@dataclass(frozen=True)
+class Arguments:
+    """The worker's command line; None for a flag that is not set.
+
+    Attributes:
+        bandit_addr: The server's address, ``host:port``; "" if the command does not need one.
+        recipe: Path of the recipe; None for the built-in one.
+        run: The run to join or create; None for a new one.
+        policy: Name of the policy, in the place of the recipe's.
+        train: What a round trains, in the place of the recipe's.
+        rounds: Number of rounds, in the place of the recipe's.
+        steps_per_round: Optimizer steps per round, in the place of the recipe's.
+        seed: Seed, in the place of the recipe's.
+        set: Other fields of the recipe to replace: dotted path and value.
+        output_dir: The output directory; that of the resumed worker with `resume`.
+        resume: The output directory of the worker to resume.
+        bandit_patience: Seconds to wait for the server in one outage, in total.
+        allow_offline: Start even if the server cannot be reached.
+        list_modules: Print the student's modules and exit.
+        dry_run: Check and measure every arm and exit.
+    """
+
+    bandit_addr: str = ""
+    recipe: Path | None = None
+    run: str | None = None
+    policy: str | None = None
+    train: str | None = None
+    rounds: int | None = None
+    steps_per_round: int | None = None
+    seed: int | None = None
+    set: tuple[tuple[str, Any], ...] = ()
+    output_dir: Path | None = None
+    resume: Path | None = None
+    bandit_patience: float = 10.0
+    allow_offline: bool = False
+    list_modules: bool = False
+    dry_run: bool = False
+
+
+def parse(argv: list[str] | None = None) -> Arguments:
+    """Parse the command line; an error ends the process with a message and status 2."""
+    arguments: Arguments = run_command(_command, argv, PROGRAM)
     return arguments
 
 
-_OUTPUT_DIR = Path()
-"""A ``--resume`` that names no directory."""
+def run_command(command: click.Command, argv: list[str] | None, program: str) -> Any:
+    """Run a command and return its result; an error, and ``--help``, end the process instead.
+
+    Args:
+        command: The command.
+        argv: Its arguments; None for those of the process.
+        program: The program's name in messages.
+    """
+    try:
+        result = command.main(argv, program, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    if isinstance(result, int):
+        # The status of --help.
+        sys.exit(result)
+    return result
 
 
-def _check_resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Settle which directory is meant, and refuse what would make it another job."""
-    if arguments.resume == _OUTPUT_DIR:
-        if arguments.output_dir is None:
-            parser.error("--resume needs the directory to go on with: --resume DIR")
-        arguments.resume = arguments.output_dir
-    elif arguments.output_dir not in (None, arguments.resume):
-        parser.error("--resume DIR writes to DIR; leave out --output-dir")
-    arguments.output_dir = arguments.resume
-    fixed = ("recipe", "run", "policy", "train", "rounds", "steps_per_round", "seed", "set")
-    given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(arguments, name) is not None]
-    if given:
-        parser.error(f"--resume goes on with the job as it was started; leave out {', '.join(given)}")
-
-
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's fields that the command line replaces, by dotted path."""
-    fields: dict[str, Any] = dict(arguments.set or ())
-    fields |= {
+def overrides(arguments: Arguments) -> dict[str, Any]:
+    """Return the recipe's fields that the command line replaces, by dotted path."""
+    replaced: dict[str, Any] = dict(arguments.set)
+    replaced |= {
         name: getattr(arguments, name)
         for name in ("train", "rounds", "steps_per_round", "seed")
         if getattr(arguments, name) is not None
     }
     if arguments.rounds is not None:
-        # The recipe may have given its length in steps.
-        fields["steps"] = 0
+        # The recipe may state its length in steps.
+        replaced["steps"] = 0
     if arguments.policy is not None:
-        fields["policy"] = {"name": arguments.policy}
-    return fields
+        replaced["policy"] = {"name": arguments.policy}
+    return replaced
 
 
-def _field(text: str) -> tuple[str, Any]:
-    """A recipe's field by its dotted path, and what it is to be."""
-    # Only here: a wrong flag, or an installation that is none, is told without any package.
-    import yaml
-
-    field, sign, value = text.partition("=")
-    if not (sign and all(field.split("."))):
-        raise argparse.ArgumentTypeError(f"{text!r} does not set a field; expected FIELD=VALUE")
-    try:
-        return field, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"{value!r} is not YAML") from None
-
-
-def _run(text: str) -> str:
-    """A run's name: it is a directory's, too."""
+def _run_name(text: str) -> str:
+    """Return a run's name; it is also the name of a directory."""
     if not is_run_name(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a run's name: expected {EXPECTED}, and neither . nor ..")
+        raise click.BadParameter(f"{text!r} is not a run's name: expected {EXPECTED}, and neither . nor ..")
     return text
 
 
-def _seconds(text: str) -> float:
-    """A time above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
 def _count(text: str) -> int:
-    """A whole number from 0 on."""
+    """Return an integer that is not negative."""
     try:
-        value = int(text)
+        count = int(text)
     except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return value
+        count = -1
+    if count < 0:
+        raise click.BadParameter(f"{text!r} is not a whole number from 0 on")
+    return count
+
+
+def _seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1e6:
+        raise click.BadParameter(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """Return a field of the recipe by its dotted path, and its value."""
+    # Imported here: messages about other flags need no package but click.
+    import yaml
+
+    path, sign, value = text.partition("=")
+    if not (sign and all(path.split("."))):
+        raise click.BadParameter(f"{text!r} does not set a field; expected FIELD=VALUE")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise click.BadParameter(f"{value!r} is not YAML") from None
+
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings=HELP_FLAGS)
+@click.option(
+    "--bandit-addr", default="", metavar="HOST:PORT", help="Address of the bandit server; required for training."
+)
+@click.option("--recipe", type=_PATH, metavar="FILE",
+              help="The recipe: what to distil, on which data, and how (default: the built-in digits).")  # fmt: skip
+@click.option("--run", type=_run_name, metavar="NAME",
+              help="Join this run, or create it if it does not exist (default: a new run).")  # fmt: skip
+@click.option("--policy", metavar="NAME",
+              help="Choose arms by this policy, with its default options: optima, sliding_window_ts, uniform, "
+                   "round_robin, joint or fixed:ARM (default: the recipe's).")  # fmt: skip
+@click.option("--train", type=click.Choice(("forced", "active", "all")),
+              help="What a round trains (default: the recipe's).")  # fmt: skip
+@click.option("--rounds", type=_count, metavar="N", help="Number of rounds (default: the recipe's).")
+@click.option("--steps-per-round", type=_count, metavar="N",
+              help="Optimizer steps per round (default: the recipe's).")  # fmt: skip
+@click.option("--seed", type=_count, metavar="N", help="Seed of choices and data order (default: the recipe's).")
+@click.option("--set", type=_field, multiple=True, metavar="FIELD=VALUE",
+              help="Set a field of the recipe, such as data.batch_size=32. VALUE is YAML; paths in it are relative to "
+                   "the recipe. Can be repeated.")  # fmt: skip
+@click.option("--output-dir", type=_PATH, metavar="DIR",
+              help="Output directory, new or empty (default: runs/RUN).")  # fmt: skip
+@click.option("--resume", is_flag=False, flag_value="", metavar="[DIR]",
+              help="Resume the worker whose output directory is DIR (default: --output-dir), with its recipe and from "
+                   "its last checkpoint.")  # fmt: skip
+@click.option("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
+              help="How long to wait for the server in one outage, in total (default: 10).")  # fmt: skip
+@click.option("--allow-offline", is_flag=True, help="Start even if the server cannot be reached.")
+@click.option("--list-modules", is_flag=True, help="Print the student's modules and exit.")
+@click.option("--dry-run", is_flag=True,
+              help="Check that every arm trains exactly its modules, print the cost of a step, and exit.")  # fmt: skip
+# The launcher adds it; the rank is read from the environment.
+@click.option("--local_rank", "--local-rank", type=int, hidden=True, expose_value=False)
+def _command(resume: str | None, **flags: Any) -> Arguments:
+    """Distil a student module by module; the bandit server decides which module is next."""
+    arguments = Arguments(**flags)
+    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
+        _fail("--bandit-addr HOST:PORT is required; start a server with `optima serve`")
+    return arguments if resume is None else _with_resume(arguments, resume)
+
+
+def _with_resume(arguments: Arguments, resume: str) -> Arguments:
+    """Determine the directory to resume ("" if the flag has no value), and refuse flags that would change the job."""
+    directory = Path(resume) if resume else arguments.output_dir
+    if directory is None:
+        _fail("--resume needs the directory of the worker to resume: --resume DIR")
+    if arguments.output_dir not in (None, directory):
+        _fail("--resume DIR writes to DIR; leave out --output-dir")
+    fixed = ("recipe", "run", "policy", "train", "rounds", "steps_per_round", "seed", "set")
+    defaults = {field.name: field.default for field in fields(Arguments)}
+    changed = [f"--{name.replace('_', '-')}" for name in fixed if getattr(arguments, name) != defaults[name]]
+    if changed:
+        _fail(f"--resume continues the job as it was started; leave out {', '.join(changed)}")
+    return replace(arguments, resume=directory, output_dir=directory)
+
+
+def _fail(message: str) -> NoReturn:
+    raise click.UsageError(message, click.get_current_context())

@@ -1,41 +1,41 @@
-"""What can go wrong on the worker's side; every message is a sentence a user can act on.
+"""The worker's errors; every message is a sentence that a user can act on.
 
 WorkerError
-├── RecipeError            the recipe or the command line names something wrong
-├── DataError              what the data should be read from cannot be read
-├── Diverged               the loss is not finite, in too many rounds in a row
-├── Interrupted            a signal asked the job to stop; a checkpoint is written
-├── CheckpointError        a checkpoint cannot be written, or this job cannot go on with it
-├── JournalError           the journal cannot be read or written, or is another worker's
+├── RecipeError            the recipe or the command line is wrong
+├── DataError              the data cannot be read
+├── Diverged               the loss was not finite in too many rounds in a row
+├── Interrupted            a signal stopped the job; a checkpoint is written
+├── CheckpointError        a checkpoint cannot be written, or does not belong to this job
+├── JournalError           the journal cannot be read or written, or belongs to another worker
 └── BanditError
-    ├── BanditUnreachable  no server answers at the address, or it cannot reach its store
-    ├── BanditRefused      the server answers, and says no (another spec, a deleted run, a wrong token)
+    ├── BanditUnreachable  no server answers, or the server cannot reach its store
+    ├── BanditRefused      the server refused the request (another spec, a deleted run, a wrong token)
     ├── RunLost            the server has less of the run's history than this worker has seen
     └── Fenced             a newer process of this worker has started; this one must stop
 """
 
 
 class WorkerError(Exception):
-    """Anything that ends a job with a sentence instead of a traceback."""
+    """An error that ends the job with a message instead of a traceback."""
 
 
 class RecipeError(WorkerError):
-    """The recipe or the command line names something wrong."""
+    """The recipe or the command line is wrong."""
 
 
 class DataError(WorkerError):
-    """What the data should be read from cannot be read."""
+    """The data cannot be read."""
 
 
 class Diverged(WorkerError):
-    """The loss is not finite, in too many rounds in a row."""
+    """The loss was not finite in too many rounds in a row."""
 
 
 class Interrupted(WorkerError):
-    """A signal asked the job to stop; a checkpoint is written.
+    """A signal stopped the job; a checkpoint is written.
 
     Args:
-        message: The sentence to show.
+        message: The message to show.
         signal: The signal's number.
     """
 
@@ -45,11 +45,11 @@ class Interrupted(WorkerError):
 
 
 class CheckpointError(WorkerError):
-    """A checkpoint cannot be written, or this job cannot go on with it."""
+    """A checkpoint cannot be written, or does not belong to this job."""
 
 
 class JournalError(WorkerError):
-    """The journal cannot be read or written, or is another worker's."""
+    """The journal cannot be read or written, or belongs to another worker."""
 
 
 class BanditError(WorkerError):
@@ -57,15 +57,15 @@ class BanditError(WorkerError):
 
 
 class BanditUnreachable(BanditError):
-    """No server answers at the address, or it cannot reach its store."""
+    """No server answers, or the server cannot reach its store."""
 
 
 class BanditRefused(BanditError):
-    """The server answers, and says no; or what it is to be shown, a token or a certificate, is none.
+    """The server refused the request, or the token or certificate for it is invalid.
 
     Args:
-        message: The sentence to show.
-        reason: The server's one word for it (bandit.proto, "Status codes"), such as ``run_deleted``.
+        message: The message to show.
+        reason: The server's reason in one word (bandit.proto, "Status codes"), such as ``run_deleted``.
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -74,7 +74,7 @@ class BanditRefused(BanditError):
 
 
 class RunLost(BanditError):
-    """The server has less of the run's history than this worker has seen; the journal gives it back."""
+    """The server has less of the run's history than this worker has seen; the journal restores it."""
 
 
 class Fenced(BanditError):

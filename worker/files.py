@@ -1,4 +1,4 @@
-"""Files: replaced whole, appended to line by line, and locked against other processes. Needs no torch."""
+"""Files: atomic replacement, append-only files of JSON lines, and locks. Must not import torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 from worker.errors import JournalError, WorkerError
 
 ID_FILE = "worker-id"
-"""In an output directory: the worker's id, and the lock of the process that works there."""
+"""The file in an output directory that holds the worker's id, and that its process locks."""
 
 
 def replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file in the place of ``target``: a reader sees the old one or the new one, never half of it.
+    """Replace a file atomically: a reader sees the old file or the new one, never a part of it.
 
-    On return the new one is on the disk, and a power cut does not bring back the old one.
+    On return the new file is on the disk: it survives a power cut.
 
     Args:
-        target: The file; its directory is created if it is not there.
-        write: Called with the path of a file beside it, which is renamed afterwards.
+        target: The file. Its directory is created if it does not exist.
+        write: Called with the path of a temporary file in the same directory, which is renamed afterwards.
 
     Raises:
-        OSError: It cannot be written; ``target`` is as it was.
+        OSError: The file cannot be written; ``target`` is unchanged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -45,12 +45,12 @@ def replace(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_text(target: Path, text: str) -> None:
-    """Write a text file (UTF-8) in the place of ``target``, as `replace` does."""
+    """Replace a text file (UTF-8) as `replace` does."""
     replace(target, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def sync_directory(directory: Path) -> None:
-    """Write through to the disk which names a directory holds."""
+    """Flush a directory's entries to the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,7 +59,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def replace_all(directory: Path, write: Callable[[Path], object]) -> None:
-    """Put the files that ``write`` makes in a directory of its own into this one, each whole; weights come last."""
+    """Replace several files of a directory, each atomically; weights come last.
+
+    Args:
+        directory: The directory. It is created if it does not exist.
+        write: Called with the path of a temporary directory, to write the new files into.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as name:
         write(Path(name))
@@ -69,18 +74,18 @@ def replace_all(directory: Path, write: Callable[[Path], object]) -> None:
 
 
 def lock(directory: Path, taken: str) -> int | None:
-    """Keep every other process out of a directory until this one ends, however it ends, or closes the handle.
+    """Lock a directory against other processes until this one ends, however it ends, or closes the handle.
 
     Args:
-        directory: The worker's output.
-        taken: The sentence for where another process has it.
+        directory: The worker's output directory.
+        taken: The message if another process has locked it.
 
     Returns:
-        The handle, which children do not inherit. None on a file system that knows no locks, as some network ones: the
-        server's fencing is what is left.
+        The handle, which child processes do not inherit. None on a file system without locks, such as some network
+        file systems; there only the server's fencing protects the worker.
 
     Raises:
-        WorkerError: Another process has it.
+        WorkerError: Another process has locked it.
     """
     handle = os.open(directory / ID_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -94,24 +99,24 @@ def lock(directory: Path, taken: str) -> int | None:
 
 
 class JsonLines:
-    """An append-only file of JSON objects, one a line; a kill at any moment tears its last line at most.
+    """An append-only file of JSON objects, one per line. If the process is killed, at most the last line is incomplete.
 
-    Not for two threads at once.
+    Not thread-safe.
 
     Raises:
-        JournalError: It cannot be opened.
+        JournalError: The file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Unbuffered: one line is one write, so that a kill tears the last line at most.
+            # Unbuffered: one line is one write, so that at most the last line can be incomplete.
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise JournalError(f"the journal {path} cannot be opened: {error.strerror}") from error
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All lines with their numbers from 1. A torn last line is cut off.
+        """Yield all lines with their numbers, from 1. An incomplete last line is cut off.
 
         Raises:
             JournalError: A line before the last is not a JSON object.
@@ -123,7 +128,7 @@ class JsonLines:
             try:
                 entry = json.loads(line)
                 if not line.endswith(b"\n") or not isinstance(entry, dict):
-                    raise ValueError("it is not a whole object")
+                    raise ValueError("it is not a complete JSON object")
             except ValueError as error:
                 if end + len(line) < len(content):
                     raise JournalError(f"line {number} of the journal {self.path} cannot be read: {error}") from error
@@ -133,10 +138,10 @@ class JsonLines:
             yield number, entry
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write one line, whole or not at all.
+        """Write one line completely, or not at all.
 
         Raises:
-            JournalError: It cannot be written, for example because the disk is full.
+            JournalError: The line cannot be written, for example because the disk is full.
         """
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
@@ -145,7 +150,7 @@ class JsonLines:
         except (OSError, ValueError) as error:
             raise JournalError(f"the journal {self.path} cannot be written: {error}") from error
         if written != len(line):
-            # Half a line, followed by others, would make the journal unreadable.
+            # Lines after an incomplete one would make the journal unreadable.
             os.truncate(self.path, end)
             raise JournalError(f"the journal {self.path} cannot be written: the disk is full")
 

@@ -1,7 +1,5 @@
-"""What a recipe names by where it is, ``package.module:name``; found as Python finds any module, in the current
-directory first."""
+"""Import paths in a recipe, ``package.module:name``: imported as Python would, from the current directory first."""
 
-import difflib
 import importlib
 import logging
 from collections.abc import Mapping
@@ -9,47 +7,77 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import RecipeError
+from worker.names import suggest
 
 log = logging.getLogger(__name__)
 
-MOVED = {"worker.losses:answer": "worker.models.task_losses:answer"}
-"""Names that recipes of version 0.1 use, and what they are now. They go on working until version 0.3."""
+MOVED = {
+    "worker.losses": ("worker.distill.losses", "worker.models.task_losses"),
+    "worker.data.caption_scores": ("worker.data.tasks.caption_scores",),
+    "worker.data.coco_captions": ("worker.data.tasks.coco_captions",),
+    "worker.data.digits": ("worker.data.digits.dataset",),
+    "worker.data.digits_rows": ("worker.data.digits.rows",),
+    "worker.data.digits_text": ("worker.data.digits.text",),
+    "worker.data.nlvr2": ("worker.data.tasks.nlvr2",),
+    "worker.data.published": ("worker.data.tasks.published",),
+    "worker.data.snli_ve": ("worker.data.tasks.snli_ve",),
+    "worker.data.task": ("worker.data.tasks.base",),
+    "worker.data.vqa_accuracy": ("worker.data.tasks.vqa_accuracy",),
+    "worker.data.vqa_v2": ("worker.data.tasks.vqa_v2",),
+    "worker.models.hf_loader": ("worker.models.hf.loader",),
+    "worker.models.open_clip_files": ("worker.models.open_clip.files",),
+    "worker.models.open_clip_loader": ("worker.models.open_clip.loader",),
+}
+"""The modules of version 0.1 whose functions a recipe can name, and where these are now. The old paths work until
+version 0.3."""
 
 
-def known_or_imported(name: str, known: Mapping[str, Any], what: str) -> Any:
-    """One of the known ones by its name, or a user's own by its import path.
+def lookup_or_import(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """Return a known object by its name, or import the user's own by its path.
+
+    Args:
+        name: A key of `known`, or an import path.
+        known: The known objects.
+        what: What the name stands for, with its article, such as "a layer loss".
 
     Raises:
-        RecipeError: There is none; names the nearest.
+        RecipeError: There is none; the message has the nearest name.
     """
     if name in known:
         return known[name]
     if ":" in name:
-        return imported(name, what)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(known)}"
-    raise RecipeError(f"{name!r} is not {what}; {hint} Or give the import path of your own: package.module:function")
+        return import_by_path(name, what)
+    raise RecipeError(
+        f"{name!r} is neither {what} nor the import path of one (package.module:function)"
+        + suggest(name, known, "known names")
+    )
 
 
-def imported(name: str, what: str) -> Any:
-    """The function or class of an import path.
+def import_by_path(path: str, what: str) -> Any:
+    """Import a function or class.
+
+    Args:
+        path: ``package.module:name``.
+        what: What the path stands for, with its article, such as "a layer loss".
 
     Raises:
-        RecipeError: It is none, or cannot be imported.
+        RecipeError: The path is malformed, cannot be imported, or does not lead to a function or class.
     """
-    if name in MOVED:
-        log.warning("%s is now %s; the old name works until version 0.3", name, MOVED[name])
-        name = MOVED[name]
-    path, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*path.split("."), attribute)):
-        raise RecipeError(f"{name!r} does not name {what}; expected package.module:name")
+    module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise RecipeError(f"{path!r} is not the import path of {what}; expected package.module:name")
+    for new_name in MOVED.get(module_name, ()):
+        if callable(getattr(importlib.import_module(new_name), name, None)):
+            log.warning("%s is now %s:%s; the old path works until version 0.3", path, new_name, name)
+            module_name = new_name
+            break
     try:
-        module = importlib.import_module(path)
+        module = importlib.import_module(module_name)
     except ImportError as error:
-        raise RecipeError(f"{name!r} cannot be imported in {Path.cwd()}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"the module {path} ({module.__file__}) has no function {attribute!r}{meant}")
-    return found
+        raise RecipeError(f"{path!r} cannot be imported in {Path.cwd()}: {error}") from error
+    imported = getattr(module, name, None)
+    if not callable(imported):
+        functions = [one for one, value in vars(module).items() if callable(value)]
+        hint = suggest(name, functions, "functions")
+        raise RecipeError(f"the module {module_name} ({module.__file__}) has no function {name!r}{hint}")
+    return imported

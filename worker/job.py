@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import platform
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from protos.optima.v1 import bandit_pb2 as pb
-from worker.cli import overrides
+from worker.cli import Arguments, overrides
 from worker.client.client import BanditClient
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.data.loader import start_fork_server
 from worker.engine.process_group import ProcessGroup
 from worker.errors import Diverged, Interrupted
 from worker.evaluation.probe import Evaluation
-from worker.output_dir import Workplace, kept_recipe
-from worker.process import uncollected
-from worker.recipe import recipe as recipes
-from worker.recipe.recipe import Recipe
+from worker.output_dir import OutputDir, read_saved_recipe
+from worker.process import without_garbage_collection
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 from worker.setup.autotune import autotune
 from worker.setup.build import build
 from worker.setup.dry_run import report
@@ -40,7 +38,7 @@ from worker.training.tracking import start_trackers
 from worker.training.trainer import Trainer
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Arguments) -> None:
     """Do what the command line asks for, on this rank.
 
     Raises:
@@ -49,12 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     is_rank0 = int(os.environ.get("RANK", "0")) == 0
     if arguments.resume:
-        recipe = kept_recipe(arguments.resume)
+        recipe = read_saved_recipe(arguments.resume)
     else:
-        recipe = recipes.read(arguments.recipe or recipes.BUILT_IN, overrides(arguments))
+        recipe = read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
     if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
         start_fork_server()
-    with uncollected():
+    with without_garbage_collection():
         models = load_models(recipe)
     if arguments.list_modules:
         if is_rank0:
@@ -81,15 +79,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _client_and_output(
-    arguments: argparse.Namespace, recipe: Recipe, models: Models
-) -> Iterator[tuple[BanditClient, Workplace]]:
+    arguments: Arguments, recipe: Recipe, models: Models
+) -> Iterator[tuple[BanditClient, OutputDir]]:
     """Open the output directory, new or of a resumed worker, and a client that has not joined the run yet."""
     if arguments.resume:
-        output = Workplace.again(arguments.resume)
+        output = OutputDir.reopen(arguments.resume)
     else:
         name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         directory = arguments.output_dir or Path("runs") / name
-        output = Workplace.new(directory, name, recipe, joined=arguments.run is not None)
+        output = OutputDir.create_new(directory, name, recipe, joined=arguments.run is not None)
     client = BanditClient(
         arguments.bandit_addr,
         run=output.run,
@@ -97,7 +95,7 @@ def _client_and_output(
         spec=recipe.spec(models.arms),
         journal=output.journal,
         patience=arguments.bandit_patience,
-        access=Access.from_environment(),
+        credentials=Credentials.from_environment(),
         allow_offline=arguments.allow_offline,
     )
     try:
@@ -105,7 +103,7 @@ def _client_and_output(
         yield client, output
     finally:
         client.close()
-        output.clear()
+        output.remove_unused()
 
 
 @contextmanager
@@ -114,13 +112,13 @@ def _neither() -> Iterator[tuple[None, None]]:
 
 
 def _distil(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     recipe: Recipe,
     models: Models,
     process_group: ProcessGroup,
     started: float,
     client: BanditClient | None,
-    output: Workplace | None,
+    output: OutputDir | None,
 ) -> None:
     """Train from the job's state to its end, and export the student; collective."""
     components = build(recipe, models, process_group)
@@ -128,9 +126,9 @@ def _distil(
     if recipe.open:
         recipe = autotune(recipe, components, client)
         if output is not None:
-            output.keep(recipe)
+            output.save_recipe(recipe)
     found, directory, run_name, worker = process_group.broadcast(
-        output and (output.found, output.checkpoints, output.run, output.worker)
+        output and (output.checkpoint, output.checkpoints, output.run, output.worker)
     )
     checkpoints = Checkpoints(directory, recipe.checkpoint, process_group, run_name, worker)
     if found:

@@ -1,14 +1,13 @@
-"""Trains the teacher of the built-in digits recipe: a small CoCa, from scratch, on this machine's CPU.
+"""Train the teacher of the built-in digits recipe: a small CoCa, from scratch, on this machine's CPU.
 
     python -m worker.pretrain
 
-Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json`` into ``teachers/digits-coca``; those in
-``deploy/models/digits-coca`` were made so. Mostly
-captions come first, because they supervise every word, and mostly questions then. In an even mix throughout, presence
-and entailment were still at chance after 2,500 steps; in this order they passed 95 % by step 2,400.
+Writes ``model.safetensors``, ``open_clip_config.json`` and ``metrics.json`` into ``teachers/digits-coca``. The files in
+``deploy/models/digits-coca`` were made by this command. The first texts are mostly captions, because they supervise
+every word; the later ones are mostly questions. With an even mix throughout, presence and entailment were still at
+chance after 2,500 steps; in this order they passed 95 % by step 2,400.
 """
 
-import argparse
 import json
 import math
 import platform
@@ -16,16 +15,18 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worker.cli import HELP_FLAGS, run_command
 from worker.data.digits.dataset import DigitsData, build_digits
 from worker.data.digits.rows import Collages
 from worker.data.digits.text import QUESTIONS
@@ -38,14 +39,43 @@ OUTPUT = Path("teachers") / "digits-coca"
 WEIGHTS_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 REPORT_EVERY = 250
 """Steps between two lines of progress."""
-OTHER_WORDS = 0.1
-"""Weight of the words that are not to be predicted: a question's own words are random, its answer is not."""
+QUESTION_WORDS_WEIGHT = 0.1
+"""Weight of the words of a question in the loss: they are random, unlike its answer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options; each is a flag of the same name."""
+
+    output: Path = field(default=OUTPUT, metadata={"help": "Directory for weights, configuration and metrics."})
+    model: str = field(
+        default=str(TEACHER),
+        metadata={"help": "The open_clip configuration to train: a JSON file, or a directory with one."},
+    )
+    start: str = field(
+        default="", metadata={"help": "Initial weights, a safetensors file; by default they are random."}
+    )
+    kinds: str = field(default=",".join(QUESTIONS), metadata={"help": "Kinds of questions, separated by commas."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and data."})
+    steps: int = field(default=4000, metadata={"help": "Optimizer steps."})
+    batch: int = field(default=64, metadata={"help": "Collages per step."})
+    lr: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.1, metadata={"help": "AdamW weight decay of the matrices."})
+    captions_first: float = field(
+        default=0.2, metadata={"help": "Fraction of steps whose texts are 80 % captions; then 15 %."}
+    )
+    contrastive: float = field(default=0.05, metadata={"help": "Weight of the contrastive loss."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross-entropy."})
+    shift: int = field(
+        default=1, metadata={"help": "Training digits are moved by up to this many pixels in each direction."}
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    """Run the command."""
+    options: Options = run_command(_command(), arguments, "python -m worker.pretrain")
     for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE):
-        # Now, not after the minutes it takes.
+        # Checked now, not after minutes of training.
         if (options.output / name).exists():
             sys.exit(f"error: {options.output} already holds a {name}; choose another --output")
     torch.manual_seed(options.seed)
@@ -77,8 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(json.dumps(report["held_out"], indent=2))
 
 
-def train(model: nn.Module, data: DigitsData, options: argparse.Namespace) -> None:
-    """Captioning cross-entropy, and a little contrastive loss on the captions; AdamW, warm-up, cosine."""
+def train(model: nn.Module, data: DigitsData, options: Options) -> None:
+    """Train with AdamW, warm-up and cosine decay, on captioning cross-entropy and a small contrastive loss."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -109,14 +139,14 @@ def train(model: nn.Module, data: DigitsData, options: argparse.Namespace) -> No
             losses.clear()
 
 
-def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: argparse.Namespace) -> Tensor:
-    """Weighted mean cross-entropy of the words plus the weighted contrastive loss, a scalar.
+def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: Options) -> Tensor:
+    """Return the weighted mean cross-entropy of the words plus the weighted contrastive loss, a scalar.
 
-    Rows count alike, however many words they have: a question has one word to teach by, a caption twelve.
+    Every row has the same weight, whatever its number of words: a question has one word to learn, a caption twelve.
     """
     out = model(batch["image"], batch["text"])
     labels = batch["text"][:, 1:]
-    weight = torch.where(batch["answer"][:, 1:], 1.0, OTHER_WORDS) * (labels != 0)
+    weight = torch.where(batch["answer"][:, 1:], 1.0, QUESTION_WORDS_WEIGHT) * (labels != 0)
     words = F.cross_entropy(
         out["logits"].transpose(1, 2), labels, reduction="none", label_smoothing=options.label_smoothing
     )
@@ -133,29 +163,29 @@ def caption_loss(model: nn.Module, batch: Mapping[str, Tensor], options: argpars
 def evaluate(
     model: nn.Module, data: DigitsData, rows: Collages, *, most: int | None = None, batch: int = 500
 ) -> dict[str, float]:
-    """Exact-match accuracy in eval mode, over all and by kind, on the first ``most`` items."""
+    """Return the exact-match accuracy in eval mode, in total and by kind, on the first ``most`` items."""
     training = model.training
     model.eval()
-    found: dict[str, list[float]] = {}
+    totals: dict[str, list[float]] = {}
     count = len(rows) if most is None else min(most, len(rows))
     for first in range(0, count, batch):
         items = rows.batch(np.arange(first, min(first + batch, count)))
         logits = model(items["image"], items["text"])["logits"]
-        for name, (right, of) in data.metrics(logits, items).items():
-            total = found.setdefault(name, [0.0, 0.0])
-            total[0], total[1] = total[0] + right, total[1] + of
+        for name, (right, count_of_kind) in data.metrics(logits, items).items():
+            total = totals.setdefault(name, [0.0, 0.0])
+            total[0], total[1] = total[0] + right, total[1] + count_of_kind
     model.train(training)
-    return {name: right / of for name, (right, of) in found.items() if of}
+    return {name: right / count_of_kind for name, (right, count_of_kind) in totals.items() if count_of_kind}
 
 
-def _batches(options: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
-    """Captions first, questions then."""
-    first, then = (
+def _batches(options: Options) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches: first mostly captions, then mostly questions."""
+    captions_first, questions_first = (
         build_digits({"seed": options.seed, "mix": _mix(captions, options.kinds), "shift": options.shift}).train
         for captions in (0.8, 0.15)
     )
     for step in range(options.steps):
-        rows = first if step < options.captions_first * options.steps else then
+        rows = captions_first if step < options.captions_first * options.steps else questions_first
         yield rows.batch(np.arange(step * options.batch, (step + 1) * options.batch))
 
 
@@ -170,26 +200,19 @@ def _mix(captions: float, kinds: str) -> dict[str, float]:
     return {"caption": captions, **dict.fromkeys(asked, (1 - captions) / len(asked))}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m worker.pretrain", description=__doc__.split("\n\n")[0])
-
-    def flag(name: str, default: Any, text: str) -> None:
-        parser.add_argument(name, type=type(default), default=default, help=f"{text} (default: %(default)s)")
-
-    flag("--output", OUTPUT, "directory for the weights, configuration and metrics")
-    flag("--model", str(TEACHER), "the open_clip configuration to train: a JSON file or a directory with one")
-    flag("--start", "", "weights to begin with, a safetensors file; without, they are drawn")
-    flag("--kinds", ",".join(QUESTIONS), "kinds of questions, with commas between")
-    flag("--seed", 0, "seed of the weights and of the data")
-    flag("--steps", 4000, "optimizer steps")
-    flag("--batch", 64, "collages per step")
-    flag("--lr", 1e-3, "peak learning rate")
-    flag("--weight-decay", 0.1, "AdamW weight decay of the matrices")
-    flag("--captions-first", 0.2, "share of the steps in which 80 % of the texts are captions; then 15 %")
-    flag("--contrastive", 0.05, "weight of the contrastive loss")
-    flag("--label-smoothing", 0.0, "label smoothing of the cross-entropy")
-    flag("--shift", 1, "training digits are moved by up to this many pixels each way")
-    return parser
+def _command() -> click.Command:
+    params: list[click.Parameter] = [
+        click.Option(
+            [f"--{one.name.replace('_', '-')}"],
+            type=type(one.default),
+            default=one.default,
+            show_default=True,
+            help=one.metadata["help"],
+        )
+        for one in fields(Options)
+    ]
+    summary = (__doc__ or "").partition("\n")[0]
+    return click.Command(None, HELP_FLAGS, lambda **flags: Options(**flags), params, help=summary)
 
 
 if __name__ == "__main__":

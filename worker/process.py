@@ -1,4 +1,4 @@
-"""The process itself: signals that ask it to stop, and what its garbage collector looks at."""
+"""The process: its stop signals and its garbage collector."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class StopSignal:
-    """While the block lasts, SIGTERM and SIGINT are remembered instead of ending the process.
+    """A context in which SIGTERM and SIGINT are recorded instead of ending the process.
 
     Attributes:
-        number: The signal that has come; 0 for none.
+        number: The first signal received; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -23,24 +23,24 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._remember)
+            self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        # A terminal's Ctrl-C reaches every rank, and the launcher's SIGTERM follows it: the first one counts.
+    def _record(self, number: int, _: FrameType | None) -> None:
+        # Ctrl-C in a terminal reaches every rank, and the launcher's SIGTERM follows it: the first signal counts.
         self.number = self.number or number
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Nothing is looked through for garbage within, and what is there at the end never is again.
+def without_garbage_collection() -> Iterator[None]:
+    """Run the block without garbage collection, and exclude the objects that exist at its end from later collections.
 
-    What libraries make lives as long as the process. Looking through it again and again as they were imported, and once
-    more at the exit, took 3 of the 11 CPU seconds in which a rank loads the built-in models and ends.
+    Objects that libraries create at import live as long as the process. Scanning them again and again during the
+    imports, and once more at exit, took 3 of the 11 CPU seconds that a rank needs to load the built-in models and end.
     """
     gc.disable()
     try:

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import click
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.scenarios import SCENARIOS
 from bandit_server.bandit.simulation.simulate import Outcome, simulate
 

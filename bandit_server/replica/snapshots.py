@@ -1,92 +1,131 @@
-"""Snapshots in the store: a cache of what a history folds to, never the truth.
+"""Snapshots of runs in the store: a cache of what a history folds to, never the source of truth.
 
-A snapshot says which code has folded which history: the digest of that code, and version, incarnation and fingerprint
-of the last event. It is used only if this is the same code, its own digest is right, and the store has that event at
-that version; else it is as if it were not there. Whatever follows that event is folded as ever.
+A snapshot's metadata says which code has folded which history: a digest of that code; version, incarnation and
+fingerprint of the last event; and digests of the snapshot's own parts. A snapshot is used only if its code is the code
+that runs, its parts are intact, and the store has that event at that version; otherwise it is treated as missing.
+Events after it are folded as always.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from bandit_server.run import serialization as snapshot
-from bandit_server.run import summary
+from bandit_server.run import serialization
 from bandit_server.run.state import SCHEMA, RunState
+from bandit_server.run.summary import summary
 from bandit_server.store.base import Head
 from protos.optima.v1 import bandit_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-# Fields of a snapshot: what it is of, and its two parts, which are read apart.
-OF, SUMMARY, STATE = "of", "summary", "state"
-# Of the packages whose code says what a history folds to.
-_FOLDING = ("bandit", "run")
+# Fields of a snapshot: its metadata, and its two parts, which are read separately.
+METADATA, SUMMARY, STATE = "of", "summary", "state"
+# The modules whose code determines a state, its bytes and its summary; tests/bandit_server/replica/test_snapshots.py
+# compares them with what these import. The laboratory and the commands of a run are not among them.
+_FOLDING = (
+    "bandit_server.run",
+    "bandit_server.run.reported_rounds",
+    "bandit_server.run.serialization",
+    "bandit_server.run.state",
+    "bandit_server.run.summary",
+    "bandit_server.run.worker",
+    "bandit_server.bandit",
+    "bandit_server.bandit.estimators",
+    "bandit_server.bandit.filter_bank",
+    "bandit_server.bandit.history",
+    "bandit_server.bandit.noise",
+    "bandit_server.bandit.policy",
+    "bandit_server.bandit.policy.base",
+    "bandit_server.bandit.policy.baselines",
+    "bandit_server.bandit.policy.index_policy",
+    "bandit_server.bandit.policy.optima",
+    "bandit_server.bandit.policy.options",
+    "bandit_server.bandit.policy.sliding_window_ts",
+    "bandit_server.bandit.posterior",
+    "bandit_server.bandit.random",
+    "bandit_server.bandit.reward",
+    "bandit_server.bandit.scaling",
+    "bandit_server.bandit.serialization",
+)
 
 
 @functools.cache
-def code() -> str:
-    """A digest of all code that a state, or what is told of it, depends on."""
-    told = hashlib.sha256(f"{SCHEMA}".encode())
-    here = Path(__file__).parents[1]
-    for package in _FOLDING:
-        for path in sorted((here / package).rglob("*.py")):
-            told.update(path.read_bytes())
-    return told.hexdigest()
+def code_digest() -> str:
+    """Return a digest of the code that a run's state, its bytes and its summary depend on."""
+    digest = hashlib.sha256(f"{SCHEMA}".encode())
+    for name in _FOLDING:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        # The loader's way works from a directory, from a zip file and without sources.
+        loader: Any = spec.loader
+        digest.update(name.encode() + loader.get_data(spec.origin))
+    return digest.hexdigest()
 
 
 def take(state: RunState, last: str) -> dict[str, bytes]:
-    """A state's snapshot. `last`: the fingerprint of the last event in it."""
-    line = summary.summary(state)
-    line.ClearField("run")
-    parts = {SUMMARY: line.SerializeToString(deterministic=True), STATE: snapshot.dump(state)}
-    of = {
-        "code": code(),
+    """Return the fields of a snapshot of a state; `last` is the fingerprint of the last event in it."""
+    message = summary(state)
+    # The snapshot's key has the name.
+    message.ClearField("run")
+    parts = {SUMMARY: message.SerializeToString(deterministic=True), STATE: serialization.dump(state)}
+    metadata = {
+        "code": code_digest(),
         "version": state.version,
         "incarnation": state.incarnation,
         "last": last,
         **{name: _digest(part) for name, part in parts.items()},
     }
-    return {OF: json.dumps(of).encode(), **parts}
+    return {METADATA: json.dumps(metadata).encode(), **parts}
 
 
-def of(kept: Mapping[str, bytes]) -> Head | None:
-    """What a snapshot says it is of; None if it is of no use here. Its parts that are given are as they were."""
+def read_head(fields: Mapping[str, bytes]) -> Head | None:
+    """Return the head that a snapshot was taken at; None if it cannot be used here.
+
+    `fields` may lack parts that are not needed; those that it has are checked.
+    """
     try:
-        told = json.loads(kept[OF])
-        intact = all(_digest(part) == told[name] for name, part in kept.items() if name != OF)
-        if not intact or told["code"] != code():
+        metadata = json.loads(fields[METADATA])
+        intact = all(_digest(part) == metadata[name] for name, part in fields.items() if name != METADATA)
+        if not intact or metadata["code"] != code_digest():
             return None
-        return Head(int(told["version"]), str(told["incarnation"]), False, str(told["last"]))
+        return Head(int(metadata["version"]), str(metadata["incarnation"]), False, str(metadata["last"]))
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def restored(run: str, kept: Mapping[str, bytes]) -> tuple[RunState, Head] | None:
-    """A snapshot's state and where it stands; None if it cannot be used. The history is still to be asked."""
-    head = of(kept)
-    if head is None or STATE not in kept:
+def restore_state(state: RunState, fields: Mapping[str, bytes]) -> Head | None:
+    """Restore a snapshot into the state of a run without events.
+
+    Whether the history still has the snapshot's last event is for the caller to check.
+
+    Returns:
+        The head that the snapshot was taken at; None if it cannot be used, when the state is to be discarded.
+    """
+    head = read_head(fields)
+    if head is None or STATE not in fields:
         return None
     try:
-        state = snapshot.load(run, kept[STATE])
+        serialization.load(state, fields[STATE])
     except Exception as error:
-        log.warning("the snapshot of run %s cannot be read and is ignored: %r", run, error)
+        log.warning("ignoring the snapshot of run %s, which cannot be read: %r", state.run, error)
         return None
-    return (state, head) if (state.version, state.incarnation) == (head.version, head.incarnation) else None
+    return head if (state.version, state.incarnation) == (head.version, head.incarnation) else None
 
 
-def told(run: str, kept: Mapping[str, bytes], head: Head) -> pb.RunSummary | None:
-    """A snapshot's summary, if it is of a run that stands there."""
-    kept_of = of(kept)
-    if kept_of is None or kept_of != head or kept_of.last != head.last or SUMMARY not in kept:
+def read_summary(run: str, fields: Mapping[str, bytes], head: Head) -> pb.RunSummary | None:
+    """Return a snapshot's summary; None if it cannot be used, or was not taken at this head."""
+    snapshot_head = read_head(fields)
+    if snapshot_head is None or snapshot_head != head or snapshot_head.last != head.last or SUMMARY not in fields:
         return None
-    line = pb.RunSummary.FromString(kept[SUMMARY])
-    line.run = run
-    return line
+    message = pb.RunSummary.FromString(fields[SUMMARY])
+    message.run = run
+    return message
 
 
 def _digest(part: bytes) -> str:

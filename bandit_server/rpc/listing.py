@@ -43,8 +43,8 @@ class Listing:
         names = [name for _, name in rows[:size]]
         summaries = await self._summaries(names)
         workers = [(run.run, worker.worker) for run in summaries for worker in run.workers]
-        pulses = await self._runs.store.pulses(workers)
-        page = pb.ListRunsResponse(runs=[summary.with_pulses(run, pulses) for run in summaries])
+        heartbeats = await self._runs.store.heartbeats(workers)
+        page = pb.ListRunsResponse(runs=[summary.with_heartbeats(run, heartbeats) for run in summaries])
         if len(rows) > size:
             created, name = rows[size - 1]
             page.next_page_token = f"{created!r}/{name}"
@@ -58,14 +58,14 @@ class Listing:
             if head.version and not head.deleted
         }
         missing = [name for name, head in heads.items() if not self._is_cached(name, head)]
-        fields = [snapshots.OF, snapshots.SUMMARY]
-        stored = dict(zip(missing, await self._runs.store.kept(missing, fields), strict=True))
+        fields = [snapshots.METADATA, snapshots.SUMMARY]
+        stored = dict(zip(missing, await self._runs.store.load_snapshots(missing, fields), strict=True))
         for name in missing:
             head = heads[name]
-            line = snapshots.told(name, stored[name], head)
+            line = snapshots.read_summary(name, stored[name], head)
             if line is None:
                 try:
-                    state = self._runs.at_hand(name, head) or await self._runs.state(name)
+                    state = self._runs.cached_state(name, head) or await self._runs.state(name)
                 except (RunNotFound, RunDeleted):
                     del heads[name]
                     continue

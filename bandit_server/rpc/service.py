@@ -13,14 +13,14 @@ import grpc
 import grpc.aio
 
 from bandit_server.errors import ServerError, StoreUnavailable, WorkersAlive
-from bandit_server.replica.runs import DEADLINE, InTime, Runs
+from bandit_server.replica.runs import Runs
 from bandit_server.rpc import validation
 from bandit_server.rpc.listing import Listing
 from bandit_server.rpc.watch import watch
 from bandit_server.run import lifecycle, restore, rounds, summary
 from bandit_server.run.decision import Decision
 from bandit_server.run.fencing import check_caller
-from bandit_server.run.old_rounds import Recalled
+from bandit_server.run.old_rounds import OldRound
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1 import bandit_pb2_grpc as rpc
@@ -76,11 +76,11 @@ class Service(rpc.BanditServicer):
         request.spec.CopyFrom(validation.normalized_spec(request.spec))
         incarnation = secrets.token_hex(8)
 
-        def decide(state: RunState, _: Recalled | None) -> Decision[bool]:
+        def decide(state: RunState, _: OldRound | None) -> Decision[bool]:
             return lifecycle.create(state, request, incarnation)
 
         created, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
-        next_round = state.workers[caller.worker].settled.first_open if caller.worker else 0
+        next_round = state.workers[caller.worker].reported_rounds.first_open if caller.worker else 0
         return pb.CreateRunResponse(run=await self._summary(state), created=created, next_round=next_round)
 
     @_refusing
@@ -108,8 +108,8 @@ class Service(rpc.BanditServicer):
         validation.check_name(request.run, "run")
         state = await self._runs.state(request.run)
         if not request.force:
-            pulses = await self._runs.store.pulses([(request.run, worker) for worker in state.workers])
-            alive = [worker for (_, worker), pulse in pulses.items() if pulse.alive]
+            heartbeats = await self._runs.store.heartbeats([(request.run, worker) for worker in state.workers])
+            alive = [worker for (_, worker), heartbeat in heartbeats.items() if heartbeat.alive]
             if alive:
                 raise WorkersAlive(
                     f"run {request.run} has workers that are alive ({', '.join(sorted(alive))}): stop them first, or "
@@ -138,8 +138,8 @@ class Service(rpc.BanditServicer):
         caller = request.caller
         alive = await self._runs.alive(caller.run, besides=caller.worker)
 
-        def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.SelectArmResponse]:
-            return rounds.select(state, request, alive, recalled)
+        def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.SelectArmResponse]:
+            return rounds.select(state, request, alive, old_round)
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
 
@@ -155,19 +155,19 @@ class Service(rpc.BanditServicer):
             validation.check_round(request.select_round)
             return await self._report_and_select(request)
 
-        def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
-            return rounds.report(state, request, recalled)
+        def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.ReportRewardResponse]:
+            return rounds.report(state, request, old_round)
 
         return (await self._runs.execute(caller.run, decide, worker=caller.worker))[0]
 
     async def _report_and_select(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
         caller = request.caller
         # One deadline for both, even if they take two appends.
-        async with InTime():
+        async with self._runs.within_deadline():
             alive = await self._runs.alive(caller.run, besides=caller.worker)
 
-            def decide(state: RunState, recalled: Recalled | None) -> Decision[pb.ReportRewardResponse]:
-                return rounds.report_and_select(state, request, alive, recalled)
+            def decide(state: RunState, old_round: OldRound | None) -> Decision[pb.ReportRewardResponse]:
+                return rounds.report_and_select(state, request, alive, old_round)
 
             response, _ = await self._runs.execute(caller.run, decide, worker=caller.worker)
             if not response.HasField("selected"):
@@ -183,7 +183,7 @@ class Service(rpc.BanditServicer):
         state = await self._runs.state(caller.run)
         check_caller(state, caller)
         response = pb.HeartbeatResponse(incarnation=state.incarnation, version=state.version, finished=state.finished)
-        await self._runs.beat(caller.run, caller.worker, request.SerializeToString())
+        await self._runs.record_heartbeat(caller.run, caller.worker, request.SerializeToString())
         return response
 
     @_refusing
@@ -195,14 +195,14 @@ class Service(rpc.BanditServicer):
         request.spec.CopyFrom(validation.normalized_spec(request.spec))
         validation.check_records(request)
         incarnation = secrets.token_hex(8)
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + self._runs.deadline
         while True:
             history = await self._runs.read(caller.run)
 
-            def decide(state: RunState, _: Recalled | None, history: list[pb.Event] = history) -> Decision[int]:
+            def decide(state: RunState, _: OldRound | None, history: list[pb.Event] = history) -> Decision[int]:
                 if len(history) != state.version:
                     raise _Changed
-                return restore.restore(state, request, restore.Recorded(caller.worker, history), incarnation)
+                return restore.restore(state, request, restore.RecordedRounds(caller.worker, history), incarnation)
 
             try:
                 restored, state = await self._runs.execute(caller.run, decide, worker=caller.worker, may_create=True)
@@ -225,8 +225,8 @@ class Service(rpc.BanditServicer):
     async def _summary(self, state: RunState) -> pb.RunSummary:
         # Before the first await, after which the state may change.
         run = summary.summary(state)
-        pulses = await self._runs.store.pulses([(run.run, worker.worker) for worker in run.workers])
-        return summary.with_pulses(run, pulses)
+        heartbeats = await self._runs.store.heartbeats([(run.run, worker.worker) for worker in run.workers])
+        return summary.with_heartbeats(run, heartbeats)
 
 
 class _Changed(Exception):

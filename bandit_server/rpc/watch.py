@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from bandit_server.errors import RunDeleted, RunNotFound
-from bandit_server.replica.cached_run import PAGE, following
+from bandit_server.replica.cached_run import read_following
 from bandit_server.replica.runs import Runs
 from bandit_server.run import summary
 from bandit_server.run.state import RunState
@@ -85,7 +85,9 @@ class _Watcher:
             yield await self._response([], [], live=True)
 
     async def _read(self) -> Page:
-        page, follows = await following(self._runs.store, self._run, self._state.version, self._last)
+        page, follows = await read_following(
+            self._runs.store, self._run, self._state.version, self._last, self._runs.page_size
+        )
         if page.head.deleted:
             raise RunDeleted(f"run {self._run} was deleted")
         if not follows:
@@ -93,7 +95,7 @@ class _Watcher:
             await self._runs.state(self._run)
             self._state = RunState(self._run)
             self._sent = 0
-            return await self._runs.store.read(self._run, 0, PAGE)
+            return await self._runs.store.read(self._run, 0, self._runs.page_size)
         return page
 
     async def _fold(self, page: Page, live: bool) -> pb.WatchRunResponse | None:
@@ -122,8 +124,8 @@ class _Watcher:
         self, events: list[pb.Event], points: list[pb.PosteriorPoint], live: bool
     ) -> pb.WatchRunResponse:
         workers = [(self._run, worker) for worker in self._state.workers]
-        pulses = await self._runs.store.pulses(workers)
-        run = summary.with_pulses(summary.summary(self._state), pulses)
+        heartbeats = await self._runs.store.heartbeats(workers)
+        run = summary.with_heartbeats(summary.summary(self._state), heartbeats)
         response = pb.WatchRunResponse(run=run, from_version=self._sent, events=events, posterior=points, live=live)
         self._sent = self._state.version
         self._started = True

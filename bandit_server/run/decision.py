@@ -1,4 +1,4 @@
-"""What a command of a run comes to: events to append, and the answer once they are stored."""
+"""The outcome of a command of a run: events to append, and the answer once they are stored."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class Decision(Generic[T]):
     """A command's outcome.
 
     Attributes:
-        answer: What the caller is told once the events are stored.
-        events: What is to be appended; none if the command changes nothing.
-        later: If one of them is a pull, its fallback arms as indices: the fold need not look them up.
+        answer: The answer to the caller once the events are stored.
+        events: The events to append; none if the command changes nothing.
+        fallback_arms: If one of the events is a pull, its fallback arms as indices, which the fold would look up.
     """
 
     answer: T
     events: Sequence[pb.Event] = ()
-    later: Sequence[int] | None = None
+    fallback_arms: Sequence[int] | None = None
 
     @property
     def incarnation(self) -> str:
         """The incarnation that these events start; empty if they start none."""
-        started = ""
+        incarnation = ""
         for event in self.events:
             match event.WhichOneof("kind"):
                 case "run_created":
-                    started = event.run_created.incarnation
+                    incarnation = event.run_created.incarnation
                 case "run_restored":
-                    started = event.run_restored.incarnation
-        return started
+                    incarnation = event.run_restored.incarnation
+        return incarnation

@@ -1,4 +1,4 @@
-"""Who may call: not a process that a newer one has replaced, and not one that has seen more than there is."""
+"""Which callers are refused: a process that a newer one has replaced, and one that has seen lost history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 
 def check_history(state: RunState, caller: pb.Caller) -> None:
-    """The run has all the history that the caller has seen.
+    """Check that the run has all the history that the caller has seen.
 
     Raises:
         DataLoss: It has not.
@@ -27,10 +27,10 @@ def check_history(state: RunState, caller: pb.Caller) -> None:
 
 
 def check_process(state: RunState, caller: pb.Caller) -> None:
-    """The caller's process is not an older one of its worker.
+    """Check that no newer process of the caller's worker has started.
 
     Raises:
-        Fenced: It is.
+        Fenced: One has.
     """
     worker = state.workers.get(caller.worker)
     if worker is not None and caller.process in worker.fenced:
@@ -38,12 +38,12 @@ def check_process(state: RunState, caller: pb.Caller) -> None:
 
 
 def check_caller(state: RunState, caller: pb.Caller) -> Worker:
-    """The worker whose process may act in the run now.
+    """Check that the caller may act in the run now, and return its worker.
 
     Raises:
-        DataLoss: It has seen history that is not there, its own start for example.
+        DataLoss: The caller has seen history that the run does not have, its own start for example.
         Fenced: A newer process of the worker has started.
-        Invalid: It has not joined the run.
+        Invalid: The caller has not joined the run.
     """
     check_history(state, caller)
     check_process(state, caller)

@@ -11,18 +11,26 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 
 def create(state: RunState, request: pb.CreateRunRequest, incarnation: str) -> Decision[bool]:
-    """Create the run, or join it. The answer: whether it was created. `incarnation`: for a new run.
+    """Create the run, or join it.
+
+    Args:
+        state: The run.
+        request: The request.
+        incarnation: For a new run.
+
+    Returns:
+        A decision whose answer is whether the run was created.
 
     Raises:
         SpecMismatch: The run exists with another spec.
-        DataLoss: The caller has seen history that is not there.
+        DataLoss: The caller has seen history that the run does not have.
         Fenced: A newer process of the worker has started.
     """
     caller = request.caller
     if state.version == 0:
         if caller.incarnation:
             raise DataLoss(
-                f"run {state.run} is not there, but worker {caller.worker} has seen {caller.seen_version} events of "
+                f"run {state.run} does not exist, but worker {caller.worker} has seen {caller.seen_version} events of "
                 "it: the store has lost it; restore it from the worker's journal"
             )
         events = [created(request.spec, incarnation)]
@@ -33,12 +41,12 @@ def create(state: RunState, request: pb.CreateRunRequest, incarnation: str) -> D
 
 
 def created(spec: pb.RunSpec, incarnation: str) -> pb.Event:
-    """The first event of a run."""
+    """Return the first event of a run."""
     return pb.Event(schema=SCHEMA, run_created=pb.RunCreated(spec=spec, incarnation=incarnation))
 
 
 def check_spec(state: RunState, spec: pb.RunSpec) -> None:
-    """The spec is the run's.
+    """Check that the spec is the run's.
 
     Raises:
         SpecMismatch: It is not; the message names the first field that differs.
@@ -53,7 +61,7 @@ def check_spec(state: RunState, spec: pb.RunSpec) -> None:
 
 
 def started(state: RunState, caller: pb.Caller, info: pb.WorkerInfo) -> list[pb.Event]:
-    """The start of the caller's process, if it is one and has not been told before.
+    """Return the event of the start of the caller's process; none if it has one, or the caller is no worker.
 
     Raises:
         Fenced: A newer process of the worker has started.
@@ -67,8 +75,8 @@ def started(state: RunState, caller: pb.Caller, info: pb.WorkerInfo) -> list[pb.
         return []
     if state.version and state.spec.reward == pb.REWARD_KIND_ABSOLUTE and worker is None and state.workers:
         raise SpecMismatch(
-            f"run {state.run} has absolute rewards, which only one worker can give, and worker "
-            f"{next(iter(state.workers))} is in it; several workers need relative rewards"
+            f"run {state.run} has absolute rewards, which allow one worker, and worker "
+            f"{next(iter(state.workers))} has joined it; several workers need relative rewards"
         )
     start = pb.WorkerStarted(worker=caller.worker, process=caller.process, info=info)
     return [pb.Event(schema=SCHEMA, worker_started=start)]
@@ -86,22 +94,22 @@ def update_arm(state: RunState, request: pb.UpdateArmRequest) -> Decision[None]:
 
     Raises:
         Invalid: No such arm.
-        RunFinished: The run chooses no more.
+        RunFinished: The run has ended.
         ArmRequired: The arm is the last active one, or the one that the policy always plays.
     """
     if request.arm not in state.arms:
         raise Invalid(unknown_arm(state, request.arm))
     if state.finished:
-        raise RunFinished(f"run {state.run} has ended, so its arms are neither paused nor resumed")
+        raise RunFinished(f"run {state.run} has ended, so its arms can be neither paused nor resumed")
     if state.arms[request.arm].paused == request.paused:
         return Decision(None)
     if request.paused:
-        _check_dispensable(state, request.arm)
+        _check_may_pause(state, request.arm)
     update = pb.ArmUpdated(arm=request.arm, paused=request.paused, actor=request.actor)
     return Decision(None, [pb.Event(schema=SCHEMA, arm_updated=update)])
 
 
-def _check_dispensable(state: RunState, arm: str) -> None:
+def _check_may_pause(state: RunState, arm: str) -> None:
     policy = state.spec.policy.name
     if policy == JOINT or policy.startswith("fixed:"):
         always = JOINT if policy == JOINT else policy.partition(":")[2]

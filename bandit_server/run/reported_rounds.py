@@ -9,9 +9,12 @@ from collections.abc import Iterable
 MOST_RANGES = 64
 
 
-class Settled:
-    """A set of rounds, as ranges in order. With more than MOST_RANGES of them the oldest gap is given up: it counts
-    as settled, which `first_open` alone depends on."""
+class ReportedRounds:
+    """A set of rounds, stored as ranges in order.
+
+    With more than MOST_RANGES ranges the oldest gap is closed: its rounds count as reported, which changes nothing but
+    `first_open`.
+    """
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         pairs = list(ranges)
@@ -20,11 +23,11 @@ class Settled:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """What is in it, from each start up to, without, its stop."""
+        """The ranges, each from its start up to, but without, its stop."""
         return list(zip(self._starts, self._stops, strict=True))
 
     def add(self, round: int) -> None:
-        """The round has a report."""
+        """Add a round."""
         at = bisect_right(self._starts, round)
         if at and round < self._stops[at - 1]:
             return

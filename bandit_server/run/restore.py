@@ -1,4 +1,4 @@
-"""History given back from a worker's journal, to a store that has lost it."""
+"""Restore the rounds of a worker's journal that the store has lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from bandit_server.run.worker import Round
 from protos.optima.v1 import bandit_pb2 as pb
 
 
-class Recorded:
-    """What the whole history says that a restore depends on: which numbers are taken, which rounds have begun."""
+class RecordedRounds:
+    """What a restore needs of the whole history.
+
+    Args:
+        worker: The worker that restores.
+        events: The run's events, oldest first.
+
+    Attributes:
+        numbers: The numbers of all pulls.
+        rounds: The rounds that the worker has begun, by number.
+    """
 
     def __init__(self, worker: str, events: Iterable[pb.Event] = ()) -> None:
         self.numbers: set[int] = set()
@@ -25,7 +34,7 @@ class Recorded:
             self.add(event)
 
     def add(self, event: pb.Event) -> None:
-        """The next event."""
+        """Take in the next event."""
         match event.WhichOneof("kind"):
             case "arm_pulled":
                 self._add(event.arm_pulled.pull, None)
@@ -35,14 +44,25 @@ class Recorded:
     def _add(self, pull: pb.Pull, report: pb.RewardReported | None) -> None:
         self.numbers.add(pull.number)
         if pull.worker == self._worker:
-            self.rounds[pull.round] = Round.of(pull, report=report)
+            self.rounds[pull.round] = Round.from_pull(pull, report=report)
 
 
-def restore(state: RunState, request: pb.RestoreRunRequest, recorded: Recorded, incarnation: str) -> Decision[int]:
-    """Add the rounds of a worker's journal that are not there. The answer: how many. Idempotent.
+def restore(
+    state: RunState, request: pb.RestoreRunRequest, recorded: RecordedRounds, incarnation: str
+) -> Decision[int]:
+    """Add the rounds of a worker's journal that the history lacks. Idempotent.
 
-    A new incarnation begins if the run is gone, or if this worker is the first to say what was lost of the present
-    one: the others then find theirs outdated, and restore too. They join the new incarnation as it is.
+    A new incarnation starts if the run no longer exists, or if this worker is the first to report what was lost of the
+    present one. The other workers then find that theirs is outdated, and restore too, within the new incarnation.
+
+    Args:
+        state: The run.
+        request: The request, with the journal's records.
+        recorded: What the history has.
+        incarnation: For a new incarnation.
+
+    Returns:
+        A decision whose answer is the number of rounds restored.
 
     Raises:
         SpecMismatch: The run exists with another spec.
@@ -82,9 +102,9 @@ def _restored(caller: pb.Caller, incarnation: str) -> pb.Event:
 
 
 class _Restoring:
-    """A copy of the state that takes in each event as it is made: rewards follow from what came before."""
+    """A copy of the state to which each event is applied as it is made: a reward depends on those before it."""
 
-    def __init__(self, state: RunState, caller: pb.Caller, recorded: Recorded) -> None:
+    def __init__(self, state: RunState, caller: pb.Caller, recorded: RecordedRounds) -> None:
         self.state = copy.deepcopy(state)
         self.events: list[pb.Event] = []
         self._worker = caller.worker
@@ -92,33 +112,33 @@ class _Restoring:
         self._next_number = state.next_number
 
     def lacks(self, record: pb.JournalRecord) -> bool:
-        """Whether the record says something that the history does not."""
+        """Return whether the record has something that the history lacks."""
         known = self._recorded.rounds.get(record.pull.round)
         return known is None or (not known.reported and record.HasField("measurement"))
 
     def reserve(self, records: list[pb.JournalRecord]) -> None:
-        """New numbers are above all that the records have."""
+        """Reserve the numbers that the records have: new ones are above them."""
         highest = max((record.pull.number for record in records if record.numbered), default=-1)
         self._next_number = max(self.state.next_number, highest + 1)
 
     def append(self, event: pb.Event) -> None:
-        """One more event."""
+        """Apply an event and add it to the decision's."""
         self.state.apply(event)
         self._recorded.add(event)
         self.events.append(event)
 
     def add(self, record: pb.JournalRecord) -> None:
-        """The pull and report of a record, as far as they are not there."""
+        """Add the pull and the report of a record, as far as the history lacks them."""
         if not self.lacks(record):
             return
-        given = record.pull
-        check_arm(self.state, given.arm, given.chosen_by)
-        known = self._recorded.rounds.get(given.round)
-        adopted = known is not None and known.pull.arm == given.arm and given.chosen_by != pb.CHOSEN_BY_TAIL
-        pull = known.pull if known is not None and adopted else self._pull(record)
+        journaled = record.pull
+        check_arm(self.state, journaled.arm, journaled.chosen_by)
+        known = self._recorded.rounds.get(journaled.round)
+        adopted = known is not None and known.pull.arm == journaled.arm and journaled.chosen_by != pb.CHOSEN_BY_TAIL
+        pull = known.pull if known is not None and adopted else self._renumbered_pull(record)
         if pull.chosen_by == pb.CHOSEN_BY_POLICY and not adopted:
             if known is not None:
-                # Selected anew since, with another outcome, but what was trained is what the journal says.
+                # Another arm was selected for this round since, but the worker has trained what its journal says.
                 pull.chosen_by = pb.CHOSEN_BY_FALLBACK
             else:
                 self.append(pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull)))
@@ -128,7 +148,7 @@ class _Restoring:
                 event.reward_reported.superseded = known.pull.number
             self.append(event)
 
-    def _pull(self, record: pb.JournalRecord) -> pb.Pull:
+    def _renumbered_pull(self, record: pb.JournalRecord) -> pb.Pull:
         pull = pb.Pull()
         pull.CopyFrom(record.pull)
         pull.worker = self._worker

@@ -1,44 +1,51 @@
-"""Select an arm for a round, and take the report of what came of it."""
+"""Select an arm for a round, and accept the report of its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from bandit_server.bandit import reward
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import reward, serialization
 from bandit_server.bandit.policy import Policy
 from bandit_server.errors import DataLoss, Invalid, ReportConflict, did_you_mean
 from bandit_server.run.decision import Decision
 from bandit_server.run.fencing import check_caller
-from bandit_server.run.old_rounds import Recalled, round_of
+from bandit_server.run.old_rounds import OldRound, round_of
 from bandit_server.run.state import JOINT, SCHEMA, RunState
 from protos.optima.v1 import bandit_pb2 as pb
 
-# Choices that a worker takes along for the time without a server.
+# Further choices sent with a selection, for a worker that loses the server.
 FALLBACK_ARMS = 64
 
 
 def select(
-    state: RunState, request: pb.SelectArmRequest, alive: Collection[str], recalled: Recalled | None = None
+    state: RunState, request: pb.SelectArmRequest, alive: Collection[str], old_round: OldRound | None = None
 ) -> Decision[pb.SelectArmResponse]:
-    """The arm for (worker, round). `alive`: the workers whose open pulls count as in flight.
+    """Select the arm for a worker's round, or repeat the selection.
+
+    Args:
+        state: The run.
+        request: The request.
+        alive: The workers whose open pulls count as in flight.
+        old_round: The round as the history has it, once NeedsHistory has asked for it.
 
     Raises:
-        DataLoss, Fenced, Invalid: See check_caller.
-        NeedsHistory: See round_of.
+        DataLoss: As check_caller.
+        Fenced: As check_caller.
+        Invalid: As check_caller.
+        NeedsHistory: As round_of.
     """
     caller = request.caller
     check_caller(state, caller)
     incarnation, version = state.incarnation, state.version
     if state.finished:
         return Decision(pb.SelectArmResponse(finished=True, incarnation=incarnation, version=version))
-    known = round_of(state, caller.worker, request.round, recalled)
+    known = round_of(state, caller.worker, request.round, old_round)
     if known is not None:
         names = list(state.arms)
-        told = [names[at] for at in known.fallback_arms]
+        fallback_arms = [names[arm] for arm in known.fallback_arms]
         return Decision(
             pb.SelectArmResponse(
-                duplicate=True, pull=known.pull, fallback_arms=told, incarnation=incarnation, version=version
+                duplicate=True, pull=known.pull, fallback_arms=fallback_arms, incarnation=incarnation, version=version
             )
         )
     return _selected(state, state.policy, caller.worker, request.round, alive, version)
@@ -47,27 +54,29 @@ def select(
 def _selected(
     state: RunState, policy: Policy, worker: str, round: int, alive: Collection[str], version: int
 ) -> Decision[pb.SelectArmResponse]:
-    """A new pull, chosen by the policy. `version`: the run's before it."""
-    arm, *later = _choose(state, policy, worker, round, alive)
+    """Make a new pull, which the policy chooses. `version` is the run's before it."""
+    arm, *fallback_arms = _choose(state, policy, worker, round, alive)
     names = list(state.arms)
-    told = [names[at] for at in later]
+    fallback_names = [names[fallback_arm] for fallback_arm in fallback_arms]
     event = pb.Event(schema=SCHEMA)
-    # Filled in place: a message that is given to another is copied.
+    # Filled in place: assigning a message to a field copies it.
     pulled = event.arm_pulled
-    pulled.fallback_arms.extend(told)
+    pulled.fallback_arms.extend(fallback_names)
     pull = pulled.pull
     pull.number = state.next_number
     pull.worker = worker
     pull.round = round
     pull.arm = names[arm]
     pull.chosen_by = pb.CHOSEN_BY_POLICY
-    answer = pb.SelectArmResponse(pull=pull, fallback_arms=told, incarnation=state.incarnation, version=version + 1)
-    return Decision(answer, [event], later)
+    answer = pb.SelectArmResponse(
+        pull=pull, fallback_arms=fallback_names, incarnation=state.incarnation, version=version + 1
+    )
+    return Decision(answer, [event], fallback_arms)
 
 
 def _choose(state: RunState, policy: Policy, worker: str, round: int, alive: Collection[str]) -> list[int]:
-    """The policy's choice, and those after it: for a worker that loses the server before it can report."""
-    # What the worker itself has open it has given up: it reports a round before it asks for the next.
+    """Return the policy's choice, followed by the fallback arms."""
+    # The worker's own open pulls were abandoned: it reports a round before it asks for the next.
     in_flight = [
         arm
         for other, rounds in sorted(state.open.items())
@@ -83,17 +92,24 @@ def _choose(state: RunState, policy: Policy, worker: str, round: int, alive: Col
 
 
 def report(
-    state: RunState, request: pb.ReportRewardRequest, recalled: Recalled | None = None
+    state: RunState, request: pb.ReportRewardRequest, old_round: OldRound | None = None
 ) -> Decision[pb.ReportRewardResponse]:
-    """What came of (worker, round). The first report stands.
+    """Accept the report of a worker's round. The first report stands.
+
+    Args:
+        state: The run.
+        request: The request.
+        old_round: The round as the history has it, once NeedsHistory has asked for it.
 
     Raises:
         ReportConflict: The round has a report with other numbers.
-        DataLoss, Fenced, Invalid: See check_caller; and no such arm, or not the arm that was selected.
-        NeedsHistory: See round_of.
+        DataLoss: As check_caller; or the run has no such pull, which the worker says the policy chose.
+        Fenced: As check_caller.
+        Invalid: As check_caller; or no such arm, or not the arm that was selected.
+        NeedsHistory: As round_of.
     """
     check_caller(state, request.caller)
-    known = round_of(state, request.caller.worker, request.round, recalled)
+    known = round_of(state, request.caller.worker, request.round, old_round)
     answer = pb.ReportRewardResponse(incarnation=state.incarnation, version=state.version)
     earlier = known.report if known is not None else None
     if earlier is not None:
@@ -101,42 +117,51 @@ def report(
         answer.duplicate = True
         answer.report.CopyFrom(earlier)
         return Decision(answer)
-    given = known.pull if known is not None else None
-    pull = _pull(state, request, given)
+    selected = known.pull if known is not None else None
+    pull = _reported_pull(state, request, selected)
     event = reported(state, pull, request.measurement)
     stored = event.reward_reported
-    if given is not None and given.number != pull.number:
-        stored.superseded = given.number
+    if selected is not None and selected.number != pull.number:
+        stored.superseded = selected.number
     answer.report.CopyFrom(stored)
     answer.version += 1
     return Decision(answer, [event])
 
 
 def report_and_select(
-    state: RunState, request: pb.ReportRewardRequest, alive: Collection[str], recalled: Recalled | None = None
+    state: RunState, request: pb.ReportRewardRequest, alive: Collection[str], old_round: OldRound | None = None
 ) -> Decision[pb.ReportRewardResponse]:
-    """The report, and with it, if it is what nearly all are, the selection for `select_round`: after the first report
-    of a pull that the policy chose, for a round that has not begun. Otherwise that is still to be asked for.
+    """Accept a report and, in the usual case, select the arm for `select_round` in the same append.
+
+    The usual case is the first report of a pull that the policy chose, and a round that has not begun. In any other
+    case the answer has no selection, and SelectArm's rules are still to be applied.
+
+    Args:
+        state: The run.
+        request: The request.
+        alive: The workers whose open pulls count as in flight.
+        old_round: The reported round as the history has it, once NeedsHistory has asked for it.
 
     Raises:
-        As `report` does.
+        ServerError: As report.
+        NeedsHistory: As round_of.
     """
-    decision = report(state, request, recalled)
+    decision = report(state, request, old_round)
     answer, worker = decision.answer, state.workers[request.caller.worker]
-    new = request.select_round >= worker.horizon and request.select_round not in worker.rounds
-    if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not new:
+    unbegun = request.select_round >= worker.horizon and request.select_round not in worker.rounds
+    if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not unbegun:
         return decision
-    # What the policy will be when the report is folded.
-    policy = memory.clone(state.policy)
+    # The policy as it will be once the report is folded.
+    policy = serialization.clone(state.policy)
     pull = answer.report.pull
     policy.rewarded(pull.number, state.index[pull.arm], pull.worker, answer.report.reward)
-    then = _selected(state, policy, pull.worker, request.select_round, alive, answer.version)
-    answer.selected.CopyFrom(then.answer)
-    return Decision(answer, [*decision.events, *then.events], then.later)
+    selection = _selected(state, policy, pull.worker, request.select_round, alive, answer.version)
+    answer.selected.CopyFrom(selection.answer)
+    return Decision(answer, [*decision.events, *selection.events], selection.fallback_arms)
 
 
 def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.Event:
-    """A pull's report with its reward, as the state has it now."""
+    """Return the event that reports a pull, with the reward that follows from the present state."""
     event = pb.Event(schema=SCHEMA)
     stored = event.reward_reported
     stored.pull.CopyFrom(pull)
@@ -153,15 +178,15 @@ def _reward(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> floa
     absolute = state.spec.reward == pb.REWARD_KIND_ABSOLUTE
     if not absolute and measurement.before <= 0:
         raise Invalid(f"measurement.before is {measurement.before}; relative rewards need a loss above 0")
-    found = (reward.absolute if absolute else reward.relative)(measurement.before, measurement.after)
-    return reward.per_cost(found, state.costs.relative(pull.worker, arm)) if state.spec.cost_aware else found
+    value = (reward.absolute if absolute else reward.relative)(measurement.before, measurement.after)
+    return reward.per_cost(value, state.costs.relative(pull.worker, arm)) if state.spec.cost_aware else value
 
 
 def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> None:
-    """The arm is one that this chooser may have chosen.
+    """Check that this chooser may have chosen the arm.
 
     Raises:
-        Invalid: It is not; the message names the nearest.
+        Invalid: It may not; the message suggests the nearest name.
     """
     if chosen_by == pb.CHOSEN_BY_TAIL:
         if arm != JOINT:
@@ -171,31 +196,31 @@ def check_arm(state: RunState, arm: str, chosen_by: pb.ChosenBy.ValueType) -> No
 
 
 def unknown_arm(state: RunState, arm: str) -> str:
-    """The sentence for an arm that the run does not have."""
+    """Return the message for an arm that the run does not have."""
     return f"run {state.run} has no arm {arm!r}, only {', '.join(state.arms)}{did_you_mean(arm, state.arms)}"
 
 
-def _pull(state: RunState, request: pb.ReportRewardRequest, given: pb.Pull | None) -> pb.Pull:
-    """The pull that a report belongs to: the one that was given, or one that begins with it."""
+def _reported_pull(state: RunState, request: pb.ReportRewardRequest, selected: pb.Pull | None) -> pb.Pull:
+    """Return the pull that a report belongs to: the one that was selected, or one that begins with the report."""
     caller = request.caller
     check_arm(state, request.arm, request.chosen_by)
     if request.chosen_by == pb.CHOSEN_BY_POLICY:
-        if given is None and caller.incarnation:
+        if selected is None and caller.incarnation:
             raise DataLoss(
                 f"run {state.run} has no pull of worker {caller.worker} for round {request.round}, which the worker "
                 "says the policy chose: the store has lost history; restore it from the worker's journal"
             )
-        if given is None:
+        if selected is None:
             raise Invalid(f"no arm was selected for round {request.round} of worker {caller.worker}")
-        if given.arm != request.arm:
+        if selected.arm != request.arm:
             raise Invalid(
-                f"the policy chose arm {given.arm} for round {request.round} of worker {caller.worker}, not "
+                f"the policy chose arm {selected.arm} for round {request.round} of worker {caller.worker}, not "
                 f"{request.arm}; a worker that chose itself reports chosen_by FALLBACK"
             )
-        return given
-    if given is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and given.arm == request.arm:
-        # Both chose the same: it is the pull that was selected, whose answer the worker never saw.
-        return given
+        return selected
+    if selected is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and selected.arm == request.arm:
+        # Both chose the same arm: this is the pull that was selected, though the worker never got the answer.
+        return selected
     return pb.Pull(
         number=state.next_number,
         worker=caller.worker,

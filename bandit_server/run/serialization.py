@@ -1,4 +1,4 @@
-"""A run's state as bytes, and back: so that a long history need not be folded again from its beginning."""
+"""A run's state as bytes, and back, so that a long history need not be folded again from its beginning."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import zlib
 from collections import deque
 from typing import Any
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.history import Reward
-from bandit_server.run.reported_rounds import Settled
+from bandit_server.run.reported_rounds import ReportedRounds
 from bandit_server.run.state import RECENT_LOSSES, ArmTotals, RunState
-from bandit_server.run.worker import PROCESSES_AT_HAND, Round, Worker
+from bandit_server.run.worker import FENCED_PROCESSES, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
 
 _PLAIN = (
@@ -23,42 +23,40 @@ _TOTALS = ("pulls", "last_reward", "total_decrement", "total_seconds", "paused")
 
 
 def dump(state: RunState) -> bytes:
-    """Everything that `load` needs. The run's name is not in it. The run has at least one event."""
-    told = {name: getattr(state, name) for name in _PLAIN}
-    told["losses"] = list(state.losses)
-    told["spec"] = _text(state.spec.SerializeToString(deterministic=True))
-    told["arms"] = [[getattr(totals, name) for name in _TOTALS] for totals in state.arms.values()]
-    told["history"] = [[(r.number, r.value, r.worker) for r in rewards] for rewards in state.history.rewards]
-    told["policy"] = memory.dump(state.policy)
-    told["costs"] = memory.dump(state.costs)
-    told["workers"] = [[name, _worker(worker)] for name, worker in state.workers.items()]
-    told["open"] = [[worker, list(rounds.items())] for worker, rounds in state.open.items()]
-    return zlib.compress(json.dumps(told).encode(), 1)
+    """Serialize the state of a run that has events, without its name."""
+    fields = {name: getattr(state, name) for name in _PLAIN}
+    fields["losses"] = list(state.losses)
+    fields["spec"] = _text(state.spec.SerializeToString(deterministic=True))
+    fields["arms"] = [[getattr(totals, name) for name in _TOTALS] for totals in state.arms.values()]
+    fields["history"] = [[(r.number, r.value, r.worker) for r in rewards] for rewards in state.history.rewards]
+    fields["policy"] = serialization.dump(state.policy)
+    fields["costs"] = serialization.dump(state.costs)
+    fields["workers"] = [[name, _dump_worker(worker)] for name, worker in state.workers.items()]
+    fields["open"] = [[worker, list(rounds.items())] for worker, rounds in state.open.items()]
+    return zlib.compress(json.dumps(fields).encode(), 1)
 
 
-def load(run: str, dumped: bytes) -> RunState:
-    """The state that `dump` has written down, for a run of this name.
+def load(state: RunState, dumped: bytes) -> None:
+    """Restore what `dump` has written into the state of a run without events.
 
     Raises:
         Exception: Of any kind: other code has written it.
     """
-    told = json.loads(zlib.decompress(dumped))
-    state = RunState(run)
+    fields = json.loads(zlib.decompress(dumped))
     for name in _PLAIN:
-        setattr(state, name, told[name])
-    state.begin(pb.RunSpec.FromString(_bytes(told["spec"])))
-    state.losses = deque(told["losses"], maxlen=RECENT_LOSSES)
-    for name, values in zip(state.arms, told["arms"], strict=True):
+        setattr(state, name, fields[name])
+    state.begin(pb.RunSpec.FromString(_bytes(fields["spec"])))
+    state.losses = deque(fields["losses"], maxlen=RECENT_LOSSES)
+    for name, values in zip(state.arms, fields["arms"], strict=True):
         state.arms[name] = ArmTotals(**dict(zip(_TOTALS, values, strict=True)))
-    state.history.rewards = [[Reward(*values) for values in rewards] for rewards in told["history"]]
-    state.policy = memory.load(state.policy, told["policy"])
-    state.costs = memory.load(state.costs, told["costs"])
-    state.workers = {name: _worker_again(worker) for name, worker in told["workers"]}
-    state.open = {worker: dict(rounds) for worker, rounds in told["open"]}
-    return state
+    state.history.rewards = [[Reward(*values) for values in rewards] for rewards in fields["history"]]
+    state.policy = serialization.load(state.policy, fields["policy"])
+    state.costs = serialization.load(state.costs, fields["costs"])
+    state.workers = {name: _load_worker(worker) for name, worker in fields["workers"]}
+    state.open = {worker: dict(rounds) for worker, rounds in fields["open"]}
 
 
-def _worker(worker: Worker) -> dict[str, Any]:
+def _dump_worker(worker: Worker) -> dict[str, Any]:
     rounds = []
     for number, known in worker.rounds.items():
         report = known.report and _text(known.report.SerializeToString(deterministic=True))
@@ -69,29 +67,29 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "info": _text(worker.info.SerializeToString(deterministic=True)),
         "rounds": rounds,
         "horizon": worker.horizon,
-        "settled": worker.settled.ranges,
+        "reported_rounds": worker.reported_rounds.ranges,
         "reports": worker.reports,
         "last_round": worker.last_round,
     }
 
 
-def _worker_again(told: dict[str, Any]) -> Worker:
+def _load_worker(fields: dict[str, Any]) -> Worker:
     rounds = {}
-    for number, pull, fallback_arms, report in told["rounds"]:
-        rounds[number] = Round.of(
+    for number, pull, fallback_arms, report in fields["rounds"]:
+        rounds[number] = Round.from_pull(
             pb.Pull.FromString(_bytes(pull)),
             fallback_arms,
             None if report is None else pb.RewardReported.FromString(_bytes(report)),
         )
     return Worker(
-        process=told["process"],
-        fenced=deque(told["fenced"], maxlen=PROCESSES_AT_HAND),
-        info=pb.WorkerInfo.FromString(_bytes(told["info"])),
+        process=fields["process"],
+        fenced=deque(fields["fenced"], maxlen=FENCED_PROCESSES),
+        info=pb.WorkerInfo.FromString(_bytes(fields["info"])),
         rounds=rounds,
-        horizon=told["horizon"],
-        settled=Settled(told["settled"]),
-        reports=told["reports"],
-        last_round=told["last_round"],
+        horizon=fields["horizon"],
+        reported_rounds=ReportedRounds(fields["reported_rounds"]),
+        reports=fields["reports"],
+        last_round=fields["last_round"],
     )
 
 

@@ -4,7 +4,7 @@
     for event in events:
         state.apply(event)
 
-What it holds grows with arms and workers, never with the length of the history.
+Its size grows with arms and workers, never with the length of the history.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bandit_server.bandit import policy as policies
 from bandit_server.bandit.history import History
-from bandit_server.bandit.policy import Policy
+from bandit_server.bandit.policy import SERVED, Policy, build
 from bandit_server.bandit.random import Randomness
 from bandit_server.bandit.reward import Costs
-from bandit_server.run.worker import Round, Worker
+from bandit_server.run.worker import RECENT_ROUNDS, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
 
 JOINT = "joint"
 SCHEMA = 1
-# Total losses kept for a sparkline.
+# Total losses that are kept, for a sparkline.
 RECENT_LOSSES = 50
 
 
 @dataclass(slots=True)
 class ArmTotals:
-    """What is shown of an arm beside its posterior; the tail and superseded pulls do not count."""
+    """The figures shown for an arm besides its posterior; the tail and superseded pulls do not count."""
 
     pulls: int = 0
     last_reward: float | None = None
@@ -39,13 +38,13 @@ class ArmTotals:
 
 
 def playable(spec: pb.RunSpec) -> list[str]:
-    """The arms a policy chooses from: those of the spec, and `joint` under the policy that plays nothing else."""
+    """Return the arms a policy chooses from: those of the spec and, under policy `joint`, the arm `joint`."""
     names = [arm.name for arm in spec.arms]
     return [*names, JOINT] if spec.policy.name == JOINT and JOINT not in names else names
 
 
 def build_policy(spec: pb.RunSpec) -> Policy:
-    """The spec's policy over its playable arms.
+    """Build the spec's policy over its playable arms.
 
     Raises:
         ValueError: There is no such policy, option or arm; the message says which there are.
@@ -59,18 +58,44 @@ def build_policy(spec: pb.RunSpec) -> Policy:
         if arm not in names:
             raise ValueError(f"policy fixed:<arm> must name one of the arms {', '.join(names)}, not {arm!r}")
         fixed = names.index(arm)
-    elif spec.policy.name not in policies.OFFERED:
-        offered = ", ".join([*policies.OFFERED, JOINT, "fixed:<arm>"])
+    elif spec.policy.name not in SERVED:
+        offered = ", ".join([*SERVED, JOINT, "fixed:<arm>"])
         raise ValueError(f"the server offers no policy {spec.policy.name!r}; it offers {offered}")
-    return policies.build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
+    return build(spec.policy.name, spec.policy.options, len(names), fixed=fixed)
 
 
 class RunState:
-    """One run after some version.
+    """One run after some version. Only `apply` changes it.
 
-    Attributes are to be read by everyone and changed by `apply` alone. `next_number` is the number of the next pull;
-    `first_loss` and `losses` are total losses as measured, the first worker's start included; `restored`: history was
-    lost and given back.
+    Args:
+        run: The run's name.
+        recent_rounds: Rounds of each worker that the state holds.
+
+    Attributes:
+        run: The run's name.
+        version: The number of its events.
+        incarnation: Its incarnation.
+        created: When its first event was appended, in Unix seconds.
+        updated: When its last event was appended, in Unix seconds.
+        finished: Whether it has ended.
+        restored: Whether it has lost history that workers have restored.
+        next_number: The number of the next pull.
+        pulls: The number of pulls, without superseded ones.
+        reports: The number of reports.
+        rewards: The number of reports with a reward.
+        tail_rounds: The number of pulls of the tail.
+        diverged: The number of reports of diverged rounds.
+        first_loss: The first total loss measured, that at the first worker's start included.
+        losses: The last total losses measured.
+        arms: Totals of the playable arms, by name.
+        index: Indices of the playable arms, by name.
+        workers: The workers that have joined, by name.
+        open: The pulls that may still be in flight, by worker: arm indices by round.
+        spec: Its spec.
+        policy: Its policy, with what it has learned.
+        history: The last rewards of every arm.
+        randomness: The random numbers of its choices.
+        costs: What rounds of each arm take each worker.
     """
 
     spec: pb.RunSpec
@@ -79,8 +104,9 @@ class RunState:
     randomness: Randomness
     costs: Costs
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, recent_rounds: int = RECENT_ROUNDS) -> None:
         self.run = run
+        self._recent_rounds = recent_rounds
         self.version = 0
         self.incarnation = ""
         self.created = self.updated = 0.0
@@ -92,23 +118,22 @@ class RunState:
         self.arms: dict[str, ArmTotals] = {}
         self.index: dict[str, int] = {}
         self.workers: dict[str, Worker] = {}
-        # Pulls that may still be in flight, by worker: arm indices by round.
         self.open: dict[str, dict[int, int]] = {}
 
-    def apply(self, event: pb.Event, later: Iterable[int] | None = None) -> None:
-        """Take in the next event. `later`: a pull's fallback arms as indices, where they are at hand."""
+    def apply(self, event: pb.Event, fallback_arms: Iterable[int] | None = None) -> None:
+        """Fold the next event. `fallback_arms` are a pull's, as indices, where the caller has them."""
         self.version += 1
         self.updated = event.time
         match event.WhichOneof("kind"):
             case "run_created":
                 self._created(event.run_created, event.time)
             case "worker_started":
-                told = event.worker_started
-                self._worker(told.worker).start(told.process, told.info)
-                if self.first_loss is None and told.info.HasField("total_loss"):
-                    self._measured(told.info.total_loss)
+                started = event.worker_started
+                self._worker(started.worker).start(started.process, started.info)
+                if self.first_loss is None and started.info.HasField("total_loss"):
+                    self._add_loss(started.info.total_loss)
             case "arm_pulled":
-                self._pulled(event.arm_pulled, later)
+                self._pulled(event.arm_pulled, fallback_arms)
             case "reward_reported":
                 self._reported(event.reward_reported)
             case "arm_updated":
@@ -125,12 +150,12 @@ class RunState:
         return [self.index[name] for name, totals in self.arms.items() if not totals.paused]
 
     def begin(self, spec: pb.RunSpec) -> None:
-        """Be a run of this spec that knows nothing yet. For snapshots; else events say so."""
+        """Become a run of this spec without rewards: for the first event, and for snapshots."""
         self.spec = spec
         self.policy = build_policy(spec)
         names = playable(spec)
         self.arms = {name: ArmTotals() for name in names}
-        self.index = {name: at for at, name in enumerate(names)}
+        self.index = {name: arm for arm, name in enumerate(names)}
         self.history = History(len(names))
         self.randomness = Randomness(spec.seed)
         self.costs = Costs()
@@ -140,36 +165,36 @@ class RunState:
         self.created = time
         self.begin(created.spec)
 
-    def _pulled(self, pulled: pb.ArmPulled, later: Iterable[int] | None) -> None:
+    def _pulled(self, pulled: pb.ArmPulled, fallback_arms: Iterable[int] | None) -> None:
         pull = pulled.pull
         self._begin(pull)
         self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
-        if later is None:
-            later = map(self.index.__getitem__, pulled.fallback_arms)
-        self._keep(pull, Round.of(pull, later))
+        if fallback_arms is None:
+            fallback_arms = map(self.index.__getitem__, pulled.fallback_arms)
+        self._add_round(pull, Round.from_pull(pull, fallback_arms))
 
     def _reported(self, report: pb.RewardReported) -> None:
         pull, measurement = report.pull, report.measurement
         worker = self._worker(pull.worker)
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
-            given = known.pull
-            self._close(given)
-            self.arms[given.arm].pulls -= 1
+            superseded = known.pull
+            self._close(superseded)
+            self.arms[superseded.arm].pulls -= 1
             self.pulls -= 1
         if pull.chosen_by != pb.CHOSEN_BY_POLICY:
             self._begin(pull)
         self._close(pull)
-        worker.settled.add(pull.round)
+        worker.reported_rounds.add(pull.round)
         worker.reports += 1
         self.reports += 1
         self.diverged += measurement.outcome == pb.OUTCOME_DIVERGED
         if measurement.HasField("total_loss"):
-            self._measured(measurement.total_loss)
+            self._add_loss(measurement.total_loss)
         if report.HasField("reward"):
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
-        self._keep(pull, Round.of(pull, fallback_arms, report))
+        self._add_round(pull, Round.from_pull(pull, fallback_arms, report))
 
     def _worker(self, name: str) -> Worker:
         known = self.workers.get(name)
@@ -177,7 +202,7 @@ class RunState:
             known = self.workers[name] = Worker()
         return known
 
-    def _measured(self, total_loss: float) -> None:
+    def _add_loss(self, total_loss: float) -> None:
         self.first_loss = total_loss if self.first_loss is None else self.first_loss
         self.losses.append(total_loss)
 
@@ -202,13 +227,13 @@ class RunState:
         if measurement.outcome == pb.OUTCOME_MEASURED:
             totals.total_decrement += measurement.before - measurement.after
 
-    def _keep(self, pull: pb.Pull, round: Round) -> None:
-        """Keep a round at hand. One that has to go for it while it is open counts as in flight no longer."""
+    def _add_round(self, pull: pb.Pull, round: Round) -> None:
+        """Add a recent round. The one dropped for it, if it is open, no longer counts as in flight."""
         worker = self._worker(pull.worker)
         worker.last_round = pull.round
-        gone = worker.keep(pull.round, round)
-        if gone is not None and not gone.reported:
-            self._close(gone.pull)
+        dropped = worker.add_round(pull.round, round, self._recent_rounds)
+        if dropped is not None and not dropped.reported:
+            self._close(dropped.pull)
 
     def _close(self, pull: pb.Pull) -> None:
         rounds = self.open.get(pull.worker, {})

@@ -1,4 +1,4 @@
-"""What the server tells of a run: a summary, and points of its posterior."""
+"""A run as the server shows it: a summary, and points of its posterior."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from bandit_server.bandit.posterior import ArmPosterior
 from bandit_server.run.state import JOINT, RunState
-from bandit_server.store.base import Pulse
+from bandit_server.store.base import Heartbeat
 from protos.optima.v1 import bandit_pb2 as pb
 
 
 def summary(state: RunState) -> pb.RunSummary:
-    """The run in a line, without its workers' signs of life."""
-    told = pb.RunSummary(
+    """Return the run's summary, without its workers' heartbeats."""
+    message = pb.RunSummary(
         run=state.run,
         incarnation=state.incarnation,
         version=state.version,
@@ -34,30 +34,30 @@ def summary(state: RunState) -> pb.RunSummary:
         ],
     )
     if state.first_loss is not None:
-        told.first_loss = state.first_loss
-        told.last_loss = state.losses[-1]
-    return told
+        message.first_loss = state.first_loss
+        message.last_loss = state.losses[-1]
+    return message
 
 
-def with_pulses(told: pb.RunSummary, pulses: Mapping[tuple[str, str], Pulse]) -> pb.RunSummary:
-    """A copy of a summary with its workers as they are now; `pulses` by (run, worker)."""
-    now = pb.RunSummary()
-    now.CopyFrom(told)
-    for worker in now.workers:
-        pulse = pulses.get((told.run, worker.worker))
-        if pulse is None:
+def with_heartbeats(summary: pb.RunSummary, heartbeats: Mapping[tuple[str, str], Heartbeat]) -> pb.RunSummary:
+    """Return a copy of a summary with its workers as they are now; `heartbeats` by (run, worker)."""
+    copy = pb.RunSummary()
+    copy.CopyFrom(summary)
+    for worker in copy.workers:
+        heartbeat = heartbeats.get((summary.run, worker.worker))
+        if heartbeat is None:
             continue
-        worker.alive = pulse.alive
-        worker.heartbeat_age = pulse.age
-        if pulse.heartbeat:
-            beat = pb.HeartbeatRequest.FromString(pulse.heartbeat)
-            worker.round = beat.round
-            worker.steps_per_second = beat.steps_per_second
-    return now
+        worker.alive = heartbeat.alive
+        worker.heartbeat_age = heartbeat.age
+        if heartbeat.request:
+            request = pb.HeartbeatRequest.FromString(heartbeat.request)
+            worker.round = request.round
+            worker.steps_per_second = request.steps_per_second
+    return copy
 
 
 def point(state: RunState) -> pb.PosteriorPoint | None:
-    """The posterior after this version; None where there is none."""
+    """Return the posterior after this version; None if there is none."""
     beliefs = _posterior(state)
     if beliefs is None:
         return None
@@ -71,7 +71,7 @@ def point(state: RunState) -> pb.PosteriorPoint | None:
 
 
 def _posterior(state: RunState) -> Sequence[ArmPosterior] | None:
-    """One belief for each arm, before the first reward and under policies that do not learn none at all."""
+    """Return one belief per arm; None before the first reward, and under policies that do not learn."""
     if not state.policy.learns or not state.rewards:
         return None
     beliefs = state.policy.posterior()
@@ -81,7 +81,7 @@ def _posterior(state: RunState) -> Sequence[ArmPosterior] | None:
 def _arms(state: RunState) -> list[pb.ArmState]:
     beliefs = _posterior(state)
     listed = {arm.name: arm for arm in state.spec.arms}
-    told = []
+    arms = []
     for at, (name, totals) in enumerate(state.arms.items()):
         arm = pb.ArmState(
             # `joint` is the union of all arms, also where only the policy of that name plays it.
@@ -96,5 +96,5 @@ def _arms(state: RunState) -> list[pb.ArmState]:
             belief = beliefs[at]
             arm.mean, arm.sd, arm.p_best = belief.mean, belief.sd, belief.p_best
             arm.effective_count = belief.effective_count
-        told.append(arm)
-    return told
+        arms.append(arm)
+    return arms

@@ -1,4 +1,4 @@
-"""What a run remembers of one worker: its process, and its last rounds."""
+"""The state of one worker of a run: its process and its recent rounds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from bandit_server.run.reported_rounds import Settled
+from bandit_server.run.reported_rounds import ReportedRounds
 from protos.optima.v1 import bandit_pb2 as pb
 
-# Rounds of which pull and report are at hand. A worker asks for older ones only when it resumes from a checkpoint
-# that is older still; those are looked up in the history.
-ROUNDS_AT_HAND = 64
-# Tokens of earlier processes that are known to be fenced.
-PROCESSES_AT_HAND = 64
+# Rounds whose pull and report a state holds, per worker. A worker asks for older ones only when it resumes from a
+# checkpoint that is older still; those are looked up in the history.
+RECENT_ROUNDS = 64
+# Tokens of fenced processes that a state holds, per worker.
+FENCED_PROCESSES = 64
 
 
 @dataclass(slots=True)
 class Round:
-    """A round that has begun. Kept as bytes, which take a fifth of what messages do, and read only now and then.
+    """A round that has begun. Stored as bytes, which take a fifth of the memory of messages and are seldom parsed.
 
     Attributes:
-        fallback_arms: What the worker was told with its pull: indices of arms.
+        fallback_arms: The fallback arms that the worker got with its pull, as indices.
         reported: Whether it has a report.
     """
 
-    # Its report, which has the pull in it; its pull while it has none.
-    _told: bytes
+    # The report, which contains the pull; before there is one, the pull.
+    _message: bytes
     fallback_arms: array[int]
     reported: bool
 
     @classmethod
-    def of(cls, pull: pb.Pull, fallback_arms: Iterable[int] = (), report: pb.RewardReported | None = None) -> Self:
-        """A round with its pull, and with its report, which is of that pull, once there is one."""
+    def from_pull(
+        cls, pull: pb.Pull, fallback_arms: Iterable[int] = (), report: pb.RewardReported | None = None
+    ) -> Self:
+        """Make a round from its pull and, once there is one, the report of that pull."""
         if not isinstance(fallback_arms, array):
             fallback_arms = array("H", fallback_arms)
         if report is None:
@@ -43,14 +45,14 @@ class Round:
 
     @property
     def pull(self) -> pb.Pull:
-        """Its pull, the caller's to change."""
+        """Its pull; a copy."""
         report = self.report
-        return pb.Pull.FromString(self._told) if report is None else report.pull
+        return pb.Pull.FromString(self._message) if report is None else report.pull
 
     @property
     def report(self) -> pb.RewardReported | None:
-        """Its report, if it has one, the caller's to change."""
-        return pb.RewardReported.FromString(self._told) if self.reported else None
+        """Its report, if it has one; a copy."""
+        return pb.RewardReported.FromString(self._message) if self.reported else None
 
 
 @dataclass(slots=True)
@@ -58,37 +60,37 @@ class Worker:
     """One worker of a run.
 
     Attributes:
-        process: Token of the process that counts.
+        process: Token of the current process.
         fenced: Tokens of the processes before it.
-        info: What its processes told at their start, last.
-        rounds: Its last rounds, by number.
+        info: The last information that one of its processes sent at its start.
+        rounds: Its recent rounds, by number.
         horizon: Rounds before this one may have begun without being in `rounds`.
-        settled: Its rounds that have a report.
-        reports: How many those are.
-        last_round: The round it was last given an arm for, or reported.
+        reported_rounds: Its rounds that have a report.
+        reports: The number of reports.
+        last_round: The round it last selected an arm for, or reported.
     """
 
     process: str = ""
-    fenced: deque[str] = field(default_factory=lambda: deque(maxlen=PROCESSES_AT_HAND))
+    fenced: deque[str] = field(default_factory=lambda: deque(maxlen=FENCED_PROCESSES))
     info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
     rounds: dict[int, Round] = field(default_factory=dict)
     horizon: int = 0
-    settled: Settled = field(default_factory=Settled)
+    reported_rounds: ReportedRounds = field(default_factory=ReportedRounds)
     reports: int = 0
     last_round: int = 0
 
     def start(self, process: str, info: pb.WorkerInfo) -> None:
-        """A process has started; those before it are fenced. One that tells nothing of itself is no job of its own."""
+        """Make a process the current one, and fence those before it. Empty information leaves the last one in place."""
         if self.process and self.process != process:
             self.fenced.append(self.process)
         self.process = process
         if info.ByteSize():
             self.info = info
 
-    def keep(self, number: int, round: Round) -> Round | None:
-        """Keep a round at hand; returns the round that has to go for it, which may be the same."""
+    def add_round(self, number: int, round: Round, recent_rounds: int = RECENT_ROUNDS) -> Round | None:
+        """Add a round to the recent ones; return the one that is dropped for it, which may be the same."""
         self.rounds[number] = round
-        if len(self.rounds) <= ROUNDS_AT_HAND:
+        if len(self.rounds) <= recent_rounds:
             return None
         oldest = min(self.rounds)
         self.horizon = max(self.horizon, oldest + 1)

@@ -1,1 +1,1 @@
-"""The store: histories of runs behind the Redis protocol. base.py says what callers may assume."""
+"""The store: the histories of runs, behind the Redis protocol. base.py has what callers may assume."""

@@ -1,10 +1,10 @@
 """The embedded store: a private Valkey with an append-only file, for a server without a Redis.
 
-It listens on a unix socket only, belongs to one server, ends with it, and is started again if it dies. In the data
+It listens on a unix socket only, belongs to one server, ends with it, and is restarted if it dies. In the data
 directory:
 
     server.lock      held by the server: a second server on the same directory is refused
-    store.lock       held by Valkey: whoever starts the next one waits until the last one is really gone
+    store.lock       held by Valkey: the next one is started only when the last one has ended
     valkey.pid, valkey.log, appendonlydir/     Valkey's own
 """
 
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-# An orphan whose server was killed has been told to end by the kernel, and writes its file out; then it is killed.
+# When a server is killed, the kernel asks its Valkey to end, which then writes its file; after this time it is killed.
 ORPHAN_SECONDS = 10.0
-# A unix socket's path may have this many bytes, by the operating system's own limit.
-LONGEST_SOCKET_PATH = 100
+# The operating system limits the path of a unix socket to about this many bytes.
+MAX_SOCKET_PATH = 100
 
 SERVER_LOCK = "server.lock"
-# What Valkey writes to, or reads at its start.
+# The files that Valkey writes, or reads at its start.
 STORE_FILES = ("appendonlydir", "appendonly.aof", "dump.rdb", "valkey.pid", "valkey.log", "valkey.sock")
 
-# Runs before Valkey in its process: asks the kernel (Linux) to end it when its server dies in whatever way.
+# Runs in Valkey's process before it: asks the kernel (Linux) to end the process when its server dies, however that is.
 LAUNCH = """
 import os, sys
 parent, arguments = int(sys.argv[1]), sys.argv[2:]
@@ -51,39 +51,41 @@ try:
 except (ImportError, OSError, AttributeError):
     pass
 if os.getppid() != parent:
-    sys.exit("the server is gone")
+    sys.exit("the server has ended")
 os.execv(arguments[0], arguments)
 """
 
 
 class EmbeddedValkey:
-    """A Valkey process of our own.
+    """A private Valkey process.
 
     Args:
-        directory: The data directory; made if it is not there.
-        fsync: `everysec` or `always`: when an append reaches the disk itself.
+        directory: The data directory; created if it does not exist.
+        fsync: `everysec` or `always`: when an append is flushed to the disk.
+        orphan_seconds: How long the store of an earlier server may take to end before it is killed.
     """
 
-    def __init__(self, directory: Path, fsync: str = "everysec") -> None:
+    def __init__(self, directory: Path, fsync: str = "everysec", *, orphan_seconds: float = ORPHAN_SECONDS) -> None:
         self._directory = directory.absolute()
         self._fsync = fsync
+        self._orphan_seconds = orphan_seconds
         self._process: subprocess.Popen[bytes] | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._restarter: asyncio.Task[None] | None = None
         self._locks: list[IO[bytes]] = []
         self._socket_directory: str | None = None
         self._socket = self._directory / "valkey.sock"
 
     @property
     def url(self) -> str:
-        """Where it listens, for RedisStore."""
+        """The URL at which it listens, for RedisStore."""
         return f"unix://{self._socket}"
 
     async def start(self) -> None:
-        """Return once it answers.
+        """Start it, and return once it answers.
 
         Raises:
-            StartError: Another server uses the directory, it cannot be written, or Valkey does not start. Nothing is
-                held then, and it may be tried again.
+            StartError: Another server uses the directory, it cannot be written, or Valkey does not start. No lock or
+                process is left then, and `start` may be called again.
         """
         try:
             await self._start()
@@ -94,7 +96,7 @@ class EmbeddedValkey:
     async def _start(self) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._check_ours()
+            self._check_directory()
             server_lock, store_lock = self._open(SERVER_LOCK), self._open("store.lock")
         except OSError as error:
             raise StartError(f"--data-dir {self._directory} cannot be written: {error}") from error
@@ -102,22 +104,22 @@ class EmbeddedValkey:
             raise StartError(
                 f"--data-dir {self._directory} is in use by another server; stop that one, or choose another directory"
             )
-        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
             self._socket_directory = tempfile.mkdtemp(prefix="optima-")
             self._socket = Path(self._socket_directory) / "valkey.sock"
-        await self._outlive_orphan(store_lock)
+        await self._wait_for_orphan(store_lock)
         await self._launch(store_lock.fileno())
-        self._keeper = asyncio.create_task(self._keep(store_lock.fileno()))
+        self._restarter = asyncio.create_task(self._restart_whenever_it_ends(store_lock.fileno()))
 
     async def stop(self) -> None:
-        """End it, its file written out. Idempotent."""
-        if self._keeper is not None:
-            self._keeper.cancel()
+        """End it, once it has written its file. Idempotent."""
+        if self._restarter is not None:
+            self._restarter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
+                await self._restarter
+            self._restarter = None
         if self._process is not None and self._process.poll() is None:
-            # A frozen process sees no SIGTERM.
+            # A stopped process does not handle SIGTERM.
             for number in (signal.SIGCONT, signal.SIGTERM):
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(number)
@@ -135,12 +137,12 @@ class EmbeddedValkey:
             self._socket_directory = None
             self._socket = self._directory / "valkey.sock"
 
-    def _check_ours(self) -> None:
-        """Raise StartError where another program's store is: Valkey would read its files, and write to them."""
-        theirs = [name for name in STORE_FILES if (self._directory / name).exists()]
-        if theirs and not (self._directory / SERVER_LOCK).exists():
+    def _check_directory(self) -> None:
+        """Raise StartError if the directory has another program's store, whose files Valkey would read and write."""
+        foreign = [name for name in STORE_FILES if (self._directory / name).exists()]
+        if foreign and not (self._directory / SERVER_LOCK).exists():
             raise StartError(
-                f"--data-dir {self._directory} holds {', '.join(theirs)}, which no server of OPTIMA has written; "
+                f"--data-dir {self._directory} holds {', '.join(foreign)}, which no server of OPTIMA has written; "
                 "choose another directory"
             )
 
@@ -149,18 +151,18 @@ class EmbeddedValkey:
         self._locks.append(lock)
         return lock
 
-    async def _outlive_orphan(self, store_lock: IO[bytes]) -> None:
-        """Wait until no Valkey of an earlier server is left on the directory."""
+    async def _wait_for_orphan(self, store_lock: IO[bytes]) -> None:
+        """Wait until no Valkey of an earlier server uses the directory."""
         killed = False
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        deadline = time.monotonic() + self._orphan_seconds
         while not _lock(store_lock):
             if time.monotonic() > deadline:
                 if killed:
                     raise StartError(f"a process holds {store_lock.name} and does not end")
-                # It holds the lock, so it lives, and the number it wrote down is its own.
+                # It holds the lock, so it is running, and the process id in its file is its own.
                 with contextlib.suppress(OSError, ValueError):
                     os.kill(int((self._directory / "valkey.pid").read_text()), signal.SIGKILL)
-                killed, deadline = True, time.monotonic() + ORPHAN_SECONDS
+                killed, deadline = True, time.monotonic() + self._orphan_seconds
             await asyncio.sleep(0.02)
 
     async def _launch(self, lock: int) -> None:
@@ -187,16 +189,17 @@ class EmbeddedValkey:
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
-        # Not by the event loop: a program that embeds a server may have chosen one which learns of a child's end by the
-        # program's own SIGCHLD. On this thread: the kernel takes the end of the one that starts it for the server's.
+        # Not through the event loop: a program that embeds a server may have chosen one that learns of a child's end by
+        # the program's own SIGCHLD. And on this thread: for the kernel, the server ends when the thread does that has
+        # started the process.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), binary, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C on the terminal is for the server, which stops its store when it needs it no more.
+            # Ctrl-C on the terminal is for the server, which stops its store last.
             start_new_session=True,
-            # The lock lives as long as the last process that has it open: with Valkey.
+            # The lock is held as long as a process has the file open: Valkey does.
             pass_fds=(lock,),
         )  # fmt: skip
         await self._wait_ready()
@@ -208,16 +211,16 @@ class EmbeddedValkey:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
-                raise StartError(f"the embedded store does not start; its last words:\n{self._last_words()}")
+                raise StartError(f"the embedded store does not start; the end of its log:\n{self._log_tail()}")
             await asyncio.sleep(0.01)
 
-    async def _keep(self, lock: int) -> None:
-        """Start it again whenever it dies."""
+    async def _restart_whenever_it_ends(self, lock: int) -> None:
+        """Restart it whenever it ends."""
         pause = 0.1
         while True:
             assert self._process is not None
-            status = await _end(self._process)
-            log.error("the embedded store ended with status %d and is started again:\n%s", status, self._last_words())
+            status = await _exit_status(self._process)
+            log.error("the embedded store has ended with status %d and is restarted:\n%s", status, self._log_tail())
             try:
                 await self._launch(lock)
                 pause = 0.1
@@ -226,35 +229,35 @@ class EmbeddedValkey:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 10.0)
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         with contextlib.suppress(OSError):
             lines = (self._directory / "valkey.log").read_text(errors="replace").splitlines()
             return "\n".join(lines[-5:])
         return f"(nothing in {self._directory / 'valkey.log'})"
 
 
-async def _end(process: subprocess.Popen[bytes]) -> int:
-    """The status of a process, once it has ended.
+async def _exit_status(process: subprocess.Popen[bytes]) -> int:
+    """Return the status of a process once it has ended.
 
-    The thread that waits for it is not `asyncio.to_thread`'s, which the interpreter waits for when a program ends: one
-    that has not stopped its server would wait for a store that ends only after it.
+    `asyncio.to_thread` would not do: at the end of a program the interpreter waits for its threads, so a program that
+    has not stopped its server would wait for a store that ends only after the program.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
+    status: asyncio.Future[int] = loop.create_future()
 
-    def tell(status: int) -> None:
-        # Nobody may want to know any more.
-        if not ended.done():
-            ended.set_result(status)
+    def set_status(value: int) -> None:
+        # The waiting task may have been cancelled.
+        if not status.done():
+            status.set_result(value)
 
     def wait() -> None:
-        status = process.wait()
+        value = process.wait()
         # The loop may be closed by then.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, status)
+            loop.call_soon_threadsafe(set_status, value)
 
     threading.Thread(target=wait, name="embedded-store", daemon=True).start()
-    return await ended
+    return await status
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -266,7 +269,7 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def _answers(path: Path) -> bool:
-    """Whether a store answers there, its file read (while it reads it says LOADING)."""
+    """Return whether a store answers there and has read its file (until then it answers LOADING)."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         connection.connect(str(path))

@@ -1,4 +1,4 @@
-"""Whether a Redis is fit to keep histories: what `optima doctor` finds out about it."""
+"""The checks of `optima doctor` on a Redis: whether it is fit to store histories."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
 DEADLINE = 3.0
-# Streams came with it.
-OLDEST = (5, 0)
-# Above it, clocks that differ make ages and lifetimes wrong.
-CLOCK_SECONDS = 5.0
-# Share of `maxmemory` above which appends will soon be refused.
+# The first version with streams.
+MIN_VERSION = (5, 0)
+# Clocks that differ by more make ages and lifetimes wrong.
+MAX_CLOCK_SECONDS = 5.0
+# The share of `maxmemory` above which appends will soon be refused.
 FULL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: what, whether it is as it should be, and a sentence."""
+    """The result of one check: its subject, whether it passed, and a sentence."""
 
     what: str
     good: bool
@@ -31,26 +31,28 @@ class Finding:
 
 
 def examine(url: str) -> list[Finding]:
-    """Everything found out about the store at a URL, which is not repeated: it may hold a password."""
+    """Check the store at a URL. The findings do not repeat the URL, which may contain a password."""
     try:
         client = redis.Redis.from_url(
             url, socket_timeout=DEADLINE, socket_connect_timeout=DEADLINE, retry=Retry(NoBackoff(), 0)
         )
     except ValueError as error:
-        return [Finding("store", False, f"the URL makes no sense: {error} (expected redis://host:6379/0)")]
+        return [Finding("store", False, f"the URL is invalid: {error} (expected redis://host:6379/0)")]
     with client:
         try:
             return list(_examine(client))
         except AuthenticationError as error:
             sentence = f"the store refuses the URL's user or password ({error}): correct OPTIMA_REDIS_URL"
         except (RedisError, OSError) as error:
-            sentence = f"the store cannot be used: {str(error).rstrip('.')}; is it running, and reachable from here?"
+            sentence = (
+                f"the store cannot be used: {str(error).rstrip('.')}; check that it is running, and reachable from here"
+            )
         return [Finding("store", False, sentence)]
 
 
 def _examine(client: redis.Redis) -> Iterator[Finding]:
     before = time.time()
-    told: Any = client.time()
+    seconds, microseconds = client.time()
     between = (before + time.time()) / 2
     info: Any = client.info()
     yield _version(info)
@@ -58,30 +60,30 @@ def _examine(client: redis.Redis) -> Iterator[Finding]:
         yield Finding("role", False, f"the store is a {info.get('role')}, which takes no writes: name its master")
     yield _append_only(info, _setting(client, "appendfsync"))
     yield _eviction(info)
-    apart = told[0] + told[1] / 1e6 - between
-    yield clock("store clock", "the store", apart)
+    ahead = seconds + microseconds / 1e6 - between
+    yield clock("store clock", "the store", ahead)
 
 
-def clock(what: str, whose: str, apart: float) -> Finding:
-    """Of a clock that is so many seconds ahead of ours."""
-    if abs(apart) > CLOCK_SECONDS:
-        word = "ahead of" if apart > 0 else "behind"
+def clock(what: str, whose: str, ahead: float) -> Finding:
+    """Check a clock that is so many seconds ahead of this machine's."""
+    if abs(ahead) > MAX_CLOCK_SECONDS:
+        relation = "ahead of" if ahead > 0 else "behind"
         return Finding(
-            what, False, f"the clock of {whose} is {abs(apart):.1f} s {word} this machine's: run NTP on both"
+            what, False, f"the clock of {whose} is {abs(ahead):.1f} s {relation} this machine's: run NTP on both"
         )
-    return Finding(what, True, f"the clock of {whose} is within {CLOCK_SECONDS:g} s of this machine's")
+    return Finding(what, True, f"the clock of {whose} is within {MAX_CLOCK_SECONDS:g} s of this machine's")
 
 
 def _version(info: dict[str, Any]) -> Finding:
-    # Valkey calls itself Redis 7.2 for those that ask for Redis.
-    told = str(info.get("valkey_version") or info.get("redis_version") or "0")
+    # For clients that ask for Redis, Valkey reports Redis 7.2.
+    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
     name = "Valkey" if info.get("valkey_version") else "Redis"
-    numbers = tuple(int(part) for part in told.split(".")[:2] if part.isdigit())
-    if numbers < OLDEST:
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < MIN_VERSION:
         return Finding(
-            "store", False, f"the store is {name} {told}: histories are streams, which need Redis 5 or newer"
+            "store", False, f"the store is {name} {version}: histories are streams, which need Redis 5 or newer"
         )
-    return Finding("store", True, f"{name} {told} answers")
+    return Finding("store", True, f"{name} {version} answers")
 
 
 def _append_only(info: dict[str, Any], fsync: str) -> Finding:
@@ -90,8 +92,8 @@ def _append_only(info: dict[str, Any], fsync: str) -> Finding:
         return Finding(what, False, "the store keeps no append-only file, so that all histories are lost when it "
                        "restarts: set `appendonly yes`")  # fmt: skip
     if info.get("aof_last_write_status") != "ok":
-        return Finding(what, False, "the store could not write its append-only file, and refuses writes: is its disk "
-                       "full?")  # fmt: skip
+        return Finding(what, False, "the store could not write its append-only file, and refuses writes: check that "
+                       "its disk is not full")  # fmt: skip
     if fsync == "no":
         return Finding(what, False, "the store leaves it to the operating system when to write to the disk, which may "
                        "take 30 s: set `appendfsync everysec`, or `always`")  # fmt: skip
@@ -102,20 +104,20 @@ def _eviction(info: dict[str, Any]) -> Finding:
     what = "memory"
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        return Finding(what, False, f"the store throws keys away when its memory is full (maxmemory-policy {policy}), "
+        return Finding(what, False, f"the store evicts keys when its memory is full (maxmemory-policy {policy}), "
                        "histories too: set `maxmemory-policy noeviction`")  # fmt: skip
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if most and used > FULL * most:
         return Finding(what, False, f"{used / most:.0%} of the store's `maxmemory` is used; when it is full, rounds "
                        "are refused: raise it, or delete runs")  # fmt: skip
     of = f" of {most / 2**20:.0f} MB" if most else ", without a limit"
-    return Finding(what, True, f"{used / 2**20:.0f} MB used{of}; nothing is thrown away")
+    return Finding(what, True, f"{used / 2**20:.0f} MB used{of}; nothing is evicted")
 
 
 def _setting(client: redis.Redis, name: str) -> str:
-    """A setting; empty where it may not be asked for, as with many a managed store."""
+    """Return a setting; empty where it cannot be read, as in many managed stores."""
     try:
-        found: Any = client.config_get(name)
+        settings: Any = client.config_get(name)
     except ResponseError:
         return ""
-    return str(found.get(name, ""))
+    return str(settings.get(name, ""))

@@ -11,8 +11,7 @@ from typing import Any
 from benchmarks.quality.tasks import TASKS
 from worker.data.digits.rows import TRAIN_DIGITS
 from worker.distill.plan import Mode
-from worker.recipe import recipe as recipes
-from worker.recipe.recipe import Recipe
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 
 TAIL = 0.3
 """Share of the budget, at its end, in which all modules are trained jointly."""
@@ -180,7 +179,7 @@ class Cell:
         }
         if self.task == "two_pictures":
             overrides["teacher.checkpoint"] = "../models/digits-coca-two-pictures/model.safetensors"
-        return recipes.read(recipes.BUILT_IN, overrides).fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
+        return read_recipe(BUILT_IN, overrides).fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 
 Settings = tuple[float, float]

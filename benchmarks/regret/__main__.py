@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.scenarios import SCENARIOS
 from benchmarks import traces
 from benchmarks.flags import whole_number

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.environments import Scenario
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import Player, play

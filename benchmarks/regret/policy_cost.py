@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bandit_server.bandit import Bandit, Pull
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.simulate import Player
 from benchmarks.flags import whole_number
 from benchmarks.regret.peers import PEERS

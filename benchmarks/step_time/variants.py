@@ -20,7 +20,7 @@ from worker.data.base import Batch
 from worker.data.loader import TrainingBatches, first_batches
 from worker.distill.arms import JOINT
 from worker.engine.process_group import ProcessGroup
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup.build import build
 from worker.setup.models import build_data, load_models
 from worker.training.rollback import Rollback
@@ -59,7 +59,7 @@ class VariantFactory:
     """
 
     def __init__(self, path: Path, process_group: ProcessGroup, *, alone: bool) -> None:
-        self.recipe = recipe.read(path, {})
+        self.recipe = read_recipe(path, {})
         self.process_group = process_group
         # Without a checkpoint the teacher's weights are drawn.
         torch.manual_seed(self.recipe.seed)

@@ -1,4 +1,4 @@
-"""Real certificates, made by the system's openssl where a test needs them."""
+"""Real certificates for tests, made by the system's openssl."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class Authority:
-    """A certificate authority of one's own.
+    """A private certificate authority.
 
     Args:
-        directory: Where its files, and those of the certificates it makes, are.
+        directory: For its files and those of the certificates it issues.
         name: The authority's name.
     """
 
@@ -23,7 +23,7 @@ class Authority:
         _openssl("req", "-x509", *_new_key(self._key), "-days", "2", "-subj", f"/CN={name}", "-out", str(self.cert))
 
     def certify(self, name: str, days: int = 2, hosts: str = "DNS:localhost,IP:127.0.0.1") -> tuple[Path, Path]:
-        """A certificate for these hosts, and its private key."""
+        """Return a certificate for these hosts, and its private key."""
         cert, key, request, extensions = (self._directory / f"{name}.{kind}" for kind in ("pem", "key", "csr", "ext"))
         _openssl("req", *_new_key(key), "-subj", f"/CN={name}", "-out", str(request))
         extensions.write_text(f"subjectAltName={hosts}\n", encoding="ascii")

@@ -1,4 +1,4 @@
-"""A store for replicas without a wire."""
+"""A store for replicas without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bandit_server.store.embedded import EmbeddedValkey
 
 @dataclass(frozen=True)
 class Valkey:
-    """An embedded Valkey, and the event loop in which it is looked after and used."""
+    """An embedded Valkey, and the event loop in which it runs and is used."""
 
     runner: asyncio.Runner
     url: str

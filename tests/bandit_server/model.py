@@ -1,7 +1,7 @@
-"""What a run must be: a bandit server that keeps everything in plain memory, and never dies.
+"""A model of a run: a bandit server that has everything in memory and never fails.
 
-It says what a call must come to before the call is made, and takes it in afterwards. What the policy chooses is not
-its business: an arm is learned from the event that was stored.
+It says what the outcome of a call must be before the call is made, and records the call afterwards. It does not model
+the policy: a chosen arm is read from the event that was stored.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def nothing(events: Sequence[pb.Event]) -> None:
 
 @dataclass
 class Expected:
-    """What a call must come to.
+    """The outcome that a call must have.
 
     Attributes:
         status: The status code's name.
         stores: How many events it appends.
         pull: The pull of its answer.
-        commit: Takes the appended events in.
+        commit: Records the appended events.
     """
 
     status: str = "OK"
@@ -51,7 +51,7 @@ class Expected:
 
 @dataclass
 class Model:
-    """One run of some arms. `rounds`: by worker and round, those that stand; `arrived`: the rewards as they came."""
+    """One run. `rounds` are the valid ones by worker and round; `arrived` the rewards in the order of their arrival."""
 
     arms: tuple[str, ...]
     version: int = 0
@@ -65,7 +65,7 @@ class Model:
     arrived: list[Pull] = field(default_factory=list)
 
     def start(self, caller: pb.Caller) -> Expected:
-        """CreateRun with the run's own spec."""
+        """Return the outcome of CreateRun with the run's own spec."""
         if (caller.worker, caller.process) in self.fenced:
             return Expected("ABORTED")
         if self.process.get(caller.worker) == caller.process:
@@ -83,7 +83,7 @@ class Model:
         return Expected(stores=1 + created, created=created, commit=commit)
 
     def select(self, caller: pb.Caller, round: int) -> Expected:
-        """SelectArm."""
+        """Return the outcome of SelectArm."""
         if refusal := self._refusal(caller):
             return refusal
         if self.finished:
@@ -105,7 +105,7 @@ class Model:
         return Expected(stores=1, pull=pull, commit=commit)
 
     def report(self, request: pb.ReportRewardRequest) -> Expected:
-        """ReportReward."""
+        """Return the outcome of ReportReward."""
         caller, arm, by = request.caller, request.arm, request.chosen_by
         if refusal := self._refusal(caller):
             return refusal
@@ -139,7 +139,7 @@ class Model:
         return Expected(stores=1, pull=pull, commit=commit)
 
     def pause(self, request: pb.UpdateArmRequest) -> Expected:
-        """UpdateArm."""
+        """Return the outcome of UpdateArm."""
         if self.version == 0:
             return Expected("NOT_FOUND")
         if self.finished:
@@ -157,7 +157,7 @@ class Model:
         return Expected(stores=1, commit=commit)
 
     def finish(self) -> Expected:
-        """FinishRun."""
+        """Return the outcome of FinishRun."""
         if self.version == 0:
             return Expected("NOT_FOUND")
         if self.finished:
@@ -171,28 +171,30 @@ class Model:
         return Expected(stores=1, commit=commit)
 
     def first_open(self, worker: str) -> int:
-        """The worker's first round without a report."""
+        """Return the worker's first round without a report."""
         reported = {round for (who, round), pull in self.rounds.items() if who == worker and pull.measurement}
         return min(set(range(len(reported) + 1)) - reported)
 
     def frontier(self, worker: str) -> int:
-        """The round after the last that the worker has begun."""
+        """Return the round after the last that the worker has begun."""
         return max((round + 1 for who, round in self.rounds if who == worker), default=0)
 
-    def assert_tells(self, told: pb.RunSummary) -> None:
-        """What a server says of the run is what it must be."""
+    def check(self, summary: pb.RunSummary) -> None:
+        """Assert that a server's summary of the run is right."""
         trained = [pull for pull in self.rounds.values() if pull.by != TAIL]
-        assert told.version == self.version
-        assert (told.state == pb.RUN_STATE_FINISHED) == self.finished
-        assert (told.pulls, told.reports) == (len(self.rounds), len(self.arrived))
-        assert told.tail_rounds == len(self.rounds) - len(trained)
-        assert told.diverged == sum(p.measurement.outcome == pb.OUTCOME_DIVERGED for p in self.arrived if p.measurement)
-        for arm in told.arms:
+        assert summary.version == self.version
+        assert (summary.state == pb.RUN_STATE_FINISHED) == self.finished
+        assert (summary.pulls, summary.reports) == (len(self.rounds), len(self.arrived))
+        assert summary.tail_rounds == len(self.rounds) - len(trained)
+        assert summary.diverged == sum(
+            p.measurement.outcome == pb.OUTCOME_DIVERGED for p in self.arrived if p.measurement
+        )
+        for arm in summary.arms:
             ours = [pull for pull in self.arrived if pull.arm == arm.arm.name and pull.by != TAIL]
             assert arm.pulls == sum(pull.arm == arm.arm.name for pull in trained)
             assert arm.paused == (arm.arm.name in self.paused)
             assert (arm.last_reward if arm.HasField("last_reward") else None) == (ours[-1].reward if ours else None)
-        workers = {worker.worker: (worker.round, worker.reports) for worker in told.workers}
+        workers = {worker.worker: (worker.round, worker.reports) for worker in summary.workers}
         assert workers == {
             worker: (
                 last,
@@ -227,5 +229,5 @@ class Model:
 
 
 def message(pull: Pull, worker: str, round: int) -> pb.Pull:
-    """The pull as it is stored."""
+    """Return the pull as it is stored."""
     return pb.Pull(number=pull.number, worker=worker, round=round, arm=pull.arm, chosen_by=pull.by)

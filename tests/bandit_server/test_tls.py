@@ -24,7 +24,7 @@ from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.bandit_server.certificates import Authority
 from tests.launch import ROOT
 from worker.client.client import BanditClient
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.client.journal import Journal
 from worker.errors import BanditUnreachable
 
@@ -106,9 +106,9 @@ def test_a_worker_trains_over_mtls(guarded: Guarded, tmp_path: Path) -> None:
 
     def client(name: str, environment: dict[str, str]) -> BanditClient:
         journal = Journal(tmp_path / f"{name}.jsonl")
-        access = Access.from_environment(environment)
-        return BanditClient(guarded.server.address, run="tls", worker=name, spec=spec, journal=journal, access=access,
-                            patience=3)  # fmt: skip
+        credentials = Credentials.from_environment(environment)
+        return BanditClient(guarded.server.address, run="tls", worker=name, spec=spec, journal=journal,
+                            credentials=credentials, patience=3)  # fmt: skip
 
     worker = client("w", guarded.environment)
     try:

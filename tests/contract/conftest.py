@@ -36,7 +36,7 @@ class Place:
         return lambda: send(signal.SIGCONT, pid)
 
     async def kill(self) -> None:
-        """End its process with SIGKILL."""
+        """Kill its process with SIGKILL."""
         send(signal.SIGKILL, process_id(self.url))
 
     async def start_again(self) -> None:

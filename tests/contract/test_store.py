@@ -1,4 +1,4 @@
-"""Every promise of bandit_server/store/base.py, on the embedded store and on a Redis of another make."""
+"""Every promise of bandit_server/store/base.py, on the embedded store and on a Redis server."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ AtStore = Callable[..., None]
 
 
 async def begin(store: RedisStore, run: str, events: int) -> Head:
-    """A run of so many events, of incarnation `one`; where it stands."""
+    """Append a run of this many events, of incarnation `one`; return its head."""
     payloads = [b"%d" % version for version in range(1, events + 1)]
-    await store.enlist(run, 1.0)
+    await store.register(run, 1.0)
     assert await store.append(run, NONE, payloads, incarnation="one") == "stored"
     return Head(events, "one", False)
 
 
 async def in_time(answers: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
-    """What a call answers, once the store does; every earlier try must say that it is unavailable."""
+    """Call until the store answers; every attempt before must raise StoreUnavailable."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -76,10 +76,10 @@ def test_another_head_changes_nothing(at_store: AtStore, expected: Head) -> None
     async def scenario(place: Place) -> None:
         await begin(place.store, "r", 3)
         before = await place.store.read("r", 0, 100)
-        assert not await place.store.stands("r", expected)
+        assert not await place.store.is_head("r", expected)
         assert await place.store.append("r", expected, [b"x", b"y"], incarnation="new", worker="w") == "changed"
         assert await place.store.read("r", 0, 100) == before
-        assert await place.store.pulses([("r", "w")]) == {}
+        assert await place.store.heartbeats([("r", "w")]) == {}
 
     at_store(scenario)
 
@@ -89,7 +89,7 @@ def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtSto
         store = place.store
         assert (await store.read("r", 0, 10)).head == NONE
         assert (await store.read("r", 7, 10)).events == []
-        assert await store.read_back("r", 7, 10) == []
+        assert await store.read_backwards("r", 7, 10) == []
         assert await store.heads(["r"]) == [NONE]
         assert await store.append("r", Head(1, "", False), [b"x"]) == "changed"
         assert await store.append("r", Head(0, "one", False), [b"x"]) == "changed"
@@ -101,17 +101,17 @@ def test_a_run_that_is_not_there_is_empty_and_expects_no_version(at_store: AtSto
 def test_a_run_stands_where_it_is_until_it_moves_on_or_is_deleted(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
-        assert await store.stands("r", NONE)
+        assert await store.is_head("r", NONE)
         head = await begin(store, "r", 3)
-        assert await store.stands("r", head)
+        assert await store.is_head("r", head)
         assert (await store.read("r", 0, 10)).head == head, "nothing was added"
         await store.append("r", head, [b"x"])
-        assert not await store.stands("r", head)
+        assert not await store.is_head("r", head)
         (head,) = await store.heads(["r"])
-        assert await store.stands("r", head)
+        assert await store.is_head("r", head)
         await store.delete("r")
-        assert not await store.stands("r", head)
-        assert not await store.stands("r", NONE)
+        assert not await store.is_head("r", head)
+        assert not await store.is_head("r", NONE)
 
     at_store(scenario)
 
@@ -134,7 +134,7 @@ def test_events_are_any_bytes(at_store: AtStore) -> None:
         payloads = [b"", bytes(range(256)), b"\r\n$-1\r\n", b"\xff" * (1 << 20)]
         assert await place.store.append("r", NONE, payloads, incarnation="one") == "stored"
         assert [event for _, event in (await place.store.read("r", 0, 10)).events] == payloads
-        assert [event for _, event in await place.store.read_back("r", 4, 10)] == payloads[::-1]
+        assert [event for _, event in await place.store.read_backwards("r", 4, 10)] == payloads[::-1]
 
     at_store(scenario)
 
@@ -176,7 +176,7 @@ def test_one_of_many_callers_succeeds(at_store: AtStore) -> None:
 
 
 def compete(url: str, name: str, wins: int) -> list[bytes]:
-    """Append to run r until so many events were stored; those events. For a process of its own."""
+    """Append to run r until this many events were stored, and return them. Runs in a process of its own."""
 
     async def whole() -> list[bytes]:
         store = RedisStore(url, deadline=20)
@@ -203,7 +203,7 @@ def test_processes_do_not_overwrite_each_other(at_store: AtStore) -> None:
         events = (await place.store.read("r", 1, 1000)).events
         assert [version for version, _ in events] == list(range(2, 302))
         assert sorted(event for _, event in events) == sorted(2 * [event for mine in won for event in mine])
-        # The two events of one append stand side by side, where their writer said.
+        # The two events of one append are neighbours, at the version that their writer expected.
         for (version, first), (_, second) in zip(events[::2], events[1::2], strict=True):
             assert first == second
             assert first.endswith(b" at %d" % (version - 1))
@@ -266,11 +266,11 @@ def test_reading_back_in_pages(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
         await begin(store, "r", 5)
-        assert await store.read_back("r", 5, 2) == [(5, b"5"), (4, b"4")]
-        assert await store.read_back("r", 3, 2) == [(3, b"3"), (2, b"2")]
-        assert await store.read_back("r", 1, 2) == [(1, b"1")]
-        assert await store.read_back("r", 0, 2) == []
-        assert await store.read_back("r", 99, 1) == [(5, b"5")]
+        assert await store.read_backwards("r", 5, 2) == [(5, b"5"), (4, b"4")]
+        assert await store.read_backwards("r", 3, 2) == [(3, b"3"), (2, b"2")]
+        assert await store.read_backwards("r", 1, 2) == [(1, b"1")]
+        assert await store.read_backwards("r", 0, 2) == []
+        assert await store.read_backwards("r", 99, 1) == [(5, b"5")]
 
     at_store(scenario)
 
@@ -290,8 +290,10 @@ def test_heads_come_in_the_order_asked_for(at_store: AtStore) -> None:
 
 
 def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
-    """Many runs of one moment are in one order, too: whatever the page's length, none is missed and none comes twice.
-    Times are kept exactly."""
+    """Runs of one moment have an order, too: with any page length, none is missed and none comes twice.
+
+    Times are exact.
+    """
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -299,7 +301,7 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
         times = {f"same-{number}": moment for number in range(12)}
         times |= {"older": moment - 1e-6, "oldest": 0.1, "newer": moment + 1e-6, "newest": moment + 60}
         for name, created in times.items():
-            await store.enlist(name, created)
+            await store.register(name, created)
         whole = sorted(((created, name) for name, created in times.items()), reverse=True)
         assert await store.names(100) == whole
         for length in (1, 2, 3, 5, 16, 17):
@@ -308,7 +310,7 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
                 assert len(page) <= length
                 pages += page
             assert pages == whole
-        # The place after a run that is gone by now.
+        # The position after a run that was deleted meanwhile.
         assert await store.names(1, (moment, "same-99x")) == [(moment, "same-9")]
         assert await store.names(100, (0.1, "a")) == []
 
@@ -318,8 +320,8 @@ def test_names_come_newest_first_page_by_page(at_store: AtStore) -> None:
 def test_a_known_run_keeps_its_time(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         assert await place.store.names(10) == []
-        await place.store.enlist("r", 5.0)
-        await place.store.enlist("r", 9.0)
+        await place.store.register("r", 5.0)
+        await place.store.register("r", 9.0)
         assert await place.store.names(10) == [(5.0, "r")]
 
     at_store(scenario)
@@ -337,9 +339,9 @@ def test_a_deleted_run_leaves_a_tombstone(at_store: AtStore) -> None:
             page = await store.read("r", 0, 10)
             assert page.head == Head(0, "", True)
             assert page.events == []
-            assert await store.read_back("r", 3, 10) == []
+            assert await store.read_backwards("r", 3, 10) == []
             assert await store.names(10) == [(1.0, "other")]
-            assert await store.pulses([("r", "w")]) == {}
+            assert await store.heartbeats([("r", "w")]) == {}
         assert (await store.read("other", 0, 10)).head == Head(1, "one", False)
         with connected(place.url) as client:
             assert keys.TOMBSTONE_SECONDS - 60 < client.ttl(keys.tombstone("r")) <= keys.TOMBSTONE_SECONDS
@@ -355,80 +357,80 @@ def test_a_run_can_be_refused_before_it_exists(at_store: AtStore) -> None:
     at_store(scenario)
 
 
-def test_signs_of_life(at_store: AtStore) -> None:
+def test_heartbeats(at_store: AtStore) -> None:
     async def scenario(place: Place) -> None:
         store = place.store
         await begin(store, "r", 1)
         workers = [("r", "caller"), ("r", "beating"), ("r", "silent"), ("other", "caller")]
-        assert await store.pulses(workers) == {}
+        assert await store.heartbeats(workers) == {}
         assert await store.append("r", Head(1, "one", False), [b"2"], worker="caller") == "stored"
-        await store.beat("r", "beating", b"fast")
-        await store.beat("r", "beating")
-        pulses = await store.pulses(workers)
-        assert pulses.keys() == {("r", "caller"), ("r", "beating")}
-        assert pulses["r", "caller"].heartbeat == b""
-        assert pulses["r", "beating"].heartbeat == b"fast"
+        await store.record_heartbeat("r", "beating", b"fast")
+        await store.record_heartbeat("r", "beating")
+        heartbeats = await store.heartbeats(workers)
+        assert heartbeats.keys() == {("r", "caller"), ("r", "beating")}
+        assert heartbeats["r", "caller"].request == b""
+        assert heartbeats["r", "beating"].request == b"fast"
         assert await store.append("r", Head(2, "one", False), [b"3"], worker="beating") == "stored"
-        pulses = await store.pulses(workers)
-        assert pulses["r", "beating"].heartbeat == b"fast"
-        assert all(0 <= pulse.age < 5 and pulse.alive for pulse in pulses.values())
-        assert await store.pulses([]) == {}
+        heartbeats = await store.heartbeats(workers)
+        assert heartbeats["r", "beating"].request == b"fast"
+        assert all(0 <= heartbeat.age < 5 and heartbeat.alive for heartbeat in heartbeats.values())
+        assert await store.heartbeats([]) == {}
 
     at_store(scenario)
 
 
-def test_signs_of_life_age_and_go(at_store: AtStore) -> None:
-    """Time passes by shortening what is left of the key's life; every kind of call makes a worker young again."""
+def test_heartbeats_age_and_expire(at_store: AtStore) -> None:
+    """Time passes as the key's expiry is shortened; every kind of call renews the heartbeat."""
 
     async def scenario(place: Place) -> None:
         store = place.store
         head = await begin(store, "r", 1)
 
         async def age() -> float:
-            return (await store.pulses([("r", "w")]))["r", "w"].age
+            return (await store.heartbeats([("r", "w")]))["r", "w"].age
 
         def let_pass(seconds: float) -> None:
             with connected(place.url) as client:
-                assert client.pexpire(keys.pulse("r", "w"), int(1000 * (keys.PULSE_SECONDS - seconds)))
+                assert client.pexpire(keys.heartbeat("r", "w"), int(1000 * (keys.HEARTBEAT_SECONDS - seconds)))
 
-        await store.beat("r", "w", b"first")
+        await store.record_heartbeat("r", "w", b"first")
         let_pass(ALIVE_SECONDS - 5)
         assert ALIVE_SECONDS - 5 <= await age() < ALIVE_SECONDS
         let_pass(ALIVE_SECONDS)
-        assert not (await store.pulses([("r", "w")]))["r", "w"].alive
-        await store.beat("r", "w")
+        assert not (await store.heartbeats([("r", "w")]))["r", "w"].alive
+        await store.record_heartbeat("r", "w")
         assert await age() < 5
         let_pass(1000)
         assert await store.append("r", head, [b"2"], worker="w") == "stored"
         assert await age() < 5
         let_pass(1000)
-        await store.beat("r", "w", b"second")
+        await store.record_heartbeat("r", "w", b"second")
         assert await age() < 5
-        let_pass(keys.PULSE_SECONDS)
-        assert await store.pulses([("r", "w")]) == {}
+        let_pass(keys.HEARTBEAT_SECONDS)
+        assert await store.heartbeats([("r", "w")]) == {}
 
     at_store(scenario)
 
 
 def every_call(store: RedisStore, run: str) -> list[Awaitable[Any]]:
-    """One call of every kind."""
+    """Return one call of every kind."""
     return [
         store.append(run, NONE, [b"x"], incarnation="one", worker="w"),
         store.read(run, 0, 10),
-        store.read_back(run, 10, 10),
+        store.read_backwards(run, 10, 10),
         store.heads([run, "other"]),
-        store.enlist(run, 1.0),
+        store.register(run, 1.0),
         store.names(10),
         store.delete(run),
-        store.beat(run, "w"),
-        store.beat(run, "w", b"heartbeat"),
-        store.pulses([(run, "w")]),
+        store.record_heartbeat(run, "w"),
+        store.record_heartbeat(run, "w", b"heartbeat"),
+        store.heartbeats([(run, "w")]),
         store.ping(),
     ]
 
 
 async def all_unavailable(calls: list[Awaitable[Any]], seconds: float) -> None:
-    """Every call says, within so many seconds, that the store is unavailable."""
+    """Assert that every call raises StoreUnavailable within this many seconds."""
     began = time.monotonic()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert time.monotonic() - began < seconds
@@ -438,7 +440,7 @@ async def all_unavailable(calls: list[Awaitable[Any]], seconds: float) -> None:
 
 
 def test_a_frozen_store_is_unavailable_in_time_and_recovers(at_store: AtStore) -> None:
-    """More calls than there are connections, and afterwards each gets its own answer, not one left over."""
+    """There are more calls than connections, and afterwards each call gets its own answer, not an old one."""
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -475,8 +477,9 @@ def test_closing_does_not_wait_for_a_frozen_store(at_store: AtStore) -> None:
 
 
 def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStore) -> None:
-    """A writer goes on all the while. What was stored stays, in order; what it was told nothing of is there or not;
-    nothing else is there."""
+    """A writer appends all the while. What was acknowledged is there, in order; appends without an answer may be there;
+    nothing else is there.
+    """
 
     async def scenario(place: Place) -> None:
         store = place.store
@@ -524,7 +527,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtSto
             for url in (place.url, proxy.url):
                 store = RedisStore(url)
                 await asyncio.gather(*(store.ping() for _ in range(10)))
-                # Opened last, closed last: when this one hears of it, the others have heard.
+                # Opened last, closed last: when this connection is closed, the others are.
                 witness, say = await proxy.connect()
                 say.write(b"PING\r\n")
                 assert await witness.readline() == b"+PONG\r\n"
@@ -540,7 +543,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtSto
 
 
 def test_an_append_whose_answer_is_lost_is_unavailable(at_store: AtStore) -> None:
-    """It was stored, and `changed` would say that it was not."""
+    """The append was stored, and `changed` would mean that it was not."""
 
     async def scenario(place: Place) -> None:
         head = await begin(place.store, "r", 1)
@@ -566,7 +569,7 @@ def test_nobody_there_is_unavailable() -> None:
 
 
 def test_a_store_that_does_not_write_says_why(at_store: AtStore) -> None:
-    """All of an append's events are refused, with the reason."""
+    """All events of the append are refused, with the reason."""
 
     async def scenario(place: Place) -> None:
         head = await begin(place.store, "r", 1)

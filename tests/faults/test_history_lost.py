@@ -1,4 +1,4 @@
-"""A store has lost its history or the end of it: the server notices, and workers restore it from their journals."""
+"""A store loses history, all of it or the end: the workers notice it, and restore it from their journals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.faults.idle_worker import Worker, assert_every_reward_counts_once
+from tests.faults.idle_worker import assert_every_reward_counts_once, idle_worker
 from tests.server_process import ServerProcess
 
 
@@ -22,14 +22,14 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def test_emptied_store_is_rebuilt_from_the_journal(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
+    with idle_worker(server.address, tmp_path, patience=20.0) as worker:
         worker.play(30)
         before = server.run()
         numbers = {r.pull.round: r.pull.number for r in server.reports()}
         server.lose_everything()
-        (pull, reported), *_ = worker.play(1)
-        assert pull.chosen_by == pb.CHOSEN_BY_POLICY
-        assert reported.delivered
+        (played,) = worker.play(1)
+        assert played.pull.chosen_by == pb.CHOSEN_BY_POLICY
+        assert played.reported.delivered
         assert_every_reward_counts_once(server, worker)
         after = server.run()
         assert after.restored
@@ -42,7 +42,7 @@ def test_emptied_store_is_rebuilt_from_the_journal(server: ServerProcess, tmp_pa
 
 
 def test_store_rolled_back_is_brought_forward_again(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
+    with idle_worker(server.address, tmp_path, patience=20.0) as worker:
         worker.play(5)
         server.kill()
         shutil.copytree(server.data, tmp_path / "backup", ignore=shutil.ignore_patterns("*.sock"))
@@ -57,8 +57,8 @@ def test_store_rolled_back_is_brought_forward_again(server: ServerProcess, tmp_p
         assert server.run().restored
 
 
-def test_two_workers_restore_a_run_together(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, "a", patience=20.0) as a, Worker(
+def test_two_workers_give_back_a_run_together(server: ServerProcess, tmp_path: Path) -> None:
+    with idle_worker(server.address, tmp_path, "a", patience=20.0) as a, idle_worker(
         server.address, tmp_path, "b", patience=20.0
     ) as b:  # fmt: skip
         for _ in range(10):
@@ -77,8 +77,8 @@ def test_two_workers_restore_a_run_together(server: ServerProcess, tmp_path: Pat
         assert server.run().incarnation == incarnation, "the two do not undo each other's work"
 
 
-def test_long_journal_is_restored_in_several_calls(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
+def test_long_journal_is_given_back_in_several_calls(server: ServerProcess, tmp_path: Path) -> None:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(1)
         server.kill()
         worker.play(4500)
@@ -89,18 +89,18 @@ def test_long_journal_is_restored_in_several_calls(server: ServerProcess, tmp_pa
 
 
 def test_a_journal_alone_rebuilds_the_run(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(12)
     server.lose_everything()
-    with Worker(server.address, tmp_path) as successor:
+    with idle_worker(server.address, tmp_path) as successor:
         assert successor.next_round == 12
-        successor.losses, successor.arms = dict(worker.losses), list(worker.arms)
+        successor.played |= worker.played
         successor.play(3)
         assert_every_reward_counts_once(server, successor)
 
 
-def test_a_loss_is_noticed_even_if_others_have_reached_the_lost_version(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, "a", patience=20.0) as a:
+def test_a_loss_that_others_have_filled_up_again_is_still_noticed(server: ServerProcess, tmp_path: Path) -> None:
+    with idle_worker(server.address, tmp_path, "a", patience=20.0) as a:
         a.play(5)
         server.kill()
         shutil.copytree(server.data, tmp_path / "backup", ignore=shutil.ignore_patterns("*.sock"))
@@ -110,10 +110,10 @@ def test_a_loss_is_noticed_even_if_others_have_reached_the_lost_version(server: 
     shutil.rmtree(server.data)
     shutil.copytree(tmp_path / "backup", server.data)
     server.start()
-    with Worker(server.address, tmp_path, "b", patience=20.0) as b:
+    with idle_worker(server.address, tmp_path, "b", patience=20.0) as b:
         b.play(10)
-        with Worker(server.address, tmp_path, "a", patience=20.0) as successor:
-            successor.losses, successor.arms = dict(a.losses), list(a.arms)
+        with idle_worker(server.address, tmp_path, "a", patience=20.0) as successor:
+            successor.played |= a.played
             successor.play(2)
             b.play(1)
             assert_every_reward_counts_once(server, successor, b)
@@ -123,7 +123,7 @@ def test_a_loss_is_noticed_even_if_others_have_reached_the_lost_version(server: 
 def test_a_round_that_the_server_refuses_does_not_stop_the_restore_of_the_others(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(3)
         server.kill()
         worker.play(3)

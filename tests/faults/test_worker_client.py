@@ -19,10 +19,13 @@ import pytest
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditServicer, BanditStub, add_BanditServicer_to_server
-from tests.faults.idle_worker import PATIENCE, Worker, assert_every_reward_counts_once
+from tests.faults.idle_worker import PATIENCE, assert_every_reward_counts_once, idle_worker
 from tests.launch import ROOT
 from tests.network import Network
 from tests.server_process import ServerProcess
+from worker.client.client import Reported
+from worker.client.journal import Pull
+from worker.client.testing import PlayedRound, numbered_losses
 from worker.deliver import deliver
 from worker.errors import Fenced, JournalError, WorkerError
 
@@ -35,20 +38,20 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(5)
         server.kill()
-        worker.seconds = 0.0
+        worker.waited = 0.0
         away = worker.play(20)
-        assert worker.seconds < PATIENCE + 0.4
-        (chosen, _), *others = away
-        assert chosen.chosen_by == pb.CHOSEN_BY_POLICY, "it came with the response to the last report"
-        assert {pull.chosen_by for pull, _ in others} == {pb.CHOSEN_BY_FALLBACK}
-        assert not any(reported.delivered for _, reported in away)
+        assert worker.waited < PATIENCE + 0.4
+        first, *others = away
+        assert first.pull.chosen_by == pb.CHOSEN_BY_POLICY, "the pull came with the last report"
+        assert {played.pull.chosen_by for played in others} == {pb.CHOSEN_BY_FALLBACK}
+        assert not any(played.reported.delivered for played in away)
         server.start()
         assert worker.client.flush(15) == 0
         back = worker.play(5)
-        assert {pull.chosen_by for pull, _ in back} == {pb.CHOSEN_BY_POLICY}
+        assert {played.pull.chosen_by for played in back} == {pb.CHOSEN_BY_POLICY}
         assert_every_reward_counts_once(server, worker)
         run = server.run()
         assert not run.restored, "nothing was lost, so nothing had to be restored"
@@ -59,43 +62,43 @@ def test_server_killed_and_back_costs_one_patience_and_no_reward(server: ServerP
 def test_server_gone_for_ever_costs_one_patience_and_the_journal_keeps_all(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(2)
         server.kill()
-        worker.seconds = 0.0
+        worker.waited = 0.0
         worker.play(300)
-        assert worker.seconds < PATIENCE + 1.0
+        assert worker.waited < PATIENCE + 1.0
         assert worker.client.flush(0.1) == 300
         start = time.monotonic()
         assert worker.client.flush() == 300
     assert time.monotonic() - start < 1.0, "the end must not wait again for a server that is gone"
     server.start()
-    with Worker(server.address, tmp_path) as successor:
+    with idle_worker(server.address, tmp_path) as successor:
         assert successor.next_round == 302
         assert successor.client.flush(15) == 0
-        successor.losses, successor.arms = worker.losses, worker.arms
+        successor.played |= worker.played
         assert_every_reward_counts_once(server, successor)
 
 
 def test_server_killed_while_a_report_waits(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
+    with idle_worker(server.address, tmp_path, patience=20.0) as worker:
         worker.play(1)
         server.freeze()
         restart = threading.Thread(target=server.restart)
         restart.start()
-        (_, reported), *_ = worker.play(1)
+        (played,) = worker.play(1)
         restart.join()
-        assert reported.delivered, "a server that is back within the patience costs only the wait"
+        assert played.reported.delivered, "a server that is back within the patience costs nothing but the wait"
         assert_every_reward_counts_once(server, worker)
 
 
 def test_frozen_server_costs_one_patience(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(3)
         server.freeze()
-        worker.seconds = 0.0
+        worker.waited = 0.0
         worker.play(20)
-        assert worker.seconds < PATIENCE + 0.4
+        assert worker.waited < PATIENCE + 0.4
         server.thaw()
         assert worker.client.flush(15) == 0
         worker.play(3)
@@ -103,13 +106,13 @@ def test_frozen_server_costs_one_patience(server: ServerProcess, tmp_path: Path)
 
 
 def test_frozen_store_costs_one_patience(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as worker:
+    with idle_worker(server.address, tmp_path) as worker:
         worker.play(3)
         store = server.store()
         store.suspend()
-        worker.seconds = 0.0
+        worker.waited = 0.0
         worker.play(10)
-        assert worker.seconds < PATIENCE + 0.4
+        assert worker.waited < PATIENCE + 0.4
         store.resume()
         assert worker.client.flush(20) == 0
         worker.play(3)
@@ -118,9 +121,9 @@ def test_frozen_store_costs_one_patience(server: ServerProcess, tmp_path: Path) 
 
 def test_successor_of_a_killed_worker_sends_its_unsent_reports(server: ServerProcess, tmp_path: Path) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from tests.faults.idle_worker import Worker;"
-        "w = Worker(sys.argv[1], Path(sys.argv[2])); w.play(3); print('playing', flush=True); input(); w.play(4);"
-        "print(json.dumps([list(w.losses.values()), w.arms]), flush=True); input()"
+        "import json, sys; from pathlib import Path; from tests.faults.idle_worker import idle_worker;"
+        "w = idle_worker(sys.argv[1], Path(sys.argv[2])); w.play(3); print('playing', flush=True); input(); w.play(4);"
+        "print(json.dumps([played.pull.arm for played in w.played.values()]), flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, server.address, str(tmp_path)],
@@ -132,23 +135,26 @@ def test_successor_of_a_killed_worker_sends_its_unsent_reports(server: ServerPro
         server.kill()
         process.stdin.write("\n")
         process.stdin.flush()
-        losses, arms = json.loads(process.stdout.readline())
+        arms = json.loads(process.stdout.readline())
         process.kill()
     server.start()
-    with Worker(server.address, tmp_path) as successor:
+    with idle_worker(server.address, tmp_path) as successor:
         assert successor.next_round == 7
         assert successor.client.flush(15) == 0
-        successor.losses, successor.arms = dict(enumerate(losses)), arms
+        for round, arm in enumerate(arms):
+            pull = Pull(arm, None, pb.CHOSEN_BY_POLICY)
+            answer = Reported(None, duplicate=False, delivered=False)
+            successor.played[round] = PlayedRound(pull, numbered_losses(round, arm), answer)
         assert_every_reward_counts_once(server, successor)
 
 
 def test_a_newer_process_fences_the_older(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path) as older:
+    with idle_worker(server.address, tmp_path) as older:
         older.play(3)
-        with Worker(server.address, tmp_path) as newer:
+        with idle_worker(server.address, tmp_path) as newer:
             with pytest.raises(Fenced, match="newer"):
                 older.play(2)
-            newer.losses, newer.arms = {k: v for k, v in older.losses.items() if k < 3}, older.arms
+            newer.played |= older.played
             newer.play(3)
             assert_every_reward_counts_once(server, newer)
 
@@ -157,12 +163,12 @@ def test_a_newer_process_fences_the_older(server: ServerProcess, tmp_path: Path)
 def test_connection_that_drops_all_packets_is_replaced(server: ServerProcess, tmp_path: Path) -> None:
     network = Network(server.address)
     try:
-        with Worker(network.address, tmp_path) as worker:
+        with idle_worker(network.address, tmp_path) as worker:
             worker.play(2)
             network.cut()
-            worker.seconds = 0.0
+            worker.waited = 0.0
             worker.play(5)
-            assert worker.seconds < PATIENCE + 0.4
+            assert worker.waited < PATIENCE + 0.4
             assert worker.client.flush(40) == 0
             worker.play(2)
             assert_every_reward_counts_once(server, worker)
@@ -171,7 +177,7 @@ def test_connection_that_drops_all_packets_is_replaced(server: ServerProcess, tm
 
 
 class Undecided(BanditServicer):
-    """Forwards every call of a worker, except those that choose an arm, which fail."""
+    """Forwards every call of a worker, but cannot select an arm."""
 
     def __init__(self, server: BanditStub) -> None:
         self.CreateRun = lambda request, _: server.CreateRun(request)
@@ -193,18 +199,18 @@ def test_server_that_takes_reports_but_cannot_choose_costs_one_patience(server: 
     with server.stub() as stub:
         add_BanditServicer_to_server(Undecided(stub), front)
         front.start()
-        with Worker(f"127.0.0.1:{port}", tmp_path, patience=2.0) as worker:
+        with idle_worker(f"127.0.0.1:{port}", tmp_path, patience=2.0) as worker:
             for _ in range(5):
-                (pull, _), *_ = worker.play()
-                assert pull.chosen_by == pb.CHOSEN_BY_FALLBACK
+                (played,) = worker.play()
+                assert played.pull.chosen_by == pb.CHOSEN_BY_FALLBACK
                 assert worker.client.flush(15) == 0
-            assert worker.seconds < 2 * 2.0
+            assert worker.waited < 2 * 2.0
             assert_every_reward_counts_once(server, worker)
         front.stop(None)
 
 
 def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerProcess, tmp_path: Path) -> None:
-    with Worker(server.address, tmp_path, patience=20.0) as worker:
+    with idle_worker(server.address, tmp_path, patience=20.0) as worker:
         worker.play(2)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -218,13 +224,13 @@ def test_journal_that_cannot_be_written_ends_the_worker_at_once(server: ServerPr
             signal.signal(signal.SIGXFSZ, previous)
 
 
-def test_the_output_of_a_running_job_is_not_delivered(server: ServerProcess, tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="holds no worker's output"):
+def test_a_job_at_work_is_not_delivered_for(server: ServerProcess, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="is not a worker's output directory"):
         deliver(tmp_path, server.address)
     (tmp_path / "bandit-journal.jsonl").touch()
     with (tmp_path / "worker-id").open("w") as identity:
         fcntl.flock(identity, fcntl.LOCK_EX)
-        with pytest.raises(WorkerError, match="still at work"):
+        with pytest.raises(WorkerError, match="still running"):
             deliver(tmp_path, server.address)
     with pytest.raises(JournalError, match="is empty"):
         deliver(tmp_path, server.address)

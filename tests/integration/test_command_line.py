@@ -59,7 +59,7 @@ def test_an_invalid_run_name_is_refused(name: str, capsys: pytest.CaptureFixture
          "train: input should be 'forced', 'active' or 'all' (got 'forcd'; did you mean "
          "'forced'?)"),
         (("train: forced", "layers: {image: visual.transformer.resblock.*}"),
-         "'visual.transformer.resblock.*' matches nothing in CoCa; the nearest names are visual.transformer.resblocks"),
+         "'visual.transformer.resblock.*' matches nothing in CoCa; did you mean 'visual.transformer.resblocks"),
         (("train: forced", "arms: {eyes: [imagee]}"), "did you mean 'image'"),
     ],
 )  # fmt: skip

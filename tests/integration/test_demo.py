@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.launch import ROOT, free_port, on_a_terminal
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup.autotune import PROBES
 
 pytestmark = pytest.mark.deepspeed
@@ -50,7 +50,7 @@ def test_a_short_demo_ends_with_a_student_that_open_clip_loads(tmp_path: Path) -
     open_clip.create_model(f"local-dir:{tmp_path / 'demo'}")
     rounds = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(6))
-    saved = recipe.read(tmp_path / "demo" / "recipe.yaml", {})
+    saved = read_recipe(tmp_path / "demo" / "recipe.yaml", {})
     assert not saved.open, "open numbers are chosen, and saved for a job that resumes this one"
     assert saved.probe.batches in [2 * batches for batches in PROBES]
     assert [record["chosen_by"] for record in rounds] == ["policy"] * 4 + ["tail"] * 2

@@ -125,7 +125,7 @@ def test_server_gone_for_good(server: ServerProcess, tmp_path: Path) -> None:
     assert_one_patience_each(worker, [(began, time.time())])
     assert worker.summary()["unsent_reports"] == rounds - first
     assert (worker.output / "student.safetensors").exists()
-    assert f"{rounds - first} reports are not told to the bandit server" in worker.log_text
+    assert f"{rounds - first} reports were not delivered to the bandit server" in worker.log_text
     run = worker.lines("worker")[0]["run"]
     server.start()
     # The command that the job has printed.
@@ -135,7 +135,7 @@ def test_server_gone_for_good(server: ServerProcess, tmp_path: Path) -> None:
         told = subprocess.run(
             [sys.executable, *command[1].split()], cwd=ROOT, check=True, capture_output=True, text=True
         )
-        assert f"{untold} of them were not told before" in told.stdout
+        assert f"delivered {untold} reports" in told.stdout
         assert_history_is_the_journals(server.events(run), worker)
     assert server.run(run).workers[0].info.recipe == "tiny"
 

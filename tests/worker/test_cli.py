@@ -21,10 +21,10 @@ def test_resume_names_the_directory_or_takes_that_of_the_output(flags: list[str]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--resume"], "--resume needs the directory to go on with: --resume DIR"),
+        (["--resume"], "--resume needs the directory of the worker to resume: --resume DIR"),
         (["--resume", "runs/a", "--output-dir", "runs/b"], "leave out --output-dir"),
         (["--resume", "runs/a", "--steps-per-round", "3", "--recipe", "r.yaml"],
-         "--resume goes on with the job as it was started; leave out --recipe, --steps-per-round"),
+         "--resume continues the job as it was started; leave out --recipe, --steps-per-round"),
     ],
 )  # fmt: skip
 def test_resume_is_the_same_job(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from worker import job
 from worker.cli import parse
 from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
-from worker.recipe import recipe as recipes
+from worker.recipe.recipe import read_recipe
 from worker.setup.build import build
 from worker.setup.dry_run import report
 from worker.setup.models import load_models
@@ -50,7 +50,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_tutorial_trains_what_it_says(process_group: ProcessGroup, here: Path, name: str) -> None:
     """As ``--dry-run`` does."""
-    recipe = recipes.read(here / name, {})
+    recipe = read_recipe(here / name, {})
     models = load_models(recipe)
     components = build(recipe, models, process_group)
     text = report(models, components.dry_run.check_arms(repeats=0))
@@ -66,7 +66,7 @@ def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.
 
 def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
     with pytest.raises(RecipeError, match=r"line 8: train: .* use train: active or all, or declare the inputs"):
-        load_models(recipes.read(here / "reader.yaml", {"train": "forced"}))
+        load_models(read_recipe(here / "reader.yaml", {"train": "forced"}))
 
 
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:

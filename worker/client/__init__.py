@@ -1,0 +1,1 @@
+"""The worker's client of the bandit server: calls, journal, and what happens during an outage."""

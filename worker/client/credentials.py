@@ -1,9 +1,10 @@
-"""What a worker shows the bandit server, and whom it trusts: from the environment and files, never from the command
-line, which every user of a machine can read.
+"""The worker's credentials for the bandit server, read from the environment and from files.
 
-    OPTIMA_TOKEN_FILE, OPTIMA_TOKEN                   the server's token: in a file, or itself
-    OPTIMA_TLS_CA                                     call over TLS; a PEM file of who vouches for it, or `public`
-    OPTIMA_TLS_CLIENT_CERT, OPTIMA_TLS_CLIENT_KEY     PEM files: what a server with mTLS is shown
+    OPTIMA_TOKEN_FILE, OPTIMA_TOKEN                   the server's token: the path of a file, or the token itself
+    OPTIMA_TLS_CA                                     use TLS; a PEM file of the certificate authority, or `public`
+    OPTIMA_TLS_CLIENT_CERT, OPTIMA_TLS_CLIENT_KEY     PEM files of the client's certificate, for a server with mTLS
+
+There are no flags for them: every user of a machine can read the command line of every process.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from pathlib import Path
 
 from worker.errors import BanditRefused
 
-# Instead of a file: the public authorities that gRPC brings with it.
+# The value of OPTIMA_TLS_CA for the public authorities that gRPC ships with.
 PUBLIC = "public"
 
 
 @dataclass(frozen=True)
-class Access:
-    """What a client shows and trusts.
+class Credentials:
+    """A token and TLS certificates.
 
     Attributes:
-        token: The server's bearer token, if it wants one.
+        token: The server's bearer token, if it asks for one.
         tls: Whether the connection is encrypted.
-        authorities: PEM: who vouches for the server; None for the public authorities.
-        certificate, key: PEM: the client's own, for a server that asks for one.
+        authorities: PEM of the certificate authority that signed the server's certificate; None for the public ones.
+        certificate: PEM of the client's own certificate, for a server with mTLS.
+        key: PEM of the certificate's private key.
     """
 
     token: str | None = None
@@ -38,38 +40,38 @@ class Access:
 
     def __post_init__(self) -> None:
         if self.token and not (self.token.isascii() and self.token.isprintable()):
-            raise BanditRefused("the token holds characters other than printable ASCII, which no header can carry")
+            raise BanditRefused("the token contains characters other than printable ASCII; a header cannot carry them")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Access:
-        """As the head of this file says.
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Credentials:
+        """Read the credentials from the environment variables above and the files that they name.
 
         Raises:
-            BanditRefused: A file cannot be read, or half of what belongs together is given.
+            BanditRefused: A file cannot be read, or of variables that belong together only some are set.
         """
         token = environment.get("OPTIMA_TOKEN", "").strip()
         if environment.get("OPTIMA_TOKEN_FILE"):
-            token = _read("OPTIMA_TOKEN_FILE", environment).decode(errors="replace").strip()
+            token = _read_file("OPTIMA_TOKEN_FILE", environment).decode(errors="replace").strip()
             if not token:
                 raise BanditRefused(f"OPTIMA_TOKEN_FILE {environment['OPTIMA_TOKEN_FILE']} is empty; expected a token")
         ca = environment.get("OPTIMA_TLS_CA", "")
-        own = [bool(environment.get(name)) for name in ("OPTIMA_TLS_CLIENT_CERT", "OPTIMA_TLS_CLIENT_KEY")]
-        if any(own) and not (all(own) and ca):
+        client = [bool(environment.get(name)) for name in ("OPTIMA_TLS_CLIENT_CERT", "OPTIMA_TLS_CLIENT_KEY")]
+        if any(client) and not (all(client) and ca):
             raise BanditRefused(
-                "OPTIMA_TLS_CLIENT_CERT, OPTIMA_TLS_CLIENT_KEY and OPTIMA_TLS_CA belong together: the worker's "
-                "certificate, its key, and who vouches for the server"
+                "OPTIMA_TLS_CLIENT_CERT, OPTIMA_TLS_CLIENT_KEY and OPTIMA_TLS_CA belong together (the worker's "
+                "certificate, its private key, and the certificate authority of the server); set all three"
             )
         return cls(
             token=token or None,
             tls=bool(ca),
-            authorities=_read("OPTIMA_TLS_CA", environment) if ca and ca != PUBLIC else None,
-            certificate=_read("OPTIMA_TLS_CLIENT_CERT", environment) if all(own) else None,
-            key=_read("OPTIMA_TLS_CLIENT_KEY", environment) if all(own) else None,
+            authorities=_read_file("OPTIMA_TLS_CA", environment) if ca and ca != PUBLIC else None,
+            certificate=_read_file("OPTIMA_TLS_CLIENT_CERT", environment) if all(client) else None,
+            key=_read_file("OPTIMA_TLS_CLIENT_KEY", environment) if all(client) else None,
         )
 
 
-def _read(name: str, environment: Mapping[str, str]) -> bytes:
+def _read_file(variable: str, environment: Mapping[str, str]) -> bytes:
     try:
-        return Path(environment[name]).read_bytes()
+        return Path(environment[variable]).read_bytes()
     except OSError as error:
-        raise BanditRefused(f"{name} {environment[name]} cannot be read: {error.strerror}") from error
+        raise BanditRefused(f"{variable} {environment[variable]} cannot be read: {error.strerror}") from error

@@ -1,15 +1,15 @@
-"""The worker's own record of its run: ``bandit-journal.jsonl``, appended to and never changed.
+"""The worker's own record of its run: ``bandit-journal.jsonl``, an append-only file.
 
-One JSON object a line. The record alone rebuilds the worker's part of a run on a server that has lost it, and
-tells a resumed worker which arm it trained in which round. Kinds of lines, in the order of a round:
+One JSON object per line. The journal alone restores the worker's rounds on a server that has lost them, and tells a
+resumed worker which arm it trained in which round. Kinds of lines, in the order of a round:
 
-    worker    first line: run, worker, spec
-    joined    a process of the worker has joined: process, incarnation, version
-    pull      an arm was chosen: round, arm, chosen_by, number (null: by the worker itself), fallback_arms
-    report    what came of it: round, arm, chosen_by, measurement; written before it is sent
-    reply     the report as the server stored it: number, reward; measurement where it is not ours
-    refused   the server will not have the report: reason
-    restored  the history was given back: incarnation, version, through (the last round with a report)
+    worker    the first line: run, worker, spec
+    joined    a process of the worker joined the run: process, incarnation, version
+    pull      an arm was chosen: round, arm, chosen_by, number (null: the worker chose by itself), fallback_arms
+    report    the result of the round: round, arm, chosen_by, measurement; written before it is sent
+    reply     the report as the server stored it: number, reward; measurement if it differs from the worker's
+    refused   the server refused the report: reason
+    restored  the rounds were restored on the server: incarnation, version, through (the last round with a report)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf import json_format
 
@@ -29,25 +29,34 @@ from worker.files import JsonLines
 JOURNAL_FILE = "bandit-journal.jsonl"
 SCHEMA = 1
 
+ChosenBy: TypeAlias = pb.ChosenBy.ValueType
+
 
 @dataclass(frozen=True)
 class Pull:
     """The arm of a round.
 
     Attributes:
-        arm: Its name.
-        number: Its number in the run; None where the server never gave it one.
-        chosen_by: By the policy, by the worker while the server was away, or for the tail.
+        arm: The arm's name.
+        number: The pull's number in the run; None if the server never assigned one.
+        chosen_by: The policy, the worker during an outage, or the tail.
     """
 
     arm: str
     number: int | None
-    chosen_by: pb.ChosenBy.ValueType
+    chosen_by: ChosenBy
 
 
 @dataclass(frozen=True)
 class Round:
-    """What the journal knows of one round; `settled` once the server has stored or refused its report."""
+    """What the journal knows about one round.
+
+    Attributes:
+        pull: The arm.
+        measurement: The measured losses; None until the round is reported.
+        settled: Whether the server has stored or refused the report.
+        refused: Whether the server has refused the report.
+    """
 
     pull: Pull
     measurement: pb.Measurement | None = None
@@ -56,16 +65,16 @@ class Round:
 
 
 class Journal:
-    """A journal on disk, with what follows from it in memory. Any thread may use it.
+    """A journal on disk, and its content in memory. Any thread may use it.
 
     Attributes:
         path: The file.
-        incarnation: The run's, as last told by the server; empty before the worker has joined.
-        version: The highest version of that incarnation that the journal was told of.
+        incarnation: The run's incarnation in the newest line that has one; empty before the worker has joined.
+        version: The highest version of that incarnation.
 
     Raises:
-        JournalError: The file cannot be opened, or a line in it makes no sense. A torn last line, as a killed
-            process leaves it, is cut off instead.
+        JournalError: The file cannot be opened, or a line is invalid. An incomplete last line, as a killed process
+            leaves it, is cut off instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,19 +85,19 @@ class Journal:
         self._rounds: dict[int, Round] = {}
         self._last_stored = -1
         self._fallback_arms: list[str] = []
-        self._walked = 0
+        self._fallbacks_used = 0
         self._lock = threading.RLock()
         self._lines = JsonLines(path)
         for number, entry in self._lines.read():
             try:
                 self._apply(entry)
             except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
-                raise JournalError(f"line {number} of the journal {path} makes no sense: {error!r}") from error
+                raise JournalError(f"line {number} of the journal {path} is invalid: {error!r}") from error
 
-    # What the worker writes
+    # Lines that the worker writes
 
     def begin(self, run: str, worker: str, spec: pb.RunSpec) -> None:
-        """Write the first line, or check that it is there and says the same.
+        """Write the first line; if it exists, check that it has the same run, worker and spec.
 
         Raises:
             JournalError: The journal belongs to another run, another worker or another spec.
@@ -97,33 +106,39 @@ class Journal:
             document = json_format.MessageToDict(spec, preserving_proto_field_name=True)
             self._append(kind="worker", schema=SCHEMA, run=run, worker=worker, spec=document)
             return
-        for name, ours, found in zip(("run", "worker", "spec"), (run, worker, spec), self._head, strict=True):
-            if ours != found:
-                said = "has another spec than this run" if name == "spec" else f"is of {name} {found}, not {ours}"
-                raise JournalError(f"the journal {self.path} {said}; use another --output-dir for another run")
+        for name, expected, found in zip(("run", "worker", "spec"), (run, worker, spec), self._head, strict=True):
+            if expected != found:
+                fault = "has another spec than this run" if name == "spec" else f"is of {name} {found}, not {expected}"
+                raise JournalError(f"the journal {self.path} {fault}; use another --output-dir for another run")
 
-    def joined(self, process: str, incarnation: str, version: int) -> None:
-        """A process of this worker has joined the run."""
+    def record_join(self, process: str, incarnation: str, version: int) -> None:
+        """Record that a process of this worker has joined the run."""
         self._append(kind="joined", process=process, incarnation=incarnation, version=version)
 
-    def pulled(self, round: int, pull: Pull, fallback_arms: list[str], incarnation: str = "", version: int = 0) -> None:
-        """An arm was chosen, by the server (with its incarnation and version) or by the worker (without)."""
-        entry: dict[str, Any] = {"round": round, "arm": pull.arm, "chosen_by": _word(pull.chosen_by)}
+    def record_pull(
+        self, round: int, pull: Pull, fallback_arms: list[str], incarnation: str = "", version: int = 0
+    ) -> None:
+        """Record a pull: of the server (with incarnation and version) or of the worker itself (without)."""
+        entry: dict[str, Any] = {"round": round, "arm": pull.arm, "chosen_by": _name(pull.chosen_by)}
         if pull.number is None:
             self._append(kind="pull", **entry, number=None)
         else:
             entry |= {"number": pull.number, "incarnation": incarnation, "version": version}
             self._append(kind="pull", **entry, fallback_arms=fallback_arms)
 
-    def reported(self, round: int, arm: str, chosen_by: pb.ChosenBy.ValueType, measurement: pb.Measurement) -> None:
-        """What came of a round, before it is sent."""
+    def record_report(self, round: int, arm: str, chosen_by: ChosenBy, measurement: pb.Measurement) -> None:
+        """Record the result of a round, before it is sent."""
         document = json_format.MessageToDict(measurement, preserving_proto_field_name=True)
-        self._append(kind="report", round=round, arm=arm, chosen_by=_word(chosen_by), measurement=document)
+        self._append(kind="report", round=round, arm=arm, chosen_by=_name(chosen_by), measurement=document)
 
-    def replied(self, round: int, reply: pb.ReportRewardResponse) -> None:
-        """The server has stored a report; where it had another one for this round, that one stands."""
+    def record_reply(self, round: int, reply: pb.ReportRewardResponse) -> None:
+        """Record that the server has stored a report. If it had another one of this round, that one stands."""
         report = reply.report
-        entry: dict[str, Any] = {"round": round, "arm": report.pull.arm, "chosen_by": _word(report.pull.chosen_by)}
+        entry: dict[str, Any] = {
+            "round": round,
+            "arm": report.pull.arm,
+            "chosen_by": _name(report.pull.chosen_by),
+        }
         entry |= {"number": report.pull.number, "reward": report.reward if report.HasField("reward") else None}
         entry |= {"duplicate": reply.duplicate, "incarnation": reply.incarnation, "version": reply.version}
         known = self._rounds.get(round)
@@ -131,38 +146,38 @@ class Journal:
             entry["measurement"] = json_format.MessageToDict(report.measurement, preserving_proto_field_name=True)
         self._append(kind="reply", **entry)
 
-    def refused(self, round: int, reason: str) -> None:
-        """The server will not have this round's report; it is not sent again."""
+    def record_refusal(self, round: int, reason: str) -> None:
+        """Record that the server refused the report of a round; it is not sent again."""
         self._append(kind="refused", round=round, reason=reason)
 
-    def restored(self, incarnation: str, version: int, through: int) -> None:
-        """This worker's rounds were given back to a server that had lost them, with all reports up to a round."""
+    def record_restore(self, incarnation: str, version: int, through: int) -> None:
+        """Record that this worker's rounds were restored on the server, with all reports up to a round."""
         self._append(kind="restored", incarnation=incarnation, version=version, through=through)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._lines.close()
 
-    # What follows from it
+    # The content
 
     @property
-    def bare(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether the worker has neither joined the run nor begun a round."""
         return not self.incarnation and not self._rounds
 
     @property
     def head(self) -> tuple[str, str, pb.RunSpec]:
-        """Run, worker and spec, as its first line says.
+        """Run, worker and spec from the first line.
 
         Raises:
-            JournalError: It has none yet.
+            JournalError: The journal has no line yet.
         """
         if self._head is None:
             raise JournalError(f"the journal {self.path} is empty")
         return self._head
 
     def pull_of(self, round: int) -> Pull | None:
-        """The pull of a round that this worker has begun before, in this process or an earlier one."""
+        """Return the pull of a round that this worker has begun, in this process or an earlier one."""
         known = self._rounds.get(round)
         return known.pull if known else None
 
@@ -176,26 +191,26 @@ class Journal:
 
     @property
     def fallback_arm(self) -> str:
-        """The arm to train next if the server is away: its last fallback arms, walked, then cycled."""
+        """The arm to train next in an outage: the last fallback arms of the server in order, again and again."""
         arms = self._fallback_arms or self._arms_before_any_choice()
-        return arms[self._walked % len(arms)]
+        return arms[self._fallbacks_used % len(arms)]
 
     @property
     def last_stored(self) -> pb.JournalRecord | None:
-        """The last round whose report the server has stored, if there is one."""
+        """The last round whose report the server has stored; None if there is none."""
         known = self._rounds.get(self._last_stored)
         return None if known is None else self._record(self._last_stored, known)
 
     def unsent(self) -> list[tuple[int, Pull, pb.Measurement]]:
-        """Reports that the server has neither stored nor refused, in the order they were written."""
+        """Return the reports that the server has neither stored nor refused, in the order they were written."""
         with self._lock:
             rounds = list(self._rounds.items())
         return [(number, r.pull, r.measurement) for number, r in rounds if r.measurement is not None and not r.settled]
 
     def records(self) -> list[pb.JournalRecord]:
-        """All that a server needs to have this worker's rounds again, in order.
+        """Return what a server needs to restore this worker's rounds, in order.
 
-        A round that the worker chose itself begins with its report; before that there is nothing to restore.
+        A round whose arm the worker chose by itself is included once it is reported.
         """
         with self._lock:
             rounds = list(self._rounds.items())
@@ -230,7 +245,7 @@ class Journal:
             self._apply(entry)
 
     def _apply(self, entry: dict[str, Any]) -> None:
-        """Fold one line into what is known."""
+        """Fold one line into the content."""
         kind = entry["kind"]
         if kind == "worker":
             if entry["schema"] != SCHEMA:
@@ -247,7 +262,7 @@ class Journal:
                     if not known.refused:
                         self._last_stored = max(number, self._last_stored)
         elif kind != "joined":
-            raise ValueError(f"no kind of line is called {kind!r}")
+            raise ValueError(f"unknown kind of line {kind!r}")
         if entry.get("incarnation"):
             same = entry["incarnation"] == self.incarnation
             self.version = max(self.version, entry["version"]) if same else entry["version"]
@@ -259,10 +274,10 @@ class Journal:
         if "measurement" in entry and (measurement is None or kind == "reply"):
             measurement = json_format.ParseDict(entry["measurement"], pb.Measurement())
         if kind == "pull":
-            self._walked = 0 if entry.get("fallback_arms") else self._walked + (pull.number is None)
+            self._fallbacks_used = 0 if entry.get("fallback_arms") else self._fallbacks_used + (pull.number is None)
             self._fallback_arms = entry.get("fallback_arms") or self._fallback_arms
         elif kind == "report" and known and (known.measurement is not None or known.pull.arm == pull.arm):
-            # The first report stands; and a report does not know the number its pull already has.
+            # The first report stands; and a report lacks the number that its pull already has.
             pull = known.pull
         settled = kind == "reply" or (known is not None and known.settled)
         if kind == "reply":
@@ -270,5 +285,5 @@ class Journal:
         self._rounds[entry["round"]] = Round(pull, measurement, settled, refused=known is not None and known.refused)
 
 
-def _word(chosen_by: pb.ChosenBy.ValueType) -> str:
+def _name(chosen_by: ChosenBy) -> str:
     return pb.ChosenBy.Name(chosen_by).removeprefix("CHOSEN_BY_").lower()

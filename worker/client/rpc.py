@@ -1,4 +1,4 @@
-"""The calls to the bandit server, with errors as this package's own: the only file of the worker that imports grpc."""
+"""The calls to the bandit server, with this package's own errors: the worker's only file that imports grpc."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, RunLost
 
 OPTIONS: list[tuple[str, int]] = [
-    # A server that is back is found within this long.
+    # A server that is back is found within this time.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Despite its name also how long one attempt to connect may take; 20 s by default.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    # A connection cut without a word is noticed, and given up for a new one. Heartbeats flow more often than these
-    # pings, so that no server counts them as abuse.
+    # Notice a connection that was cut silently, and open a new one. Heartbeats are more frequent than these pings, so
+    # no server counts the pings as abuse.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A ping that gRPC had in flight by itself when the connection was cut is waited for instead: 60 s by default.
+    # If gRPC had a ping of its own in flight when the connection was cut, it waits for that one: 60 s by default.
     ("grpc.http2.ping_timeout_ms", 5_000),
-    # Jobs of one machine, or of one test, must not share a connection and its backoff.
+    # Jobs on one machine, or in one test, must not share a connection and its backoff.
     ("grpc.use_local_subchannel_pool", 1),
-    # Retries are ours to order: one report at a time, oldest first.
+    # The sender retries by itself: one report at a time, oldest first.
     ("grpc.enable_retries", 0),
 ]
 
-# Says nothing about the request: try again.
-PASSING = frozenset(
+# These codes say nothing about the request: the call is tried again.
+TRANSIENT_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -42,40 +42,42 @@ PASSING = frozenset(
     }
 )
 # Trailing metadata of ALREADY_EXISTS (bandit.proto, ReportReward).
-STORED_REPORT = "optima-stored-report-bin"
+STORED_REPORT_KEY = "optima-stored-report-bin"
 
-Q = TypeVar("Q")
-R = TypeVar("R")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
-class Wire:
-    """The channel and its calls, each with a deadline.
+class BanditRpc:
+    """A channel to the server and the calls on it, each with a deadline.
 
     Args:
-        address: Where the server listens, ``host:port``.
-        access: What the server is shown, and whom the client trusts.
+        address: The server's address, ``host:port``.
+        credentials: Token and certificates.
         deadline: Seconds a call may take.
 
     Every call raises:
-        BanditUnreachable: No answer, or none that settles anything; to be tried again.
-        BanditRefused: The server says no.
+        BanditUnreachable: There was no answer, or a transient error; try again.
+        BanditRefused: The server refused the request.
         RunLost: The server has less history than the caller.
         Fenced: A newer process of this worker has started.
     """
 
-    def __init__(self, address: str, access: Access, deadline: float) -> None:
+    def __init__(self, address: str, credentials: Credentials, deadline: float) -> None:
         self._address = address
-        self._metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
+        self._metadata = (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
         self._deadline = deadline
-        if access.tls:
-            credentials = grpc.ssl_channel_credentials(access.authorities, access.key, access.certificate)
-            self._channel = grpc.secure_channel(address, credentials, options=OPTIONS)
+        if credentials.tls:
+            channel_credentials = grpc.ssl_channel_credentials(
+                credentials.authorities, credentials.key, credentials.certificate
+            )
+            self._channel = grpc.secure_channel(address, channel_credentials, options=OPTIONS)
         else:
             self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub = BanditStub(self._channel)
 
     def is_ready(self, seconds: float) -> bool:
-        """Whether somebody listens there within so many seconds."""
+        """Tell whether a connection can be opened within so many seconds."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
@@ -83,16 +85,19 @@ class Wire:
         return True
 
     def get_run(self, request: pb.GetRunRequest) -> pb.GetRunResponse:
+        """Call GetRun."""
         return self._call(self._stub.GetRun, request)
 
     def create_run(self, request: pb.CreateRunRequest) -> pb.CreateRunResponse:
+        """Call CreateRun."""
         return self._call(self._stub.CreateRun, request)
 
     def select_arm(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
+        """Call SelectArm."""
         return self._call(self._stub.SelectArm, request)
 
     def report_reward(self, request: pb.ReportRewardRequest) -> pb.ReportRewardResponse:
-        """A report that the server already has of this round, with other numbers, is as good an answer."""
+        """Call ReportReward. A different report of the round that the server already has is returned as a duplicate."""
         try:
             return self._call(self._stub.ReportReward, request)
         except _Conflict as conflict:
@@ -102,25 +107,28 @@ class Wire:
             )
 
     def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        """Call Heartbeat."""
         return self._call(self._stub.Heartbeat, request)
 
     def finish_run(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse:
+        """Call FinishRun."""
         return self._call(self._stub.FinishRun, request)
 
     def restore_run(self, request: pb.RestoreRunRequest) -> pb.RestoreRunResponse:
+        """Call RestoreRun."""
         return self._call(self._stub.RestoreRun, request)
 
     def close(self) -> None:
         """Close the channel; a call in progress ends."""
         self._channel.close()
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, R], request: Q) -> R:
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
         try:
-            # Not waiting for the connection: one that is refused is news for the courier, which counts the seconds
-            # and tries again.
+            # Do not wait for the connection: the sender must know at once that it is refused, because it counts the
+            # seconds of the outage and retries.
             return method(request, timeout=self._deadline, metadata=self._metadata, wait_for_ready=False)
         except grpc.RpcError as error:
-            # What the blocking calls raise is a call, too.
+            # The error that a blocking call raises is also a Call.
             raise self._translate(cast(grpc.Call, error)) from None
         except ValueError as error:
             raise BanditUnreachable(f"the connection to {self._address} is closed") from error
@@ -128,25 +136,25 @@ class Wire:
     def _translate(self, error: grpc.Call) -> BanditError:
         metadata = dict(error.trailing_metadata() or ())
         reason = str(metadata.get("optima-reason", ""))
-        said = f"the bandit server at {self._address} says: {error.details()}"
+        message = f"the bandit server at {self._address} answered: {error.details()}"
         match error.code():
             case grpc.StatusCode.ABORTED:
-                return Fenced(said)
+                return Fenced(message)
             case grpc.StatusCode.DATA_LOSS | grpc.StatusCode.NOT_FOUND:
-                return RunLost(said)
-            case grpc.StatusCode.ALREADY_EXISTS if STORED_REPORT in metadata:
-                return _Conflict(said, pb.RewardReported.FromString(cast(bytes, metadata[STORED_REPORT])))
-            case code if code in PASSING and not reason:
+                return RunLost(message)
+            case grpc.StatusCode.ALREADY_EXISTS if STORED_REPORT_KEY in metadata:
+                return _Conflict(message, pb.RewardReported.FromString(cast(bytes, metadata[STORED_REPORT_KEY])))
+            case code if code in TRANSIENT_CODES and not reason:
                 return BanditUnreachable(f"no answer from {self._address}: {error.details()}")
-            case code if code in PASSING:
-                return BanditUnreachable(said)
+            case code if code in TRANSIENT_CODES:
+                return BanditUnreachable(message)
             case grpc.StatusCode.UNIMPLEMENTED:
-                return BanditRefused(f"what listens at {self._address} is not a bandit server", "unimplemented")
-        return BanditRefused(said, reason)
+                return BanditRefused(f"the server at {self._address} is not a bandit server", "unimplemented")
+        return BanditRefused(message, reason)
 
 
 class _Conflict(BanditError):
-    """The server has another report of this round."""
+    """The server has a different report of this round."""
 
     def __init__(self, message: str, stored: pb.RewardReported) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""Carries a worker's words to the bandit server, one at a time and in order, on a thread of its own.
+"""The thread that sends a worker's reports and requests to the bandit server, one at a time and in order.
 
-This thread alone calls the server: what is queued goes first, so that no report overtakes an older one, and an arm
-is asked for only when every reward before it is told. It outlives any outage; only a newer process of the worker,
-a deleted run, or a journal that cannot be written ends it.
+Only this thread calls the server. Queued reports go first, so that no report overtakes an older one and an arm is
+selected only when the server has every earlier reward. The thread survives any outage. Only three things end it: a
+newer process of the worker, a deleted run (or one with another spec), and a journal that cannot be written.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from collections.abc import Callable, Iterator
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.client.journal import Journal, Pull
-from worker.client.outbox import Handover, Question, Report
-from worker.client.rpc import Wire
+from worker.client.outbox import ArmRequest, Outbox, Report
+from worker.client.rpc import BanditRpc
 from worker.errors import BanditError, BanditRefused, BanditUnreachable, Fenced, JournalError, RunLost
 
 HEARTBEAT_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 # A server takes half a second for 2,000, and serves nobody else meanwhile.
-RECORDS_A_CALL = 500
+MAX_RECORDS_PER_CALL = 500
 # gRPC refuses messages above 4 MiB by default; half of it leaves room for the rest of the request.
-BYTES_A_CALL = 2 * 1024 * 1024
+MAX_BYTES_PER_CALL = 2 * 1024 * 1024
 
-# The server will never serve this worker again; other refusals may pass, like that of a token being replaced.
-FINAL = frozenset({"run_deleted", "spec_mismatch"})
-# The server will never take this very report.
-UNACCEPTABLE = frozenset({"invalid", "run_finished", "arm_required"})
+# The server will never serve this worker again. Other refusals may pass, such as that of a token being replaced.
+FINAL_REASONS = frozenset({"run_deleted", "spec_mismatch"})
+# The server will never accept this report.
+REJECTED_REASONS = frozenset({"invalid", "run_finished", "arm_required"})
 
 log = logging.getLogger(__name__)
 
 
-class Courier:
-    """The thread, and what it knows of the run.
+class Sender:
+    """The sender's thread and its state.
 
     Args:
-        wire: The calls.
-        handover: Shared with the trainer's thread.
-        journal: Begun.
+        rpc: The calls to the server.
+        outbox: Shared with the training thread.
+        journal: The worker's journal, with its first line written.
         run: The run's name.
         worker: The worker's id.
-        spec: What the run is.
-        info: What the worker tells of itself.
+        spec: The run's spec.
+        info: The worker's description of itself.
     """
 
     def __init__(
         self,
-        wire: Wire,
-        handover: Handover,
+        rpc: BanditRpc,
+        outbox: Outbox,
         journal: Journal,
         *,
         run: str,
@@ -59,8 +59,8 @@ class Courier:
         spec: pb.RunSpec,
         info: pb.WorkerInfo,
     ) -> None:
-        self._wire = wire
-        self._handover = handover
+        self._rpc = rpc
+        self._outbox = outbox
         self._journal = journal
         self._spec = spec
         self._info = info
@@ -71,114 +71,129 @@ class Courier:
             incarnation=journal.incarnation,
             seen_version=journal.version,
         )
-        self._pulse = (0, 0, 0.0)
-        self._next_pulse = 0.0
+        # Round, step, steps per second.
+        self._heartbeat = (0, 0, 0.0)
+        self._next_heartbeat = 0.0
         self._joined: pb.CreateRunResponse | None = None
         self._lost = False
-        # Whether the server still has what it has acknowledged is to be found out.
-        self._unsure = True
-        self._thread = threading.Thread(target=self._carry, name="bandit-courier", daemon=True)
+        # Whether the server may have lost history that it has acknowledged; to be checked before the next report.
+        self._unconfirmed = True
+        self._thread = threading.Thread(target=self._send_until_closed, name="bandit-sender", daemon=True)
 
     def start(self, patience: float, offline: bool) -> pb.CreateRunResponse | None:
-        """Join the run, then start the thread. None: the server is away and `offline` allows that.
+        """Join the run, then start the thread.
+
+        Args:
+            patience: Seconds to try.
+            offline: Whether to start even if the server cannot be reached.
+
+        Returns:
+            The server's reply; None if it cannot be reached and `offline` is true.
 
         Raises:
-            BanditUnreachable: The server is away for longer than the patience, and `offline` is false.
+            BanditUnreachable: The server cannot be reached within the patience, and `offline` is false.
             BanditRefused: The run has another spec or was deleted, or the token is wrong.
         """
         began = time.monotonic()
         while self._joined is None:
             try:
-                self._carry_one()
+                self._send_next()
             except RunLost:
                 self._lost = True
             except BanditUnreachable as error:
                 if time.monotonic() - began >= patience:
                     if not offline:
                         raise
-                    self._handover.is_away(began, error)
+                    self._outbox.mark_away(began, error)
                     break
-                self._handover.pause(FIRST_PAUSE_SECONDS)
+                self._outbox.sleep(FIRST_PAUSE_SECONDS)
         self._thread.start()
         return self._joined
 
-    def pulse(self, round: int, step: int, steps_per_second: float) -> None:
-        """What the next heartbeats tell."""
-        self._pulse = (round, step, steps_per_second)
+    def set_heartbeat(self, round: int, step: int, steps_per_second: float) -> None:
+        """Set what the next heartbeats say."""
+        self._heartbeat = (round, step, steps_per_second)
 
-    def stop(self, hang_up: Callable[[], None]) -> None:
-        """End the thread; `hang_up` ends the call it may be in."""
-        self._handover.close()
-        hang_up()
+    def stop(self, close_connection: Callable[[], None]) -> None:
+        """End the thread.
+
+        Args:
+            close_connection: Ends the call that may be in progress.
+        """
+        self._outbox.close()
+        close_connection()
         if self._thread.is_alive():
             self._thread.join()
 
-    def _carry(self) -> None:
+    def _send_until_closed(self) -> None:
         pause = FIRST_PAUSE_SECONDS
-        while not self._handover.closing:
+        while not self._outbox.closing:
             began = time.monotonic()
             try:
-                if self._carry_one():
-                    self._handover.is_back()
+                if self._send_next():
+                    self._outbox.mark_back()
                     pause = FIRST_PAUSE_SECONDS
                 else:
-                    self._handover.wait_for_work(self._next_pulse - time.monotonic())
+                    self._outbox.wait_for_work(self._next_heartbeat - time.monotonic())
                 continue
             except RunLost as error:
-                log.warning("%s; this worker's journal gives it back", error)
+                log.warning("%s; restoring it from this worker's journal", error)
                 self._lost = True
             except (Fenced, JournalError) as error:
-                self._handover.stop(error)
+                self._outbox.fail(error)
                 return
             except BanditRefused as error:
-                if error.reason in FINAL:
-                    log.warning("training goes on without the bandit server: %s", error)
-                    self._handover.stop(error)
+                if error.reason in FINAL_REASONS:
+                    log.warning("training continues without the bandit server: %s", error)
+                    self._outbox.fail(error)
                     return
-                self._handover.is_away(began, error)
+                self._outbox.mark_away(began, error)
             except BanditUnreachable as error:
-                self._handover.is_away(began, error)
+                self._outbox.mark_away(began, error)
             except Exception as error:
-                log.exception("the bandit server's answer makes no sense")
-                self._handover.stop(BanditError(f"the bandit server's answer makes no sense: {error!r}"))
+                log.exception("unexpected answer of the bandit server")
+                self._outbox.fail(BanditError(f"unexpected answer of the bandit server: {error!r}"))
                 return
-            self._unsure = True
-            self._handover.pause(pause)
+            self._unconfirmed = True
+            self._outbox.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _carry_one(self) -> bool:
-        """The most urgent call; false if there is none."""
+    def _send_next(self) -> bool:
+        """Make the most urgent call; return False if there is none."""
         if self._lost:
             self._restore()
         elif self._joined is None:
             self._join()
-        elif self._unsure:
+        elif self._unconfirmed:
             self._confirm()
-        elif report := self._handover.oldest_report:
+        elif report := self._outbox.oldest_report:
             self._report(report)
-        elif question := self._handover.question:
-            self._select(question)
-        elif self._handover.finishing:
+        elif request := self._outbox.arm_request:
+            self._select(request)
+        elif self._outbox.finishing:
             self._finish()
-        elif self._handover.away or time.monotonic() >= self._next_pulse:
-            self._beat()
+        elif self._outbox.in_outage or time.monotonic() >= self._next_heartbeat:
+            self._send_heartbeat()
         else:
             return False
         return True
 
     def _join(self) -> None:
         request = pb.CreateRunRequest(caller=self._caller, spec=self._spec, info=self._info)
-        response = self._wire.create_run(request)
+        response = self._rpc.create_run(request)
         run = response.run
-        self._saw(run.incarnation, run.version)
-        self._journal.joined(self._caller.process, run.incarnation, run.version)
+        self._note_version(run.incarnation, run.version)
+        self._journal.record_join(self._caller.process, run.incarnation, run.version)
         if run.state == pb.RUN_STATE_FINISHED:
-            self._handover.has_finished()
+            self._outbox.mark_finished()
         self._joined = response
 
     def _confirm(self) -> None:
-        """The server still has this worker's last report. Its version does not tell: where the end of a history was
-        lost, other workers may have filled it up again."""
+        """Check that the server still has this worker's last report; raise RunLost if not.
+
+        The run's version does not show it: where the end of a history was lost, other workers may have added as much
+        again.
+        """
         last = self._journal.last_stored
         if last is not None:
             request = pb.ReportRewardRequest(
@@ -189,31 +204,31 @@ class Courier:
                 measurement=last.measurement,
             )
             try:
-                known = self._wire.report_reward(request).duplicate
+                known = self._rpc.report_reward(request).duplicate
             except BanditRefused as error:
-                if error.reason not in UNACCEPTABLE:
+                if error.reason not in REJECTED_REASONS:
                     raise
                 known = False
             if not known:
-                raise RunLost(f"round {last.pull.round} was reported, and the bandit server has forgotten it")
-        self._unsure = False
+                raise RunLost(f"the bandit server has lost the report of round {last.pull.round}")
+        self._unconfirmed = False
 
-    def _select(self, question: Question) -> None:
-        response = self._wire.select_arm(pb.SelectArmRequest(caller=self._caller, round=question.round))
-        self._heard(response)
-        self._handover.answer(question, lambda: self._chosen(question.round, response))
+    def _select(self, request: ArmRequest) -> None:
+        response = self._rpc.select_arm(pb.SelectArmRequest(caller=self._caller, round=request.round))
+        self._note_selection(response)
+        self._outbox.answer_request(request, lambda: self._record_pull(request.round, response))
 
-    def _heard(self, response: pb.SelectArmResponse) -> None:
-        self._saw(response.incarnation, response.version)
+    def _note_selection(self, response: pb.SelectArmResponse) -> None:
+        self._note_version(response.incarnation, response.version)
         if response.finished:
-            self._handover.has_finished()
+            self._outbox.mark_finished()
 
-    def _chosen(self, round: int, response: pb.SelectArmResponse) -> Pull | None:
-        """The pull, journalled; None if the run is finished."""
+    def _record_pull(self, round: int, response: pb.SelectArmResponse) -> Pull | None:
+        """Journal the selected pull and return it; return None if the run is finished."""
         if response.finished:
             return None
         pull = Pull(response.pull.arm, response.pull.number, response.pull.chosen_by)
-        self._journal.pulled(round, pull, list(response.fallback_arms), response.incarnation, response.version)
+        self._journal.record_pull(round, pull, list(response.fallback_arms), response.incarnation, response.version)
         return pull
 
     def _report(self, report: Report) -> None:
@@ -226,28 +241,31 @@ class Courier:
             select_round=report.next_round,
         )
         try:
-            reply = self._wire.report_reward(request)
+            reply = self._rpc.report_reward(request)
         except BanditRefused as error:
-            if error.reason not in UNACCEPTABLE:
+            if error.reason not in REJECTED_REASONS:
                 raise
-            log.warning("the bandit does not learn of round %d: %s", report.round, error)
-            self._journal.refused(report.round, str(error))
-            self._handover.settle(None)
+            self._record_refusal(report.round, error)
+            self._outbox.settle_oldest(None)
         else:
-            self._saw(reply.incarnation, reply.version)
-            self._journal.replied(report.round, reply)
+            self._note_version(reply.incarnation, reply.version)
+            self._journal.record_reply(report.round, reply)
             if reply.HasField("selected"):
-                self._heard(reply.selected)
-            self._handover.settle(reply, self._chosen)
+                self._note_selection(reply.selected)
+            self._outbox.settle_oldest(reply, self._record_pull)
+
+    def _record_refusal(self, round: int, error: BanditRefused) -> None:
+        log.warning("round %d does not count: %s", round, error)
+        self._journal.record_refusal(round, str(error))
 
     def _finish(self) -> None:
         actor = f"worker {self._caller.worker}"
-        self._wire.finish_run(pb.FinishRunRequest(run=self._caller.run, actor=actor))
-        self._handover.has_finished()
+        self._rpc.finish_run(pb.FinishRunRequest(run=self._caller.run, actor=actor))
+        self._outbox.mark_finished()
 
-    def _beat(self) -> None:
-        round, step, steps_per_second = self._pulse
-        response = self._wire.heartbeat(
+    def _send_heartbeat(self) -> None:
+        round, step, steps_per_second = self._heartbeat
+        response = self._rpc.heartbeat(
             pb.HeartbeatRequest(
                 caller=self._caller,
                 round=round,
@@ -257,54 +275,53 @@ class Courier:
                 versions=self._info.versions,
             )
         )
-        self._next_pulse = time.monotonic() + HEARTBEAT_SECONDS
-        self._saw(response.incarnation, response.version)
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+        self._note_version(response.incarnation, response.version)
 
     def _restore(self) -> None:
-        """Give the whole journal back; until the last of it is in, the run counts as lost."""
-        given = self._journal.records()
-        through = max((record.pull.round for record in given if record.HasField("measurement")), default=-1)
-        answers = [answer for records in _chunks(given) for answer in self._give_back(records)]
-        if len({answer.run.incarnation for answer in answers}) > 1:
-            # Lost again in between, the first part with it.
+        """Send the whole journal; until the last record has arrived, the run counts as lost."""
+        journal = self._journal.records()
+        through = max((record.pull.round for record in journal if record.HasField("measurement")), default=-1)
+        responses = [response for records in _chunks(journal) for response in self._restore_records(records)]
+        if len({response.run.incarnation for response in responses}) > 1:
+            # The run was lost again in between, together with the first chunks.
             return
-        self._journal.restored(self._caller.incarnation, self._caller.seen_version, through)
-        self._handover.settle_through(through)
+        self._journal.record_restore(self._caller.incarnation, self._caller.seen_version, through)
+        self._outbox.settle_through(through)
         self._lost = False
-        log.warning("%d rounds were given back to the bandit server", sum(answer.restored for answer in answers))
+        log.warning("restored %d rounds on the bandit server", sum(response.restored for response in responses))
 
-    def _give_back(self, records: list[pb.JournalRecord]) -> list[pb.RestoreRunResponse]:
-        """Give some rounds back. One that the server will not have is left out, and holds up no other."""
+    def _restore_records(self, records: list[pb.JournalRecord]) -> list[pb.RestoreRunResponse]:
+        """Restore some rounds. A round that the server refuses is left out, and does not block the others."""
         request = pb.RestoreRunRequest(caller=self._caller, spec=self._spec, info=self._info, records=records)
         try:
-            answer = self._wire.restore_run(request)
+            response = self._rpc.restore_run(request)
         except BanditRefused as error:
-            if error.reason not in UNACCEPTABLE or not records:
+            if error.reason not in REJECTED_REASONS or not records:
                 raise
             if len(records) > 1:
                 half = len(records) // 2
-                return self._give_back(records[:half]) + self._give_back(records[half:])
-            # Unless it is not the round that is refused.
-            answers = self._give_back([])
-            log.warning("the bandit does not learn of round %d: %s", records[0].pull.round, error)
-            self._journal.refused(records[0].pull.round, str(error))
-            return answers
-        self._saw(answer.run.incarnation, answer.run.version)
-        return [answer]
+                return self._restore_records(records[:half]) + self._restore_records(records[half:])
+            # If this is refused too, the reason is not the round.
+            responses = self._restore_records([])
+            self._record_refusal(records[0].pull.round, error)
+            return responses
+        self._note_version(response.run.incarnation, response.run.version)
+        return [response]
 
-    def _saw(self, incarnation: str, version: int) -> None:
+    def _note_version(self, incarnation: str, version: int) -> None:
         same = incarnation == self._caller.incarnation
         self._caller.seen_version = max(version, self._caller.seen_version) if same else version
         self._caller.incarnation = incarnation
 
 
 def _chunks(records: list[pb.JournalRecord]) -> Iterator[list[pb.JournalRecord]]:
-    """The records in order, as many at a time as one call may carry; one empty chunk for no records."""
+    """Yield the records in order, as many at a time as one call may carry; one empty chunk if there are none."""
     chunk: list[pb.JournalRecord] = []
     size = 0
     for record in records:
         length = record.ByteSize()
-        if chunk and (len(chunk) == RECORDS_A_CALL or size + length > BYTES_A_CALL):
+        if chunk and (len(chunk) == MAX_RECORDS_PER_CALL or size + length > MAX_BYTES_PER_CALL):
             yield chunk
             chunk, size = [], 0
         chunk.append(record)

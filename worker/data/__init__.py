@@ -1,6 +1,5 @@
 """Data modules by name, or by the import path of a user's own: ``package.module:factory``."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,8 @@ from worker.data.tasks.nlvr2 import build_nlvr2
 from worker.data.tasks.snli_ve import build_snli_ve
 from worker.data.tasks.vqa_v2 import build_vqa_v2
 from worker.data.webdataset import build_webdataset
-from worker.imports import imported
+from worker.imports import import_by_path
+from worker.names import suggest
 
 __all__ = [
     "DATA_MODULES",
@@ -52,9 +52,8 @@ def build(name: str, options: Mapping[str, Any] | None = None, context: Context 
         ValueError: The name or an option is unknown, or a value is out of range; the message says which.
         RecipeError: There is no such factory.
     """
-    factory = imported(name, "a data module's factory") if ":" in name else DATA_MODULES.get(name)
+    factory = import_by_path(name, "a data module's factory") if ":" in name else DATA_MODULES.get(name)
     if factory is None:
-        near = difflib.get_close_matches(name, DATA_MODULES, n=3, cutoff=0.4) or sorted(DATA_MODULES)
-        raise ValueError(f"there is no data module {name!r}; did you mean {', '.join(near)}?")
+        raise ValueError(f"there is no data module {name!r}{suggest(name, DATA_MODULES, 'data modules')}")
     arguments = (options or {}, context)
     return factory(*arguments[: len(inspect.signature(factory).parameters)])

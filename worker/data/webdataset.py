@@ -27,7 +27,7 @@ from worker.data.options import parse_options
 from worker.data.pairs import HeldOutSamples, Reader, Sample, UnusableSample, correct_tokens, stack
 from worker.data.shards import expand, samples
 from worker.errors import DataError
-from worker.imports import imported
+from worker.imports import import_by_path
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class WebDataset:
         both = set(train) & set(held_out)
         if both:
             raise ValueError(f"the shard {min(both)} is both in train and in held_out")
-        tokenizer = imported(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.tokenizer()
+        tokenizer = import_by_path(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.tokenizer()
         strict = options.faulty == "fail"
 
         def reader(augmented: bool) -> Reader:

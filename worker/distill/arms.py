@@ -1,6 +1,5 @@
 """Arms and modules: the owner of each parameter, and the pairs of layers that are compared."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from torch import nn
 from worker.errors import RecipeError
 from worker.models.base import Patterns
 from worker.models.paths import parameters_of
+from worker.names import suggest
 
 JOINT = "joint"
 """The reserved arm: all modules together."""
@@ -106,13 +106,8 @@ def arm_faults(arms: Mapping[str, Sequence[str]], modules: Iterable[str]) -> Ite
             yield arm, f"arm {arm!r} has no modules; add at least one of {', '.join(known)}"
         for member in members:
             if member not in known:
-                near = difflib.get_close_matches(member, known, n=1, cutoff=0.0)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                yield (
-                    arm,
-                    f"arm {arm!r} names the module {member!r}, which the model does not have; "
-                    f"{hint}The modules are {', '.join(known)}",
-                )
+                hint = suggest(member, known, "modules")
+                yield arm, f"arm {arm!r} names the module {member!r}, which the model does not have{hint}"
         if arm == JOINT and set(members) != set(known):
             yield (
                 arm,

@@ -17,7 +17,7 @@ from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.errors import RecipeError
-from worker.imports import known_or_imported
+from worker.imports import lookup_or_import
 from worker.models.base import Adapter, Batch
 
 TaskLoss = Callable[[Tensor, Batch], Tensor]
@@ -69,16 +69,16 @@ class Objective:
         self._logit_weight, self._temperature = weights.logits, weights.temperature
         losses = by_module(weights.layer_loss, adapter, "mse")
         self._layer_losses: dict[str, LayerLoss] = {
-            module: known_or_imported(name, LAYER_LOSSES, "a layer loss") for module, name in losses.items()
+            module: lookup_or_import(name, LAYER_LOSSES, "a layer loss") for module, name in losses.items()
         }
         self._layer_weights: dict[str, float] = by_module(weights.layers, adapter, 1.0)
-        self._logit_loss = known_or_imported(weights.logit_loss, LOGIT_LOSSES, "a logit loss")
+        self._logit_loss = lookup_or_import(weights.logit_loss, LOGIT_LOSSES, "a logit loss")
         self._logit_term = f"logits/{_short(weights.logit_loss)}"
         named = adapter.task_weights if weights.task is None else weights.task
         self._task = {_short(name): weight for name, weight in named.items()}
         self._others = 1.0 if weights.task is None else 0.0
         self._own_terms: dict[str, TaskLoss] = {
-            _short(name): known_or_imported(name, {}, "a task loss") for name in named if ":" in name
+            _short(name): lookup_or_import(name, {}, "a task loss") for name in named if ":" in name
         }
 
     def terms(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.imports import imported
+from worker.imports import import_by_path
 from worker.models.base import Adapter, Loaded
 from worker.models.cut import LayerSelection, check_keep
 from worker.models.folders import resolve_path
@@ -72,7 +72,7 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
         RecipeError: There is no such factory, it rejects the options or does not return a PyTorch module, or the
             weights do not fit.
     """
-    factory = imported(spec, "a model's factory")
+    factory = import_by_path(spec, "a model's factory")
     try:
         built = factory(**options)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Dotted globs of a model's PyTorch modules and parameters."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -9,6 +8,7 @@ from torch import nn
 
 from worker.errors import RecipeError
 from worker.models.base import Adapter, Patterns, patterns
+from worker.names import suggest
 
 
 def matching_modules(model: nn.Module, pattern: str) -> list[str]:
@@ -24,10 +24,9 @@ def matching_modules(model: nn.Module, pattern: str) -> list[str]:
     wanted = pattern.split(".")
     matching = [name for name in names if _matches(name.split("."), wanted)]
     if not matching:
-        near = difflib.get_close_matches(pattern.replace("*", "0"), names, n=3, cutoff=0.4)
+        hint = suggest(pattern.replace("*", "0"), names, "modules", most=3)
         raise RecipeError(
-            f"module path {pattern!r} matches nothing in {type(model).__name__}; the nearest names are "
-            f"{', '.join(near) or 'none'} (--list-modules prints all)"
+            f"module path {pattern!r} matches nothing in {type(model).__name__}{hint} (--list-modules prints all)"
         )
     return matching
 

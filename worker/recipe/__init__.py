@@ -1,0 +1,1 @@
+"""The recipe: what a job distils into what, on which data, and how."""

@@ -1,4 +1,4 @@
-"""The recipe: what is distilled into what, on which data, and how. YAML in, typed values out."""
+"""The recipe of a job, read from YAML and validated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.engine.optimizer import OptimizerRecipe
 from worker.errors import RecipeError
 from worker.files import replace_text
 from worker.names import NAME
-from worker.recipe.messages import Places, faults
+from worker.recipe.messages import FieldLines, validation_messages
 from worker.recipe.sections import (
     CheckpointRecipe,
     DataRecipe,
@@ -30,62 +30,72 @@ from worker.recipe.sections import (
 )
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "deploy" / "recipes" / "digits.yaml"
-"""The recipe of a worker that is given none."""
+"""The recipe of a worker that is started without one."""
 
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Recipe(BaseModel, extra="forbid"):
-    """One distillation problem."""
+    """One distillation job: the models, the data, and how to train."""
 
     name: Name = "recipe"
-    """Shown on the dashboard."""
+    """The recipe's name, shown on the dashboard."""
     teacher: TeacherRecipe
+    """The model that is distilled."""
     student: StudentRecipe
+    """The model that learns."""
     data: DataRecipe
+    """Training and held-out data."""
     modules: dict[Name, str | ModuleRecipe] | None = None
-    """The modules by name, each a path or more, instead of the model family's usual ones; needed for models of which
-    nothing is known. What feeds what is then not known either: ``train: forced`` is refused."""
+    """The modules by name, each with one path or more, instead of the model family's own. Needed for a model whose
+    modules are unknown. It is then also unknown which module feeds which, so ``train: forced`` is refused."""
     logits_mask: str | None = None
-    """With ``modules``: the batch's entry [B, positions] that is not 0 where logits count; by default the family's."""
+    """With ``modules``: the batch's entry [B, positions] that is nonzero where logits count; by default the model
+    family's."""
     layers: dict[str, str] = {}
-    """A module's layers as a dotted glob, where they are not the model family's usual ones."""
+    """By module: a dotted glob of its layers, instead of the model family's own."""
     arms: dict[Name, list[str]] | None = None
-    """Modules by arm; by default every module is an arm."""
+    """The modules of each arm; by default every module is an arm."""
     train: Mode = "forced"
-    """What a round trains; see worker/distill/plan.py."""
+    """What a round trains: ``forced``, ``active`` or ``all``; see worker/distill/plan.py."""
     tail: float = Field(default=0.3, ge=0, le=1)
-    """Share of the rounds, at the end, that train all modules jointly."""
+    """The fraction of the rounds, at the end, that train all modules jointly."""
     policy: PolicyRecipe = PolicyRecipe()
+    """How the server chooses arms."""
     cost_aware: bool = False
     """Divide rewards by the arm's relative cost in seconds."""
     rounds: int = Field(default=100, ge=0)
-    """Rounds to play; 0 for no end (and then no tail)."""
+    """Number of rounds; 0 for no end (and then no tail)."""
     steps_per_round: int = Field(default=0, ge=0)
-    """Optimizer steps in a round; 0: see worker/setup/autotune.py."""
+    """Optimizer steps per round; 0 chooses them from measured times (worker/setup/autotune.py)."""
     steps: int = Field(default=0, ge=0)
-    """Instead of ``rounds``: optimizer steps of the whole job, in as many rounds as that makes."""
+    """Instead of ``rounds``: optimizer steps of the whole job. They are divided into rounds of ``steps_per_round``."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the choices and of the training data's order."""
+    """Seed of the choices and of the order of the training data."""
     loss: LossWeights = LossWeights()
+    """The terms of the loss and their weights."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    """The optimizer and the learning rate schedule."""
     probe: ProbeRecipe = ProbeRecipe()
+    """How the student is measured around each round."""
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    """When checkpoints are written."""
     tracking: TrackingRecipe = TrackingRecipe()
+    """Where the job's curves are written, besides metrics.jsonl."""
     max_diverged: int = Field(default=3, ge=1)
-    """The job stops after so many rounds in a row whose loss was not finite."""
+    """Stop the job after so many rounds in a row with a loss that is not finite."""
     deepspeed: dict[str, Any] = {}
-    """DeepSpeed's own configuration, without batch sizes and optimizer; or the path of a JSON file that holds one."""
+    """DeepSpeed's own configuration, without batch sizes and optimizer; or the path of a JSON file with it."""
     directory: Path = Field(default=Path(), exclude=True)
-    """Where relative paths start: the recipe's own folder."""
-    _places: Places = PrivateAttr(default_factory=Places)
+    """The directory that relative paths start from; by default the recipe's own."""
+    _lines: FieldLines = PrivateAttr(default_factory=FieldLines)
 
     @field_validator("deepspeed")
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "optimizer", "scheduler"):
             if key in value:
-                raise ValueError(f"{key} is set by the recipe's own fields (data.batch_size, optimizer)")
+                raise ValueError(f"{key} follows from the recipe's own fields (data.batch_size, optimizer); remove it")
         return value
 
     @model_validator(mode="after")
@@ -97,7 +107,7 @@ class Recipe(BaseModel, extra="forbid"):
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
         if self.steps and "rounds" in self.model_fields_set:
-            raise ValueError("give either `rounds` or `steps`: the one follows from the other")
+            raise ValueError("set either `rounds` or `steps`, not both")
         if self.steps and self.steps_per_round:
             self.rounds, self.steps = self._rounds_of(self.steps_per_round), 0
         return self
@@ -105,20 +115,20 @@ class Recipe(BaseModel, extra="forbid"):
     @model_validator(mode="after")
     def _mask_of_modules(self) -> Recipe:
         if self.logits_mask is not None and self.modules is None:
-            raise ValueError("`logits_mask` goes with `modules`: the model's family knows which of its logits count")
+            raise ValueError("`logits_mask` needs `modules`: without them, the model family's own mask is used")
         return self
 
     def at(self, *where: str) -> str:
-        """A field for a sentence: its line in the file it was read from, if it stands there, and its dotted path."""
-        return self._places.at(where)
+        """Return a field's line in the recipe's file, if it has one, and its dotted path; for messages."""
+        return self._lines.locate(where)
 
     @property
     def open(self) -> bool:
-        """Whether there are numbers left to choose from measured times."""
+        """Whether the recipe leaves numbers open, to be chosen from measured times."""
         return not (self.steps_per_round and self.probe.batches and self.probe.evaluate_every)
 
     def fixed(self, steps_per_round: int, probe_batches: int, evaluate_every: int) -> Recipe:
-        """The recipe with these numbers in the place of what it left open, and its length in rounds."""
+        """Return the recipe with these numbers, and its length in rounds."""
         rounds = self._rounds_of(steps_per_round)
         probe = self.probe.model_copy(update={"batches": probe_batches, "evaluate_every": evaluate_every})
         return self.model_copy(
@@ -130,11 +140,15 @@ class Recipe(BaseModel, extra="forbid"):
 
     @property
     def tail_rounds(self) -> int:
-        """Joint rounds at the end."""
+        """Number of joint rounds at the end."""
         return round(self.tail * self.rounds)
 
     def spec(self, arms: dict[str, list[str]]) -> bandit_pb2.RunSpec:
-        """The run this recipe asks for, with its arms resolved."""
+        """Return the spec of this recipe's run.
+
+        Args:
+            arms: The modules of each arm.
+        """
         return bandit_pb2.RunSpec(
             arms=[bandit_pb2.Arm(name=name, modules=modules) for name, modules in arms.items()],
             policy=bandit_pb2.PolicySpec(name=self.policy.name, options=self.policy.options),
@@ -147,20 +161,25 @@ class Recipe(BaseModel, extra="forbid"):
             rounds=self.rounds,
         )
 
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML; `read_recipe` reads an equal recipe from it, in whatever directory it is."""
+        content = self.model_dump(mode="json") | {"directory": str(self.directory)}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
-def read(path: Path, overrides: dict[str, Any]) -> Recipe:
-    """Read and check a recipe.
+
+def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
+    """Read and validate a recipe.
 
     Args:
         path: A YAML file.
-        overrides: Fields that replace the file's (from the command line), by dotted path.
+        overrides: Values of the command line that replace the file's, by dotted path.
 
     Raises:
-        RecipeError: The file cannot be read, or is not a recipe; the message lists every fault.
+        RecipeError: The file cannot be read, or is not a valid recipe; the message lists every error.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content, places = yaml.safe_load(text), Places.of(text)
+        content, lines = yaml.safe_load(text), FieldLines.from_yaml(text)
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {os.strerror(error.errno or 0)}") from None
     except yaml.YAMLError as error:
@@ -169,35 +188,29 @@ def read(path: Path, overrides: dict[str, Any]) -> Recipe:
         raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
     directory = path.resolve().parent
     for field, value in overrides.items():
-        _replace(content, field.split("."), value)
+        _set_field(content, field.split("."), value)
     if isinstance(content.get("deepspeed"), str):
-        content["deepspeed"] = _json(directory / content["deepspeed"])
-    found: list[str] = list(places.repeated)
+        content["deepspeed"] = _read_deepspeed(directory / content["deepspeed"])
+    messages: list[str] = list(lines.duplicates)
     try:
         recipe = Recipe.model_validate({"directory": directory, **content})
     except ValidationError as error:
-        found += faults(error, Recipe, places)
-    if found:
-        listed = "".join(f"\n  {one}" for one in found)
-        raise RecipeError(f"the recipe {path} has {len(found)} fault(s):{listed}")
-    recipe._places = places
+        messages += validation_messages(error, Recipe, lines)
+    if messages:
+        listed = "".join(f"\n  {message}" for message in messages)
+        raise RecipeError(f"the recipe {path} has {len(messages)} error(s):{listed}")
+    recipe._lines = lines
     return recipe
 
 
-def write(recipe: Recipe, path: Path) -> None:
-    """Write a recipe in the place of the one at ``path``."""
-    replace_text(path, written(recipe))
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe to a file, which is replaced atomically."""
+    replace_text(path, recipe.to_yaml())
 
 
-def written(recipe: Recipe) -> str:
-    """The YAML of a recipe, from which `read` gives the same one back, wherever the file is."""
-    content = recipe.model_dump(mode="json") | {"directory": str(recipe.directory)}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def _replace(content: dict[str, Any], field: list[str], value: Any) -> None:
-    """Put a value where a dotted path leads, through sections that may not be there yet."""
-    *sections, last = field
+def _set_field(content: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set the field at a path; sections that do not exist are created."""
+    *sections, last = path
     for section in sections:
         inner = content.get(section)
         content[section] = inner = dict(inner) if isinstance(inner, dict) else {}
@@ -205,8 +218,8 @@ def _replace(content: dict[str, Any], field: list[str], value: Any) -> None:
     content[last] = value
 
 
-def _json(path: Path) -> Any:
-    """What the file that `deepspeed` names holds. Raises RecipeError."""
+def _read_deepspeed(path: Path) -> Any:
+    """Read the JSON file that `deepspeed` names. Raises RecipeError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

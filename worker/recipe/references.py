@@ -1,6 +1,5 @@
-"""Names in a recipe that only its models can judge: modules, arms, losses. All that are wrong are told at once."""
+"""Checks of the names in a recipe that only its models can judge: modules, arms, losses. All errors come at once."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,41 +7,43 @@ from worker.distill.arms import arm_faults
 from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES
 from worker.distill.plan import check_declared
 from worker.errors import RecipeError
-from worker.imports import known_or_imported
+from worker.imports import lookup_or_import
 from worker.models.base import Adapter
+from worker.names import suggest
 from worker.recipe.recipe import Recipe
 
 
-def name_faults(recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """A line for each fault: where it stands, what it is, the nearest name.
+def reference_errors(
+    recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield one line for each error: the field's line and path, the error, and the nearest name.
 
     Args:
-        recipe: What names them.
-        adapter: The student's.
-        teacher: The teacher's.
+        recipe: The recipe.
+        adapter: The student's adapter.
+        teacher: The teacher's adapter.
         arms: The recipe's arms, or the default ones.
     """
     modules = [module.name for module in adapter.modules]
-    theirs = [module.name for module in teacher.modules]
-    if not modules or not theirs:
-        who = "student" if not modules else "teacher"
-        where = recipe.at(who, "model")
-        yield f"{where}: this model's modules are not known; name them under `modules` (--list-modules)"
+    teacher_modules = [module.name for module in teacher.modules]
+    if not modules or not teacher_modules:
+        field = recipe.at("student" if not modules else "teacher", "model")
+        yield f"{field}: the modules of this model are unknown; name them under `modules` (see --list-modules)"
         return
-    if modules != theirs:
+    if modules != teacher_modules:
         yield (
             f"{recipe.at('student', 'model')}: the student's modules are {', '.join(modules)} and the teacher's "
-            f"{', '.join(theirs)}; name what is to be compared under `modules`"
+            f"{', '.join(teacher_modules)}; name the modules to compare under `modules`"
         )
-    yield from _unknown(recipe, modules, ("layers",), recipe.layers)
-    yield from _unknown(recipe, modules, ("student", "layer_map"), recipe.student.layer_map)
+    yield from _unknown_modules(recipe, modules, ("layers",), recipe.layers)
+    yield from _unknown_modules(recipe, modules, ("student", "layer_map"), recipe.student.layer_map)
     for field in ("layers", "layer_loss"):
-        given = getattr(recipe.loss, field)
-        if isinstance(given, dict):
-            yield from _unknown(recipe, modules, ("loss", field), given)
+        by_module = getattr(recipe.loss, field)
+        if isinstance(by_module, dict):
+            yield from _unknown_modules(recipe, modules, ("loss", field), by_module)
     for arm, sentence in arm_faults(arms, modules):
         yield f"{recipe.at('arms', arm)}: {sentence}"
-    yield from _loss_faults(recipe)
+    yield from _unknown_losses(recipe)
     if recipe.train == "forced":
         try:
             check_declared(adapter.modules)
@@ -50,30 +51,28 @@ def name_faults(recipe: Recipe, adapter: Adapter, teacher: Adapter, arms: Mappin
             yield f"{recipe.at('train')}: {error}"
 
 
-def _loss_faults(recipe: Recipe) -> Iterator[str]:
+def _unknown_losses(recipe: Recipe) -> Iterator[str]:
     loss = recipe.loss
-    looked_up: list[tuple[tuple[str, ...], str, Mapping[str, Any], str]] = [
+    references: list[tuple[tuple[str, ...], str, Mapping[str, Any], str]] = [
         (("loss", "logit_loss"), loss.logit_loss, LOGIT_LOSSES, "a logit loss"),
         *((("loss", "task", name), name, {}, "a task loss") for name in loss.task or () if ":" in name),
     ]
     if isinstance(loss.layer_loss, str):
-        looked_up.append((("loss", "layer_loss"), loss.layer_loss, LAYER_LOSSES, "a layer loss"))
+        references.append((("loss", "layer_loss"), loss.layer_loss, LAYER_LOSSES, "a layer loss"))
     else:
         each = loss.layer_loss.items()
-        looked_up += [(("loss", "layer_loss", module), name, LAYER_LOSSES, "a layer loss") for module, name in each]
-    for where, name, known, what in looked_up:
+        references += [(("loss", "layer_loss", module), name, LAYER_LOSSES, "a layer loss") for module, name in each]
+    for path, name, known, kind in references:
         try:
-            known_or_imported(name, known, what)
+            lookup_or_import(name, known, kind)
         except RecipeError as error:
-            yield f"{recipe.at(*where)}: {error}"
+            yield f"{recipe.at(*path)}: {error}"
 
 
-def _unknown(recipe: Recipe, modules: Sequence[str], where: tuple[str, ...], named: Iterable[str]) -> Iterator[str]:
-    for name in named:
+def _unknown_modules(
+    recipe: Recipe, modules: Sequence[str], section: tuple[str, ...], names: Iterable[str]
+) -> Iterator[str]:
+    for name in names:
         if name not in modules:
-            near = difflib.get_close_matches(name, modules, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            yield (
-                f"{recipe.at(*where, name)}: {'.'.join(where)} names the module {name!r}; {hint}"
-                f"The modules are {', '.join(modules)}"
-            )
+            field = recipe.at(*section, name)
+            yield f"{field}: there is no module {name!r}{suggest(name, modules, 'modules')}"

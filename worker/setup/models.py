@@ -19,7 +19,7 @@ from worker.models import sources
 from worker.models.base import Adapter, Fresh, Loaded, ModuleSpec
 from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
-from worker.recipe.references import name_faults
+from worker.recipe.references import reference_errors
 from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
 
 
@@ -71,7 +71,7 @@ def load_models(recipe: Recipe) -> Models:
     adapter = _adapter(recipe, student.adapter, teacher=False)
     modules = [module.name for module in adapter.modules]
     arms = {name: [name] for name in modules} if recipe.arms is None else recipe.arms
-    faults = list(name_faults(recipe, adapter, teacher_adapter, arms))
+    faults = list(reference_errors(recipe, adapter, teacher_adapter, arms))
     if faults:
         raise RecipeError("the recipe cannot be followed:" + "".join(f"\n  {fault}" for fault in faults))
     teacher_modular = ModularModel(loaded.model, teacher_adapter, recipe.layers)

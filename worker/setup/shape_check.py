@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from worker.distill.plan import Planner
 from worker.distill.projection import HiddenWidths
 from worker.errors import RecipeError
 from worker.models.base import Batch
+from worker.names import suggest
 from worker.setup.models import Models
 
 
@@ -117,21 +117,17 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
         computed = objective.task_terms(plan, models.student.model, student, batch)
     for name in objective.named:
         if name not in computed:
-            near = difflib.get_close_matches(name, computed, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            yield (
-                f"loss.task names {name!r}, which the model does not compute; {hint}"
-                f"It computes {', '.join(computed) or 'no task loss at all'}"
-            )
+            hint = suggest(name, computed, "task losses that it computes")
+            yield f"loss.task names {name!r}, which the model does not compute{hint}"
 
 
 def _silent_hook(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, role: str) -> str:
     with _recorded_calls(modular.model) as called:
         _outputs(modular, batch, role)
-    near = difflib.get_close_matches(layer, called, n=3, cutoff=0.3)
+    hint = suggest(layer, called, "modules that it calls", most=3)
     return (
         f"{_arms(models, module)}: the hook on the {role}'s {layer} did not fire: the forward pass does not call that "
-        f"module; the nearest that it calls are {', '.join(near) or 'none'}"
+        f"module{hint}"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bandit_server.bandit import Bandit, Pull
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 
 PAYS = (0.1, 0.5, 0.2, 0.3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.cli import main
 
 SMALL = ("--horizon", "30", "--arms", "3", "--seeds", "3")

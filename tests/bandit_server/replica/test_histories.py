@@ -1,5 +1,5 @@
-"""Any interleaving of workers, retries, lost answers, restarts and replicas leaves the history that a single server
-which never fails would have, and every replica serves its fold (DESIGN.md §5)."""
+"""Any interleaving of workers, retries, lost answers, restarts and replicas leaves the history of a server that never
+fails, and every replica serves its fold."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import itertools
 import random
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from bandit_server.bandit import serialization as memory
-from bandit_server.replica import runs
-from bandit_server.run import worker as run_worker
+from bandit_server.bandit import serialization
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
@@ -26,14 +23,25 @@ from tests.bandit_server.local_replica import Fate, FickleStore, Refused, Replic
 from tests.bandit_server.model import FALLBACK, POLICY, TAIL, Expected, Model, nothing
 from tests.calls import ARMS, measured, spec
 
-# Far fewer than in earnest, so that a short history has rounds that must be looked up.
-ROUNDS_AT_HAND = 4
+# Far fewer than the default, so that a short history has rounds that must be looked up.
+RECENT_ROUNDS = 4
 RUNS = itertools.count()
 
 WORKERS = ["a", "b", "c"]
 BACKS = [0, 0, 0, 0, 1, 2, 5, 7]
 FATES: list[Fate] = ["arrives", "arrives", "arrives", "answer lost", "store unanswered", "store unheard"]
-HOWS = ["told", "told", "told", "same arm", "another arm", "tail", "diverged", "joint", "not told", "numbers"]
+HOWS = [
+    "selected",
+    "selected",
+    "selected",
+    "same arm",
+    "another arm",
+    "tail",
+    "diverged",
+    "joint",
+    "not selected",
+    "numbers",
+]
 WHICH = ["open", "open", "next", "back"]
 
 workers = st.sampled_from(WORKERS)
@@ -53,25 +61,25 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.run = f"history-{next(RUNS)}"
         self.model = Model(ARMS)
-        self.fold = RunState(self.run)
+        self.fold = RunState(self.run, RECENT_ROUNDS)
         self.events: list[pb.Event] = []
-        self.replicas = [Replica(FickleStore(self.url, deadline=60)) for _ in range(2)]
+        self.replicas = [Replica(FickleStore(self.url, deadline=60), recent_rounds=RECENT_ROUNDS) for _ in range(2)]
         self.client = redis.Redis.from_url(self.url)
         # The processes of each worker, oldest first, and the last request of each.
         self.processes: dict[str, list[pb.Caller]] = {}
         self.last: dict[str, tuple[str, Any]] = {}
         self.tokens = itertools.count()
-        # Which replicas are asked after a step; one that is not asked falls behind.
-        self.asked = [0, 1]
+        # The replicas that are checked after a step; one that is not checked falls behind.
+        self.checked = [0, 1]
 
     def teardown(self) -> None:
-        again = RunState(self.run)
+        fold = RunState(self.run, RECENT_ROUNDS)
         for event in self.events:
-            again.apply(event)
+            fold.apply(event)
         for replica in self.replicas:
-            if again.version:
+            if fold.version:
                 state = self.runner.run(replica.state(self.run))
-                assert memory.dump(state.policy) == memory.dump(again.policy)
+                assert serialization.dump(state.policy) == serialization.dump(fold.policy)
             self.runner.run(replica.store.close())
         self.client.close()
 
@@ -90,12 +98,12 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=workers, played=st.lists(st.tuples(replicas, replicas), min_size=1, max_size=3))
     def play(self, worker: str, played: list[tuple[int, int]]) -> None:
-        """Rounds that nothing befalls; each call goes to whichever replica."""
+        """Play rounds without failures; each call goes to either replica."""
         if caller := self.newest(worker):
             for selects, reports in played:
                 round = self.model.frontier(worker)
                 self.call(selects, "SelectArm", pb.SelectArmRequest(caller=caller, round=round), "arrives")
-                self.call(reports, "ReportReward", self.reported(caller, round, "told", 0), "arrives")
+                self.call(reports, "ReportReward", self.reported(caller, round, "selected", 0), "arrives")
 
     @rule(worker=workers, replica=replicas, back=backs, fate=fates)
     def select(self, worker: str, replica: int, back: int, fate: Fate) -> None:
@@ -108,8 +116,10 @@ class Histories(RuleBasedStateMachine):
     def report(
         self, worker: str, replica: int, which: str, back: int, fate: Fate, how: str, loss: int, selects: bool
     ) -> None:
-        """Of a round that is open, one that has not begun here as the worker chose itself, or any before; it may select
-        the next one as well."""
+        """Report a round that is open, one that has not begun because the worker chose itself, or any before.
+
+        The report may select the next round as well.
+        """
         if caller := self.newest(worker):
             next_round = self.model.frontier(worker)
             open_rounds = [r for (who, r), pull in self.model.rounds.items() if who == worker and not pull.measurement]
@@ -121,24 +131,24 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=workers, replica=replicas, fate=fates)
     def retry(self, worker: str, replica: int, fate: Fate) -> None:
-        """The same call once more, at any replica."""
+        """Repeat a worker's last call, at either replica."""
         if worker in self.last:
             method, request = self.last[worker]
             self.call(replica, method, request, fate)
 
     @rule(worker=workers, replica=replicas, age=st.integers(1, 2), reports=st.booleans())
     def old_process(self, worker: str, replica: int, age: int, reports: bool) -> None:
-        """A process that a newer one has replaced does not know it yet."""
+        """Call from a process that does not know yet that a newer one has replaced it."""
         if len(self.processes.get(worker, ())) > age:
             caller, round = self.processes[worker][-1 - age], max(0, self.model.frontier(worker) - 1)
             if reports:
-                self.call(replica, "ReportReward", self.reported(caller, round, "told", 50), "arrives")
+                self.call(replica, "ReportReward", self.reported(caller, round, "selected", 50), "arrives")
             else:
                 self.call(replica, "SelectArm", pb.SelectArmRequest(caller=caller, round=round + 1), "arrives")
 
     @rule(worker=workers, other=workers)
     def select_at_once(self, worker: str, other: str) -> None:
-        """Both replicas are asked at the same time: by two workers, or by one that has lost patience with the first."""
+        """Call both replicas at once: by two workers, or by one that has timed out at the first replica."""
         callers = [self.newest(worker), self.newest(other)]
         if not all(callers):
             return
@@ -147,19 +157,23 @@ class Histories(RuleBasedStateMachine):
         ]
 
         async def both() -> list[Any]:
-            calls = (replica.call("SelectArm", asked) for replica, asked in zip(self.replicas, requests, strict=True))
+            calls = (
+                replica.call("SelectArm", request) for replica, request in zip(self.replicas, requests, strict=True)
+            )
             return await asyncio.gather(*calls, return_exceptions=True)
 
         answers = self.runner.run(both())
         for event in self.appended():
-            caller = next(asked.caller for asked in requests if asked.caller.worker == event.arm_pulled.pull.worker)
+            caller = next(
+                request.caller for request in requests if request.caller.worker == event.arm_pulled.pull.worker
+            )
             self.model.select(caller, event.arm_pulled.pull.round).commit([event])
-        for asked, answer in zip(requests, answers, strict=True):
-            expected = self.model.select(asked.caller, asked.round)
+        for request, answer in zip(requests, answers, strict=True):
+            expected = self.model.select(request.caller, request.round)
             assert not expected.stores
             if expected.pull is not None:
                 expected.duplicate = answer.duplicate
-            self.compare(asked, expected, answer, at_once=True)
+            self.compare(request, expected, answer, at_once=True)
         if worker == other and not isinstance(answers[0], Refused) and not answers[0].finished:
             assert sorted(answer.duplicate for answer in answers) == [False, True]
         self.agree()
@@ -170,9 +184,9 @@ class Histories(RuleBasedStateMachine):
         self.agree()
 
     @rule(replica=replicas)
-    def keep(self, replica: int) -> None:
-        """A snapshot, from which whoever starts anew goes on."""
-        self.runner.run(self.replicas[replica].keep(self.run))
+    def save_snapshot(self, replica: int) -> None:
+        """Take a snapshot, from which a restarted replica continues."""
+        self.runner.run(self.replicas[replica].save_snapshot(self.run))
         self.replicas[1 - replica].restart()
         self.agree()
 
@@ -182,10 +196,10 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 2**32 - 1))
     def turmoil(self, seed: int) -> None:
-        """Everything at random and equally likely, where hypothesis prefers what is simple."""
+        """Take random steps, all equally likely, where hypothesis prefers simple ones."""
         rng = random.Random(seed)
         for _ in range(12):
-            self.asked = rng.choice([[], [], [0], [1], [0, 1]])
+            self.checked = rng.choice([[], [], [0], [1], [0, 1]])
             worker, replica, fate, back = rng.choice(WORKERS), rng.randrange(2), rng.choice(FATES), rng.choice(BACKS)
             match rng.randrange(10):
                 case 0 if rng.random() < 0.3:
@@ -195,7 +209,7 @@ class Histories(RuleBasedStateMachine):
                 case 2:
                     self.old_process(worker, replica, rng.randint(1, 2), rng.random() < 0.5)
                 case 3 if rng.random() < 0.5:
-                    self.keep(replica)
+                    self.save_snapshot(replica)
                 case 3:
                     self.select_at_once(worker, rng.choice(WORKERS))
                 case 4 | 5 | 6:
@@ -203,7 +217,7 @@ class Histories(RuleBasedStateMachine):
                 case _:
                     how, loss = rng.choice(HOWS), rng.randint(1, 60)
                     self.report(worker, replica, rng.choice(WHICH), back, fate, how, loss, rng.random() < 0.5)
-        self.asked = [0, 1]
+        self.checked = [0, 1]
         self.agree()
 
     @precondition(lambda self: len(self.events) > 60)
@@ -211,24 +225,24 @@ class Histories(RuleBasedStateMachine):
     def finish(self, replica: int, fate: Fate) -> None:
         self.call(replica, "FinishRun", pb.FinishRunRequest(run=self.run), fate)
 
-    # --- how a step is made and checked
+    # --- steps and checks
 
     def newest(self, worker: str) -> pb.Caller | None:
         return self.processes[worker][-1] if worker in self.processes else None
 
     def reported(self, caller: pb.Caller, round: int, how: str, loss: int) -> pb.ReportRewardRequest:
-        """A report. `told`: of the arm that was selected; repeated reports have the same numbers unless `how` says."""
+        """Return a report; for how "selected" of the selected arm, and for a reported round with the same numbers."""
         known = self.model.rounds.get((caller.worker, round))
         arm = known.arm if known else ARMS[round % 3]
         by, measurement = POLICY, measured(after=0.5 + round / 100)
-        at_hand = sorted(r for who, r in self.model.rounds if who == caller.worker)[-ROUNDS_AT_HAND:]
-        open_and_old = known is not None and known.measurement is None and round not in at_hand
+        recent = sorted(r for who, r in self.model.rounds if who == caller.worker)[-RECENT_ROUNDS:]
+        open_and_old = known is not None and known.measurement is None and round not in recent
         match how:
-            case "told" if known is not None and known.measurement is not None:
+            case "selected" if known is not None and known.measurement is not None:
                 by, measurement = known.by, known.measurement
             case "same arm":
                 by = FALLBACK
-            # A pull that has left the rounds at hand is not superseded: only its number would be known.
+            # A pull that the state no longer holds is not superseded: only its number would be known.
             case "another arm" | "tail" | "joint" if open_and_old:
                 pass
             case "another arm":
@@ -239,14 +253,14 @@ class Histories(RuleBasedStateMachine):
                 by, measurement = FALLBACK, pb.Measurement(outcome=pb.OUTCOME_DIVERGED, seconds=1.0)
             case "joint":
                 by, arm = FALLBACK, "joint"
-            case "not told":
+            case "not selected":
                 arm = next(other for other in ARMS if other != arm)
             case "numbers":
                 measurement = measured(after=loss / 64)
         return pb.ReportRewardRequest(caller=caller, round=round, arm=arm, chosen_by=by, measurement=measurement)
 
     def call(self, replica: int, method: str, request: Any, fate: Fate) -> None:
-        """Make a call, and see that all is as it must be."""
+        """Make a call, and check everything."""
         expected = self.expected(method, request)
         behind = 0 < self.replicas[replica].known(self.run) < len(self.events)
         try:
@@ -260,12 +274,12 @@ class Histories(RuleBasedStateMachine):
             if fate == "store unanswered":
                 expected.commit(events[: expected.stores])
                 if len(events) > expected.stores:
-                    # Report and selection are one append, if they are what nearly all are.
+                    # In the usual case, report and selection are one append.
                     self.model.select(request.caller, request.select_round).commit(events[expected.stores :])
             else:
                 nothing(events)
         elif behind and fate == "store unheard" and isinstance(answer, Refused) and answer.status == "UNAVAILABLE":
-            # It would have appended what nobody else has, and never heard that it is late.
+            # Its append, which nobody else has made, was lost, so it did not learn that it is behind.
             nothing(self.appended())
         elif expected.status == "OK" and method == "ReportReward" and request.HasField("select_round"):
             self.both(request, expected, answer, fate)
@@ -280,7 +294,7 @@ class Histories(RuleBasedStateMachine):
         self.agree()
 
     def both(self, request: pb.ReportRewardRequest, reported: Expected, answer: Any, fate: Fate) -> None:
-        """A report that the store has taken, or had already, and the selection after it."""
+        """Check a report that the store has stored now or before, and the selection after it."""
         events = self.appended()
         reported.commit(events[: reported.stores])
         if not isinstance(answer, Refused):
@@ -311,7 +325,7 @@ class Histories(RuleBasedStateMachine):
         return self.model.finish()
 
     def compare(self, request: Any, expected: Expected, answer: Any, at_once: bool = False) -> None:
-        """The answer is what it must be; the model has taken the call in."""
+        """Compare the answer with the model, which has recorded the call."""
         if isinstance(answer, Refused):
             if expected.status == "ALREADY_EXISTS":
                 stored = pb.RewardReported.FromString(answer.metadata["optima-stored-report-bin"])  # type: ignore[arg-type]
@@ -337,34 +351,34 @@ class Histories(RuleBasedStateMachine):
             assert (pull.number, pull.arm, pull.chosen_by) == (ours.number, ours.arm, ours.by)
 
     def saw(self, request: Any, answer: Any) -> None:
-        """The client has the answer."""
+        """Record that the client has the answer."""
         if hasattr(request, "caller"):
-            told = answer.run if hasattr(answer, "run") else answer
+            known = answer.run if hasattr(answer, "run") else answer
             for caller in self.processes[request.caller.worker]:
                 if caller.process == request.caller.process:
-                    caller.incarnation, caller.seen_version = told.incarnation, told.version
+                    caller.incarnation, caller.seen_version = known.incarnation, known.version
 
     def appended(self) -> list[pb.Event]:
-        """What the stream has since this was asked last, read past our code."""
+        """Return the events appended since the last call of this, read without our code."""
         after = len(self.events)
-        found: Any = self.client.xrange(keys.events(self.run), min=f"{after + 1}-0")
-        assert [name for name, _ in found] == [b"%d-0" % (after + 1 + at) for at in range(len(found))]
-        events = [pb.Event.FromString(fields[b"e"]) for _, fields in found]
+        entries: Any = self.client.xrange(keys.events(self.run), min=f"{after + 1}-0")
+        assert [name for name, _ in entries] == [b"%d-0" % (after + 1 + at) for at in range(len(entries))]
+        events = [pb.Event.FromString(fields[b"e"]) for _, fields in entries]
         for event in events:
             self.fold.apply(event)
         self.events += events
         return events
 
     def agree(self) -> None:
-        """The stream's fold, both replicas and the model are of one mind."""
+        """Check that the stream's fold, both replicas and the model agree."""
         assert len(self.events) == self.model.version
         if not self.events:
             return
-        told = summary(self.fold)
-        self.model.assert_tells(told)
-        for replica in self.asked:
+        expected = summary(self.fold)
+        self.model.check(expected)
+        for replica in self.checked:
             state = self.runner.run(self.replicas[replica].state(self.run))
-            assert summary(state) == told
+            assert summary(state) == expected
             assert state.rewards == self.fold.rewards
             assert remembered(state) == remembered(self.fold)
             assert (state.open, state.next_number) == (self.fold.open, self.fold.next_number)
@@ -372,20 +386,22 @@ class Histories(RuleBasedStateMachine):
 
 
 def remembered(state: RunState) -> dict[str, Any]:
-    """What a state has of each worker."""
+    """Return what a state holds of each worker."""
     return {
-        name: (worker.process, worker.fenced, worker.rounds, worker.horizon, worker.settled.first_open, worker.reports)
+        name: (
+            worker.process,
+            worker.fenced,
+            worker.rounds,
+            worker.horizon,
+            worker.reported_rounds.first_open,
+            worker.reports,
+        )
         for name, worker in state.workers.items()
     }
 
 
-def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(valkey: Valkey) -> None:
     Histories.runner, Histories.url = valkey.runner, valkey.url
-    monkeypatch.setattr(run_worker, "ROUNDS_AT_HAND", ROUNDS_AT_HAND)
-    # However busy the machine is: whether a call is in time is no part of this.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(

@@ -1,5 +1,5 @@
-"""Whatever a store loses, and whatever others have written in its place since: it is found out, and the workers'
-journals give everything back, nothing twice (DESIGN.md §5, "Loss is detected, never served")."""
+"""Whatever a store loses, and whatever others have appended in its place since: the loss is detected, and the workers'
+journals restore everything, nothing twice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from bandit_server.replica import runs
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
@@ -31,27 +29,27 @@ LOST = ("DATA_LOSS", "NOT_FOUND")
 
 
 class Away(Exception):
-    """No answer came."""
+    """No answer has arrived."""
 
 
 @dataclass
 class Worker:
-    """A worker as its client is (worker/client/sender.py): it journals, tells in order, and gives back what was lost.
+    """A worker as its client does it: it keeps a journal, reports in order, and restores what was lost.
 
     Attributes:
         journal: Its rounds; a record with a measurement is a report.
-        told: Reports that were acknowledged.
-        unsure: Whether the server still has its last report is to be found out.
+        acknowledged: Rounds whose reports were acknowledged.
+        unsure: Whether it must check that the server still has its last report.
     """
 
     caller: pb.Caller
     call: Callable[[str, Any, Fate], Any]
     journal: dict[int, pb.JournalRecord] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
+    acknowledged: set[int] = field(default_factory=set)
     unsure: bool = True
 
     def play(self, fate: Fate, loss: int) -> None:
-        """One round: of its own choice where the server does not choose."""
+        """Play a round, of its own choice where the server does not choose."""
         round = len(self.journal)
         record = pb.JournalRecord(pull=pb.Pull(round=round, arm=ARMS[loss % 3], chosen_by=pb.CHOSEN_BY_FALLBACK))
         if self.deliver(fate):
@@ -64,26 +62,26 @@ class Worker:
         self.journal[round] = record
         self.deliver("arrives")
 
-    def beat(self) -> None:
-        """The sign of life of a worker that has nothing else to say."""
+    def send_heartbeat(self) -> None:
+        """Send a heartbeat."""
         try:
             self.call("Heartbeat", pb.HeartbeatRequest(caller=self.caller), "arrives")
         except Refused as refused:
             if refused.status not in LOST:
                 raise
-            self._give_back()
+            self._restore()
 
     def deliver(self, fate: Fate) -> bool:
-        """Whether the server has everything now."""
+        """Report what is due; return whether the server has everything now."""
         try:
-            if self.unsure and self.told:
-                last = max(self.told)
+            if self.unsure and self.acknowledged:
+                last = max(self.acknowledged)
                 if not self._report(last, "arrives").duplicate:
-                    self._give_back()
+                    self._restore()
             self.unsure = False
-            for round in sorted(self.journal.keys() - self.told):
+            for round in sorted(self.journal.keys() - self.acknowledged):
                 self._report(round, fate)
-                self.told.add(round)
+                self.acknowledged.add(round)
         except Away:
             self.unsure = True
         except Refused as refused:
@@ -91,8 +89,8 @@ class Worker:
                 raise AssertionError("the server has other numbers than the worker") from refused
             if refused.status not in LOST:
                 raise
-            self._give_back()
-        return self.journal.keys() <= self.told
+            self._restore()
+        return self.journal.keys() <= self.acknowledged
 
     def _report(self, round: int, fate: Fate) -> Any:
         record = self.journal[round]
@@ -105,17 +103,17 @@ class Worker:
         )
         return self.call("ReportReward", request, fate)
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         records = [record for _, record in sorted(self.journal.items())]
         try:
             self.call("RestoreRun", pb.RestoreRunRequest(caller=self.caller, spec=spec(), records=records), "arrives")
-            self.told = set(self.journal)
+            self.acknowledged = set(self.journal)
         except Away:
             self.unsure = True
 
 
 class Losses(RuleBasedStateMachine):
-    """Three workers at two replicas of a run whose store loses its end, or everything."""
+    """Three workers at two replicas, whose store loses the end of the run, or all of it."""
 
     runner: asyncio.Runner
     url: str
@@ -150,37 +148,37 @@ class Losses(RuleBasedStateMachine):
                 case 0:
                     self.lose(rng.randint(1, 20))
                 case 1:
-                    self.keep(rng.randrange(2))
+                    self.save_snapshot(rng.randrange(2))
                     self.restart(rng.randrange(2))
                 case _:
                     self.play(rng.randrange(3), rng.randrange(2), rng.choice(FATES), rng.randint(1, 90), 1)
 
     @rule(events=st.integers(1, 30))
     def lose(self, events: int) -> None:
-        """The store loses its last events; all, if it has no more than these."""
+        """Remove the last events from the store, or all if there are fewer."""
         stream, head = keys.events(self.run), keys.head(self.run)
-        found: Any = self.client.xrange(stream)
-        kept = [(name, fields) for name, fields in found[: max(0, len(found) - events)]]
+        entries: Any = self.client.xrange(stream)
+        left = entries[: max(0, len(entries) - events)]
         incarnation = ""
-        for _, fields in kept:
+        for _, fields in left:
             event = pb.Event.FromString(fields[b"e"])
             incarnation = event.run_created.incarnation or event.run_restored.incarnation or incarnation
         pipe = self.client.pipeline()
         pipe.delete(stream, head)
-        for name, fields in kept:
+        for name, fields in left:
             pipe.xadd(stream, fields, id=name)
-        if kept:
+        if left:
             pipe.set(head, incarnation)
         pipe.execute()
 
     @rule(replica=st.sampled_from([0, 1]))
-    def keep(self, replica: int) -> None:
-        """A snapshot, which what the store loses later does not touch."""
-        self.runner.run(self.replicas[replica].keep(self.run))
+    def save_snapshot(self, replica: int) -> None:
+        """Take a snapshot, which the store does not lose."""
+        self.runner.run(self.replicas[replica].save_snapshot(self.run))
 
     @rule(replica=st.sampled_from([0, 1]))
     def restart(self, replica: int) -> None:
-        """A server is killed. Whoever was connected to it has noticed."""
+        """Restart a server; its clients notice that."""
         self.replicas[replica].restart()
         for worker in self.workers:
             worker.unsure = True
@@ -195,18 +193,18 @@ class Losses(RuleBasedStateMachine):
                 self.runner.run(replica.store.close())
 
     def settle(self) -> None:
-        """All comes to rest: then every report is in the history, once, as its worker made it."""
+        """Deliver everything: then every report is in the history, once, as its worker made it."""
         for replica in (0, 1, 0, 1, 0, 1):
             self.at = replica
             for worker in self.workers:
                 worker.deliver("arrives")
-                worker.beat()
+                worker.send_heartbeat()
         events = self.events()
-        assert not any(worker.journal.keys() - worker.told for worker in self.workers)
+        assert not any(worker.journal.keys() - worker.acknowledged for worker in self.workers)
         stored = [event.reward_reported for event in events if event.HasField("reward_reported")]
-        found = {(r.pull.worker, r.pull.round): (r.pull.arm, r.measurement) for r in stored}
-        assert len(found) == len(stored), "a round was counted twice"
-        assert found == {
+        counted = {(r.pull.worker, r.pull.round): (r.pull.arm, r.measurement) for r in stored}
+        assert len(counted) == len(stored), "a round was counted twice"
+        assert counted == {
             (worker.caller.worker, round): (record.pull.arm, record.measurement)
             for worker in self.workers
             for round, record in worker.journal.items()
@@ -220,7 +218,7 @@ class Losses(RuleBasedStateMachine):
             assert summary(self.runner.run(replica.state(self.run))) == summary(fold)
 
     def call(self, method: str, request: Any, fate: Fate) -> Any:
-        """A call to the replica that is `at` hand."""
+        """Call the replica `at`."""
         try:
             answer = self.runner.run(self.replicas[self.at].call(method, request, fate))
         except Refused as refused:
@@ -229,20 +227,18 @@ class Losses(RuleBasedStateMachine):
             raise
         if fate == "answer lost":
             raise Away
-        told = answer.run if hasattr(answer, "run") else answer
+        known = answer.run if hasattr(answer, "run") else answer
         request_caller: pb.Caller = next(w.caller for w in self.workers if w.caller.worker == request.caller.worker)
-        request_caller.incarnation, request_caller.seen_version = told.incarnation, told.version
+        request_caller.incarnation, request_caller.seen_version = known.incarnation, known.version
         return answer
 
     def events(self) -> list[pb.Event]:
-        found: Any = self.client.xrange(keys.events(self.run))
-        return [pb.Event.FromString(fields[b"e"]) for _, fields in found]
+        entries: Any = self.client.xrange(keys.events(self.run))
+        return [pb.Event.FromString(fields[b"e"]) for _, fields in entries]
 
 
-def test_whatever_the_store_loses_is_given_back_once(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_store_loses_is_given_back_once(valkey: Valkey) -> None:
     Losses.runner, Losses.url = valkey.runner, valkey.url
-    # However busy the machine is: whether a call is in time is no part of this.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Losses,
         settings=settings(

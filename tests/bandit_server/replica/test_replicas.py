@@ -1,4 +1,4 @@
-"""Several servers on one Redis: what is written through one is seen through the others, and keys fit a cluster."""
+"""Several servers on one Redis: what one appends the others see; and the keys suit a cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def replica(url: str) -> Server:
-    """Nothing but the store's address."""
+    """A server that is configured with the store's address only."""
     return Server(Settings(port=0, dashboard_port=None, redis_url=url))
 
 
@@ -74,23 +74,29 @@ def test_rounds_of_many_workers_through_three_replicas_are_one_history(redis: Re
 
 @pytest.mark.parametrize("run", ["demo", "r.1", "-", "a" * 64, "UPPER_lower-0.9"])
 def test_all_keys_of_a_run_share_one_slot_of_a_cluster(run: str) -> None:
-    ours = [keys.events(run), keys.head(run), keys.tombstone(run), keys.pulse(run, "w"), keys.pulse(run, "other")]
+    ours = [
+        keys.events(run),
+        keys.head(run),
+        keys.tombstone(run),
+        keys.heartbeat(run, "w"),
+        keys.heartbeat(run, "other"),
+    ]
     assert {key_slot(key.encode()) for key in ours} == {key_slot(run.encode())}
 
 
 def test_a_cluster_lets_the_store_append_read_and_delete(tmp_path: Path) -> None:
-    """A node in cluster mode refuses whatever touches two slots at once."""
+    """A node in cluster mode refuses commands on two slots at once."""
     server = RedisServer(tmp_path / "redis", **{"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"})
 
     async def scenario() -> None:
         store = RedisStore(server.url, deadline=30)
         try:
             for run in ("r", "s"):
-                await store.enlist(run, 1.0)
+                await store.register(run, 1.0)
                 assert await store.append(run, Head(0, "", False), [b"1"], incarnation="one", worker="w") == "stored"
                 assert await store.append(run, Head(1, "one", False), [b"2", b"3"], worker="w") == "stored"
                 assert (await store.read(run, 0, 10)).events == [(1, b"1"), (2, b"2"), (3, b"3")]
-                await store.beat(run, "w", b"alive")
+                await store.record_heartbeat(run, "w", b"alive")
             await store.delete("r")
             assert (await store.read("r", 0, 10)).head.deleted
             assert [name for _, name in await store.names(10)] == ["s"]

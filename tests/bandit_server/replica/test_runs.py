@@ -1,4 +1,4 @@
-"""What a replica knows of a run is what the store has, also when the store is not what it was."""
+"""A replica's state of a run is the fold of what the store has, also after the store has lost history."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import redis
 
-from bandit_server.replica import cached_run as catch_up
-from bandit_server.replica import runs
+from bandit_server.replica.runs import Runs
 from bandit_server.rpc.watch import watch
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from bandit_server.store import keys
-from bandit_server.store.base import Standing
+from bandit_server.store.base import AppendResult
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.conftest import Valkey
 from tests.bandit_server.local_replica import FickleStore, Refused, Replica
@@ -26,7 +25,7 @@ RUNS = itertools.count()
 
 
 class Site:
-    """Replicas on one store, and a run that workers play at them."""
+    """Replicas on one store, and a run that workers play through them."""
 
     def __init__(self, valkey: Valkey) -> None:
         self.run = f"runs-{next(RUNS)}"
@@ -37,9 +36,9 @@ class Site:
 
     def call(self, replica: int, method: str, request: Any) -> Any:
         answer = self.runner.run(self.replicas[replica].call(method, request))
-        told = answer.run if hasattr(answer, "run") else answer
+        known = answer.run if hasattr(answer, "run") else answer
         caller = self.callers[request.caller.worker]
-        caller.incarnation, caller.seen_version = told.incarnation, told.version
+        caller.incarnation, caller.seen_version = known.incarnation, known.version
         return answer
 
     def join(self, replica: int, worker: str) -> None:
@@ -58,22 +57,22 @@ class Site:
             reports.append(self.call(replica, "ReportReward", request).report)
         return reports
 
-    def give_back(self, replica: int, worker: str, reports: list[pb.RewardReported]) -> pb.RestoreRunResponse:
+    def restore(self, replica: int, worker: str, reports: list[pb.RewardReported]) -> pb.RestoreRunResponse:
         records = [pb.JournalRecord(pull=r.pull, numbered=True, measurement=r.measurement) for r in reports]
         request = pb.RestoreRunRequest(caller=self.callers[worker], spec=spec(), records=records)
         answer: pb.RestoreRunResponse = self.call(replica, "RestoreRun", request)
         return answer
 
     def events(self) -> list[pb.Event]:
-        found: Any = self.client.xrange(keys.events(self.run))
-        return [pb.Event.FromString(fields[b"e"]) for _, fields in found]
+        entries: Any = self.client.xrange(keys.events(self.run))
+        return [pb.Event.FromString(fields[b"e"]) for _, fields in entries]
 
     def roll_back(self, version: int) -> None:
-        """The store loses everything after a version."""
-        found: Any = self.client.xrange(keys.events(self.run), count=version)
+        """Remove everything after a version from the store."""
+        entries: Any = self.client.xrange(keys.events(self.run), count=version)
         pipe = self.client.pipeline()
         pipe.delete(keys.events(self.run))
-        for name, fields in found:
+        for name, fields in entries:
             pipe.xadd(keys.events(self.run), fields, id=name)
         pipe.execute()
 
@@ -91,9 +90,7 @@ class Site:
 
 
 @pytest.fixture
-def site(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    # However busy the machine is.
-    monkeypatch.setattr(runs, "DEADLINE", 60.0)
+def site(valkey: Valkey) -> Iterator[Site]:
     made = Site(valkey)
     yield made
     made.close()
@@ -109,7 +106,7 @@ def reported(events: list[pb.Event]) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("filled_up", [0, 3, 4, 9], ids=["not", "in part", "to the same version", "and beyond"])
 def test_a_loss_that_another_replica_has_filled_up_is_found_out_and_given_back(site: Site, filled_up: int) -> None:
-    """The second replica never saw what was lost, and no call failed: that the first one did must be enough."""
+    """The second replica never saw what was lost, and no call failed: that the first one saw it must be enough."""
     site.join(0, "a")
     reports = site.play(0, "a", range(10))
     site.roll_back(13)
@@ -123,8 +120,8 @@ def test_a_loss_that_another_replica_has_filled_up_is_found_out_and_given_back(s
     with pytest.raises(Refused) as refused:
         site.play(1, "b", range(filled_up, filled_up + 1))
     assert refused.value.status == "DATA_LOSS"
-    assert site.give_back(0, "a", reports).restored == 5
-    site.give_back(1, "b", others)
+    assert site.restore(0, "a", reports).restored == 5
+    site.restore(1, "b", others)
     reports += site.play(1, "a", range(10, 12))
     others += site.play(0, "b", range(filled_up, filled_up + 2))
     site.assert_all_serve_the_fold()
@@ -136,27 +133,27 @@ def test_a_loss_that_another_replica_has_filled_up_is_found_out_and_given_back(s
     assert len(numbers) == len(set(numbers))
 
 
-def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a replica that starts, and by a watcher: the incarnation changes somewhere in the middle."""
+def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site) -> None:
+    """By a replica that starts, and by a watcher; the incarnation changes in the middle of the history."""
     site.join(0, "a")
     reports = site.play(0, "a", range(10))
     site.client.delete(keys.events(site.run), keys.head(site.run))
-    site.give_back(0, "a", reports)
+    site.restore(0, "a", reports)
     site.roll_back(20)
     with pytest.raises(Refused):
         site.play(0, "a", range(10, 11))
-    site.give_back(0, "a", reports)
+    site.restore(0, "a", reports)
     site.play(0, "a", range(10, 20))
     events = site.events()
     changes = [at for at, event in enumerate(events) if event.HasField("run_restored")]
     assert 10 < changes[-1] < len(events) - 10
-    monkeypatch.setattr(catch_up, "PAGE", 10)
+    site.replicas[1].page_size = 10
     site.replicas[1].restart()
     site.assert_all_serve_the_fold()
 
     async def watched() -> list[pb.Event]:
         seen: list[pb.Event] = []
-        async for batch in watch(runs.Runs(site.replicas[1].store), site.run, 0, ""):
+        async for batch in watch(Runs(site.replicas[1].store, page_size=10), site.run, 0, ""):
             assert batch.from_version == len(seen)
             seen += batch.events
             if batch.live:
@@ -167,25 +164,22 @@ def test_a_long_history_with_a_loss_in_it_is_read_in_pages(site: Site, monkeypat
 
 
 class SlowStore(FickleStore):
-    """Takes `pause` seconds before every append."""
+    """A store that waits `pause` seconds before every append."""
 
     pause = 0.0
 
-    async def append(self, *args: Any, **options: Any) -> Standing:
+    async def append(self, *args: Any, **options: Any) -> AppendResult:
         await asyncio.sleep(self.pause)
         return await super().append(*args, **options)
 
 
-def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(
-    site: Site, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_that_selects_is_in_time_as_a_whole_and_may_be_repeated(site: Site, valkey: Valkey) -> None:
     store = SlowStore(valkey.url, deadline=60)
-    site.replicas.insert(0, Replica(store))
+    site.replicas.insert(0, Replica(store, deadline=2.0))
     site.join(0, "w")
-    # What the worker chose itself is reported by an append of its own.
+    # A pull that the worker chose is reported in an append of its own.
     request = pb.ReportRewardRequest(caller=site.callers["w"], round=0, arm="text", chosen_by=pb.CHOSEN_BY_FALLBACK,
                                      measurement=measured(after=0.9), select_round=1)  # fmt: skip
-    monkeypatch.setattr(runs, "DEADLINE", 2.0)
     # One append is in time, and two are not.
     store.pause = 1.2
     with pytest.raises(Refused, match=r"UNAVAILABLE: the store was too slow \(more than 2 s\); try again"):

@@ -1,4 +1,4 @@
-"""Plays runs: gives commands to a state and applies what they decide, as a server would with its store."""
+"""Runs without a store: commands are decided on a state, and their events applied to it, as a server does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 from bandit_server.rpc.validation import normalized_spec
 from bandit_server.run import lifecycle, restore, rounds
 from bandit_server.run.decision import Decision
-from bandit_server.run.old_rounds import NeedsHistory, Recall, Recalled
+from bandit_server.run.old_rounds import NeedsHistory, OldRound, RoundSearch
 from bandit_server.run.state import RunState
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -20,7 +20,7 @@ POLICY, FALLBACK, TAIL = pb.CHOSEN_BY_POLICY, pb.CHOSEN_BY_FALLBACK, pb.CHOSEN_B
 def spec(
     arms: tuple[str, ...] = ARMS, policy: str = "optima", options: Mapping[str, float] | None = None, **fields: object
 ) -> pb.RunSpec:
-    """A spec as the edge lets it through."""
+    """Return a valid spec, as the service passes it on."""
     return normalized_spec(
         pb.RunSpec(
             arms=[pb.Arm(name=name, modules=[f"{name}.tower"]) for name in arms],
@@ -31,7 +31,7 @@ def spec(
 
 
 def measured(before: float = 1.0, after: float = 0.9, seconds: float = 2.0, **fields: object) -> pb.Measurement:
-    """A round that went well."""
+    """Return the measurement of a round with finite losses."""
     return pb.Measurement(
         outcome=pb.OUTCOME_MEASURED,
         before=before,
@@ -43,7 +43,7 @@ def measured(before: float = 1.0, after: float = 0.9, seconds: float = 2.0, **fi
 
 
 def diverged() -> pb.Measurement:
-    """A round whose loss was not finite."""
+    """Return the measurement of a round whose loss was not finite."""
     return pb.Measurement(outcome=pb.OUTCOME_DIVERGED, seconds=2.0)
 
 
@@ -63,22 +63,22 @@ class Play:
         self.incarnation = incarnation
 
     def do(self, decision: Decision[T]) -> T:
-        """Store a decision's events; the answer."""
+        """Store a decision's events, and return its answer."""
         for event in decision.events:
             event.time = 100.0 + len(self.events)
             stored = pb.Event.FromString(event.SerializeToString())
             self.events.append(stored)
-            self.state.apply(stored, decision.later)
+            self.state.apply(stored, decision.fallback_arms)
         return decision.answer
 
     def caller(self, worker: str = "w", **fields: object) -> pb.Caller:
-        """A worker's process that has seen all there is."""
+        """Return a worker's current process, which has seen the whole history."""
         seen = {"incarnation": self.state.incarnation, "seen_version": self.state.version}
         process = self.processes.get(worker, "p1")
         return pb.Caller(run="demo", worker=worker, **{"process": process, **seen, **fields})  # type: ignore[arg-type]
 
     def join(self, worker: str = "w", process: str = "p1", total_loss: float | None = None) -> bool:
-        """A worker's process creates the run, or joins it."""
+        """Create the run or join it with a worker's process."""
         caller = pb.Caller(run="demo", worker=worker, process=process)
         info = pb.WorkerInfo(ranks=1, device="cpu", total_loss=total_loss)
         request = pb.CreateRunRequest(caller=caller, spec=self.spec, info=info)
@@ -87,9 +87,9 @@ class Play:
         return created
 
     def select(self, round: int, worker: str = "w", alive: Collection[str] = ()) -> pb.SelectArmResponse:
-        """The arm for a round."""
+        """Select an arm for a round."""
         request = pb.SelectArmRequest(caller=self.caller(worker), round=round)
-        return self.do(self._recalling(lambda recalled: rounds.select(self.state, request, alive, recalled)))
+        return self.do(self._with_history(lambda old_round: rounds.select(self.state, request, alive, old_round)))
 
     def report(
         self,
@@ -99,7 +99,7 @@ class Play:
         worker: str = "w",
         chosen_by: pb.ChosenBy = POLICY,
     ) -> pb.ReportRewardResponse:
-        """What came of a round."""
+        """Report a round."""
         request = pb.ReportRewardRequest(
             caller=self.caller(worker),
             round=round,
@@ -107,7 +107,7 @@ class Play:
             chosen_by=chosen_by,
             measurement=measured() if measurement is None else measurement,
         )
-        return self.do(self._recalling(lambda recalled: rounds.report(self.state, request, recalled)))
+        return self.do(self._with_history(lambda old_round: rounds.report(self.state, request, old_round)))
 
     def round(self, round: int, measurement: pb.Measurement | None = None, worker: str = "w") -> pb.RewardReported:
         """Select, train, report."""
@@ -115,41 +115,41 @@ class Play:
         return self.report(round, pull.arm, measurement, worker).report
 
     def pause(self, arm: str, paused: bool = True) -> None:
-        """An operator pauses or resumes an arm."""
+        """Pause or resume an arm."""
         self.do(lifecycle.update_arm(self.state, pb.UpdateArmRequest(run="demo", arm=arm, paused=paused, actor="me")))
 
     def finish(self) -> None:
-        """An operator ends the run."""
+        """End the run."""
         self.do(lifecycle.finish(self.state, "me"))
 
     def restore(
         self, records: list[pb.JournalRecord], worker: str = "w", starts: str = "second", **caller: object
     ) -> int:
-        """A worker gives its journal back; how many rounds were missing. `caller`: what it has seen, if not all."""
+        """Restore a worker's journal; return how many rounds were missing. `caller`: the caller, if not up to date."""
         return self.do(self.decide_restore(records, worker, starts, **caller))
 
     def decide_restore(
         self, records: list[pb.JournalRecord], worker: str = "w", starts: str = "second", **caller: object
     ) -> Decision[int]:
-        """What a restore comes to. `starts`: the incarnation that it starts, if it does."""
+        """Return a restore's decision. `starts` is the incarnation that it may start."""
         self.processes.setdefault(worker, "p1")
         request = pb.RestoreRunRequest(caller=self.caller(worker, **caller), spec=self.spec, records=records)
-        return restore.restore(self.state, request, restore.Recorded(worker, self.events), starts)
+        return restore.restore(self.state, request, restore.RecordedRounds(worker, self.events), starts)
 
-    def _recalling(self, decide: Callable[[Recalled | None], Decision[T]]) -> Decision[T]:
-        """A round too old to be at hand is looked up in the events."""
+    def _with_history(self, decide: Callable[[OldRound | None], Decision[T]]) -> Decision[T]:
+        """Decide; a round that the state no longer holds is looked up in the events."""
         try:
             return decide(None)
         except NeedsHistory as needed:
-            recall = Recall(needed.worker, needed.round, self.state.index)
+            search = RoundSearch(needed.worker, needed.round, self.state.index)
             for event in reversed(self.events):
-                if not recall.done:
-                    recall.give(event)
-            return decide(Recalled(recall.found))
+                if not search.done:
+                    search.add(event)
+            return decide(OldRound(search.round))
 
 
 def journal(events: list[pb.Event], worker: str = "w") -> list[pb.JournalRecord]:
-    """What the worker's journal says of a run, its rounds in order."""
+    """Return the journal that a worker has of a run, its rounds in order."""
     records: dict[int, pb.JournalRecord] = {}
     for event in events:
         kind = event.WhichOneof("kind")

@@ -4,7 +4,7 @@ import pytest
 
 from bandit_server.errors import ArmRequired, DataLoss, Fenced, Invalid, RunFinished, SpecMismatch
 from bandit_server.run import lifecycle
-from bandit_server.run.worker import PROCESSES_AT_HAND
+from bandit_server.run.worker import FENCED_PROCESSES
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import Play, measured, spec
 
@@ -86,7 +86,7 @@ def test_a_mismatch_of_large_specs_is_told_briefly(play: Play) -> None:
 
 def test_a_worker_that_knows_a_run_which_is_not_there_does_not_create_it() -> None:
     caller = pb.Caller(run="demo", worker="w", process="p1", incarnation="gone", seen_version=12)
-    with pytest.raises(DataLoss, match="run demo is not there, but worker w has seen 12 events"):
+    with pytest.raises(DataLoss, match="run demo does not exist, but worker w has seen 12 events"):
         create(Play(), caller)
 
 
@@ -116,7 +116,7 @@ def test_processes_fence_only_those_of_their_own_worker(play: Play) -> None:
 def test_fenced_processes_are_remembered_in_bounded_memory(play: Play) -> None:
     for i in range(500):
         play.join(process=f"r{i}")
-    assert len(play.state.workers["w"].fenced) == PROCESSES_AT_HAND
+    assert len(play.state.workers["w"].fenced) == FENCED_PROCESSES
     with pytest.raises(Fenced):
         play.join(process="r498")
 
@@ -135,7 +135,7 @@ def test_what_the_newest_process_told_of_itself_is_shown(play: Play) -> None:
 def test_absolute_rewards_are_for_a_single_worker_only() -> None:
     play = Play(spec(reward=pb.REWARD_KIND_ABSOLUTE))
     play.join("a")
-    with pytest.raises(SpecMismatch, match="absolute rewards, which only one worker can give, and worker a is in it"):
+    with pytest.raises(SpecMismatch, match="absolute rewards, which allow one worker, and worker a has joined it"):
         play.join("b")
     assert list(play.state.workers) == ["a"]
 

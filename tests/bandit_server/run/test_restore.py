@@ -28,7 +28,7 @@ def lived(workers: tuple[str, ...] = ("w",), rounds: int = 30) -> Play:
     return play
 
 
-def kept(state: RunState) -> list[list[tuple[int, float, str]]]:
+def rewards_of(state: RunState) -> list[list[tuple[int, float, str]]]:
     return [[(reward.number, reward.value, reward.worker) for reward in arm] for arm in state.history.rewards]
 
 
@@ -54,7 +54,7 @@ def give_back(old: Play, left: Play, worker: str = "w", records: list[pb.Journal
 def test_a_run_that_is_gone_comes_back_with_the_same_rewards() -> None:
     old, new = lived(), Play()
     assert give_back(old, new) == 30
-    assert kept(new.state) == kept(old.state)
+    assert rewards_of(new.state) == rewards_of(old.state)
     assert (new.state.pulls, new.state.reports, new.state.tail_rounds) == (30, 30, 1)
     assert [totals.pulls for totals in new.state.arms.values()] == [t.pulls for t in old.state.arms.values()]
     assert (new.state.incarnation, new.state.restored) == ("second", True)
@@ -72,7 +72,7 @@ def test_two_workers_give_back_one_run_in_the_order_of_its_pulls(order: tuple[st
     old, new = lived(("a", "b")), Play()
     for worker in order:
         assert give_back(old, new, worker) == 30
-    assert kept(new.state) == kept(old.state)
+    assert rewards_of(new.state) == rewards_of(old.state)
     assert new.state.next_number == old.state.next_number
 
 
@@ -83,7 +83,7 @@ def test_a_store_that_fell_back_to_any_version_is_filled_up(lost: int, first: st
     left = cut(old, old.state.version - lost)
     for worker in (first, "b" if first == "a" else "a"):
         give_back(old, left, worker)
-    assert kept(left.state) == kept(old.state)
+    assert rewards_of(left.state) == rewards_of(old.state)
     assert left.state.reports == old.state.reports
     assert left.state.restored
 
@@ -92,11 +92,11 @@ def test_giving_back_is_idempotent() -> None:
     old, new = lived(("a", "b")), Play()
     give_back(old, new, "a")
     give_back(old, new, "b")
-    version, rewards = new.state.version, kept(new.state)
+    version, rewards = new.state.version, rewards_of(new.state)
     assert give_back(old, new, "a") == 0
     assert give_back(old, new, "b") == 0
     assert new.restore(journal(old.events, "a"), "a") == 0
-    assert (new.state.version, kept(new.state)) == (version, rewards)
+    assert (new.state.version, rewards_of(new.state)) == (version, rewards)
 
 
 def test_a_journal_may_come_in_parts_and_a_part_twice() -> None:
@@ -104,7 +104,7 @@ def test_a_journal_may_come_in_parts_and_a_part_twice() -> None:
     records = journal(old.events)
     restored = [give_back(old, new, records=part) for part in (records[:12], records[:12], records[6:20], records[20:])]
     assert restored == [12, 0, 8, 10]
-    assert kept(new.state) == kept(old.state)
+    assert rewards_of(new.state) == rewards_of(old.state)
 
 
 def test_a_run_that_has_lost_nothing_is_left_as_it_is() -> None:
@@ -128,7 +128,7 @@ def test_a_run_created_anew_since_the_loss_takes_old_rounds_in_and_says_so() -> 
     new.join("newcomer")
     assert give_back(old, new) == 30
     assert (new.state.incarnation, new.state.restored) == ("anew", True)
-    assert kept(new.state) == kept(old.state)
+    assert rewards_of(new.state) == rewards_of(old.state)
 
 
 def test_what_was_lost_is_written_down() -> None:
@@ -153,17 +153,17 @@ def test_a_report_missing_from_a_pull_that_is_there_is_added_to_it() -> None:
     left = cut(old, old.state.version)
     old.report(3, pull.arm, measured(1.0, 0.5))
     assert give_back(old, left) == 1
-    assert kept(left.state) == kept(old.state)
+    assert rewards_of(left.state) == rewards_of(old.state)
     assert left.state.pulls == 4
 
 
 def test_a_stored_report_stands_against_a_journal_with_other_numbers() -> None:
     play = lived(rounds=5)
-    before = kept(play.state)
+    before = rewards_of(play.state)
     records = journal(play.events)
     records[0].measurement.after = 0.01
     assert play.restore(records) == 0
-    assert kept(play.state) == before
+    assert rewards_of(play.state) == before
 
 
 def test_a_round_selected_anew_since_the_loss_counts_for_the_arm_that_was_trained() -> None:
@@ -202,7 +202,7 @@ def test_a_number_that_another_pull_has_taken_since_is_not_given_twice() -> None
     for i in range(4):
         left.round(i, worker="newcomer")
     assert give_back(old, left) == 6
-    numbers = [reward[0] for arm in kept(left.state) for reward in arm]
+    numbers = [reward[0] for arm in rewards_of(left.state) for reward in arm]
     assert len(numbers) == len(set(numbers)) == 9
 
 
@@ -232,8 +232,8 @@ def test_a_record_of_an_unknown_arm_is_refused_and_nothing_stored() -> None:
 def test_restoring_decides_without_changing_the_state_it_decides_on() -> None:
     old = lived(rounds=12)
     left = cut(old, 9)
-    before = (left.state.version, kept(left.state), left.state.incarnation)
+    before = (left.state.version, rewards_of(left.state), left.state.incarnation)
     decision = left.decide_restore(journal(old.events), incarnation="first", seen_version=old.state.version)
     assert decision.events
     assert decision.incarnation == "second"
-    assert (left.state.version, kept(left.state), left.state.incarnation) == before
+    assert (left.state.version, rewards_of(left.state), left.state.incarnation) == before

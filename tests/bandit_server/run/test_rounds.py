@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from bandit_server.bandit import serialization as memory
-from bandit_server.bandit.policy import OFFERED
+from bandit_server.bandit.policy import SERVED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
 from bandit_server.run.old_rounds import NeedsHistory
 from bandit_server.run.rounds import FALLBACK_ARMS
-from bandit_server.run.worker import ROUNDS_AT_HAND
+from bandit_server.run.worker import RECENT_ROUNDS
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, measured, spec
 
@@ -54,16 +54,16 @@ def test_a_selection_brings_arms_for_the_time_without_a_server(play: Play) -> No
     assert set(fallback_arms) <= set(ARMS)
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", SERVED)
 def test_the_pull_and_the_arms_for_later_are_one_choice_of_the_policy(name: str) -> None:
     play = Play(spec(policy=name))
     play.join()
     for round in range(6):
         rng = play.state.randomness.at("w", round)
         ahead = play.state.policy.choose(in_flight=[], active=range(3), rng=rng, count=1 + FALLBACK_ARMS)
-        told = play.select(round)
-        assert [told.pull.arm, *told.fallback_arms] == [ARMS[arm] for arm in ahead]
-        play.report(round, told.pull.arm)
+        selection = play.select(round)
+        assert [selection.pull.arm, *selection.fallback_arms] == [ARMS[arm] for arm in ahead]
+        play.report(round, selection.pull.arm)
 
 
 def test_a_repeated_selection_returns_the_same_pull_and_stores_nothing(play: Play) -> None:
@@ -208,7 +208,7 @@ def test_a_report_with_other_numbers_is_refused_with_the_stored_one(play: Play) 
     assert rewards(play, pull.arm) == [pytest.approx(0.2)]
 
 
-def test_a_report_of_another_arm_for_a_settled_round_is_refused(play: Play) -> None:
+def test_a_report_of_another_arm_for_a_reported_round_is_refused(play: Play) -> None:
     arm = play.round(0).pull.arm
     with pytest.raises(ReportConflict):
         play.report(0, other_than(arm), chosen_by=FALLBACK)
@@ -383,11 +383,11 @@ def test_a_caller_that_has_seen_less_is_served(play: Play) -> None:
     assert rounds.select(play.state, pb.SelectArmRequest(caller=caller), ()).answer.HasField("pull")
 
 
-# --- rounds too old to be at hand
+# --- rounds that are only in the history
 
 
-def test_rounds_too_old_to_be_at_hand_are_asked_for(play: Play) -> None:
-    for i in range(ROUNDS_AT_HAND + 1):
+def test_rounds_that_are_only_in_the_history_are_asked_for(play: Play) -> None:
+    for i in range(RECENT_ROUNDS + 1):
         play.round(i)
     with pytest.raises(NeedsHistory) as needed:
         rounds.select(play.state, pb.SelectArmRequest(caller=play.caller(), round=0), ())
@@ -398,7 +398,7 @@ def test_an_old_round_is_answered_from_the_history(play: Play) -> None:
     first = play.select(0)
     play.report(0, first.pull.arm, measured(1.0, 0.7))
     chosen = play.report(1, "text", chosen_by=FALLBACK).report
-    for i in range(2, ROUNDS_AT_HAND + 10):
+    for i in range(2, RECENT_ROUNDS + 10):
         play.round(i)
     again = play.select(0)
     assert (again.duplicate, again.pull, again.fallback_arms) == (True, first.pull, first.fallback_arms)
@@ -409,7 +409,7 @@ def test_an_old_round_is_answered_from_the_history(play: Play) -> None:
 
 
 def test_an_old_round_that_never_began_is_selected_late_and_only_once(play: Play) -> None:
-    for i in range(1, ROUNDS_AT_HAND + 10):
+    for i in range(1, RECENT_ROUNDS + 10):
         play.round(i)
     late = play.select(0)
     assert not late.duplicate
@@ -420,7 +420,7 @@ def test_an_old_round_that_never_began_is_selected_late_and_only_once(play: Play
 
 def test_an_open_round_that_has_become_old_is_reported_late(play: Play) -> None:
     pull = play.select(0).pull
-    for i in range(1, ROUNDS_AT_HAND + 10):
+    for i in range(1, RECENT_ROUNDS + 10):
         play.round(i)
     assert play.state.open == {}
     report = play.report(0, pull.arm, measured(1.0, 0.5)).report

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from bandit_server.bandit import serialization as memory
 from bandit_server.bandit.history import WINDOW
 from bandit_server.errors import ServerError
-from bandit_server.run.reported_rounds import MOST_RANGES, Settled
+from bandit_server.run.reported_rounds import MOST_RANGES, ReportedRounds
 from bandit_server.run.state import RECENT_LOSSES, RunState, build_policy, playable
-from bandit_server.run.summary import point, summary, with_pulses
-from bandit_server.run.worker import ROUNDS_AT_HAND
-from bandit_server.store.base import Pulse
+from bandit_server.run.summary import point, summary, with_heartbeats
+from bandit_server.run.worker import RECENT_ROUNDS
+from bandit_server.store.base import Heartbeat
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, measured, spec
 
@@ -133,7 +133,7 @@ def test_a_run_without_events_is_empty() -> None:
 def size(state: RunState) -> int:
     """Bytes of everything in a state but its messages, which do not grow."""
     held = [
-        (worker.process, worker.fenced, worker.horizon, vars(worker.settled), sorted(worker.rounds))
+        (worker.process, worker.fenced, worker.horizon, vars(worker.reported_rounds), sorted(worker.rounds))
         for worker in state.workers.values()
     ]
     history = [[(reward.number, reward.value, reward.worker) for reward in arm] for arm in state.history.rewards]
@@ -153,36 +153,36 @@ def test_the_state_does_not_grow_with_the_history() -> None:
         sizes.append(size(play.state))
     assert max(sizes[700:]) < 1.05 * max(sizes[:700])
     worker = play.state.workers["w"]
-    assert len(worker.rounds) == ROUNDS_AT_HAND
+    assert len(worker.rounds) == RECENT_ROUNDS
     assert len(play.state.losses) == RECENT_LOSSES
-    assert sum(len(rounds) for rounds in play.state.open.values()) <= ROUNDS_AT_HAND
+    assert sum(len(rounds) for rounds in play.state.open.values()) <= RECENT_ROUNDS
     assert all(len(arm) == WINDOW for arm in play.state.history.rewards)
 
 
 @given(rounds=st.permutations(range(60)), count=st.integers(0, 60))
 def test_the_first_open_round_is_the_lowest_without_a_report(rounds: list[int], count: int) -> None:
-    settled = Settled()
+    rounds_reported = ReportedRounds()
     for round in rounds[:count]:
-        settled.add(round)
-        settled.add(round)
-    assert settled.first_open == min(set(range(61)) - set(rounds[:count]))
+        rounds_reported.add(round)
+        rounds_reported.add(round)
+    assert rounds_reported.first_open == min(set(range(61)) - set(rounds[:count]))
 
 
-def test_settled_rounds_in_order_are_one_range() -> None:
-    settled = Settled()
+def test_reported_rounds_in_order_are_one_range() -> None:
+    rounds_reported = ReportedRounds()
     for round in range(10_000):
-        settled.add(round)
-    assert (settled.first_open, len(settled._starts)) == (10_000, 1)
+        rounds_reported.add(round)
+    assert (rounds_reported.first_open, len(rounds_reported._starts)) == (10_000, 1)
 
 
-def test_settled_rounds_with_endless_gaps_take_bounded_memory() -> None:
-    settled = Settled()
-    settled.add(0)
+def test_reported_rounds_with_endless_gaps_take_bounded_memory() -> None:
+    rounds_reported = ReportedRounds()
+    rounds_reported.add(0)
     for round in range(2, 10_000, 2):
-        settled.add(round)
-    assert len(settled._starts) == len(settled._stops) == MOST_RANGES
-    # The newest gaps are still known, the oldest count as settled.
-    assert settled.first_open == 9998 - 2 * (MOST_RANGES - 1) + 1
+        rounds_reported.add(round)
+    assert len(rounds_reported._starts) == len(rounds_reported._stops) == MOST_RANGES
+    # The newest gaps are still known, the oldest count as reported.
+    assert rounds_reported.first_open == 9998 - 2 * (MOST_RANGES - 1) + 1
 
 
 def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
@@ -191,12 +191,12 @@ def test_the_next_round_of_a_worker_is_its_first_without_a_report() -> None:
     for i in (0, 1, 3):
         play.round(i)
     play.select(2)
-    assert play.state.workers["w"].settled.first_open == 2
+    assert play.state.workers["w"].reported_rounds.first_open == 2
     play.report(2, play.select(2).pull.arm)
-    assert play.state.workers["w"].settled.first_open == 4
+    assert play.state.workers["w"].reported_rounds.first_open == 4
 
 
-# --- what is told of it
+# --- what is shown of it
 
 
 def test_the_first_total_loss_is_that_of_the_first_workers_start() -> None:
@@ -204,8 +204,8 @@ def test_the_first_total_loss_is_that_of_the_first_workers_start() -> None:
     for worker, loss in (("w", 9.0), ("late", 7.0)):
         play.join(worker, total_loss=loss)
     play.round(0, measured(total_loss=8.0))
-    told = summary(play.state)
-    assert (told.first_loss, told.last_loss, list(told.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
+    shown = summary(play.state)
+    assert (shown.first_loss, shown.last_loss, list(shown.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
 
 
 def test_a_summary_tells_totals_by_arm() -> None:
@@ -213,14 +213,14 @@ def test_a_summary_tells_totals_by_arm() -> None:
     play.join()
     play.round(0, measured(2.0, 1.5, seconds=3.0, total_loss=9.0))
     play.round(1, measured(1.5, 1.25, seconds=4.0, total_loss=8.0))
-    told = summary(play.state)
-    text = told.arms[1]
-    assert [arm.arm.name for arm in told.arms] == list(ARMS)
+    shown = summary(play.state)
+    text = shown.arms[1]
+    assert [arm.arm.name for arm in shown.arms] == list(ARMS)
     assert (text.pulls, text.total_decrement, text.total_seconds) == (2, 0.75, 7.0)
     assert text.last_reward == pytest.approx(0.25 / 1.5)
-    assert not told.arms[0].HasField("last_reward")
-    assert (told.first_loss, told.last_loss, list(told.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
-    assert (told.version, told.updated, told.created) == (6, 105.0, 100.0)
+    assert not shown.arms[0].HasField("last_reward")
+    assert (shown.first_loss, shown.last_loss, list(shown.recent_losses)) == (9.0, 8.0, [9.0, 8.0])
+    assert (shown.version, shown.updated, shown.created) == (6, 105.0, 100.0)
 
 
 def test_beliefs_are_told_from_the_first_reward_on() -> None:
@@ -229,11 +229,16 @@ def test_beliefs_are_told_from_the_first_reward_on() -> None:
     assert point(play.state) is None
     assert not summary(play.state).arms[0].HasField("mean")
     play.round(0)
-    told = point(play.state)
-    assert told is not None
-    assert (told.version, told.rewards, len(told.mean), len(told.sd)) == (play.state.version, 1, 3, 3)
-    assert sum(told.p_best) == pytest.approx(1)
-    assert [arm.mean for arm in summary(play.state).arms] == list(told.mean)
+    posterior = point(play.state)
+    assert posterior is not None
+    assert (posterior.version, posterior.rewards, len(posterior.mean), len(posterior.sd)) == (
+        play.state.version,
+        1,
+        3,
+        3,
+    )
+    assert sum(posterior.p_best) == pytest.approx(1)
+    assert [arm.mean for arm in summary(play.state).arms] == list(posterior.mean)
 
 
 def test_policies_that_do_not_learn_tell_no_beliefs() -> None:
@@ -253,17 +258,17 @@ def test_the_joint_policy_shows_joint_as_the_union_of_all_arms() -> None:
     assert joint.pulls == 1
 
 
-def test_pulses_are_shown_and_leave_the_summary_as_it_was() -> None:
+def test_heartbeats_are_shown_and_leave_the_summary_as_it_was() -> None:
     play = Play()
     play.join("a")
     play.join("b")
-    told = summary(play.state)
-    beat = pb.HeartbeatRequest(round=4, steps_per_second=2.5).SerializeToString()
-    now = with_pulses(told, {("demo", "a"): Pulse(1.0, beat), ("other", "b"): Pulse(1.0, beat)})
+    shown = summary(play.state)
+    request = pb.HeartbeatRequest(round=4, steps_per_second=2.5).SerializeToString()
+    now = with_heartbeats(shown, {("demo", "a"): Heartbeat(1.0, request), ("other", "b"): Heartbeat(1.0, request)})
     a, b = now.workers
     assert (a.alive, a.heartbeat_age, a.round, a.steps_per_second) == (True, 1.0, 4, 2.5)
     assert not b.alive
-    assert not any(worker.alive for worker in told.workers)
+    assert not any(worker.alive for worker in shown.workers)
 
 
 # --- the policy of a spec

@@ -1,4 +1,4 @@
-"""A server process with an embedded store, to be killed: appends to run r and prints the version it was granted.
+"""A server process with an embedded store, to be killed: appends to run r and prints the version that was stored.
 
 python -m tests.bandit_server.store.server DIRECTORY
 """
@@ -13,7 +13,7 @@ from bandit_server.store.redis_store import RedisStore
 
 
 async def serve(directory: Path) -> None:
-    """Go on until killed."""
+    """Append until killed."""
     valkey = EmbeddedValkey(directory, fsync="always")
     await valkey.start()
     store = RedisStore(valkey.url)

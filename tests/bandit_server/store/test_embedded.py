@@ -1,4 +1,4 @@
-"""The embedded store as a process: one server's alone, gone with it, and back with all it had."""
+"""The embedded store as a process: it belongs to one server, ends with it, and restarts with all its data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import uvloop
 from bandit_server.errors import StartError
 from bandit_server.store import embedded
 from bandit_server.store.base import Head
-from bandit_server.store.embedded import EmbeddedValkey
+from bandit_server.store.embedded import ORPHAN_SECONDS, EmbeddedValkey
 from bandit_server.store.redis_store import RedisStore
 from tests.launch import ROOT
 from tests.server_process import eventually
@@ -28,9 +28,11 @@ from tests.stores import answers, connected, process_id, send, soon, store_proce
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[EmbeddedValkey, RedisStore]]:
-    """An embedded store on a data directory."""
-    valkey = EmbeddedValkey(directory, fsync="always")
+async def running(
+    directory: Path, orphan_seconds: float = ORPHAN_SECONDS
+) -> AsyncIterator[tuple[EmbeddedValkey, RedisStore]]:
+    """Run an embedded store on a data directory."""
+    valkey = EmbeddedValkey(directory, fsync="always", orphan_seconds=orphan_seconds)
     try:
         await valkey.start()
         store = RedisStore(valkey.url, deadline=5)
@@ -42,7 +44,7 @@ async def running(directory: Path) -> AsyncIterator[tuple[EmbeddedValkey, RedisS
 
 @contextlib.contextmanager
 def server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process with a store on a data directory; it prints every version that it was granted."""
+    """Run a server process with a store on a data directory; it prints every version that was stored."""
     command = [sys.executable, "-m", "tests.bandit_server.store.server", str(directory)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
@@ -56,7 +58,7 @@ def server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def killed_after(process: subprocess.Popen[bytes], version: int) -> int:
-    """Kill the server with SIGKILL when it was granted this version; the last one it was granted."""
+    """Kill the server with SIGKILL once it has printed this version; return the last one it has printed."""
     assert process.stdout is not None
     for line in process.stdout:
         if int(line) >= version:
@@ -67,11 +69,11 @@ def killed_after(process: subprocess.Popen[bytes], version: int) -> int:
     return int(rest[-1]) if rest else int(line)
 
 
-def history(directory: Path) -> list[tuple[int, bytes]]:
-    """What a fresh start finds of run r."""
+def history(directory: Path, orphan_seconds: float = ORPHAN_SECONDS) -> list[tuple[int, bytes]]:
+    """Start a store anew, and return its history of run r."""
 
     async def whole() -> list[tuple[int, bytes]]:
-        async with running(directory) as (_, store):
+        async with running(directory, orphan_seconds) as (_, store):
             return (await store.read("r", 0, 1_000_000)).events
 
     return asyncio.run(whole())
@@ -94,9 +96,9 @@ def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
     async def first() -> None:
         async with running(tmp_path) as (_, store):
             assert await store.append("r", Head(0, "", False), [b"1", b"2"], incarnation="one") == "stored"
-            await store.enlist("r", 4.5)
+            await store.register("r", 4.5)
             await store.delete("gone")
-            await store.beat("r", "w", b"heartbeat")
+            await store.record_heartbeat("r", "w", b"heartbeat")
 
     async def second() -> None:
         async with running(tmp_path) as (_, store):
@@ -105,14 +107,14 @@ def test_everything_is_there_again_after_a_stop(tmp_path: Path) -> None:
             assert page.events == [(1, b"1"), (2, b"2")]
             assert await store.names(10) == [(4.5, "r")]
             assert (await store.heads(["gone"]))[0].deleted
-            assert (await store.pulses([("r", "w")]))["r", "w"].heartbeat == b"heartbeat"
+            assert (await store.heartbeats([("r", "w")]))["r", "w"].request == b"heartbeat"
 
     asyncio.run(first())
     asyncio.run(second())
 
 
 def test_a_second_server_is_refused(tmp_path: Path) -> None:
-    """The first one goes on, and once it has stopped, the directory is free."""
+    """The first server is not disturbed, and once it has stopped, the directory is free."""
 
     async def scenario() -> None:
         async with running(tmp_path) as (_, store):
@@ -130,7 +132,7 @@ def test_a_second_server_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_a_long_name(tmp_path: Path) -> None:
-    """Longer than a socket's path may be; what is made elsewhere for it goes with the store."""
+    """It is longer than a socket's path may be; the directory made elsewhere is removed with the store."""
     directory = tmp_path / ("long" * 40) / "data"
 
     async def scenario() -> None:
@@ -183,7 +185,7 @@ def test_a_frozen_one_is_gone_after_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["killed", "noticed", "launched", "listening"])
 def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, moment: str) -> None:
-    """Whenever stop comes, no process is left and the directory is free."""
+    """Whenever stop is called, no process is left and the directory is free."""
 
     async def scenario() -> None:
         async with running(tmp_path) as (valkey, _):
@@ -192,7 +194,7 @@ def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCa
             before = socket.stat().st_ctime_ns
             first.kill()
             if moment == "noticed":
-                await soon(lambda: "is started again" in caplog.text)
+                await soon(lambda: "is restarted" in caplog.text)
             elif moment == "launched":
                 await soon(lambda: any(process != first for process in store_processes(tmp_path)))
             elif moment == "listening":
@@ -206,14 +208,14 @@ def test_stopping_while_it_is_started_again(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_it_ends_with_its_killed_server(tmp_path: Path) -> None:
-    """Twice in a row: what was granted is there at the next start, and a new server goes on from it."""
-    granted = 0
+    """Twice in a row: what was stored is there at the next start, and a new server appends to it."""
+    stored = 0
     for _ in range(2):
         with server(tmp_path) as process:
-            granted = killed_after(process, granted + 50)
+            stored = killed_after(process, stored + 50)
             eventually(lambda: store_processes(tmp_path) == [])
     events = history(tmp_path)
-    assert len(events) >= granted
+    assert len(events) >= stored
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
@@ -232,17 +234,16 @@ raise SystemExit(3)
 
 
 def test_the_next_server_need_not_wait_for_the_orphan(tmp_path: Path) -> None:
-    """It starts at once after the kill, whether or not the last one's store is gone by then."""
+    """It starts right after the kill, whether or not the earlier server's store has ended by then."""
     with server(tmp_path) as process:
-        granted = killed_after(process, 50)
+        stored = killed_after(process, 50)
         events = history(tmp_path)
-    assert len(events) >= granted
+    assert len(events) >= stored
     assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
 
 
-def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen store sees nothing of what the kernel tells it when its server is killed."""
-    monkeypatch.setattr(embedded, "ORPHAN_SECONDS", 0.5)
+def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    """A stopped store does not handle the signal that the kernel sends it when its server is killed."""
     with server(tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -251,7 +252,7 @@ def test_an_orphan_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytes
         process.kill()
         process.wait(timeout=10)
         assert orphan.is_running()
-        events = history(tmp_path)
+        events = history(tmp_path, orphan_seconds=0.5)
         assert events == [(version, b"%d" % version) for version in range(1, len(events) + 1)]
         assert events
         eventually(lambda: store_processes(tmp_path) == [])
@@ -273,7 +274,7 @@ def test_a_power_cut_costs_the_last_append_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data", "long" * 40])
 def test_a_store_that_does_not_start_says_why(tmp_path: Path, name: str) -> None:
-    """And holds nothing: the same server starts once the cause is gone."""
+    """It leaves no lock: the same server starts once the cause is removed."""
     directory = tmp_path / name
     directory.mkdir()
     (directory / "server.lock").touch()
@@ -303,8 +304,10 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
 def test_in_a_thread_of_its_own(tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None]) -> None:
-    """A server that somebody embeds runs its event loop where it likes, and starts its store again there, too; whoever
-    embeds it may have use for SIGCHLD."""
+    """A program that embeds a server chooses its thread and event loop, where the store is restarted, too.
+
+    The program may need SIGCHLD for itself.
+    """
     failures: list[BaseException] = []
     started, may_go_on = threading.Event(), threading.Event()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from tests.benchmarks.command import benchmark
 
 

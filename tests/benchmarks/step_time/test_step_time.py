@@ -10,7 +10,7 @@ import pytest
 from benchmarks.step_time import models as step_models
 from benchmarks.step_time.thresholds import bars, ratio, report, shares
 from tests.benchmarks.command import benchmark
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 
 ARMS = {"image": 0.25, "text": 0.25, "multimodal": 0.6}
 RUN = {
@@ -75,7 +75,7 @@ def test_the_report_shows_every_variant_and_every_bar() -> None:
 
 @pytest.mark.parametrize("size", step_models.SIZES)
 def test_the_models_are_recipes_that_can_be_read(size: str, tmp_path: Path) -> None:
-    read = recipe.read(step_models.write(size, tmp_path, rounds=7), {})
+    read = read_recipe(step_models.write(size, tmp_path, rounds=7), {})
     assert read.rounds == 7
     model = read.teacher.model.partition(":")[2]
     # The largest is one that open_clip knows by its name.

@@ -6,31 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from worker.client.credentials import Access
+from worker.client.credentials import Credentials
 from worker.errors import BanditRefused
 
 
 def test_nothing_is_shown_unless_the_environment_says_so() -> None:
-    assert Access.from_environment({}) == Access.from_environment({"OPTIMA_TOKEN": ""}) == Access()
+    assert Credentials.from_environment({}) == Credentials.from_environment({"OPTIMA_TOKEN": ""}) == Credentials()
 
 
 def test_a_file_goes_before_the_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-file\n", encoding="ascii")
     environment = {"OPTIMA_TOKEN": "other", "OPTIMA_TOKEN_FILE": str(tmp_path / "token")}
-    assert Access.from_environment(environment).token == "from-file"
-    assert Access.from_environment({"OPTIMA_TOKEN": "other"}).token == "other"
+    assert Credentials.from_environment(environment).token == "from-file"
+    assert Credentials.from_environment({"OPTIMA_TOKEN": "other"}).token == "other"
 
 
 def test_certificates_come_from_files(tmp_path: Path) -> None:
     names = ("OPTIMA_TLS_CA", "OPTIMA_TLS_CLIENT_CERT", "OPTIMA_TLS_CLIENT_KEY")
     for name in names:
         (tmp_path / name).write_text(name, encoding="ascii")
-    access = Access.from_environment({name: str(tmp_path / name) for name in names})
-    assert (access.tls, access.authorities, access.certificate, access.key) == (
+    credentials = Credentials.from_environment({name: str(tmp_path / name) for name in names})
+    assert (credentials.tls, credentials.authorities, credentials.certificate, credentials.key) == (
         True,
         *(name.encode() for name in names),
     )
-    public = Access.from_environment({"OPTIMA_TLS_CA": "public"})
+    public = Credentials.from_environment({"OPTIMA_TLS_CA": "public"})
     assert (public.tls, public.authorities) == (True, None)
 
 
@@ -47,4 +47,4 @@ def test_certificates_come_from_files(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_shown_is_one_sentence(environment: dict[str, str], words: str) -> None:
     with pytest.raises(BanditRefused, match=words):
-        Access.from_environment(environment)
+        Credentials.from_environment(environment)

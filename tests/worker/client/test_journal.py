@@ -64,13 +64,13 @@ def begun(path: Path, policy: str = "optima") -> Journal:
 def played(path: Path) -> Journal:
     """Round 0 stored by the server, round 1 chosen and measured while it was away, round 2 just chosen."""
     journal = begun(path)
-    journal.joined("p1", "i1", 2)
-    journal.pulled(0, policy_pull("text", 0), ["image", "decoder"], "i1", 3)
-    journal.reported(0, "text", pb.CHOSEN_BY_POLICY, measurement())
-    journal.replied(0, reply(0, "text", 0, measurement(), version=4))
-    journal.pulled(1, own_pull("image"), [])
-    journal.reported(1, "image", pb.CHOSEN_BY_FALLBACK, measurement(0.2))
-    journal.pulled(2, policy_pull("decoder", 7), ["text"], "i1", 9)
+    journal.record_join("p1", "i1", 2)
+    journal.record_pull(0, policy_pull("text", 0), ["image", "decoder"], "i1", 3)
+    journal.record_report(0, "text", pb.CHOSEN_BY_POLICY, measurement())
+    journal.record_reply(0, reply(0, "text", 0, measurement(), version=4))
+    journal.record_pull(1, own_pull("image"), [])
+    journal.record_report(1, "image", pb.CHOSEN_BY_FALLBACK, measurement(0.2))
+    journal.record_pull(2, policy_pull("decoder", 7), ["text"], "i1", 9)
     return journal
 
 
@@ -105,7 +105,7 @@ def test_a_person_can_read_a_line(path: Path) -> None:
 
 def test_records_are_all_that_a_server_needs(path: Path) -> None:
     journal = played(path)
-    journal.pulled(3, own_pull("text"), [])
+    journal.record_pull(3, own_pull("text"), [])
     records = journal.records()
     assert [(r.pull.round, r.pull.arm, r.numbered, r.pull.number) for r in records] == [
         (0, "text", True, 0),
@@ -119,20 +119,20 @@ def test_records_are_all_that_a_server_needs(path: Path) -> None:
 def test_only_what_the_server_has_not_settled_is_unsent(path: Path) -> None:
     journal = played(path)
     assert [(round, pull.arm) for round, pull, _ in journal.unsent()] == [(1, "image")]
-    journal.refused(1, "unknown arm")
+    journal.record_refusal(1, "unknown arm")
     assert journal.unsent() == []
     assert [r.pull.round for r in journal.records()] == [0, 2], "what was refused is not restored"
 
 
 def test_the_first_report_of_a_round_stands(path: Path) -> None:
     journal = played(path)
-    journal.reported(1, "image", pb.CHOSEN_BY_FALLBACK, measurement(0.9))
+    journal.record_report(1, "image", pb.CHOSEN_BY_FALLBACK, measurement(0.9))
     assert [m.after for _, _, m in journal.unsent()] == [0.2]
 
 
 def test_the_report_the_server_has_stands_over_ours(path: Path) -> None:
     journal = played(path)
-    journal.replied(1, reply(1, "decoder", 12, measurement(0.7)))
+    journal.record_reply(1, reply(1, "decoder", 12, measurement(0.7)))
     journal.close()
     record = begun(path).records()[1]
     assert (record.pull.arm, record.pull.number, record.numbered) == ("decoder", 12, True)
@@ -141,17 +141,17 @@ def test_the_report_the_server_has_stands_over_ours(path: Path) -> None:
 
 def test_a_report_of_another_arm_leaves_the_pulls_number_behind(path: Path) -> None:
     journal = played(path)
-    journal.reported(2, "image", pb.CHOSEN_BY_FALLBACK, measurement())
+    journal.record_report(2, "image", pb.CHOSEN_BY_FALLBACK, measurement())
     assert journal.pull_of(2) == own_pull("image")
 
 
 def test_fallback_arms_are_walked_then_cycled_also_by_the_next_process(path: Path) -> None:
     journal = begun(path)
-    journal.pulled(0, policy_pull("text", 0), ["image", "decoder"], "i1", 3)
+    journal.record_pull(0, policy_pull("text", 0), ["image", "decoder"], "i1", 3)
     walked = []
     for round in range(1, 6):
         walked.append(journal.fallback_arm)
-        journal.pulled(round, own_pull(journal.fallback_arm), [])
+        journal.record_pull(round, own_pull(journal.fallback_arm), [])
         journal.close()
         journal = begun(path)
     assert walked == ["image", "decoder", "image", "decoder", "image"]
@@ -165,7 +165,7 @@ def test_before_any_choice_the_arms_of_the_spec_are_cycled(path: Path, policy: s
     walked = []
     for round in range(4):
         walked.append(journal.fallback_arm)
-        journal.pulled(round, own_pull(journal.fallback_arm), [])
+        journal.record_pull(round, own_pull(journal.fallback_arm), [])
     assert walked == expected
 
 
@@ -175,7 +175,7 @@ def test_a_torn_last_line_is_cut_off(path: Path, cut: int) -> None:
     os.truncate(path, path.stat().st_size - cut)
     journal = begun(path)
     assert arm_of(journal, 2) is None
-    journal.pulled(2, policy_pull("text", 7), [], "i1", 9)
+    journal.record_pull(2, policy_pull("text", 7), [], "i1", 9)
     journal.close()
     assert arm_of(begun(path), 2) == "text"
 
@@ -192,7 +192,7 @@ def test_a_line_of_another_kind_is_named(path: Path) -> None:
     played(path).close()
     with path.open("a", encoding="utf-8") as file:
         file.write('{"kind": "dream"}\n')
-    with pytest.raises(JournalError, match=r"line 9 .* makes no sense.*'dream'"):
+    with pytest.raises(JournalError, match=r"line 9 .* is invalid.*'dream'"):
         Journal(path)
 
 
@@ -216,7 +216,7 @@ def test_two_threads_write_whole_lines(path: Path) -> None:
 
     def write(first: int) -> None:
         for round in range(first, 400, 2):
-            journal.pulled(round, own_pull("text"), [])
+            journal.record_pull(round, own_pull("text"), [])
 
     threads = [threading.Thread(target=write, args=(first,)) for first in (0, 1)]
     for thread in threads:
@@ -230,19 +230,19 @@ def test_two_threads_write_whole_lines(path: Path) -> None:
 
 def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     journal = begun(path)
-    journal.pulled(0, own_pull("text"), [])
+    journal.record_pull(0, own_pull("text"), [])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     # The file may grow by half a line: the kernel then writes a part, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
     try:
         with pytest.raises(JournalError, match="cannot be written"):
-            journal.pulled(1, own_pull("image"), [])
+            journal.record_pull(1, own_pull("image"), [])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
     assert arm_of(journal, 1) is None
-    journal.pulled(1, own_pull("decoder"), [])
+    journal.record_pull(1, own_pull("decoder"), [])
     journal.close()
     assert arm_of(begun(path), 1) == "decoder"
 

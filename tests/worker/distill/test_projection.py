@@ -78,7 +78,7 @@ def test_a_boundary_map_keeps_the_most_energy_and_depends_on_no_sign() -> None:
 def test_a_hook_that_never_fires_is_told_with_its_arm_and_the_nearest_names() -> None:
     made = models(coca(2), {"text": "text.transformer.resblocks"})
     with pytest.raises(RecipeError, match=r"arm words: the hook on the student's text\.transformer\.resblocks did not "
-                       r"fire.*nearest.*text\.transformer\.resblocks\.\d"):  # fmt: skip
+                       r"fire.*did you mean .*text\.transformer\.resblocks\.\d"):  # fmt: skip
         compare_shapes(made, batch(0), forced=True)
 
 

@@ -22,8 +22,7 @@ from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.recipe import recipe as recipes
-from worker.recipe.recipe import Recipe
+from worker.recipe.recipe import Recipe, read_recipe
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))
 
@@ -31,7 +30,7 @@ CONFIGURATIONS = sorted((ROOT / "deploy" / "deepspeed").glob("*.json"))
 def _recipe(directory: Path, deepspeed: object) -> Recipe:
     content = {"teacher": {"model": "open_clip:x"}, "student": {"keep": {}}, "data": {"name": "digits"}}
     (directory / "recipe.yaml").write_text(yaml.safe_dump(content | {"deepspeed": deepspeed}), encoding="utf-8")
-    return recipes.read(directory / "recipe.yaml", {})
+    return read_recipe(directory / "recipe.yaml", {})
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=[path.stem for path in CONFIGURATIONS])
@@ -58,7 +57,7 @@ def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, 
 
 
 def test_the_recipe_for_gpus_reads_its_configuration() -> None:
-    recipe = recipes.read(ROOT / "deploy" / "recipes" / "coca-shards.yaml", {})
+    recipe = read_recipe(ROOT / "deploy" / "recipes" / "coca-shards.yaml", {})
     assert recipe.deepspeed["torch_autocast"]["enabled"]
     assert WebDatasetOptions(**recipe.data.options).augment
 
@@ -68,7 +67,7 @@ def test_the_recipe_for_gpus_reads_its_configuration() -> None:
     [
         (None, r"deepspeed: the file .*own.json cannot be read: No such file"),
         ("{", r"deepspeed: the file .*own.json is not JSON"),
-        ('{"optimizer": {}}', r"deepspeed: optimizer is set by the recipe's own fields"),
+        ('{"optimizer": {}}', r"deepspeed: optimizer follows from the recipe's own fields"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | None, message: str) -> None:

@@ -19,7 +19,7 @@ from worker.distill.teacher import Teacher
 from worker.engine.process_group import ProcessGroup
 from worker.evaluation.generation import Generator
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.recipe import recipe
+from worker.recipe.recipe import BUILT_IN, read_recipe
 from worker.setup.build import build
 from worker.setup.models import Models, load_models
 
@@ -29,7 +29,7 @@ END = TOKEN_IDS["<end>"]
 @pytest.fixture(scope="module")
 def digits(process_group: ProcessGroup) -> tuple[Models, Generator, Generator]:
     """Teacher and student generators; the student has all of the teacher's layers."""
-    built_in = recipe.read(recipe.BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
+    built_in = read_recipe(BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
     models = load_models(built_in)
     components = build(built_in, models, process_group)
     return (

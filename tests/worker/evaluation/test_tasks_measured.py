@@ -12,7 +12,7 @@ from tests.worker.data.tasks.published import write_all
 from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup.build import Components, build
 from worker.setup.models import load_models
 
@@ -48,7 +48,7 @@ def assembled(
         f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
         "probe: {batches: 1, batch_size: 3}\n"
     )
-    content = recipe.read(path, fields)
+    content = read_recipe(path, fields)
     components = build(content, load_models(content), process_group)
     return components, components.probe(content.probe)
 

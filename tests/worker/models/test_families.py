@@ -18,7 +18,7 @@ from worker.distill.projection import Projections
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup.models import Models, load_models
 from worker.setup.shape_check import compare_shapes
 
@@ -36,7 +36,7 @@ def assembled(name: str, where: Path, *, mode: str = "active", student: str = ""
         encoding="utf-8",
     )
     torch.manual_seed(0)
-    return load_models(recipe.read(path, {}))
+    return load_models(read_recipe(path, {}))
 
 
 def wrapped(made: Models, weights: LossWeights | None = None) -> tuple[Student, Teacher, Objective]:
@@ -214,14 +214,12 @@ def test_forced_is_refused_without_declared_inputs_and_all_wrong_names_are_repor
         )
     lines = str(caught.value).splitlines()
     assert lines[1:] == [
-        "  line 2: student.layer_map.belo: student.layer_map names the module 'belo'; did you mean 'below'? "
-        "The modules are below, above",
-        "  line 5: loss.layers.abov: loss.layers names the module 'abov'; did you mean 'above'? "
-        "The modules are below, above",
+        "  line 2: student.layer_map.belo: there is no module 'belo'; did you mean 'below'?",
+        "  line 5: loss.layers.abov: there is no module 'abov'; did you mean 'above'?",
         "  line 5: loss.logit_loss: the module tests.worker.models.tiny_families "
         f"({Path(__file__).parent / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
-        "  line 5: loss.layer_loss.above: 'mze' is not a layer loss; did you mean 'mse'? Or give the import path of "
-        "your own: package.module:function",
+        "  line 5: loss.layer_loss.above: 'mze' is neither a layer loss nor the import path of one "
+        "(package.module:function); did you mean 'mse'?",
         "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
         "below, above are not declared; use train: active or all, or declare the inputs in the model's adapter",
     ]
@@ -234,7 +232,7 @@ def test_losses_of_a_users_own_weigh_what_the_recipe_says(tmp_path: Path) -> Non
         "layers: {above: 0.25}}"
     )
     made = assembled("factory", tmp_path, loss=loss)
-    weights = recipe.read(tmp_path / "factory.yaml", {}).loss
+    weights = read_recipe(tmp_path / "factory.yaml", {}).loss
     student, teacher, _ = wrapped(made, weights)
     plan, data = planner(made, "active").joint(), batch("factory")
     total, terms, _ = student(data, teacher.run(plan.teacher, data), plan)

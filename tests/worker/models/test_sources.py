@@ -44,8 +44,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("spec", "message"),
     [
         ("clip", r"'clip' does not name a model; expected open_clip:.*, hf:.*, or package\.module:factory"),
-        ("open_clip:ViT-B-32@laion2b_s34b_b79", r"no pretrained weights .*did you mean laion2b_s34b_b79k"),
-        ("open_clip:ViT-B-33", "did you mean ViT-B-32"),
+        ("open_clip:ViT-B-32@laion2b_s34b_b79", r"no pretrained weights .*did you mean 'laion2b_s34b_b79k'"),
+        ("open_clip:ViT-B-33", "did you mean 'ViT-B-32'"),
         ("hf:empty", r"the directory .*empty has no config\.json"),
         ("hf:vague", "add the class"),
         ("hf:no/such/place", r"the directory .*no/such/place does not exist, and as an id on the hub: "),

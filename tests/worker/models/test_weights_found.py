@@ -27,7 +27,7 @@ from worker.errors import RecipeError
 from worker.models.base import Fresh
 from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
-from worker.recipe import recipe
+from worker.recipe.recipe import read_recipe
 from worker.setup.models import Models, load_models
 
 State = dict[str, Tensor]
@@ -481,7 +481,7 @@ RECIPE = "teacher: {teacher}\nstudent: {student}\ndata: {{name: digits}}\n"
 def assembled(where: Path, teacher: str, student: str) -> Models:
     path = where / "recipe.yaml"
     path.write_text(RECIPE.format(teacher=teacher, student=student), encoding="utf-8")
-    return load_models(recipe.read(path, {}))
+    return load_models(read_recipe(path, {}))
 
 
 def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -> None:
@@ -508,9 +508,9 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
     ("teacher", "student", "message"),
     [
         ("{model: m, weights: fresh}", "{keep: {}}", r"teacher\.weights: input should be 'random'"),
-        ("{model: m, weights: random, checkpoint: w}", "{keep: {}}", "teacher: give either `checkpoint`"),
-        ("{model: m}", "{model: m, weights: random, checkpoint: w}", "student: give either `checkpoint`"),
-        ("{model: m}", "{keep: {}, weights: random}", "student: `weights` are those of `model`"),
+        ("{model: m, weights: random, checkpoint: w}", "{keep: {}}", "teacher: set either `checkpoint`"),
+        ("{model: m}", "{model: m, weights: random, checkpoint: w}", "student: set either `checkpoint`"),
+        ("{model: m}", "{keep: {}, weights: random}", "student: `weights` needs `model`"),
         ("{model: 'open_clip:ViT-B-32@openai', weights: random}", "{keep: {}}", "has both weights .openai. and"),
     ],
 )

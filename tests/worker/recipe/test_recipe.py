@@ -10,7 +10,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 from worker.data import DATA_MODULES
 from worker.errors import RecipeError
 from worker.models.open_clip.cut import SECTIONS
-from worker.recipe import recipe as recipes
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 
 GOOD = """
 name: tiny
@@ -20,27 +20,27 @@ data: {name: digits}
 """
 
 
-def read(tmp_path: Path, text: str, **overrides: Any) -> recipes.Recipe:
+def read(tmp_path: Path, text: str, **overrides: Any) -> Recipe:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    return recipes.read(path, overrides)
+    return read_recipe(path, overrides)
 
 
 def test_the_built_in_recipe_is_a_recipe() -> None:
-    recipe = recipes.read(recipes.BUILT_IN, {})
+    recipe = read_recipe(BUILT_IN, {})
     assert (recipe.train, recipe.tail, recipe.policy.name) == ("forced", 0.3, "optima")
     assert (recipe.directory / recipe.teacher.checkpoint).is_file()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("path", sorted(recipes.BUILT_IN.parent.glob("coca*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BUILT_IN.parent.glob("coca*.yaml")), ids=lambda path: path.stem)
 def test_teachers_of_open_clip_have_weights_that_it_knows(path: Path) -> None:
-    name, _, tag = recipes.read(path, {}).teacher.model.removeprefix("open_clip:").partition("@")
+    name, _, tag = read_recipe(path, {}).teacher.model.removeprefix("open_clip:").partition("@")
     assert tag in open_clip.list_pretrained_tags_by_model(name)
 
 
-@pytest.mark.parametrize("path", sorted(recipes.BUILT_IN.parent.glob("coca_l14*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BUILT_IN.parent.glob("coca_l14*.yaml")), ids=lambda path: path.stem)
 def test_the_papers_recipes_name_what_is_there(path: Path) -> None:
-    recipe = recipes.read(path, {})
+    recipe = read_recipe(path, {})
     name = recipe.teacher.model.removeprefix("open_clip:").partition("@")[0]
     config = open_clip.get_model_config(name)
     layers = {module: config[section]["layers"] for module, section in SECTIONS.items()}
@@ -73,7 +73,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> N
             "modules:\n  a: {pth: x}\n  b: [1]\nseed: 3\nseed: 4\narms: {ok: [a], 'not ok': [a, 3]}\n",
         )
     assert str(caught.value).splitlines()[1:] == [
-        "  line 16: seed: given twice; the first is in line 15",
+        "  line 16: seed: set twice, first in line 15",
         "  line 6: tails: unknown field; did you mean 'tail'?",
         "  line 7: rounds: input should be greater than or equal to 0 (got -1)",
         "  line 9: loss.temprature: unknown field; did you mean 'temperature'?",
@@ -95,10 +95,10 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> N
         ("- a", "must be a mapping"),
         ("name: x", "teacher: field required"),
         (GOOD + "rounds: 0", "has no tail"),
-        (GOOD + "deepspeed: {optimizer: {}}", "optimizer is set by the recipe's own fields"),
+        (GOOD + "deepspeed: {optimizer: {}}", "optimizer follows from the recipe's own fields"),
         (GOOD.replace("tiny", "a/b"), "name: string should match pattern"),
-        (GOOD.replace("{keep: {image: 2}}", "{}"), "student: give either `keep`"),
-        (GOOD.replace("{keep: {image: 2}}", "{keep: {}, checkpoint: x}"), "`checkpoint` holds the weights of `model`"),
+        (GOOD.replace("{keep: {image: 2}}", "{}"), "student: set either `keep`"),
+        (GOOD.replace("{keep: {image: 2}}", "{keep: {}, checkpoint: x}"), "`checkpoint` needs `model`"),
         (GOOD.replace("{image: 2}}", "{image: 2}, checkpointing: reentrant}"), "without a graph.*use non_reentrant"),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_broken_recipe_gets_a_sentence(tmp_path: Path, text: str, message: str
 
 def test_a_recipe_that_is_not_there_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot be read: No such file"):
-        recipes.read(tmp_path / "none.yaml", {})
+        read_recipe(tmp_path / "none.yaml", {})
 
 
 def test_the_spec_says_what_the_recipe_says(tmp_path: Path) -> None:

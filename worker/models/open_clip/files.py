@@ -6,7 +6,6 @@ hub, ``hf-hub:ORG/NAME``, has the same layout.
 """
 
 import copy
-import difflib
 import hashlib
 import json
 import logging
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.models.folders import join_names, resolve_path, weight_files
 from worker.models.weights import unwrapped
+from worker.names import suggest
 
 CONFIG_FILE = "open_clip_config.json"
 HUB = "hf-hub:"
@@ -66,8 +66,7 @@ def read_config(source: str, base_dir: Path) -> Config:
     if file is not None:
         return _parse(file)
     if source not in open_clip.list_models():
-        near = difflib.get_close_matches(source, open_clip.list_models(), n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = suggest(source, open_clip.list_models(), "models", most=3)
         path = local(source, base_dir)
         raise RecipeError(f"open_clip has no model {source!r}, and there is no file or directory {path}{hint}")
     return copy.deepcopy(dict(open_clip.get_model_config(source)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,6 +32,7 @@ from worker.models.open_clip.files import (
 )
 from worker.models.open_clip.inputs import OpenClipInputs
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
+from worker.names import suggest
 
 FAMILY = "open_clip"
 PREPROCESS = [each.name for each in fields(PreprocessCfg)]
@@ -149,9 +149,8 @@ def _pretrained(name: str, tag: str, config: Config) -> OpenClipModel:
     """Load a model with weights that open_clip knows; they are downloaded if they are not in the cache."""
     if not open_clip.is_pretrained_cfg(name, tag):
         tags = open_clip.list_pretrained_tags_by_model(name)
-        near = difflib.get_close_matches(tag, tags, n=3) or tags
-        hint = f"did you mean {', '.join(near)}?" if tags else "it has none"
-        raise RecipeError(f"open_clip has no pretrained weights {tag!r} for {name!r}, and no such file exists; {hint}")
+        hint = suggest(tag, tags, "pretrained weights", most=3)
+        raise RecipeError(f"open_clip has no pretrained weights {tag!r} for {name!r}, and there is no such file{hint}")
     known = open_clip.get_pretrained_cfg(name, tag)
     if known.get("quick_gelu"):
         # These weights were trained with it; open_clip switches to it as well.

@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bandit_server.bandit import serialization
-from bandit_server.bandit.policy import POLICIES, Policy, build
+from bandit_server.bandit.policy import Policy, build
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.random import Randomness
 
 Pays = Callable[[int, int], float]

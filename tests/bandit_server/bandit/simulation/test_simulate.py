@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandit_server.bandit.policy import POLICIES
+from bandit_server.bandit.policy.published import POLICIES
 from bandit_server.bandit.simulation.scenarios import SCENARIOS, make
 from bandit_server.bandit.simulation.simulate import play, simulate
 

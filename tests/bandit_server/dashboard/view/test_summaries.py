@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from bandit_server.bandit.policy import OFFERED
+from bandit_server.bandit.policy import SERVED
 from bandit_server.dashboard.view import summaries
 from bandit_server.dashboard.view.summaries import describe_settings, run_summary, worker_summary
 from protos.optima.v1 import bandit_pb2 as pb
@@ -60,6 +60,6 @@ def test_other_policies_are_explained_too(name: str, explanation: str) -> None:
 
 
 def test_every_policy_of_a_server_and_its_options_are_explained() -> None:
-    for name, policy in OFFERED.items():
+    for name, policy in SERVED.items():
         assert name in summaries.POLICIES
         assert {*[*inspect.signature(policy).parameters][1:]} <= {*summaries.OPTIONS}, name

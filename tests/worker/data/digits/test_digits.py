@@ -193,7 +193,7 @@ def _rows(rows: Collages, count: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("digit", {}, "did you mean digits"),
+        ("digit", {}, "did you mean 'digits'"),
         ("digits", {"sed": 1}, "sed"),
         ("digits", {"source_digits": 5}, "source_digits"),
         ("digits", {"mix": {"captions": 1}}, "expected shares"),

@@ -76,7 +76,7 @@ def test_builtin_configurations_go_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("open_clip:coca_ViT-B-31", "did you mean coca_ViT-B-32"),
+        ("open_clip:coca_ViT-B-31", "did you mean 'coca_ViT-B-32'"),
         ("open_clip:", "open_clip:<name or path>"),
         ("openclip:coca_ViT-B-32", "open_clip:<name or path>"),
         ("open_clip:broken.json", "cannot be read as JSON"),

@@ -1,4 +1,4 @@
-"""Runs that are let go of do not go on taking memory."""
+"""Runs that were dropped from the cache do not go on taking memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RUNS = 300
 MEASURE = f"""
 import json
 import psutil
-from bandit_server.replica import spare
-from bandit_server.run import serialization as snapshot
+from bandit_server.replica.runs import release_memory
+from bandit_server.run import serialization
 from bandit_server.run.state import RunState
 from benchmarks.server.histories import history
 
@@ -24,19 +24,25 @@ resident = lambda: psutil.Process().memory_info().rss
 state = RunState("a")
 for event in history(100, "w"):
     state.apply(event)
-kept = snapshot.dump(state)
-snapshot.load("a", kept)
+dumped = serialization.dump(state)
+
+def loaded():
+    state = RunState("a")
+    serialization.load(state, dumped)
+    return state
+
+loaded()
 before = resident()
-runs = [snapshot.load("a", kept) for _ in range({RUNS})]
+runs = [loaded() for _ in range({RUNS})]
 busy = resident()
 del runs
-spare.give_back()
+release_memory()
 print(json.dumps([before, busy, resident()]))
 """
 
 
-def test_memory_of_runs_that_went_is_given_back_to_the_system() -> None:
-    said = subprocess.run(
+def test_memory_of_dropped_runs_is_released_to_the_operating_system() -> None:
+    result = subprocess.run(
         [sys.executable, "-c", MEASURE],
         env={**os.environ, **IMAGE_ENVIRONMENT},
         capture_output=True,
@@ -44,7 +50,7 @@ def test_memory_of_runs_that_went_is_given_back_to_the_system() -> None:
         check=True,
         timeout=60,
     )
-    before, busy, after = json.loads(said.stdout)
+    before, busy, after = json.loads(result.stdout)
     held = (after - before) / RUNS
     assert (busy - before) / RUNS > 30_000, "the runs were there"
     assert held < 5_000, f"{held:.0f} bytes a run are held"
