@@ -1,4 +1,4 @@
-"""A DeepSpeed job of the real worker, on a recipe that takes tenths of a second a round; watched by its journal."""
+"""A DeepSpeed job of the real worker, with a recipe whose rounds take tenths of a second; watched by its journal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ranks import RankProcesses
 from tests.server_process import eventually
 
 PATIENCE = 0.5
-"""Seconds that a job waits, once, for a server that is away."""
+"""Seconds that a job waits, once per outage, for a server that is away."""
 STEPS = 2
 """Optimizer steps in a round."""
 BATCH = 4
@@ -40,7 +40,7 @@ probe: {{batches: 1, batch_size: 4, evaluate_every: 1000, questions: 4}}
 """
 
 GATED = '''
-"""The digits, of which a job gets no more than some rows until a file is there."""
+"""The digits, of which a job gets only the first rows until a file exists."""
 import threading
 from pathlib import Path
 from worker.data import build as built_in
@@ -65,8 +65,14 @@ Line = dict[str, Any]
 
 
 def gated(recipe: str, project: Path, name: str, rounds: int) -> dict[str, Any]:
-    """The recipe and directory of a job that plays so many rounds and begins the next, which it ends only when its gate
-    opens; on one rank. Its data are its own, by its name."""
+    """Return recipe and directory of a job on one rank that waits at its gate in a round.
+
+    Args:
+        recipe: The recipe to change.
+        project: The directory of the job's data module.
+        name: The job's name, which decides on its data.
+        rounds: The rounds that it plays before.
+    """
     (project / "gated_digits.py").write_text(GATED, encoding="utf-8")
     options = {"seed": len(name), "gate": str(project / name / "gate"), "before": rounds * STEPS * BATCH}
     data = json.dumps({"name": "gated_digits:build", "batch_size": BATCH, "options": options})
@@ -74,15 +80,18 @@ def gated(recipe: str, project: Path, name: str, rounds: int) -> dict[str, Any]:
 
 
 class Job:
-    """``deepspeed worker/train.py`` in a run; one rank without the launcher.
+    """``deepspeed worker/train.py`` in a run; a single rank is started without the launcher.
 
     Args:
-        directory: Where its files go: recipe, output, log.
-        address: The bandit server's.
+        directory: The directory of its files: recipe, output, log.
+        address: The bandit server's address.
         flags: Further flags.
         recipe: Its recipe.
-        ranks: How many.
-        cwd: Where it is started.
+        ranks: Number of ranks.
+        cwd: Its working directory.
+
+    Attributes:
+        output: Its output directory.
     """
 
     def __init__(
@@ -107,51 +116,51 @@ class Job:
                 self._process = launch(*command, ranks=ranks, directory=cwd, environment=environment, output=log)
 
     @property
-    def said(self) -> str:
-        """What it has printed."""
+    def log_text(self) -> str:
+        """What it has printed so far."""
         return self._log.read_text(encoding="utf-8")
 
     def lines(self, kind: str = "") -> list[Line]:
-        """The journal's whole lines so far, of one kind or all."""
+        """Return the journal's complete lines so far, of one kind or all."""
         journal = self.output / "bandit-journal.jsonl"
         content = journal.read_text(encoding="utf-8") if journal.exists() else ""
         entries = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith("\n")]
         return [entry for entry in entries if kind in ("", entry["kind"])]
 
     def chosen(self, chosen_by: str) -> int:
-        """How many rounds it has begun whose arm was chosen so."""
+        """Return the number of rounds begun whose arm was chosen in this way."""
         return sum(line["chosen_by"] == chosen_by for line in self.lines("pull"))
 
-    def plays(self, chosen_by: str, rounds: int, seconds: float = 240) -> None:
-        """Wait until it has begun so many more rounds with arms chosen so."""
+    def wait_for_rounds(self, chosen_by: str, rounds: int, seconds: float = 240) -> None:
+        """Wait until it has begun so many more rounds whose arms were chosen in this way."""
         first = self.chosen(chosen_by)
 
         def done() -> bool:
-            assert self._process.poll() is None, f"the job has ended:\n{self.said[-4000:]}"
+            assert self._process.poll() is None, f"the job has ended:\n{self.log_text[-4000:]}"
             return self.chosen(chosen_by) >= first + rounds
 
         eventually(done, seconds)
 
-    def reports(self, rounds: int, seconds: float = 240) -> None:
-        """Wait until the server has taken the reports of so many rounds, and the next one is begun."""
+    def wait_for_reports(self, rounds: int, seconds: float = 240) -> None:
+        """Wait until the server has the reports of so many rounds, and the next round has begun."""
 
         def done() -> bool:
-            assert self._process.poll() is None, f"the job has ended:\n{self.said[-4000:]}"
+            assert self._process.poll() is None, f"the job has ended:\n{self.log_text[-4000:]}"
             return len(self.lines("reply")) >= rounds and len(self.lines("pull")) > rounds
 
         eventually(done, seconds)
 
-    def opens(self) -> None:
-        """Open its gate."""
+    def open_gate(self) -> None:
+        """Let it go on."""
         self._gate.touch()
 
     def tree(self) -> list[psutil.Process]:
-        """Its processes, the launcher, if there is one, first."""
+        """Return its processes, first the launcher if there is one."""
         launcher = psutil.Process(self._process.pid)
         return [launcher, *launcher.children(recursive=True)]
 
     def kill(self) -> None:
-        """Kill all of it at once, as a machine that fails would."""
+        """Kill all of its processes at once, as a failing machine would."""
         processes = self.tree() if self._process.poll() is None else []
         for process in processes:
             process.suspend()
@@ -160,28 +169,28 @@ class Job:
         psutil.wait_procs(processes, 10)
         self._process.wait(10)
 
-    def ends(self, status: int = 0, seconds: float = 240) -> None:
-        """Wait for its end."""
-        assert self._process.wait(seconds) == status, self.said[-4000:]
+    def wait(self, status: int = 0, seconds: float = 240) -> None:
+        """Wait for its end, and check its exit status."""
+        assert self._process.wait(seconds) == status, self.log_text[-4000:]
 
     def records(self) -> list[Line]:
-        """The lines of metrics.jsonl: a round each."""
+        """Return the lines of metrics.jsonl, one for each round."""
         return [json.loads(line) for line in (self.output / "metrics.jsonl").open(encoding="utf-8")]
 
     def summary(self) -> Line:
-        """summary.json."""
+        """Return the content of summary.json."""
         summary: Line = json.loads((self.output / "summary.json").read_text(encoding="utf-8"))
         return summary
 
     def close(self) -> None:
-        """End it, whatever state it is in."""
+        """Kill it if it is still running."""
         if self._process.poll() is None:
             self.kill()
 
 
 @contextmanager
 def job(directory: Path, address: str, *flags: str, **options: Any) -> Iterator[Job]:
-    """A job that is gone when the block is left."""
+    """Run a job that is gone after the block."""
     started = Job(directory, address, *flags, **options)
     try:
         yield started
@@ -189,9 +198,12 @@ def job(directory: Path, address: str, *flags: str, **options: Any) -> Iterator[
         started.close()
 
 
-def waits(job: Job) -> list[tuple[float, float]]:
-    """(when, seconds) of what the job waited between two rounds: from a round's report, written before it is sent, to
-    the next choice, written when it is there."""
+def pauses(job: Job) -> list[tuple[float, float]]:
+    """Return (time, seconds) of the job's pauses between two rounds.
+
+    A pause begins with a round's report, which is journalled before it is sent, and ends with the next choice, which is
+    journalled when it is known.
+    """
     lines = [line for line in job.lines() if line["kind"] in ("pull", "report")]
     return [
         (after["time"], after["time"] - before["time"])
@@ -201,15 +213,18 @@ def waits(job: Job) -> list[tuple[float, float]]:
 
 
 def assert_steps(job: Job, rounds: int) -> None:
-    """It has played so many rounds, in order, with all their optimizer steps."""
+    """Assert that the job has played so many rounds, in order, with all optimizer steps."""
     records = job.records()
     assert [record["round"] for record in records] == list(range(rounds))
     assert [record["step"] for record in records] == [STEPS * (round + 1) for round in range(rounds)]
 
 
 def assert_history_is_the_journals(events: list[pb.Event], *jobs: Job) -> None:
-    """Every round that a job has reported counts once, with its arm and its numbers, and no other does; no pull is left
-    open but that of a job's last round."""
+    """Assert that the server's history is that of the jobs' journals.
+
+    Every reported round counts once, with its arm and its numbers, and no other round counts. No pull is open except
+    for a job's last round.
+    """
     reports = [event.reward_reported for event in events if event.HasField("reward_reported")]
     numbers = [report.pull.number for report in reports]
     assert len(set(numbers)) == len(numbers), "two pulls have one number"
@@ -221,11 +236,11 @@ def assert_history_is_the_journals(events: list[pb.Event], *jobs: Job) -> None:
         open_rounds = {pull.round for pull in pulls if pull.worker == worker and pull.number not in closed}
         assert open_rounds <= {one.lines("pull")[-1]["round"]}, "a pull was left open"
         ours = [report for report in reports if report.pull.worker == worker]
-        told = {line["round"]: line for line in one.lines("report")}
+        lines = {line["round"]: line for line in one.lines("report")}
         assert len(ours) == len({report.pull.round for report in ours}), "a round counts twice"
-        assert {report.pull.round for report in ours} == set(told)
+        assert {report.pull.round for report in ours} == set(lines)
         for report in ours:
-            line = told[report.pull.round]
+            line = lines[report.pull.round]
             assert report.pull.arm == line["arm"]
             assert report.measurement.after == line["measurement"]["after"]
             if report.pull.chosen_by == pb.CHOSEN_BY_TAIL:

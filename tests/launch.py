@@ -1,4 +1,4 @@
-"""Starts jobs through DeepSpeed's launcher, as a user does; `tests.ranks` starts them without it."""
+"""Starts jobs through DeepSpeed's launcher, as a user does. `tests.ranks` starts them without it."""
 
 import os
 import socket
@@ -11,17 +11,22 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+WITH_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 def on_a_terminal(command: Sequence[str]) -> list[str]:
-    """A command that hears Ctrl-C, as on a terminal, also where the tests run as a shell's background job, whose
-    children are born deaf to it. Not by Popen's preexec_fn: that is Python after a fork, with gRPC's threads here."""
-    return [sys.executable, "-c", HEARING, *command]
+    """Return a command that receives Ctrl-C as on a terminal.
+
+    Children of a shell's background job, as the tests may be, ignore SIGINT. Popen's preexec_fn is not used to change
+    that: it would run Python after a fork, and gRPC has threads here.
+    """
+    return [sys.executable, "-c", WITH_SIGINT, *command]
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -36,14 +41,20 @@ def launch(
     directory: Path = ROOT,
     output: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """Start ``deepspeed SCRIPT ARGUMENTS`` in a directory, as the leader of a process group of its own.
+    """Start ``deepspeed SCRIPT ARGUMENTS`` as the leader of a process group of its own.
 
     Args:
-        flags: The launcher's own, instead of those for so many ranks here.
+        script: The script, relative to the directory or absolute.
+        arguments: Its arguments.
+        ranks: Number of ranks on this machine.
+        flags: Flags of the launcher, instead of those for so many ranks.
+        environment: Variables beside those of this process.
+        directory: Its working directory.
+        output: Where its output goes.
     """
-    here = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
+    local = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
     return subprocess.Popen(
-        [str(BIN / "deepspeed"), *(flags or here), script, *arguments],
+        [str(BIN / "deepspeed"), *(flags or local), script, *arguments],
         cwd=directory,
         env={
             **os.environ,

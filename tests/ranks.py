@@ -1,8 +1,8 @@
-"""The ranks of a job without DeepSpeed's launcher, where that is not what is looked at.
+"""Starts the ranks of a job without DeepSpeed's launcher, for tests that do not test the launcher.
 
 A rank takes six seconds of a core to import torch, DeepSpeed and open_clip, and each of the launcher's two processes
-takes four. Here a fork server imports them once, and every rank is a process of its own that comes from it: with
-arguments, environment and directory of its own, in which it runs the script from its first line on.
+takes four. Here a fork server imports them once, and every rank is forked from it as a process of its own: with its own
+arguments, environment and directory, in which it runs the script from its first line on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _SERVER = get_context("forkserver")
 
 
 class RankProcesses:
-    """What ``deepspeed --num_accelerators RANKS SCRIPT ARGUMENTS`` would start beside itself.
+    """The processes that ``deepspeed --num_accelerators RANKS SCRIPT ARGUMENTS`` would start.
 
     Args:
-        script: Relative to the directory, or absolute.
-        log: Where all of them write; made anew.
-        environment: On top of this process's own.
+        script: The script, relative to the directory or absolute.
+        arguments: Its arguments.
+        log: The file that all of them write to; it is emptied.
+        ranks: Number of ranks.
+        environment: Variables beside those of this process.
+        directory: Their working directory.
     """
 
     def __init__(
@@ -49,9 +52,9 @@ class RankProcesses:
                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
         self._processes = []
         for rank in range(ranks):
-            told = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(environment or {})}
+            variables = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(environment or {})}
             flags = (f"--local_rank={rank}", *arguments)
-            self._processes.append(_SERVER.Process(target=_become, args=(script, flags, told, directory, log)))
+            self._processes.append(_SERVER.Process(target=_become, args=(script, flags, variables, directory, log)))
         _SERVER.set_forkserver_preload(["tests.ranks_import"])
         for process in self._processes:
             process.start()
@@ -59,25 +62,24 @@ class RankProcesses:
 
     @property
     def pid(self) -> int:
-        """Of the first rank."""
+        """The process id of the first rank."""
         return self._pids[0]
 
     @property
-    def said(self) -> str:
-        """What they have printed."""
+    def log_text(self) -> str:
+        """What they have printed so far."""
         return self._log.read_text(encoding="utf-8")
 
     def poll(self) -> int | None:
-        """None while all run that have not failed; then as `wait`."""
+        """Return None while ranks run and none has failed; then the same as `wait`."""
         statuses = [process.exitcode for process in self._processes]
         return next((status for status in statuses if status), None if None in statuses else 0)
 
     def wait(self, seconds: float) -> int:
-        """0 once all have ended well; else the status of one that has not, once all have ended.
+        """Wait until all ranks have ended; return 0, or the exit status of one that failed.
 
         Raises:
-            AssertionError: They have not ended in time, or not within half a minute of one that failed; they are
-                killed.
+            AssertionError: They have not ended in time, or not within half a minute after one failed; they are killed.
         """
         deadline = time.monotonic() + seconds
         while running := [process.sentinel for process in self._processes if process.exitcode is None]:
@@ -85,15 +87,15 @@ class RankProcesses:
                 deadline = min(deadline, time.monotonic() + 30)
             if not connection.wait(running, max(0.0, deadline - time.monotonic())):
                 self.kill()
-                raise AssertionError(f"not at an end after {seconds} s:\n{self.said[-4000:]}")
+                raise AssertionError(f"still running after {seconds} s:\n{self.log_text[-4000:]}")
         status = self.poll()
         assert status is not None
         return status
 
     def kill(self) -> None:
-        """Kill them all at once, and whatever they have started."""
+        """Kill all ranks at once, with all processes they have started."""
         for pid in self._pids:
-            # Each leads a process group.
+            # Each is the leader of a process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         for process in self._processes:
@@ -101,16 +103,16 @@ class RankProcesses:
 
 
 def run_ranks(script: str, *arguments: str, ranks: int = 1, timeout: float = 240, status: int = 0) -> str:
-    """Run so many ranks of a script to their end and return what they printed; fails on another exit status."""
+    """Run a script on so many ranks and return what they printed; fails if the exit status is another one."""
     with TemporaryDirectory() as directory:
-        started = RankProcesses(script, *arguments, ranks=ranks, log=Path(directory) / "log")
-        ended = started.wait(timeout)
-        assert ended == status, f"{script} ended with {ended}:\n{started.said[-4000:]}"
-        return started.said
+        processes = RankProcesses(script, *arguments, ranks=ranks, log=Path(directory) / "log")
+        actual = processes.wait(timeout)
+        assert actual == status, f"{script} ended with {actual}:\n{processes.log_text[-4000:]}"
+        return processes.log_text
 
 
 def _become(script: str, flags: tuple[str, ...], environment: dict[str, str], directory: Path, log: Path) -> None:
-    """In a process that the fork server has made: be what ``python -u SCRIPT FLAGS`` would be."""
+    """Become what ``python -u SCRIPT FLAGS`` would be; runs in a process forked by the fork server."""
     os.setsid()
     with log.open("ab") as file:
         for descriptor in (1, 2):
@@ -122,8 +124,10 @@ def _become(script: str, flags: tuple[str, ...], environment: dict[str, str], di
     os.environ.update(environment)
     os.chdir(directory)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    given = environment.get("PYTHONPATH", "").split(os.pathsep)
-    kept = [entry for entry in sys.path if entry.startswith((sys.prefix, sys.base_prefix, *site.getsitepackages()))]
-    sys.path[:] = [str((directory / script).parent), *(str(Path(entry).resolve()) for entry in given if entry), *kept]
+    python_path = [str(Path(entry).resolve()) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    installed = [
+        entry for entry in sys.path if entry.startswith((sys.prefix, sys.base_prefix, *site.getsitepackages()))
+    ]
+    sys.path[:] = [str((directory / script).parent), *python_path, *installed]
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")

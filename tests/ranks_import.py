@@ -1,11 +1,11 @@
 # ruff: noqa: F401
-"""What every rank imports that is not ours: `tests.ranks` has it imported once for all of them."""
+"""The imports of every rank that are not ours: `tests.ranks` has them imported once for all ranks."""
 
 import gc
 import os
 
-# DeepSpeed reads both as it is imported. The first is worker/__init__.py's, which a rank imports itself, as all that is
-# ours; the second because a GPU that has been looked for cannot be used after a fork.
+# DeepSpeed reads both when it is imported. The first is set as in worker/__init__.py, which every rank imports itself.
+# The second keeps DeepSpeed from looking for a GPU, which could not be used after a fork.
 os.environ["DEEPSPEED_LOG_LEVEL"] = "warning"
 os.environ["DS_ACCELERATOR"] = "cpu"
 
@@ -14,5 +14,5 @@ import deepspeed.runtime.zero.stage3
 import open_clip
 import sklearn.datasets
 
-# DeepSpeed collects garbage again and again. These are none, and looking through them takes a third of a second.
+# DeepSpeed collects garbage again and again; without this, each collection would take a third of a second.
 gc.freeze()

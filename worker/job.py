@@ -1,4 +1,4 @@
-"""One rank's job: assemble what the recipe names, join the run, train, export the student."""
+"""One rank's job: load the models, build the components, join the run, train, and export the student."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.cli import Arguments, overrides
 from worker.client.client import BanditClient
 from worker.client.credentials import Credentials
-from worker.data.loader import start_fork_server, training_batches
-from worker.engine.process_group import Ranks
+from worker.data.loader import start_fork_server
+from worker.engine.process_group import ProcessGroup
 from worker.errors import Diverged, Interrupted
-from worker.evaluation.probe import Evaluation, Probe
+from worker.evaluation.probe import Evaluation
 from worker.output_dir import OutputDir, read_saved_recipe
 from worker.process import without_garbage_collection
 from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
-from worker.setup import autotune as pace
-from worker.setup import models as assemble
-from worker.setup.build import Rig, assemble_rig
-from worker.setup.dry_run_report import report
-from worker.setup.models import Models
-from worker.training import rng as randomness
-from worker.training import tracking
+from worker.setup.autotune import autotune
+from worker.setup.build import build
+from worker.setup.dry_run import report
+from worker.setup.models import Models, list_modules, load_models
+from worker.training import rng
 from worker.training.checkpoint import Checkpoints
+from worker.training.chooser import Chooser, ServerChooser
 from worker.training.loop_state import LoopState
-from worker.training.metrics import Record
+from worker.training.metrics import Metrics, Sink
 from worker.training.progress import Progress
-from worker.training.trainer import Rank0, Trainer
+from worker.training.tracking import start_trackers
+from worker.training.trainer import Trainer
 
 
 def run(arguments: Arguments) -> None:
     """Do what the command line asks for, on this rank.
 
     Raises:
-        WorkerError: With a sentence that says what is wrong.
+        WorkerError: The job cannot start or go on; the message says why.
     """
     started = time.monotonic()
-    leads = int(os.environ.get("RANK", "0")) == 0
+    is_rank0 = int(os.environ.get("RANK", "0")) == 0
     if arguments.resume:
         recipe = read_saved_recipe(arguments.resume)
     else:
@@ -53,214 +53,181 @@ def run(arguments: Arguments) -> None:
     if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
         start_fork_server()
     with without_garbage_collection():
-        models = assemble.models(recipe)
+        models = load_models(recipe)
     if arguments.list_modules:
-        if leads:
-            print(assemble.describe(models.student.model), flush=True)
+        if is_rank0:
+            print(list_modules(models.student.model), flush=True)
         return
     if arguments.dry_run:
-        ranks = Ranks()
-        rig = assemble_rig(recipe, models, ranks)
-        proven = rig.proof.arms(repeats=3)
-        if leads:
-            print(report(models, proven), flush=True)
-        ranks.close()
+        process_group = ProcessGroup()
+        checks = build(recipe, models, process_group).dry_run.check_arms(repeats=3)
+        if is_rank0:
+            print(report(models, checks), flush=True)
+        process_group.close()
         return
-    # Before anything slow: a server that is not there, or an output directory in use, should be told at once.
-    with _first_rank(arguments, recipe, models) if leads else _other_rank() as (bandit, place):
-        ranks = Ranks()
+    # Before anything slow: if there is no server, or the output directory is in use, the user should hear it at once.
+    with _client_and_output(arguments, recipe, models) if is_rank0 else _neither() as (client, output):
+        process_group = ProcessGroup()
         try:
-            _distil(arguments, recipe, models, ranks, started, bandit, place)
+            _distil(arguments, recipe, models, process_group, started, client, output)
         except (Interrupted, Diverged):
-            # They come on all ranks alike.
-            ranks.close()
+            # All ranks raise these together; after any other error the others may be anywhere, and closing would hang.
+            process_group.close()
             raise
-        ranks.close()
-
-
-def _distil(
-    arguments: Arguments,
-    recipe: Recipe,
-    models: Models,
-    ranks: Ranks,
-    started: float,
-    bandit: BanditClient | None,
-    place: OutputDir | None,
-) -> None:
-    """Train from where the job stands to its end, and export the student."""
-    rig = assemble_rig(recipe, models, ranks)
-    proven = recipe.open
-    if recipe.open:
-        recipe = _paced(recipe, models, ranks, rig, bandit)
-        if place is not None:
-            place.save_recipe(recipe)
-    trainer = _trainer(recipe, models, ranks, rig, started, place, proven=proven)
-    state = trainer.state
-    if state.start is None:
-        state.teacher_metrics = trainer.probe.teacher_metrics()
-        state.start = trainer.probe.evaluate()
-    if bandit is not None and place is not None:
-        bandit.start(_info(recipe, ranks, state.teacher_metrics, state.start))
-        record = Record(place.directory, state.round)
-        trackers = tracking.start(recipe.tracking, place.directory, bandit.run)
-        trainer.rank0 = Rank0(bandit, record, Progress(recipe.rounds, state.round), trackers)
-        _greet(trainer.rank0, models, bandit.run, state, resumed=arguments.resume is not None)
-    try:
-        trainer.run()
-    finally:
-        for tracker in trainer.rank0.trackers if trainer.rank0 else ():
-            tracker.close()
-    end = trainer.probe.evaluate()
-    weights = trainer.engine.state_dict()
-    if trainer.rank0 is not None and bandit is not None and place is not None:
-        if not place.joined:
-            bandit.finish()
-        unsent = bandit.flush()
-        trainer.rank0.progress.close()
-        student = models.exported.export(weights, place.directory)
-        summary = _summary(recipe, state.teacher_metrics, state.start, end)
-        trainer.rank0.record.summarise(
-            summary
-            | {
-                "run": bandit.run,
-                "rounds": state.round,
-                "seconds": round(time.monotonic() - trainer.began, 3),
-                "load_seconds": round(models.load_seconds, 3),
-                "unsent_reports": unsent,
-                "student": student.name,
-            }
-        )
-        print(f"student {_shown(end.metrics)}; written to {place.directory}", flush=True)
+        process_group.close()
 
 
 @contextmanager
-def _other_rank() -> Iterator[tuple[None, None]]:
-    yield None, None
-
-
-@contextmanager
-def _first_rank(arguments: Arguments, recipe: Recipe, models: Models) -> Iterator[tuple[BanditClient, OutputDir]]:
-    """The client, not yet joined, and the output directory: new, or that of the worker to go on with."""
+def _client_and_output(
+    arguments: Arguments, recipe: Recipe, models: Models
+) -> Iterator[tuple[BanditClient, OutputDir]]:
+    """Open the output directory, new or of a resumed worker, and a client that has not joined the run yet."""
     if arguments.resume:
-        place = OutputDir.reopen(arguments.resume)
+        output = OutputDir.reopen(arguments.resume)
     else:
         name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         directory = arguments.output_dir or Path("runs") / name
-        place = OutputDir.create_new(directory, name, recipe, joined=arguments.run is not None)
+        output = OutputDir.create_new(directory, name, recipe, joined=arguments.run is not None)
     client = BanditClient(
         arguments.bandit_addr,
-        run=place.run,
-        worker=place.worker,
+        run=output.run,
+        worker=output.worker,
         spec=recipe.spec(models.arms),
-        journal=place.journal,
+        journal=output.journal,
         patience=arguments.bandit_patience,
         credentials=Credentials.from_environment(),
         allow_offline=arguments.allow_offline,
     )
     try:
         client.wait_ready()
-        yield client, place
+        yield client, output
     finally:
         client.close()
-        place.remove_unused()
+        output.remove_unused()
 
 
-def _paced(recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, bandit: BanditClient | None) -> Recipe:
-    """The recipe with what it leaves open chosen from measured times: the same on every rank, and the run's if there
-    is one. Proves every arm on the way."""
-    times = pace.measure(rig, recipe, rig.proof.arms(repeats=pace.REPEATS), ranks)
-    chosen = None if bandit is None else _settled(recipe, models, ranks, times, bandit)
-    return recipe.fixed(**asdict(ranks.broadcast(chosen)))
+@contextmanager
+def _neither() -> Iterator[tuple[None, None]]:
+    yield None, None
 
 
-def _settled(recipe: Recipe, models: Models, ranks: Ranks, times: pace.Times, bandit: BanditClient) -> pace.Pace:
-    """What to choose, with the length of the run's rounds; another worker may have decided on that meanwhile."""
-    steps = recipe.steps_per_round or bandit.spec.steps_per_round
-    while True:
-        chosen = pace.choose(recipe.model_copy(update={"steps_per_round": steps}), times, ranks.world)
-        steps = chosen.steps_per_round
-        if not recipe.steps_per_round:
-            steps = bandit.settle(recipe.fixed(**asdict(chosen)).spec(models.arms))
-        if steps == chosen.steps_per_round:
-            return chosen
-
-
-def _trainer(
-    recipe: Recipe, models: Models, ranks: Ranks, rig: Rig, started: float, place: OutputDir | None, *, proven: bool
-) -> Trainer:
-    """What plays the rounds, as its checkpoint left it if there is one, once every arm is proven."""
-    engine = rig.engine
-    engine.schedule.total_steps = recipe.rounds * recipe.steps_per_round
-    found, directory, run, worker = ranks.broadcast(
-        place and (place.checkpoint, place.checkpoints, place.run, place.worker)
+def _distil(
+    arguments: Arguments,
+    recipe: Recipe,
+    models: Models,
+    process_group: ProcessGroup,
+    started: float,
+    client: BanditClient | None,
+    output: OutputDir | None,
+) -> None:
+    """Train from the job's state to its end, and export the student; collective."""
+    components = build(recipe, models, process_group)
+    needs_check = not recipe.open
+    if recipe.open:
+        recipe = autotune(recipe, components, client)
+        if output is not None:
+            output.save_recipe(recipe)
+    found, directory, run_name, worker = process_group.broadcast(
+        output and (output.checkpoint, output.checkpoints, output.run, output.worker)
     )
-    checkpoints = Checkpoints(directory, recipe.checkpoint, ranks, run, worker)
-    state = checkpoints.load(engine, found[0], found[1].ranks) if found else LoopState()
-    if not (found or proven):
-        rig.proof.arms(repeats=0)
-    probe = Probe(engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
-    batches = training_batches(
-        rig.data,
-        batch_size=recipe.data.batch_size,
-        rank=ranks.rank,
-        world=ranks.world,
-        start=state.position,
-        workers=recipe.data.workers,
-        cursors=state.cursors,
-        prefetch=recipe.data.prefetch,
-    )
+    checkpoints = Checkpoints(directory, recipe.checkpoint, process_group, run_name, worker)
+    if found:
+        name, mark = found
+        state = checkpoints.load(components.engine, name, mark.ranks)
+    else:
+        state = LoopState()
+        if needs_check:
+            components.dry_run.check_arms(repeats=0)
+    probe = components.probe(recipe.probe)
+    batches = components.batches(recipe.data, state.position, state.cursors)
     if found:
         # Last: building all this has drawn random numbers.
-        randomness.restore(state.random)
+        rng.restore(state.random)
+    if state.start is None:
+        state.teacher_metrics = probe.teacher_metrics()
+        state.start = probe.evaluate()
+    chooser: Chooser | None = None
+    sinks: list[Sink] = []
+    if client is not None and output is not None:
+        # From here on this process has a gRPC connection, so nothing may fork: loader processes have been started.
+        client.start(_worker_info(recipe, process_group, state))
+        chooser = ServerChooser(client, recipe)
+        metrics, progress = Metrics(output.directory, state.round), Progress(recipe.rounds, state.round)
+        sinks = [metrics, *start_trackers(recipe.tracking, output.directory, client.run), progress]
+        _print_start(progress, models, client.run, state, resumed=arguments.resume is not None)
     began = started - state.elapsed
-    return Trainer(
-        recipe, models.arms, ranks, engine, rig.teacher, rig.planner, probe, checkpoints, state, batches, began
-    )
+    trainer = Trainer(recipe, components, probe, batches, state, checkpoints, chooser, sinks, began)
+    try:
+        trainer.run()
+    finally:
+        for sink in sinks:
+            sink.close()
+    end = probe.evaluate()
+    weights = components.engine.state_dict()
+    if client is not None and output is not None:
+        if not output.joined:
+            client.finish()
+        unsent = client.flush()
+        student = models.exported.export(weights, output.directory)
+        metrics.write_summary(
+            _summary(recipe, state, end)
+            | {
+                "run": client.run,
+                "rounds": state.round,
+                "seconds": round(time.monotonic() - began, 3),
+                "load_seconds": round(models.load_seconds, 3),
+                "unsent_reports": unsent,
+                "student": student.name,
+            }
+        )
+        print(f"student {_percentages(end.metrics)}; written to {output.directory}", flush=True)
 
 
-def _info(recipe: Recipe, ranks: Ranks, teacher: dict[str, float], start: Evaluation) -> pb.WorkerInfo:
-    """What the worker tells of itself."""
+def _worker_info(recipe: Recipe, process_group: ProcessGroup, state: LoopState) -> pb.WorkerInfo:
+    """Return what the worker tells the server about itself."""
     versions = {name: version(name) for name in ("torch", "deepspeed")}
     versions |= {"optima": version("optima-distill"), "python": platform.python_version()}
+    assert state.start is not None
     return pb.WorkerInfo(
-        ranks=ranks.world,
-        device=ranks.device_kind,
+        ranks=process_group.world_size,
+        device=process_group.device_kind,
         versions=versions,
         recipe=recipe.name,
-        teacher_metrics=teacher,
-        student_metrics=start.metrics,
-        total_loss=start.total_loss if math.isfinite(start.total_loss) else None,
+        teacher_metrics=state.teacher_metrics,
+        student_metrics=state.start.metrics,
+        total_loss=state.start.total_loss if math.isfinite(state.start.total_loss) else None,
     )
 
 
-def _greet(rank0: Rank0, models: Models, run: str, state: LoopState, *, resumed: bool) -> None:
-    start = state.start.metrics if state.start else {}
-    rank0.progress.say(f"run {run}: teacher {_shown(state.teacher_metrics)}; student at its start {_shown(start)}")
-    rank0.progress.say(f"weights: the teacher's {models.teacher_weights}; the student's {models.exported.weights}")
+def _print_start(progress: Progress, models: Models, run_name: str, state: LoopState, *, resumed: bool) -> None:
+    student = _percentages(state.start.metrics if state.start else {})
+    progress.print(f"run {run_name}: teacher {_percentages(state.teacher_metrics)}; student before training {student}")
+    progress.print(f"weights: teacher's {models.teacher_weights}; student's {models.exported.weights}")
     if resumed:
         step = f", step {state.step}" if state.step else ""
-        rank0.progress.say(f"goes on with round {state.round}{step}")
-    unowned = models.ownership.unowned
-    if unowned:
-        rank0.progress.say(f"belongs to no module, and stays as it is: {', '.join(unowned)}")
+        progress.print(f"resumes with round {state.round}{step}")
+    if models.ownership.unowned:
+        progress.print(f"in no module, and not trained: {', '.join(models.ownership.unowned)}")
 
 
-def _summary(recipe: Recipe, teacher: dict[str, float], start: Evaluation, end: Evaluation) -> dict[str, object]:
-    """What came of the job, for summary.json."""
+def _summary(recipe: Recipe, state: LoopState, end: Evaluation) -> dict[str, Any]:
+    """Return the fields of summary.json on what was distilled, and how good the student is."""
+    start = state.start
+    assert start is not None
     return {
         "recipe": recipe.name,
         "policy": recipe.policy.name,
         "train": recipe.train,
-        "teacher_accuracy": teacher.get("accuracy"),
+        "teacher_accuracy": state.teacher_metrics.get("accuracy"),
         "student_accuracy_start": start.metrics.get("accuracy"),
         "student_accuracy_end": end.metrics.get("accuracy"),
         "loss_start": start.total_loss,
         "loss_end": end.total_loss,
-        "teacher_metrics": teacher,
+        "teacher_metrics": state.teacher_metrics,
         "metrics_start": start.metrics,
         "metrics_end": end.metrics,
     }
 
 
-def _shown(metrics: dict[str, float]) -> str:
+def _percentages(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if "/" not in name)

@@ -1,4 +1,4 @@
-"""What the study compares: methods, students, amounts of data, and the settings each method was tuned to."""
+"""The grid of the study: methods, students, amounts of data, and the settings each method was tuned to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.distill.plan import Mode
 from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
 
 TAIL = 0.3
-"""Share of the budget, at its end, that trains all modules jointly."""
+"""Share of the budget, at its end, in which all modules are trained jointly."""
 STEPS_PER_ROUND, BATCH, PROBE_ROWS = 5, 32, 64
 
 
@@ -24,15 +24,15 @@ class Method:
 
     Attributes:
         train: What a round trains (worker/distill/plan.py).
-        policy: Who chooses; "" for joint steps throughout, without a bandit.
-        shares: Of image, text and decoder in the rounds before the tail, instead of a policy.
-        tail: Share of the budget that is joint at its end.
-        cost_aware: Rewards per second.
-        absolute: Rewards are decrements of the loss itself, not shares of it.
-        end_to_end: Rewards are of the whole loss on the student's own inputs, whatever `train` says.
-        options: The policy's.
-        layers: Whether hidden states are matched at all.
-        like: The method whose settings it takes, if it was not tuned itself.
+        policy: The policy that chooses; "" for joint steps throughout, without a bandit.
+        shares: Shares of image, text and decoder in the rounds before the tail, instead of a policy.
+        tail: Share of the budget, at its end, that is joint.
+        cost_aware: Whether rewards are divided by cost.
+        absolute: Whether rewards are decrements of the loss itself instead of shares of it.
+        end_to_end: Whether rewards are of the whole loss on the student's own inputs, whatever `train` says.
+        options: The policy's options.
+        layers: Whether hidden states are matched.
+        like: The method whose settings it uses, if it was not tuned itself.
     """
 
     train: Mode = "forced"
@@ -48,7 +48,7 @@ class Method:
 
     @property
     def learns(self) -> bool:
-        """Whether its choices need rewards, so that measuring them is part of what it costs."""
+        """Whether its choices need rewards, so that measuring them is part of its cost."""
         return self.policy == "optima"
 
 
@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
     "text only": Method(shares=(0, 1, 0), tail=TAIL, like="round robin"),
     "decoder only": Method(shares=(0, 0, 1), tail=TAIL, like="round robin"),
 } | {
-    # By what each gets of ten rounds: image, text, decoder.
+    # The rounds out of ten that image, text and decoder get.
     f"shares {image}:{text}:{decoder}": Method(shares=(image, text, decoder), tail=TAIL, like="round robin")
     for image, text, decoder in [(8, 1, 1), (6, 2, 2), (6, 1, 3), (6, 3, 1), (4, 3, 3), (4, 1, 5), (4, 5, 1), (2, 4, 4)]
 }
@@ -86,23 +86,34 @@ STUDENTS = {
 }
 """Layers kept of the teacher's 8 image, 4 text and 4 decoder layers."""
 AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
-"""Source digits of the transfer set."""
+"""Number of source digits in the transfer set."""
 USUAL = (6e-3, 100.0)
-"""Peak learning rate and weight of the layer terms where nothing was tuned: the built-in recipe's."""
+"""Peak learning rate and weight of the layer terms where nothing was tuned: those of the built-in recipe."""
 BARE = (7.5e-4, 0.0)
-"""The same without layer terms, where that rate is far too high."""
+"""The same for methods without layer terms, for which that rate is far too high."""
 ALIKE = 0.005
+"""Difference in the metric below which two settings count as equally good."""
 TUNED_ON, FIRST_TRIED, FIRST_REPORTED = "questions/uneven/little", 110, 200
-"""Settings are chosen on this recipe and seeds below the first number; what else is tried out, on those from there to
-the second; from there on they are reported."""
-
+"""Settings are tuned on this recipe with seeds below the first number; everything else is tried out on seeds from the
+first to the second number; seeds from the second number on are reported."""
 
 _NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study; `lr` and `weight` are what it trains with."""
+    """One run of the study.
+
+    Attributes:
+        task: A key of `TASKS`.
+        student: A key of `STUDENTS`.
+        amount: A key of `AMOUNTS`.
+        method: A key of `METHODS`.
+        seed: Its seed.
+        budget: Calibrated seconds.
+        lr: Its peak learning rate.
+        weight: Its weight of the layer terms.
+    """
 
     task: str
     student: str
@@ -115,49 +126,49 @@ class Cell:
 
     @property
     def problem(self) -> str:
-        """What is distilled, whatever the method: ``task/student/amount``."""
+        """The problem, whatever the method: ``task/student/amount``."""
         return f"{self.task}/{self.student}/{self.amount}"
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The name of the run, which `from_name` parses."""
         settings = f"{self.budget:g}s lr={self.lr:g} layers={self.weight:g}"
         return f"{self.problem} {self.method} {settings} #{self.seed}"
 
     @classmethod
-    def of(cls, name: str) -> Cell:
-        """The run of that name. Raises ValueError if it is none's."""
-        told = _NAME.fullmatch(name)
-        if told is None:
-            raise ValueError(f"{name!r} is no name of a run of the study")
-        task, student, amount, method, budget, lr, weight, seed = told.groups()
+    def from_name(cls, name: str) -> Cell:
+        """Parse the name of a run; raise ValueError if it is not one."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name!r} is not the name of a run of the study")
+        task, student, amount, method, budget, lr, weight, seed = match.groups()
         return cls(task, student, amount, method, int(seed), float(budget), float(lr), float(weight))
 
     @property
     def tunes(self) -> bool:
-        """Whether settings are chosen by it."""
+        """Whether settings are tuned on it."""
         return self.problem == TUNED_ON and self.seed < FIRST_TRIED
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """Its place in a report."""
-        known: list[Iterable[str]] = [STUDENTS, AMOUNTS, TASKS, METHODS]
+        """Its sort key in a report."""
+        orders: list[Iterable[str]] = [STUDENTS, AMOUNTS, TASKS, METHODS]
         parts = (self.student, self.amount, self.task, self.method)
-        return (*(list(there).index(part) for part, there in zip(parts, known, strict=True)), self.seed)
+        return (*(list(order).index(part) for part, order in zip(parts, orders, strict=True)), self.seed)
 
     def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
-        """The built-in recipe with what this run changes of it."""
-        how = METHODS[self.method]
+        """Return the built-in recipe with the changes of this run."""
+        method = METHODS[self.method]
         overrides: dict[str, Any] = {
             "student.keep": STUDENTS[self.student],
             "data.name": "benchmarks.quality.tasks:build",
             "data.options": {"task": self.task, "seed": self.seed, "source_digits": AMOUNTS[self.amount]},
             "data.batch_size": BATCH,
-            "train": how.train,
-            "cost_aware": how.cost_aware,
-            "policy.name": how.policy or "joint",
-            "policy.options": dict(how.options),
-            # Lengths and the tail are of the budget, see quality_run.py.
+            "train": method.train,
+            "cost_aware": method.cost_aware,
+            "policy.name": method.policy or "joint",
+            "policy.options": dict(method.options),
+            # The budget decides on the length of the run and of its tail; see benchmarks/quality/run.py.
             "rounds": 0,
             "tail": 0.0,
             "steps_per_round": steps_per_round,
@@ -168,32 +179,33 @@ class Cell:
         }
         if self.task == "two_pictures":
             overrides["teacher.checkpoint"] = "../models/digits-coca-two-pictures/model.safetensors"
-        found = read_recipe(BUILT_IN, overrides)
-        return found.fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
+        return read_recipe(BUILT_IN, overrides).fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 
 Settings = tuple[float, float]
 
 
 def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
-    """Of each method the learning rate and layer weight that did best on the tuning seeds: the lowest mean held-out
-    loss among those whose metric is within half a point of the best, since a seed or two tell no less apart.
+    """Return the learning rate and layer weight with which each method did best on the tuning seeds.
+
+    The best settings have the lowest mean held-out loss among those whose metric is within half a point of the highest:
+    one or two seeds do not show smaller differences.
 
     Args:
         runs: All records of runs, by name.
     """
-    seen: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
-    for name, told in runs.items():
-        cell = Cell.of(name)
+    ends: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
+    for name, record in runs.items():
+        cell = Cell.from_name(name)
         if cell.tunes:
-            last = told["results"][-1]
+            last = record["results"][-1]
             score = sum(last["right"]) / (last["items"] * len(last["right"]))
-            seen.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
+            ends.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
     best: dict[str, Settings] = {}
-    for method, tried in seen.items():
-        means = {at: tuple(map(fmean, zip(*found, strict=True))) for at, found in tried.items()}
+    for method, tried in ends.items():
+        means = {settings: tuple(map(fmean, zip(*pairs, strict=True))) for settings, pairs in tried.items()}
         highest = max(score for score, _ in means.values())
-        near = {at: loss for at, (score, loss) in means.items() if score > highest - ALIKE}
+        near = {settings: loss for settings, (score, loss) in means.items() if score > highest - ALIKE}
         best[method] = min(near, key=near.__getitem__)
     usual = {name: USUAL if method.layers else BARE for name, method in METHODS.items()}
     return {name: best.get(name, best.get(method.like, usual[name])) for name, method in METHODS.items()}
@@ -206,10 +218,10 @@ def cells(
     budget: float,
     settings: Mapping[str, Settings],
 ) -> Iterator[Cell]:
-    """Runs in the order in which they are worth most: all methods of a problem, seed by seed.
+    """Yield runs, the most informative first: all methods of a problem, seed by seed.
 
     Raises:
-        ValueError: A problem or method that is not there.
+        ValueError: A problem or method does not exist.
     """
     numbers = list(seeds)
     for name in methods:
@@ -217,10 +229,11 @@ def cells(
             raise ValueError(f"there is no method {name!r}; the methods are {', '.join(METHODS)}")
     for problem in problems:
         parts = problem.split("/")
-        known: list[Iterable[str]] = [TASKS, STUDENTS, AMOUNTS]
-        if len(parts) != 3 or any(part not in there for part, there in zip(parts, known, strict=True)):
-            shown = "/".join("{" + ",".join(names) + "}" for names in known)
-            raise ValueError(f"{problem!r} is no recipe of the study; they are {shown}")
+        names: list[Iterable[str]] = [TASKS, STUDENTS, AMOUNTS]
+        if len(parts) != 3 or any(part not in known for part, known in zip(parts, names, strict=True)):
+            pattern = "/".join("{" + ",".join(known) + "}" for known in names)
+            raise ValueError(f"{problem!r} is no recipe of the study; they are {pattern}")
+        task, student, amount = parts
         for seed in numbers:
             for method in methods:
-                yield Cell(*parts, method, seed, budget, *settings[method])
+                yield Cell(task, student, amount, method, seed, budget, *settings[method])

@@ -1,5 +1,8 @@
-"""Judges a student on held-out items: the total distillation loss with the same weights, whatever weights it was
-trained with, and the task's metric; both block by block of source digits."""
+"""Judges a student on held-out items, by the total distillation loss and the task's metric.
+
+The loss has the same weights for all students, whatever weights they were trained with. Both are computed for each
+block of source digits.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,25 @@ from worker.distill.teacher import Teacher
 from worker.setup.models import Models
 
 GLANCE, LOOK = 24, 120
-"""Items of each block, for a point of a curve and for a result."""
+"""Items per block for a point of a curve, and for a result."""
 
 WEIGHTS = LossWeights(task={"caption": 1.0, "contrastive": 0.1}, logits=1.0, temperature=2.0, layers=1.0)
-"""Of the loss that is reported."""
+"""Weights of the reported loss."""
 
 Items = list[tuple[Batch, Outputs]]
-_known: dict[str, dict[int, Items]] = {}
-"""What the teacher says of the items; those of one problem are kept, since methods and seeds share them."""
+_cache: dict[str, dict[int, Items]] = {}
+"""The teacher's outputs on the items, cached for one problem, since its methods and seeds share them."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """By block: the mean total loss, and how many of `items` answers were right."""
+class Judgement:
+    """Results on some items.
+
+    Attributes:
+        loss: Mean total loss of each block.
+        right: Number of right answers in each block.
+        items: Items per block.
+    """
 
     loss: list[float]
     right: list[int]
@@ -38,20 +47,24 @@ class Judged:
 
     @property
     def mean_loss(self) -> float:
-        """Over the blocks."""
+        """The mean loss over the blocks."""
         return float(np.mean(self.loss))
 
     @property
     def score(self) -> float:
-        """The task's metric."""
+        """The task's metric: the share of right answers."""
         return sum(self.right) / (self.items * len(self.right))
 
 
 class Judge:
-    """Looks at a student outside of the engine that trains it.
+    """Judges a student outside of the engine that trains it.
 
     Args:
-        problem: What is distilled: its items are made once.
+        problem: Task and student; the items and the teacher's outputs on them are computed once for each.
+        models: Teacher and student.
+        data: The task.
+        planner: The run's planner.
+        teacher: The teacher.
     """
 
     def __init__(self, problem: str, models: Models, data: TaskData, planner: Planner, teacher: Teacher) -> None:
@@ -60,28 +73,32 @@ class Judge:
         self._data, self._plan, self._teacher = data, planner.joint(), teacher
         self._problem = problem
 
-    def look(self, items: int) -> Judged:
-        """The student as it is now, on so many items of each block."""
+    def look(self, items: int) -> Judgement:
+        """Judge the student as it is now, on so many items of each block."""
         losses, right = [], []
         self._student.eval()
         with torch.no_grad():
-            for batch, said in self._items(items):
-                _, terms, seen = self._student(batch, said, self._plan)
+            for batch, targets in self._items(items):
+                _, terms, outputs = self._student(batch, targets, self._plan)
                 losses.append(float(self._weighted(terms)))
-                right.append(int(self._data.metrics(seen.logits, batch)[self._data.metric][0]))
+                right.append(int(self._data.metrics(outputs.logits, batch)[self._data.metric][0]))
         self._student.train()
-        return Judged(losses, right, items)
+        return Judgement(losses, right, items)
 
-    def teacher(self) -> Judged:
-        """The teacher by the same metric."""
-        found = [self._data.metrics(said.logits, batch)[self._data.metric][0] for batch, said in self._items(LOOK)]
-        return Judged([0.0] * len(found), [int(right) for right in found], LOOK)
+    def teacher(self) -> Judgement:
+        """Judge the teacher by the same metric; its loss is 0."""
+        right = [
+            int(self._data.metrics(outputs.logits, batch)[self._data.metric][0])
+            for batch, outputs in self._items(LOOK)
+            if outputs.logits is not None
+        ]
+        return Judgement([0.0] * len(right), right, LOOK)
 
     def _items(self, count: int) -> Items:
-        if self._problem not in _known:
-            _known.clear()
-        mine = _known.setdefault(self._problem, {})
-        if count not in mine:
+        if self._problem not in _cache:
+            _cache.clear()
+        cached = _cache.setdefault(self._problem, {})
+        if count not in cached:
             batches = [block.batch(np.arange(count)) for block in self._data.blocks]
-            mine[count] = [(batch, self._teacher.run(self._teacher.modules, batch)) for batch in batches]
-        return mine[count]
+            cached[count] = [(batch, self._teacher.run(self._teacher.modules, batch)) for batch in batches]
+        return cached[count]

@@ -1,4 +1,4 @@
-"""Draws the study: held-out loss and metric against cost, and which arms were played when."""
+"""Plots of the study: held-out loss and metric against cost, and the shares of the arms over time."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ ARMS = {"i": ("image", "#4c9f70"), "t": ("text", "#8d6cab"), "m": ("decoder", "#
 BINS = 14
 
 
-def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
-    """A row for each problem and budget in which `optima` and joint can be compared: loss, metric, and the shares of
-    the arms of `optima` over its rounds."""
+def plot(runs: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
+    """Draw a row for each problem and budget that has runs of `optima` and joint.
+
+    A row shows loss, metric, and the shares of the arms over the rounds of `optima`.
+    """
     problems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for cell, told in found.items():
-        problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(told)
+    for cell, record in runs.items():
+        problems.setdefault(f"{cell.problem}, {cell.budget:g} s", {}).setdefault(cell.method, []).append(record)
     problems = {name: methods for name, methods in problems.items() if {"joint", "optima"} <= methods.keys()}
     if not problems:
         return
@@ -54,27 +56,30 @@ def plot(found: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
 
 
 def _curves(axes: Any, runs: list[Mapping[str, Any]], name: str, colour: str) -> None:
-    """The mean over seeds on a common grid of costs, through the points at which the same items were looked at, and a
-    dot for each result, which is of more items."""
-    looks = [{round(result["cost"], 2) for result in run["results"]} for run in runs]
-    curves = [np.asarray([p for p in run["curve"] if p[0] not in seen]) for run, seen in zip(runs, looks, strict=True)]
-    ends = np.stack(
-        [np.asarray([p for p in run["curve"] if p[0] in seen]) for run, seen in zip(runs, looks, strict=True)]
-    )
-    costs = np.linspace(0, min(curve[-1, 0] for curve in curves), 60)
+    """Draw the mean over seeds on a common grid of costs, and a dot for each result.
+
+    The line goes through the points at which the same few items were judged; a result is judged on more items.
+    """
+    curves, results = [], []
+    for run in runs:
+        costs = {round(result["cost"], 2) for result in run["results"]}
+        curves.append(np.asarray([point for point in run["curve"] if point[0] not in costs]))
+        results.append(np.asarray([point for point in run["curve"] if point[0] in costs]))
+    ends = np.stack(results)
+    grid = np.linspace(0, min(curve[-1, 0] for curve in curves), 60)
     for axis, column in zip(axes, (1, 2), strict=True):
-        values = np.stack([np.interp(costs, curve[:, 0], curve[:, column]) for curve in curves])
-        axis.plot(costs, values.mean(0), color=colour, label=name)
+        values = np.stack([np.interp(grid, curve[:, 0], curve[:, column]) for curve in curves])
+        axis.plot(grid, values.mean(0), color=colour, label=name)
         axis.plot(ends[..., 0].mean(0), ends[..., column].mean(0), "o", color=colour, markersize=4)
-        axis.fill_between(costs, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
+        axis.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
 
 
 def _arms(axis: Any, sequences: list[str]) -> None:
-    """Shares over a run's rounds, stacked."""
+    """Draw the arms' shares over the rounds of all runs, stacked."""
     shares = np.zeros((len(ARMS), BINS))
     for sequence in sequences:
-        for at, letter in enumerate(sequence):
-            shares[list(ARMS).index(letter), at * BINS // len(sequence)] += 1
+        for index, letter in enumerate(sequence):
+            shares[list(ARMS).index(letter), index * BINS // len(sequence)] += 1
     shares /= shares.sum(0).clip(min=1)
     names, colours = zip(*ARMS.values(), strict=True)
     axis.stackplot((np.arange(BINS) + 0.5) / BINS, shares, labels=names, colors=colours, alpha=0.85)

@@ -1,5 +1,7 @@
-"""Finished runs of the study and what its costs were calibrated to, in one JSON file; processes beside each other never
-do one run twice."""
+"""Finished runs of the study and its calibrated costs, in one JSON file that several processes may share.
+
+No two processes do the same run.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ Section = Literal["calibrations", "runs"]
 
 
 class Records:
-    """What is known by name, in two sections; a line each. A run is held by a lock on a file, which the system lets go
-    of when its process dies: an interrupted run is begun anew."""
+    """Records by name, in two sections, one per line.
+
+    A process claims a run by a file lock, which the system releases when the process dies: an interrupted run is
+    started again.
+
+    Args:
+        path: The JSON file; its locks are in a directory beside it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -23,40 +31,43 @@ class Records:
         self._locks = path.with_suffix(".locks")
 
     def all(self, section: Section) -> dict[str, Any]:
-        """What is known, by name. Raises ValueError where the file is none of the study's."""
+        """Return all records of a section, by name; raise ValueError if the file holds something else."""
         if not self._path.exists():
             return {}
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))[section]
+            records: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))[section]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._path} holds no records of the study ({error!r}); give another file") from None
-        return found
+        return records
 
     def read(self, section: Section, name: str) -> Any | None:
-        """What came of it; None if it is not finished."""
+        """Return a record; None if the run is not finished."""
         return self.all(section).get(name)
 
     @contextmanager
     def claim(self, section: Section, name: str, *, wait: bool = False) -> Iterator[bool]:
-        """Whether it is this process's to do: not finished, and held by no other."""
-        with self._held(f"{section} {name}".replace("/", "-"), wait=wait) as held:
-            yield held and self.read(section, name) is None
+        """Claim a run for the block; yield whether it is this process's to do: not finished, and claimed by no other.
+
+        With ``wait`` the claim waits for a process that has the run.
+        """
+        with self._locked(f"{section} {name}".replace("/", "-"), wait=wait) as locked:
+            yield locked and self.read(section, name) is None
 
     def write(self, section: Section, name: str, record: Any) -> None:
-        """It is finished; the file has it whole or not at all."""
-        with self._held("file", wait=True):
+        """Add a record to the file, atomically."""
+        with self._locked("file", wait=True):
             content = {each: self.all(each) for each in ("calibrations", "runs")}
             content[section][name] = record
             sections = []
-            for each, known in content.items():
-                lines = (f"  {json.dumps(key)}: {json.dumps(known[key], allow_nan=False)}" for key in sorted(known))
+            for each, records in content.items():
+                lines = (f"  {json.dumps(key)}: {json.dumps(records[key], allow_nan=False)}" for key in sorted(records))
                 sections.append(f' "{each}": {{\n' + ",\n".join(lines) + "\n }")
             draft = self._path.with_suffix(".tmp")
             draft.write_text("{\n" + ",\n".join(sections) + "\n}\n", encoding="utf-8")
             draft.replace(self._path)
 
     @contextmanager
-    def _held(self, name: str, *, wait: bool) -> Iterator[bool]:
+    def _locked(self, name: str, *, wait: bool) -> Iterator[bool]:
         self._locks.mkdir(exist_ok=True)
         with (self._locks / f"{name}.lock").open("a") as file:
             try:

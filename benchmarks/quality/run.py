@@ -1,220 +1,258 @@
-"""One run of the study, by the worker's own trainer, engine and data and the server's own rules, in this process.
+"""One run of the study, in this process: the worker's own trainer, engine and data, and the server's own rules.
 
-What is added to the worker is the budget: the job ends, its tail begins and its learning rate falls by calibrated
-seconds instead of by rounds, because rounds of different arms cost differently.
+The study adds a budget to the worker: the job's end, its tail and its learning rate follow calibrated seconds instead
+of rounds, because rounds of different arms cost differently.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.quality.cost import Ledger
 from benchmarks.quality.grid import METHODS, Cell, Method
-from benchmarks.quality.judge import GLANCE, LOOK, Judge, Judged
-from benchmarks.quality.local_bandit import Chooser, LocalRun, Shares
+from benchmarks.quality.judge import GLANCE, LOOK, Judge
+from benchmarks.quality.local_bandit import LocalRun, Shares
 from benchmarks.quality.tasks import TaskData
 from protos.optima.v1 import bandit_pb2 as pb
 from worker.client.journal import Pull
-from worker.data.loader import training_batches
 from worker.distill.arms import JOINT
-from worker.engine.process_group import Ranks
-from worker.evaluation.probe import Evaluation, Probe
+from worker.distill.plan import Plan, Planner
+from worker.engine.optimizer import Schedule
+from worker.engine.process_group import ProcessGroup
+from worker.evaluation.probe import Probe
 from worker.recipe.recipe import Recipe
-from worker.setup import models as assemble
-from worker.setup.build import Rig, assemble_rig
-from worker.training.checkpoint import Checkpoints
-from worker.training.loop_state import LoopState
-from worker.training.rollback import RoundStart
-from worker.training.trainer import Played, Trainer
+from worker.setup.build import Components, build
+from worker.setup.models import load_models
+from worker.training.chooser import Chooser
+from worker.training.metrics import RoundRecord
+from worker.training.rollback import Rollback
+from worker.training.trainer import Trainer
 
 RESULTS = (0.25, 0.5, 1.0)
 """Shares of the budget at which a run is judged on many items."""
 POINTS = 12
 """Points of a curve, at equal distances in cost."""
-TURNS, STEPS_A_TURN = 9, 2
-"""Of a calibration: its kinds of work take turns, so that what else the machine does falls on all alike."""
+TURNS, STEPS_PER_TURN = 9, 2
+"""Of a calibration: the kinds of work take turns, so that other load on the machine affects all alike."""
 
 Seconds = dict[str, float]
 
 
-def alone() -> Ranks:
-    """This process as the only rank."""
+@dataclass
+class Ledger:
+    """The cost of a run: counts of each kind of work, times its calibrated seconds.
+
+    The clock of the run itself decides nothing, so that a noisy machine does not either.
+
+    Attributes:
+        seconds: Seconds of one piece of work by its kind, such as ``step/image`` or ``round/image``, measured once.
+        counts: Pieces of work so far.
+    """
+
+    seconds: Mapping[str, float]
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, kind: str, count: int = 1) -> None:
+        """Count pieces of work; raise KeyError if that kind was not calibrated."""
+        if kind not in self.seconds:
+            raise KeyError(f"the cost of {kind!r} was not measured; measured are {', '.join(sorted(self.seconds))}")
+        self.counts[kind] += count
+
+    @property
+    def spent(self) -> float:
+        """Calibrated seconds so far."""
+        return sum(self.seconds[kind] * count for kind, count in self.counts.items())
+
+
+class BudgetChooser:
+    """Chooses arms until the budget is spent: those of the method, then joint in the tail.
+
+    Args:
+        cell: The run.
+        ledger: The run's cost; reports add to it.
+        arms: Chooses the arms before the tail; None for joint rounds throughout.
+        schedule: The engine's learning rates, which decay over the budget.
+    """
+
+    def __init__(self, cell: Cell, ledger: Ledger, arms: Chooser | None, schedule: Schedule) -> None:
+        self._method, self._budget = METHODS[cell.method], cell.budget
+        self._ledger, self._arms, self._schedule = ledger, arms, schedule
+
+    def select(self, round: int) -> Pull | None:
+        """Return the arm of a round; None once the budget is spent."""
+        if self._ledger.spent >= self._budget:
+            return None
+        self._schedule.total_steps = self._total_steps()
+        if self._arms is None or self._ledger.spent >= (1 - self._method.tail) * self._budget:
+            return Pull(JOINT, None, pb.CHOSEN_BY_TAIL)
+        return self._arms.select(round)
+
+    def report(self, pull: Pull, record: RoundRecord, *, last: bool) -> float | None:
+        """Add the round's cost, and report it to the method's chooser with calibrated seconds."""
+        self._ledger.add(f"step/{pull.arm}", record.steps)
+        if self._arms is None or pull.chosen_by != pb.CHOSEN_BY_POLICY:
+            return None
+        if self._method.learns:
+            self._ledger.add(f"round/{JOINT if self._method.end_to_end else pull.arm}")
+        seconds = record.steps * self._ledger.seconds[f"step/{pull.arm}"]
+        return self._arms.report(pull, replace(record, seconds=seconds), last=last)
+
+    def _total_steps(self) -> int:
+        """Return the steps of the whole run, if the rest of the budget buys them at the cost of those so far."""
+        done = self._ledger.spent / self._budget
+        if not done:
+            return round(self._budget / self._ledger.seconds[f"step/{JOINT}"])
+        return round(self._schedule.step / done)
+
+
+class Curve:
+    """A sink that records the arms and rewards of a run, and judges the student at points of its cost.
+
+    Args:
+        judge: Judges the student; outside the job, so that it costs the job nothing.
+        ledger: The run's cost.
+        budget: The run's budget.
+
+    Attributes:
+        arms: The arms of all rounds.
+        rewards: The rewards of the rounds that have one.
+        judgements: Cost and judgement of each point.
+    """
+
+    def __init__(self, judge: Judge, ledger: Ledger, budget: float) -> None:
+        self._judge, self._ledger, self._budget = judge, ledger, budget
+        self.arms: list[str] = []
+        self.rewards: list[float] = []
+        self.judgements = [(0.0, judge.look(GLANCE))]
+
+    def add(self, record: RoundRecord) -> None:
+        """Record one round; judge the student if the round has reached a result or a point of the curve."""
+        self.arms.append(record.arm)
+        if record.reward is not None:
+            self.rewards.append(record.reward)
+        spent, last = self._ledger.spent, self.judgements[-1][0]
+        if any(last < share * self._budget <= spent for share in RESULTS):
+            self.judgements.append((spent, self._judge.look(LOOK)))
+        elif int(spent * POINTS / self._budget) > int(last * POINTS / self._budget):
+            self.judgements.append((spent, self._judge.look(GLANCE)))
+
+    def close(self) -> None:
+        """Do nothing: all is recorded."""
+
+    def results(self) -> dict[str, Any]:
+        """Return the run's record, as JSON values."""
+        letters = {arm: arm[0] for arm in self.arms}
+        return {
+            "curve": [[round(spent, 2), _short(at.mean_loss), round(at.score, 4)] for spent, at in self.judgements],
+            "results": [
+                {
+                    "cost": round(spent, 2),
+                    "loss": [_short(loss) for loss in at.loss],
+                    "right": at.right,
+                    "items": at.items,
+                }
+                for spent, at in self.judgements
+                if at.items == LOOK
+            ],
+            "arms": "".join(letters[arm] for arm in self.arms),
+            "rewards": [_short(reward, 3) for reward in self.rewards],
+        }
+
+
+def single_rank() -> ProcessGroup:
+    """Return the process group of this process as the only rank."""
     where = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     os.environ.update({name: value for name, value in where.items() if name not in os.environ})
-    return Ranks()
+    return ProcessGroup()
 
 
-class EndToEnd(Probe):
-    """A probe that measures the whole loss, also where rounds train modules on the teacher's inputs."""
-
-    def measure(self, trained: Sequence[str]) -> float:
-        """See Probe."""
-        self.terms = self._terms(self.planner.joint())
-        return self.loss
-
-
-class Budgeted(Trainer):
-    """Plays rounds until the budget is spent."""
-
-    method: Method
-    ledger: Ledger
-    budget: float
-    judge: Judge
-    bandit: Chooser | None
-    played: list[str]
-    seen: list[tuple[float, Judged]]
-
-    def spend(self, cell: Cell, seconds: Seconds, judge: Judge) -> None:
-        """The whole run."""
-        self.method, self.budget, self.judge = METHODS[cell.method], cell.budget, judge
-        self.ledger, self.played, self.seen = Ledger(seconds), [], []
-        self.bandit = None
-        if self.method.shares:
-            self.bandit = Shares(dict(zip(self.arms, self.method.shares, strict=True)))
-        elif self.method.policy:
-            spec = self.recipe.spec(self.arms)
-            if self.method.absolute:
-                spec.reward = pb.REWARD_KIND_ABSOLUTE
-            self.bandit = LocalRun(spec)
-        if self.bandit is not None:
-            self.probe.measure(self.planner.modules)
-        while self.ledger.spent < self.budget:
-            # The rate falls over what the budget is, whatever the steps have cost so far.
-            done = self.ledger.spent / self.budget
-            mean = seconds[f"step/{JOINT}"]
-            self.engine.schedule.total_steps = (
-                round(self.engine.schedule.step / done) if done else round(self.budget / mean)
-            )
-            self.play(self.state.round)
-            self.state.next_round()
-
-    def select(self, round: int) -> Pull:
-        """Joint in the tail, and else what the run's policy says."""
-        if self.bandit is None or self.ledger.spent >= (1 - self.method.tail) * self.budget:
-            return Pull(JOINT, None, pb.CHOSEN_BY_TAIL)
-        pull = self.bandit.select(round)
-        return Pull(pull.arm, pull.number, pull.chosen_by)
-
-    def evaluate(self, round: int) -> Evaluation | None:
-        """Judging is outside of the job, and costs it nothing."""
-        return None
-
-    def report(self, played: Played) -> None:
-        """Write down what it has cost, tell the policy what came of it, and look at the student if it is time."""
-        steps = self.recipe.steps_per_round
-        self.ledger.add(f"step/{played.pull.arm}", steps)
-        if played.pull.chosen_by == pb.CHOSEN_BY_POLICY and self.bandit is not None:
-            if self.method.learns:
-                self.ledger.add(f"round/{JOINT if self.method.end_to_end else played.pull.arm}")
-            told = pb.Measurement(steps=steps, seconds=steps * self.ledger.seconds[f"step/{played.pull.arm}"])
-            told.outcome = pb.OUTCOME_MEASURED if math.isfinite(played.after) else pb.OUTCOME_DIVERGED
-            if math.isfinite(played.after):
-                told.before, told.after = played.before, played.after
-            self.bandit.report(played.round, played.pull.arm, told)
-        self.played.append(played.pull.arm)
-        self._look()
-
-    def _look(self) -> None:
-        """At results and points of the curve that were passed in this round."""
-        spent, last = self.ledger.spent, self.seen[-1][0] if self.seen else 0.0
-        if any(last < share * self.budget <= spent for share in RESULTS):
-            self.seen.append((spent, self.judge.look(LOOK)))
-        elif int(spent * POINTS / self.budget) > int(last * POINTS / self.budget):
-            self.seen.append((spent, self.judge.look(GLANCE)))
-
-
-def rig_of(recipe: Recipe, ranks: Ranks) -> tuple[assemble.Models, Rig]:
-    """Models and what trains them."""
-    models = assemble.models(recipe)
-    return models, assemble_rig(recipe, models, ranks)
-
-
-def calibrated(cell: Cell, ranks: Ranks) -> Seconds:
-    """CPU seconds of a step and of what is around a round, by arm; nothing that is measured here is kept."""
+def calibrated(cell: Cell, process_group: ProcessGroup) -> Seconds:
+    """Measure CPU seconds of a step and of the work around a round, by arm: ``step/ARM`` and ``round/ARM``."""
     recipe = cell.recipe()
-    models, rig = rig_of(recipe, ranks)
-    engine, planner = rig.engine, rig.planner
-    probe = Probe(engine, ranks, planner, rig.objective, rig.teacher, rig.data, recipe.probe)
-    batches = _batches(rig, recipe)
+    components = build(recipe, load_models(recipe), process_group)
+    engine, teacher, probe = components.engine, components.teacher, components.probe(recipe.probe)
+    batches = components.batches(recipe.data)
     work: dict[str, Callable[[], object]] = {}
-    for arm, modules in {**models.arms, JOINT: []}.items():
-        plan = planner.joint() if arm == JOINT else planner.arm(modules)
+    for arm in (*components.models.arms, JOINT):
+        plan = components.plan(arm)
 
-        def step(plan: Any = plan) -> None:
+        def step(plan: Plan = plan) -> None:
             engine.activate(plan.trained)
-            for _ in range(STEPS_A_TURN):
+            for _ in range(STEPS_PER_TURN):
                 batch = engine.to_device(next(batches))
-                engine.rehearse([(batch, rig.teacher.run(plan.teacher, batch))], plan)
+                engine.rehearse([(batch, teacher.run(plan.teacher, batch))], plan)
 
-        def around(plan: Any = plan) -> None:
-            for _ in range(STEPS_A_TURN):
-                RoundStart(engine, plan.trained)
+        def around(plan: Plan = plan) -> None:
+            for _ in range(STEPS_PER_TURN):
+                Rollback(engine, plan.trained)
                 probe.measure(plan.trained)
 
         work |= {f"step/{arm}": step, f"round/{arm}": around}
-    took: dict[str, list[float]] = {kind: [] for kind in work}
+    seconds: dict[str, list[float]] = {kind: [] for kind in work}
     for turn in range(TURNS + 1):
-        for kind, do in work.items():
+        for kind, function in work.items():
             started = time.process_time()
-            do()
+            function()
             if turn:
-                took[kind].append((time.process_time() - started) / STEPS_A_TURN)
-    return {kind: round(float(np.median(times)), 5) for kind, times in took.items()}
+                seconds[kind].append((time.process_time() - started) / STEPS_PER_TURN)
+    return {kind: round(float(np.median(times)), 5) for kind, times in seconds.items()}
 
 
-def run(cell: Cell, seconds: Seconds, ranks: Ranks) -> dict[str, Any]:
-    """Distil, and what came of it: JSON values."""
-    recipe = cell.recipe()
-    models, rig = rig_of(recipe, ranks)
-    made = EndToEnd if METHODS[cell.method].end_to_end else Probe
-    probe = made(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, recipe.probe)
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoints = Checkpoints(Path(directory), recipe.checkpoint, ranks, "run", "worker")
-        trainer = Budgeted(
-            recipe, models.arms, ranks, rig.engine, rig.teacher, rig.planner, probe, checkpoints, LoopState(),
-            _batches(rig, recipe), 0.0,
-        )  # fmt: skip
-        judge = Judge(f"{cell.task}/{cell.student}", models, cast(TaskData, rig.data), rig.planner, rig.teacher)
-        first = judge.look(GLANCE)
-        started = time.process_time()
-        trainer.spend(cell, seconds, judge)
-    found = _told(trainer, first) | {
+def run(cell: Cell, seconds: Seconds, process_group: ProcessGroup) -> dict[str, Any]:
+    """Distil a student and return the run's record, as JSON values.
+
+    Args:
+        cell: The run.
+        seconds: Calibrated seconds by kind of work.
+        process_group: This process as the only rank.
+    """
+    recipe, method = cell.recipe(), METHODS[cell.method]
+    components = build(recipe, load_models(recipe), process_group)
+    probe = _probe(components, recipe, method)
+    batches = components.batches(recipe.data)
+    models, data = components.models, cast(TaskData, components.data)
+    judge = Judge(f"{cell.task}/{cell.student}", models, data, components.planner, components.teacher)
+    ledger = Ledger(seconds)
+    curve = Curve(judge, ledger, cell.budget)
+    chooser = BudgetChooser(cell, ledger, _arms(recipe, method, models.arms), components.engine.schedule)
+    started = time.process_time()
+    Trainer(recipe, components, probe, batches, chooser=chooser, sinks=[curve]).run()
+    record = curve.results() | {
         "teacher": judge.teacher().score,
         "cpu_seconds": round(time.process_time() - started, 1),
     }
-    del trainer, rig, probe, models
+    del components, probe, batches, models, data, judge, curve, chooser
     gc.collect()
-    return found
+    return record
 
 
-def _told(trainer: Budgeted, first: Judged) -> dict[str, Any]:
-    letters = {arm: arm[0] for arm in trainer.played}
-    rewards = trainer.bandit.rewards if trainer.bandit is not None else []
-    curve = [(0.0, first), *trainer.seen]
-    return {
-        "curve": [[round(spent, 2), _short(at.mean_loss), round(at.score, 4)] for spent, at in curve],
-        "results": [
-            {"cost": round(spent, 2), "loss": [_short(loss) for loss in at.loss], "right": at.right, "items": at.items}
-            for spent, at in trainer.seen
-            if at.items == LOOK
-        ],
-        "arms": "".join(letters[arm] for arm in trainer.played),
-        "rewards": [_short(reward, 3) for _, reward in rewards],
-    }
+def _probe(components: Components, recipe: Recipe, method: Method) -> Probe:
+    """Return the method's probe; under `end_to_end` it measures the whole loss, whatever a round trains."""
+    if method.end_to_end:
+        specs = components.models.adapter.modules
+        logits_module = components.models.adapter.logits[0] if components.models.adapter.logits else None
+        components = replace(components, planner=Planner(specs, logits_module, "active"))
+    return components.probe(recipe.probe)
+
+
+def _arms(recipe: Recipe, method: Method, arms: Mapping[str, list[str]]) -> Chooser | None:
+    """Return the chooser of the rounds before the tail; None for joint rounds throughout."""
+    if method.shares:
+        return Shares(dict(zip(arms, method.shares, strict=True)))
+    if not method.policy:
+        return None
+    spec = recipe.spec(dict(arms))
+    if method.absolute:
+        spec.reward = pb.REWARD_KIND_ABSOLUTE
+    return LocalRun(spec)
 
 
 def _short(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
-
-
-def _batches(rig: Rig, recipe: Recipe) -> Any:
-    return training_batches(rig.data, batch_size=recipe.data.batch_size, rank=0, world=1, start=0, workers=0)

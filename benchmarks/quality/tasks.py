@@ -1,8 +1,8 @@
-"""The study's tasks on collages of real digits, and what is held out for which purpose.
+"""The study's tasks on collages of real digits, and which digits are held out for what.
 
-Of the 397 source digits that no teacher was trained on, the bandit's probe sees 97; the other 300, in blocks that share
-no digit, only judge. So no choice was made by looking at what is reported, and blocks can be drawn again (bootstrap) as
-source images can: an item's four digits are of one block.
+No teacher was trained on 397 of the source digits. The bandit's probe uses 97 of them; the other 300, in blocks without
+common digits, are used for judging only. So no choice depends on what is reported, and blocks can be resampled
+(bootstrap) as source images can: the four digits of an item belong to one block.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ TASKS: dict[str, tuple[str, ...]] = {
     "two_pictures": ("two_pictures",),
     "captions": ("caption",),
 }
-"""Kinds of text by task: as VQA, SNLI-VE, NLVR2 and COCO Captions are the paper's."""
+"""Kinds of text by task, after the paper's VQA, SNLI-VE, NLVR2 and COCO Captions."""
 PROBED = 97
+"""Source digits of the probe."""
 BLOCKS = 15
+"""Blocks of the source digits for judging."""
 
 
 class TaskData(DigitsData):
-    """One task.
+    """The data of one task.
+
+    Args:
+        task: A key of `TASKS`.
+        seed: Seed of the training items.
+        source_digits: Number of source digits in the training items.
 
     Attributes:
-        metric: The name of the task's metric among `metrics`.
-        blocks: Items to judge by, a set for each block of source digits.
+        metric: The key of the task's metric in `metrics`.
+        blocks: The items for judging, one set for each block of source digits.
     """
 
     def __init__(self, task: str, seed: int, source_digits: int) -> None:
@@ -42,19 +49,19 @@ class TaskData(DigitsData):
         if task == "captions":
             self.metric = "accuracy/caption"
         mix = [float(kind in TASKS[task]) for kind in KINDS]
-        every, unseen = sources(train=True), sources(train=False)
-        # Little data is another little for every seed.
+        train, held_out = sources(train=True), sources(train=False)
+        # A small transfer set is another one for every seed.
         order = np.argsort(draws(seed, np.arange(TRAIN_DIGITS), 1)[:, 0], kind="stable")
-        self.train = Collages(every[order[:source_digits]], seed, 2**40, mix, shift=1)
-        self.held_out = Collages(unseen[:PROBED], HELD_OUT_SEED, 2048, mix, shift=0)
+        self.train = Collages(train[order[:source_digits]], seed, 2**40, mix, shift=1)
+        self.held_out = Collages(held_out[:PROBED], HELD_OUT_SEED, 2048, mix, shift=0)
         self.blocks = [
             Collages(scans, HELD_OUT_SEED + 1 + number, 2048, mix, shift=0)
-            for number, scans in enumerate(np.split(unseen[PROBED:], BLOCKS))
+            for number, scans in enumerate(np.split(held_out[PROBED:], BLOCKS))
         ]
 
 
 def build(options: Mapping[str, Any]) -> TaskData:
-    """A recipe's data: ``name: benchmarks.quality.tasks:build``. Raises ValueError on an unknown task."""
+    """Build the data of a recipe with ``name: benchmarks.quality.tasks:build``; raise ValueError on an unknown task."""
     if options["task"] not in TASKS:
         raise ValueError(f"there is no task {options['task']!r}; the tasks are {', '.join(TASKS)}")
     return TaskData(options["task"], options["seed"], options["source_digits"])

@@ -1,6 +1,6 @@
 """Rewards of the study as traces that the bandit's benchmark replays: ``python -m benchmarks.quality.trace FILE``.
 
-Of each recipe in the study's records that was played in turn and without a tail, the longest run.
+A trace is the longest run of a recipe in the study's records that was played round robin and without a tail.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ ARMS = {"i": "image", "t": "text", "m": "multimodal"}
 
 
 def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By a name for the file, what `benchmarks.regret.record_trace` would have made of the run."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the traces by file name, in the format of `benchmarks.regret.record_trace`."""
+    contents: dict[str, dict[str, Any]] = {}
     for name, run in sorted(runs.items(), key=lambda item: len(item[1]["rewards"])):
-        cell = Cell.of(name)
+        cell = Cell.from_name(name)
         if cell.method == METHOD:
-            paid: dict[str, list[float]] = {arm: [] for arm in ARMS.values()}
+            rewards: dict[str, list[float]] = {arm: [] for arm in ARMS.values()}
             for letter, reward in zip(run["arms"], run["rewards"], strict=False):
-                paid[ARMS[letter]].append(reward)
-            found[f"study-{cell.problem.replace('/', '-').replace('_', '-')}"] = {
+                rewards[ARMS[letter]].append(reward)
+            contents[f"study-{cell.problem.replace('/', '-').replace('_', '-')}"] = {
                 "about": f"The study's {cell.problem}, {cell.budget:g} s, in turn and without a tail",
                 "recipe": "digits",
                 "train": "forced",
@@ -38,24 +38,24 @@ def traces(runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 "steps_per_round": STEPS_PER_ROUND,
                 "seed": cell.seed,
                 "device": "cpu",
-                "rewards": paid,
+                "rewards": rewards,
             }
-    return found
+    return contents
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.trace", description=__doc__.splitlines()[0])
-    parser.add_argument("records", type=Path, metavar="FILE", help="what benchmarks.quality was given as --json")
+    parser.add_argument("records", type=Path, metavar="FILE", help="the --json file of benchmarks.quality")
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="(default: %(default)s)")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        made = traces(Records(asked.records).all("runs"))
+        contents = traces(Records(options.records).all("runs"))
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for name, content in made.items():
-        (asked.output / f"{name}.json").write_text(to_json(content), encoding="utf-8")
-        print(f"{name}: {', '.join(f'{arm} {len(paid)}' for arm, paid in content['rewards'].items())} rewards")
+    for name, content in contents.items():
+        (options.output / f"{name}.json").write_text(to_json(content), encoding="utf-8")
+        print(f"{name}: {', '.join(f'{arm} {len(rewards)}' for arm, rewards in content['rewards'].items())} rewards")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a step of the worker costs beside a loop written by hand: ``python -m benchmarks.step_time --json FILE``.
+"""The cost of the worker's step beside loops written by hand: ``python -m benchmarks.step_time --json FILE``.
 
-In one run, on the same models and batches, in turns: (a) a bare loop around DeepSpeed's engine doing layerwise
+In one run, on the same models and batches, these take turns: (a) a bare loop around DeepSpeed's engine for layerwise
 distillation of all modules, (a′) the same in plain PyTorch, (b) our worker, joint and arm by arm, (b′) a bare loop for
-each arm that computes only what the arm needs, (c) torchdistill, joint. At the built-in recipe's small CoCa and at one
-of 50 M parameters, with 1 and 2 ranks; where there is a GPU, at the paper's CoCa-Large in bf16 and at the small one.
-Then a real run against a bandit server: what bandit and probe take of it, and how long it takes to begin. The exit
+each arm that computes only what the arm needs, (c) torchdistill, joint. The models are the built-in recipe's small CoCa
+and one of 50 M parameters, with 1 and 2 ranks; where there is a GPU, the paper's CoCa-Large in bf16 and the small one.
+Then a run with a bandit server measures the shares of bandit and probe, and the time until the first step. The exit
 status is 1 if a bar is missed.
 """
 
@@ -30,22 +30,22 @@ from benchmarks.step_time.run import job, job_and_run
 from benchmarks.step_time.thresholds import bars, report
 
 PACKAGES = ("optima-distill", "torch", "deepspeed", "open_clip_torch", "torchdistill")
-# Size, ranks, seconds of taking turns.
+# Size, ranks, seconds of the turns.
 QUICK = (("small", 1, 3.0),)
 FULL = (("small", 1, 40.0), ("small", 2, 40.0), ("50m", 1, 120.0), ("50m", 2, 120.0))
 ALONE = (("50m", 1),)
 GPU = (("l14", 1, 45.0), ("small", 1, 15.0))
 QUICK_BATCH = 32
-"""Half the built-in recipe's: more turns in the same time."""
+"""Half the built-in recipe's, for more turns in the same time."""
 QUICK_ROUNDS, FULL_ROUNDS, GPU_ROUNDS = 4, 40, 6
 RUN_FLAGS = ("--set", "data.batch_size=64", "--set", "probe.questions=256")
-"""The run's batches are the built-in recipe's; its questions are fewer, since how many are asked of teacher and student
-before the first step is its user's choice."""
+"""The run has the built-in recipe's batch size, but fewer questions: how many teacher and student answer before the
+first step is up to the user."""
 
 
 def measure(quick: bool, directory: Path) -> dict[str, Any]:
-    """All there is to measure."""
-    # The first launch is a run as well.
+    """Measure everything and return the results as JSON values."""
+    # The first launch also does the run with a bandit server.
     gpu = torch.cuda.is_available() and not quick
     (size, _, seconds), *others = QUICK if quick else GPU if gpu else FULL
     data = {"data": {"name": "digits", "batch_size": QUICK_BATCH}} if quick else {}
@@ -57,31 +57,31 @@ def measure(quick: bool, directory: Path) -> dict[str, Any]:
         jobs.append({"size": size, **job(write(size, directory), ranks, "--seconds", str(seconds))})
     alone = []
     for size, ranks in () if quick or gpu else ALONE:
-        each = {who: job(write(size, directory), ranks, "--only", who) for who in ("worker", "bare")}
-        resident = {who: told["resident_bytes"] for who, told in each.items()}
+        each = {variant: job(write(size, directory), ranks, "--only", variant) for variant in ("worker", "bare")}
+        resident = {variant: results["resident_bytes"] for variant, results in each.items()}
         alone.append({"size": size, "ranks": ranks, "resident_bytes": resident})
     return {"jobs": jobs, "alone": alone, "run": run}
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step_time", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--quick", action="store_true", help="the small model on 1 rank only, in less than a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers are written")
+    parser.add_argument("--quick", action="store_true", help="only the small model on 1 rank, in less than a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where results are written")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    asked = parsed(arguments)
+    """Run the command line."""
+    options = parse(arguments)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="optima-steps-") as directory:
-        told = measure(asked.quick, Path(directory))
-    print(report(told))
-    held = bars(told)
-    if asked.json:
+        results = measure(options.quick, Path(directory))
+    print(report(results))
+    checked = bars(results)
+    if options.json:
         about = {
             "command": shlex.join(["python", "-m", "benchmarks.step_time", *(arguments or sys.argv[1:])]),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -89,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "cpus": os.cpu_count(),
             "load": os.getloadavg(),
             "seconds": round(time.monotonic() - began, 1),
-            "bars": [{"what": bar.what, "figure": bar.figure, "limit": bar.limit, "met": bar.met} for bar in held],
+            "bars": [{"what": bar.what, "figure": bar.figure, "limit": bar.limit, "met": bar.met} for bar in checked],
         }
-        asked.json.write_text(json.dumps(about | told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    missed = [bar.what for bar in held if not bar.met]
+        options.json.write_text(json.dumps(about | results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    missed = [bar.what for bar in checked if not bar.met]
     if missed:
         sys.exit(f"missed: {'; '.join(missed)}")
 

@@ -1,4 +1,4 @@
-"""Pictures and texts of chance in CoCa-Large's sizes: `benchmarks.step_time` times the work, whatever is learned."""
+"""Random pictures and texts of CoCa-Large's sizes: `benchmarks.step_time` measures time, whatever is learned."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from torch import Tensor
 from worker.data.base import Batch
 
 PICTURES = 64
-"""Different ones; drawing a new one for every row would take longer than the step."""
+"""Number of different pictures: drawing a new one for every row would take longer than the step."""
 
 
-class Chance(torch.utils.data.Dataset[Batch]):
-    """A picture and a caption for each index."""
+class Random(torch.utils.data.Dataset[Batch]):
+    """Random pictures, each with a random caption.
+
+    Args:
+        length: Number of rows.
+        vocabulary: Number of different tokens.
+        words: Tokens of a caption.
+    """
 
     def __init__(self, length: int, vocabulary: int, words: int) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -41,8 +47,8 @@ class Chance(torch.utils.data.Dataset[Batch]):
         return [self[index] for index in indices]
 
 
-class ChanceData:
-    """The data module; its metric is next to nothing, as the weights are of chance, too."""
+class RandomData:
+    """The data module; its metric means nothing, since the weights are random, too."""
 
     pad_id = 0
     vocab_size = 49408
@@ -50,19 +56,19 @@ class ChanceData:
     kinds = ("caption",)
 
     def __init__(self) -> None:
-        self.train = Chance(2**40, self.vocab_size, self.context_length)
-        self.held_out = self.questions = Chance(2048, self.vocab_size, self.context_length)
+        self.train = Random(2**40, self.vocab_size, self.context_length)
+        self.held_out = self.questions = Random(2048, self.vocab_size, self.context_length)
 
     def collate(self, items: Sequence[Batch]) -> Batch:
-        """Stacked."""
+        """Stack the items."""
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Words that come out right."""
+        """Return the number of right tokens, and of all tokens."""
         right = logits.argmax(dim=-1) == batch["text"][:, 1:]
         return {"accuracy": (float(right.sum()), float(right.numel()))}
 
 
-def build(options: Mapping[str, Any]) -> ChanceData:
-    """A recipe's data: ``name: benchmarks.step_time.data:build``."""
-    return ChanceData()
+def build(options: Mapping[str, Any]) -> RandomData:
+    """Build the data of a recipe with ``name: benchmarks.step_time.data:build``."""
+    return RandomData()

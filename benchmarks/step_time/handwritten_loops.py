@@ -1,8 +1,7 @@
-"""What one would write by hand: layerwise distillation of a CoCa, jointly and one module alone, nothing of our worker
-but its loss functions.
+"""Layerwise distillation of a CoCa as one would write it by hand, of all modules jointly and of one module alone.
 
-The loops (a) and (b′) drive DeepSpeed's engine, (a′) drives PyTorch. A module alone has an engine, and an optimizer, of
-its own, and computes nothing that it does not need.
+Only the loss functions are our worker's. Loops (a) and (b′) use DeepSpeed's engine, (a′) plain PyTorch. The loop of a
+single module has its own engine and optimizer and computes only what the module needs.
 """
 
 from __future__ import annotations
@@ -23,42 +22,53 @@ from worker.distill.losses import logit_kl, normalised_mse
 Batch = dict[str, Tensor]
 Pairs = dict[str, list[tuple[str, str]]]
 MODULES = {"image": "visual", "text": "text", "multimodal": "text_decoder"}
-# The built-in recipe's.
+# Loss weights and temperature of the built-in recipe.
 CAPTION, CONTRASTIVE, LOGITS, LAYERS, TEMPERATURE = 1.0, 0.1, 1.0, 100.0, 2.0
 CLIP = 1.0
 
 
 class CoCa:
-    """A model of open_clip and what some of its layers have put out."""
+    """A model of open_clip that records the outputs of some of its layers.
+
+    Attributes:
+        hidden: The outputs by the layer's name.
+    """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
         self.model: Any = model
         self.hidden: dict[str, Tensor] = {}
         for name in layers:
-            model.get_submodule(name).register_forward_hook(self._keep(name))
+            model.get_submodule(name).register_forward_hook(self._recorder(name))
 
-    def _keep(self, name: str) -> Callable[[Any, Any, Tensor], None]:
-        def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+    def _recorder(self, name: str) -> Callable[[Any, Any, Tensor], None]:
+        def record(_module: Any, _inputs: Any, output: Tensor) -> None:
             self.hidden[name] = output
 
-        return keep
+        return record
 
     def image(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latent and tokens."""
+        """Return latent and tokens."""
         return self.model.visual(batch["image"])  # type: ignore[no-any-return]
 
     def text(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latent and tokens, the last of which predicts nothing."""
+        """Return latent and tokens, without the last one, which predicts nothing."""
         latent, tokens = self.model.text(batch["text"])
         return latent, tokens[:, : batch["text"].shape[1] - 1]
 
     def logits(self, image_tokens: Tensor, text_tokens: Tensor) -> Tensor:
-        """Of the words after the first."""
+        """Return the logits of the tokens after the first."""
         return self.model.text_decoder(image_tokens, text_tokens)  # type: ignore[no-any-return]
 
 
 class Distillation(nn.Module):
-    """Losses of a student, with its teacher looked up in a closure: a teacher is no child of what is trained."""
+    """The loss of a student. The teacher is not a child module, so that it is never trained.
+
+    Args:
+        student: The student.
+        teacher: The teacher.
+        pairs: Compared layers by module: (student's, teacher's).
+        module: The module that is trained; None for all of them jointly.
+    """
 
     def __init__(self, student: CoCa, teacher: CoCa, pairs: Pairs, module: str | None) -> None:
         super().__init__()
@@ -69,7 +79,7 @@ class Distillation(nn.Module):
         self._loss = {None: self._joint, "image": self._image, "text": self._text, "multimodal": self._decoder}[module]
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss."""
+        """Return the loss of a batch, a scalar."""
         loss = self._loss(batch)
         for model in self._models:
             model.hidden.clear()
@@ -115,7 +125,7 @@ class Distillation(nn.Module):
         return LAYERS * self._match("multimodal", batch) + self._answers(logits, their_logits, batch)
 
     def _match(self, module: str, batch: Batch, *others: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean distance over a module's layers and what it puts out."""
+        """Return the mean distance over a module's layers and other outputs."""
         student, teacher = self._models
         words = batch["text"] != 0
         masks = {"image": None, "text": F.pad(words, (0, 1), value=True), "multimodal": words[:, 1:]}
@@ -126,14 +136,14 @@ class Distillation(nn.Module):
         return torch.stack(distances).mean()
 
     def _answers(self, logits: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
-        """What is said, against the teacher and against the text."""
+        """Return the loss of the logits against the teacher and against the text."""
         words = batch["text"][:, 1:]
         caption = F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=0)
         return LOGITS * logit_kl(logits, theirs, words != 0, TEMPERATURE) + CAPTION * caption
 
 
 def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor) -> Tensor:
-    """Images against texts, of the rows whose text tells their image from the others."""
+    """Return the contrastive loss over the rows whose text describes their image alone."""
     similarity = logit_scale.detach().exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     target = torch.arange(len(paired), device=paired.device)
     impossible = ~paired[None, :] & (target[None, :] != target[:, None])
@@ -145,14 +155,19 @@ def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop: `step` takes one optimizer step on the next batch and returns its loss, a scalar."""
+    """A training loop.
+
+    Attributes:
+        step: Takes one optimizer step on the next batch and returns its loss, a scalar.
+        optimizer: The optimizer.
+    """
 
     step: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer
 
 
 def adamw(trained: nn.Module, lr: float) -> torch.optim.AdamW:
-    """As the worker's: matrices with weight decay, vectors without."""
+    """Return an optimizer like the worker's: matrices with weight decay, vectors without."""
     parameters = [p for p in trained.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
@@ -161,8 +176,8 @@ def adamw(trained: nn.Module, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
 
 
-def there(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    """The batch on a device, floating tensors in this type."""
+def to_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    """Return the batch on a device, floating tensors in this dtype."""
     moved = {name: tensor.to(device) for name, tensor in batch.items()}
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in moved.items()}
 
@@ -175,7 +190,7 @@ def with_deepspeed(
     config: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> Loop:
-    """Around DeepSpeed's engine, which is told in `config` to compute in `dtype`."""
+    """Return a loop around DeepSpeed's engine, whose `config` makes it compute in `dtype`."""
     optimizer = adamw(loop.trained, lr)
     engine, _, _, _ = deepspeed.initialize(
         model=loop,
@@ -192,7 +207,7 @@ def with_deepspeed(
     engine.train()
 
     def step() -> Tensor:
-        loss: Tensor = engine(there(next(batches), engine.device, dtype))
+        loss: Tensor = engine(to_device(next(batches), engine.device, dtype))
         engine.backward(loss)
         engine.step()
         return loss.detach()
@@ -203,7 +218,7 @@ def with_deepspeed(
 def with_pytorch(
     loop: Distillation, batches: Iterator[Batch], lr: float, device: torch.device, dtype: torch.dtype
 ) -> Loop:
-    """In plain PyTorch; in half precision by autocast."""
+    """Return a loop in plain PyTorch; half precision is autocast."""
     optimizer = adamw(loop.trained, lr)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wrapped: nn.Module = loop.to(device).train()
@@ -212,7 +227,7 @@ def with_pytorch(
 
     def step() -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss: Tensor = wrapped(there(next(batches), device, dtype))
+            loss: Tensor = wrapped(to_device(next(batches), device, dtype))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()

@@ -1,5 +1,7 @@
-"""The models that `benchmarks.step_time` times, as recipes: the built-in one's, a student of 50 M parameters, and for a
-GPU the paper's."""
+"""The models of `benchmarks.step_time`, as recipes.
+
+They are the built-in recipe's, a student of 50 M parameters, and for a GPU the paper's.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,22 @@ import yaml
 
 from worker.recipe.recipe import BUILT_IN
 
-# Twelve times its width squared has a block of the towers, twice that one of the multimodal decoder.
+# A block of a tower has twelve times the width squared parameters, one of the multimodal decoder twice as many.
 WIDTH, HEADS = 512, 8
 TEACHER = {"image": 8, "text": 6, "multimodal": 6}
 STUDENT = {"image": 4, "text": 4, "multimodal": 4}
-"""Layers: 82 M parameters and 50 M."""
+"""Layers of the two models, which have 82 M and 50 M parameters."""
 PAPER = BUILT_IN.parent / "coca_l14_to_tiny12.yaml"
 SIZES = ("small", "50m", "l14")
 
 
 def write(size: str, directory: Path, **changes: Any) -> Path:
-    """Write the recipe of a size, with changes of its own; its path.
+    """Write the recipe of a size and return its path.
 
     Args:
-        size: Of `SIZES`. ``small`` is the built-in recipe; ``l14`` CoCa-Large and half of each of its modules, in bf16,
-            with weights and data of chance.
-        directory: Where it is written, with a model's configuration if it needs one.
+        size: One of `SIZES`. ``small`` is the built-in recipe; ``l14`` is CoCa-Large with a student that has half of
+            each of its modules, in bf16, with random weights and data.
+        directory: Where the recipe is written, and the teacher's configuration if it needs one.
         changes: Top-level fields of the recipe to replace.
     """
     content = yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))
@@ -41,7 +43,7 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
         content["student"] = {"keep": paper["student"]["keep"]}
         content["data"] = {"name": "benchmarks.step_time.data:build", "batch_size": 32}
         content["deepspeed"] = str(BUILT_IN.parent / paper["deepspeed"])
-        # As long as what is measured around it wants.
+        # Chosen by autotuning.
         del content["steps_per_round"]
     else:
         (directory / "coca.json").write_text(json.dumps(_config()), encoding="utf-8")
@@ -54,7 +56,7 @@ def write(size: str, directory: Path, **changes: Any) -> Path:
 
 
 def _config() -> dict[str, Any]:
-    """The larger teacher, which reads the same data as the built-in one."""
+    """Return the configuration of the teacher of 82 M parameters, which reads the built-in data."""
     tower = {"width": WIDTH, "heads": HEADS, "context_length": 15, "vocab_size": 29}
     return {
         "embed_dim": WIDTH,

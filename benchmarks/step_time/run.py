@@ -1,4 +1,4 @@
-"""Starts what is measured, as a user does: through DeepSpeed's launcher, and the worker against a bandit server."""
+"""Starts jobs as a user does: through DeepSpeed's launcher, and the worker with a bandit server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUND = re.compile(r"round (\d+)/")
 
 
 def _launch(script: str, *arguments: str, ranks: int) -> subprocess.Popen[str]:
-    """Start ``deepspeed SCRIPT ARGUMENTS``, one thread a rank."""
+    """Start ``deepspeed SCRIPT ARGUMENTS`` with one thread per rank."""
     binaries = Path(sys.executable).parent
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,54 +35,64 @@ def _launch(script: str, *arguments: str, ranks: int) -> subprocess.Popen[str]:
 
 
 def job(recipe: Path, ranks: int, *arguments: str) -> dict[str, Any]:
-    """What `benchmarks/step_time/job.py` tells."""
-    process, told = _job(recipe, ranks, *arguments)
-    _finished(process, list(process.stdout or ()))
-    return _read(told)
+    """Run `benchmarks/step_time/job.py` and return its results."""
+    process, results = _start(recipe, ranks, *arguments)
+    _wait(process, list(process.stdout or ()))
+    return _read(results)
 
 
 def job_and_run(
     recipe: Path, flags: Sequence[str], rounds: int, directory: Path, *arguments: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same, of one rank, after a run with these flags and so many rounds after the first; and where the run's time
-    went."""
+    """Run a worker with a bandit server, then `benchmarks/step_time/job.py`, in one launch of one rank.
+
+    Args:
+        recipe: The recipe of both.
+        flags: Further flags of the worker.
+        rounds: Rounds of the worker, beside the first, which is not counted.
+        directory: Where the worker and the server write.
+        arguments: Further arguments of the job.
+
+    Returns:
+        The job's results, and where the time of the worker's run went.
+    """
     output = directory / "run"
     settings = Settings(port=0, dashboard_port=None, data_dir=directory / "store")
     with Server(settings) as server:
         flags = ["--bandit-addr", server.address, "--recipe", str(recipe), "--output-dir", str(output), *flags]
         started = time.monotonic()
-        process, told = _job(recipe, 1, *arguments, "--play", *flags, "--rounds", str(rounds + 1))
-        printed, ends = [], []
+        process, results = _start(recipe, 1, *arguments, "--play", *flags, "--rounds", str(rounds + 1))
+        printed, round_ends = [], []
         for line in process.stdout or ():
             printed.append(line)
             if ROUND.match(line):
-                ends.append(time.monotonic())
-        _finished(process, printed)
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    spent = {name: [line[name] for line in lines] for name in ("seconds", "probe_seconds", "evaluate_seconds")}
-    return _read(told), {
+                round_ends.append(time.monotonic())
+        _wait(process, printed)
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds = {name: [record[name] for record in records] for name in ("seconds", "probe_seconds", "evaluate_seconds")}
+    return _read(results), {
         "rounds": rounds,
-        "steps_per_round": lines[0]["steps"],
+        "steps_per_round": records[0]["steps"],
         "load_seconds": _read(output / "summary.json")["load_seconds"],
-        "start_seconds": ends[0] - started - sum(values[0] for values in spent.values()),
-        "seconds": ends[-1] - ends[0],
-        "train_seconds": sum(spent["seconds"][1:]),
-        "probe_seconds": sum(spent["probe_seconds"][1:]),
-        "evaluate_seconds": sum(spent["evaluate_seconds"][1:]),
+        "start_seconds": round_ends[0] - started - sum(values[0] for values in seconds.values()),
+        "seconds": round_ends[-1] - round_ends[0],
+        "train_seconds": sum(seconds["seconds"][1:]),
+        "probe_seconds": sum(seconds["probe_seconds"][1:]),
+        "evaluate_seconds": sum(seconds["evaluate_seconds"][1:]),
     }
 
 
-def _job(recipe: Path, ranks: int, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    told = recipe.with_suffix(".json")
-    return _launch("benchmarks/step_time/job.py", str(recipe), "--json", str(told), *arguments, ranks=ranks), told
+def _start(recipe: Path, ranks: int, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
+    results = recipe.with_suffix(".json")
+    return _launch("benchmarks/step_time/job.py", str(recipe), "--json", str(results), *arguments, ranks=ranks), results
 
 
-def _finished(process: subprocess.Popen[str], printed: list[str]) -> None:
-    """Wait for its end. Raises SystemExit with the end of what it printed unless that is a good one."""
+def _wait(process: subprocess.Popen[str], printed: list[str]) -> None:
+    """Wait for the process to end; raise SystemExit with the end of its output if it failed."""
     if process.wait():
-        sys.exit("".join(printed[-40:]) + f"{process.args} ended with {process.returncode}")
+        sys.exit("".join(printed[-40:]) + f"{process.args!r} ended with {process.returncode}")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,4 +1,4 @@
-"""What is concluded from measured steps: ratios, the bars they are held to, and the tables that show both."""
+"""Conclusions from measured steps: ratios, the bars they are compared with, and the tables that show both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 JOINT = "joint"
 Key = tuple[str, str]
-"""Whose step, and of which arm."""
+"""Variant and arm."""
 LABELS = {
     ("bare", JOINT): "(a) by hand, DeepSpeed",
     ("pytorch", JOINT): "(a′) by hand, PyTorch",
@@ -17,17 +17,23 @@ LABELS = {
     ("torchdistill", JOINT): "(c) torchdistill",
 }
 BY_HAND, ARM_BY_HAND, PEER, PROPORTION, MEMORY = 1.05, 1.10, 1.0, 1.4, 1.05
-"""Highest allowed: joint and an arm as multiples of the loop by hand; joint of torchdistill's; an arm's share of
-joint's time as a multiple of its share of joint's operations, where the loop by hand comes to 1.25 for the small
-model's image tower, whose products are small; peak memory as a multiple of the loop by hand's."""
+"""The highest ratios allowed: joint and an arm to the loop by hand; joint to torchdistill; an arm's share of joint's
+time to its share of joint's operations (1.25 for the loop by hand with the small model's image tower, whose matrix
+products are small); peak memory to that of the loop by hand."""
 SHARE, START = 0.05, 15.0
-"""Highest allowed: bandit and probe as a share of a run; seconds from the launch to the first step, less those that the
-models took to load."""
+"""The highest allowed: share of bandit and probe in a run; seconds from the launch to the first step, without those of
+loading the models."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and the highest that it may be."""
+    """A figure and its limit.
+
+    Attributes:
+        what: What is measured.
+        figure: The measurement.
+        limit: The highest value allowed.
+    """
 
     what: str
     figure: float
@@ -35,7 +41,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether it is."""
+        """Whether the figure is within the limit."""
         return self.figure <= self.limit
 
     def __str__(self) -> str:
@@ -43,22 +49,22 @@ class Bar:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over turns: both took each turn within moments of each other."""
+    """Return the median ratio over turns: in each turn both variants ran within moments of each other."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def by_key(job: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
-    """A job's variants."""
+    """Return a job's variants by name and arm."""
     return {(variant["name"], variant["arm"]): variant for variant in job["variants"]}
 
 
 def title(job: Mapping[str, Any]) -> str:
-    """Size and ranks."""
+    """Return the job's size and ranks in words."""
     return f"{job['size']}, {job['ranks']} rank{'s' if job['ranks'] > 1 else ''}"
 
 
 def of_job(job: Mapping[str, Any]) -> Iterator[Bar]:
-    """What the steps of one job are held to."""
+    """Yield the bars of a job's steps."""
     variants, where = by_key(job), title(job)
     joint, by_hand, peer = (variants[name, JOINT] for name in ("worker", "bare", "torchdistill"))
     yield Bar(f"{where}: joint × the loop by hand", ratio(joint["seconds"], by_hand["seconds"]), BY_HAND)
@@ -73,28 +79,31 @@ def of_job(job: Mapping[str, Any]) -> Iterator[Bar]:
 
 
 def of_alone(alone: Mapping[str, Any]) -> Iterator[Bar]:
-    """What processes of their own are held to."""
+    """Yield the bars of processes that run one variant only."""
     figure = alone["resident_bytes"]["worker"] / alone["resident_bytes"]["bare"]
     yield Bar(f"{title(alone)}: the process's peak memory × the loop by hand's", figure, MEMORY)
 
 
 def of_run(run: Mapping[str, Any]) -> Iterator[Bar]:
-    """What a real run is held to."""
+    """Yield the bars of the run with a bandit server."""
     yield Bar("a run: share of bandit and probe", shares(run)["bandit and probe"], SHARE)
     start = run["start_seconds"] - run["load_seconds"]
     yield Bar("a run: seconds from launch to first step, less the loading of models", start, START)
 
 
-def bars(told: Mapping[str, Any]) -> list[Bar]:
-    """All of them."""
-    found = [bar for job in told["jobs"] for bar in of_job(job)]
-    found += [bar for alone in told["alone"] for bar in of_alone(alone)]
-    return [*found, *of_run(told["run"])]
+def bars(results: Mapping[str, Any]) -> list[Bar]:
+    """Return all bars."""
+    job_bars = [bar for job in results["jobs"] for bar in of_job(job)]
+    alone_bars = [bar for alone in results["alone"] for bar in of_alone(alone)]
+    return [*job_bars, *alone_bars, *of_run(results["run"])]
 
 
 def shares(run: Mapping[str, Any]) -> dict[str, float]:
-    """Of the time of a run's rounds. What is neither training nor measuring is the bandit's: asking, reporting, the
-    copy that a diverged round is taken back with, the record of the round."""
+    """Return the shares of a run's time.
+
+    All that is neither training nor measuring counts as the bandit's: selecting, reporting, the copy for a rollback,
+    and the record of the round.
+    """
     whole, probe, evaluate = run["seconds"], run["probe_seconds"], run["evaluate_seconds"]
     rest = whole - run["train_seconds"] - probe - evaluate
     return {
@@ -107,7 +116,7 @@ def shares(run: Mapping[str, Any]) -> dict[str, float]:
 
 
 def table(job: Mapping[str, Any]) -> str:
-    """One job, for people."""
+    """Return a job's results as a table."""
     variants = by_key(job)
     joint = variants["worker", JOINT]
     lines = [
@@ -120,29 +129,29 @@ def table(job: Mapping[str, Any]) -> str:
         label = LABELS.get(
             (name, arm), f"{'(b)' if name == 'worker' else '(b′)'} {arm}{'' if name == 'worker' else ' by hand'}"
         )
-        mine = variant["seconds"]
+        seconds = variant["seconds"]
         lines.append(
-            f"  {label:30}{1000 * median(mine):9.1f}{ratio(mine, variants['bare', arm]['seconds']):11.3f}"
-            f"{ratio(mine, joint['seconds']):8.3f}{variant['flops'] / 1e9:9.2f}"
+            f"  {label:30}{1000 * median(seconds):9.1f}{ratio(seconds, variants['bare', arm]['seconds']):11.3f}"
+            f"{ratio(seconds, joint['seconds']):8.3f}{variant['flops'] / 1e9:9.2f}"
             f"{variant['flops'] / joint['flops']:8.3f}{variant['peak_bytes'] / 1e6:9.1f}"
         )
-    lines.append(f"  to take a diverged joint round back: {job['copied_bytes'] / 1e6:.1f} MB")
+    lines.append(f"  copy for the rollback of a joint round: {job['copied_bytes'] / 1e6:.1f} MB")
     return "\n".join(lines)
 
 
-def report(told: Mapping[str, Any]) -> str:
-    """Everything, for people."""
-    run = told["run"]
-    parts = [table(job) for job in told["jobs"]]
+def report(results: Mapping[str, Any]) -> str:
+    """Return all results as text."""
+    run = results["run"]
+    parts = [table(job) for job in results["jobs"]]
     parts += [
         f"{title(alone)}, each in a process of its own: the worker {alone['resident_bytes']['worker'] / 1e6:.0f} MB, "
         f"by hand {alone['resident_bytes']['bare'] / 1e6:.0f} MB at the most"
-        for alone in told["alone"]
+        for alone in results["alone"]
     ]
     parts.append(
         f"a run of {run['rounds']} rounds of {run['steps_per_round']} steps against a bandit server, "
         f"{run['start_seconds']:.1f} s after its launch ({run['load_seconds']:.1f} s of them loading models): "
         + ", ".join(f"{name} {share:.1%}" for name, share in shares(run).items())
     )
-    parts.append("\n".join(map(str, bars(told))))
+    parts.append("\n".join(map(str, bars(results))))
     return "\n\n".join(parts)

@@ -1,9 +1,9 @@
-"""The joint layerwise job in torchdistill's own terms: a DistillationBox made from a configuration, with forward hooks
-on the layers of both models, one registered loss a term, and the loop of its examples.
+"""The joint layerwise job in torchdistill.
 
-Its losses are ours: every one of torchdistill's for hidden states is another formula. The registered classes only look
-up what the hooks have kept. On CUDA it wraps the student for several ranks by itself, on the CPU it does not: there it
-is done here.
+It is a DistillationBox built from a configuration, with forward hooks on the layers of both models, one registered loss
+per term, and the loop of torchdistill's examples. The losses are ours, since those of torchdistill for hidden states
+have other formulas; the registered classes only look up what the hooks have recorded. On CUDA torchdistill wraps the
+student for several ranks itself; on the CPU that is done here.
 """
 
 from __future__ import annotations
@@ -21,80 +21,86 @@ from torchdistill.core.distillation import get_distillation_box
 from torchdistill.core.interfaces.registry import register_forward_proc_func
 from torchdistill.losses.registry import register_mid_level_loss
 
-from benchmarks.step_time import handwritten_loops as step_loops
-from benchmarks.step_time.handwritten_loops import Batch, Loop, Pairs, contrastive, there
+from benchmarks.step_time import handwritten_loops
+from benchmarks.step_time.handwritten_loops import Batch, Loop, Pairs, contrastive, to_device
 from worker.distill.losses import logit_kl, normalised_mse
 
 IO = dict[str, dict[str, Any]]
 
 
-@register_forward_proc_func
+@register_forward_proc_func  # type: ignore[untyped-decorator]
 def forward_coca(model: Any, sample_batch: Batch, targets: Any = None, supp_dict: Any = None, **_: Any) -> Any:
-    """open_clip's own forward pass of a CoCa."""
+    """Run open_clip's own forward pass of a CoCa."""
     return model(sample_batch["image"], sample_batch["text"])
 
 
 @register_mid_level_loss
 class LayersLoss(nn.Module):
-    """Mean distance between layers, and between other tensors: (module, index in what it puts out)."""
+    """Mean distance between layers, and between other outputs.
+
+    Args:
+        pairs: Names of compared layers: (student's, teacher's).
+        outputs: Other compared outputs: (module, index among its outputs).
+        mask: The mask of the layers: ``none``, ``text`` or ``multimodal``.
+    """
 
     def __init__(self, pairs: list[tuple[str, str]], outputs: list[tuple[str, int]], mask: str, **_: Any) -> None:
         super().__init__()
         self._pairs, self._outputs, self._mask = pairs, outputs, mask
 
     def forward(self, student: IO, teacher: IO, targets: Batch) -> Tensor:
-        """As torchdistill calls it."""
+        """Return the loss; torchdistill calls this."""
         words = targets["text"] != 0
         mask = {"none": None, "text": F.pad(words, (0, 1), value=True), "multimodal": words[:, 1:]}[self._mask]
-        found = [normalised_mse(student[a]["output"], teacher[b]["output"], mask) for a, b in self._pairs]
+        distances = [normalised_mse(student[a]["output"], teacher[b]["output"], mask) for a, b in self._pairs]
         for path, index in self._outputs:
-            found.append(normalised_mse(student[path]["output"][index], teacher[path]["output"][index], None))
-        return torch.stack(found).mean()
+            distances.append(normalised_mse(student[path]["output"][index], teacher[path]["output"][index], None))
+        return torch.stack(distances).mean()
 
 
 @register_mid_level_loss
 class LogitsLoss(nn.Module):
-    """What is said, against the teacher."""
+    """KL divergence of the logits from the teacher's."""
 
     def __init__(self, temperature: float, **_: Any) -> None:
         super().__init__()
         self._temperature = temperature
 
     def forward(self, student: IO, teacher: IO, targets: Batch) -> Tensor:
-        """As torchdistill calls it."""
+        """Return the loss; torchdistill calls this."""
         ours, theirs = student["text_decoder"]["output"], teacher["text_decoder"]["output"]
         return logit_kl(ours, theirs, targets["text"][:, 1:] != 0, self._temperature)
 
 
 @register_mid_level_loss
 class CaptionLoss(nn.Module):
-    """What is said, against the text."""
+    """Cross-entropy of the caption."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
 
     def forward(self, student: IO, teacher: IO, targets: Batch) -> Tensor:
-        """As torchdistill calls it."""
+        """Return the loss; torchdistill calls this."""
         logits = student["text_decoder"]["output"]
         return F.cross_entropy(logits.flatten(0, 1), targets["text"][:, 1:].flatten(), ignore_index=0)
 
 
 @register_mid_level_loss
 class ContrastiveLoss(nn.Module):
-    """Images against texts."""
+    """Contrastive loss of images and texts."""
 
     def __init__(self, scale: Tensor, **_: Any) -> None:
         super().__init__()
         self._scale = scale
 
     def forward(self, student: IO, teacher: IO, targets: Batch) -> Tensor:
-        """As torchdistill calls it."""
+        """Return the loss; torchdistill calls this."""
         image, text = student["visual"]["output"][0], student["text"]["output"][0]
         return contrastive(image, text, self._scale, targets["paired"])
 
 
 def configuration(pairs: Pairs, scale: Tensor, lr: float) -> dict[str, Any]:
-    """What its users write as YAML."""
+    """Return the configuration that a user of torchdistill writes as YAML."""
     towers = ["visual", "text", "text_decoder"]
     ours, theirs = ([pair[side] for members in pairs.values() for pair in members] for side in (0, 1))
 
@@ -102,7 +108,7 @@ def configuration(pairs: Pairs, scale: Tensor, lr: float) -> dict[str, Any]:
         return {"criterion": {"key": key, "kwargs": kwargs}, "weight": weight}
 
     def layers(module: str, outputs: list[tuple[str, int]], mask: str) -> dict[str, Any]:
-        return term("LayersLoss", step_loops.LAYERS, pairs=pairs[module], outputs=outputs, mask=mask)
+        return term("LayersLoss", handwritten_loops.LAYERS, pairs=pairs[module], outputs=outputs, mask=mask)
 
     return {
         "num_epochs": 1,
@@ -113,7 +119,7 @@ def configuration(pairs: Pairs, scale: Tensor, lr: float) -> dict[str, Any]:
         "optimizer": {
             "key": "AdamW",
             "kwargs": {"lr": lr, "betas": (0.9, 0.98), "weight_decay": 0.01},
-            "max_grad_norm": step_loops.CLIP,
+            "max_grad_norm": handwritten_loops.CLIP,
         },
         "criterion": {
             "key": "WeightedSumLoss",
@@ -122,9 +128,9 @@ def configuration(pairs: Pairs, scale: Tensor, lr: float) -> dict[str, Any]:
                     "image": layers("image", [("visual", 1), ("visual", 0)], "none"),
                     "text": layers("text", [("text", 0)], "text"),
                     "multimodal": layers("multimodal", [], "multimodal"),
-                    "logits": term("LogitsLoss", step_loops.LOGITS, temperature=step_loops.TEMPERATURE),
-                    "caption": term("CaptionLoss", step_loops.CAPTION),
-                    "contrastive": term("ContrastiveLoss", step_loops.CONTRASTIVE, scale=scale),
+                    "logits": term("LogitsLoss", handwritten_loops.LOGITS, temperature=handwritten_loops.TEMPERATURE),
+                    "caption": term("CaptionLoss", handwritten_loops.CAPTION),
+                    "contrastive": term("ContrastiveLoss", handwritten_loops.CONTRASTIVE, scale=scale),
                 }
             },
         },
@@ -140,7 +146,7 @@ def with_torchdistill(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Loop:
-    """Its loop; in half precision by autocast."""
+    """Return torchdistill's loop; half precision is autocast."""
     logging.getLogger("torchdistill").setLevel(logging.ERROR)
     teacher.to(device).eval()
     box = get_distillation_box(
@@ -148,11 +154,11 @@ def with_torchdistill(
     )
     box.pre_epoch_process(epoch=0)
     if dist.get_world_size() > 1:
-        # Of what open_clip's forward puts out, not everything is in the loss.
+        # Not all outputs of open_clip's forward are in the loss.
         box.student_model = DistributedDataParallel(box.student_model, find_unused_parameters=False)
 
     def step() -> Tensor:
-        batch = there(next(batches), device, dtype)
+        batch = to_device(next(batches), device, dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss: Tensor = box.forward_process(batch, batch, None)
         box.post_forward_process(loss=loss)

@@ -1,8 +1,8 @@
-"""What a step of each variant takes: seconds, in turns; operations; memory.
+"""The cost of a step of each variant: seconds, measured in turns; floating-point operations; memory.
 
-The variants must have the same loss before anything is timed. Then they take turns, a few steps each, forwards and
-backwards in order, so that what else the machine does meanwhile falls on all alike. One rank on a CPU waits for nobody:
-there processor time is taken, which what else the machine does hardly changes.
+All variants must have the same loss before anything is timed. Then they take turns of a few steps each, forwards and
+backwards in order, so that other load on the machine affects all alike. With one rank on a CPU, which waits for no
+other, processor time is measured, which other load hardly changes.
 """
 
 from __future__ import annotations
@@ -17,65 +17,70 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step_time.variants import Makers, Variant, Worker
+from benchmarks.step_time.variants import Variant, VariantFactory, Worker
 from worker.distill.arms import JOINT
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 
 WARM_UP = 1
-"""Steps before any is timed, after the first that tells its loss."""
+"""Untimed steps of each variant, after the one that computes its first loss."""
 TURNS, FEWEST, LONGEST_TURN = 20, 9, 5
-"""Turns of each variant, if there is time for as many, and the fewest; the most steps in a turn."""
-SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Between the losses of two variants of one job, relative, by what they compute in."""
+"""Turns of each variant if time allows, the fewest turns, and the most steps in a turn."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest relative difference between the first losses of two variants, by dtype."""
 
 
-def looked_at(variant: Variant, device: torch.device) -> tuple[int, int]:
-    """Of one step: floating-point operations (matrix products, convolutions, attention where torch counts it), and
-    bytes of tensors at its fullest moment: what is there before it, and what comes on top."""
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in variant.held()}
+def operations_and_memory(variant: Variant, device: torch.device) -> tuple[int, int]:
+    """Take one step and return its floating-point operations and its peak memory.
+
+    Counted are matrix products, convolutions, and attention where torch counts it. The memory is the bytes of all
+    tensors at the peak: those that exist before the step, and those allocated during it.
+    """
+    storages = [tensor.untyped_storage() for tensor in variant.tensors()]
+    before_step = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     counter = FlopCounterMode(display=False)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         with counter:
             variant.run(1)
-        top = torch.cuda.max_memory_allocated(device) - before
+        during_step = torch.cuda.max_memory_allocated(device) - before
     else:
         cpu = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=cpu, profile_memory=True) as profile, counter:
             variant.run(1)
-        events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        events = profile.profiler.kineto_results.events()
         sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
-        top = max(itertools.accumulate(sizes, initial=0))
-    return int(counter.get_total_flops()), sum(held.values()) + top
+        during_step = max(itertools.accumulate(sizes, initial=0))
+    return int(counter.get_total_flops()), before_step + during_step
 
 
-def resident() -> int:
-    """The most memory that this process has had, in bytes."""
+def peak_resident_bytes() -> int:
+    """Return the peak resident memory of this process."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def compare(variants: list[Variant], dtype: torch.dtype) -> None:
-    """Raise SystemExit unless all variants of a job begin with one loss."""
-    ours = {variant.arm: variant.first for variant in variants if variant.name == "worker"}
+def check_first_losses(variants: list[Variant], dtype: torch.dtype) -> None:
+    """Raise SystemExit unless all variants of an arm have the same first loss."""
+    expected = {variant.arm: variant.first_loss for variant in variants if variant.name == "worker"}
     for variant in variants:
-        if abs(variant.first - ours[variant.arm]) > SAME[dtype] * abs(ours[variant.arm]):
+        loss = expected[variant.arm]
+        if abs(variant.first_loss - loss) > TOLERANCE[dtype] * abs(loss):
             sys.exit(
-                f"{variant.name} does not do what the worker does for {variant.arm}: its first loss is "
-                f"{variant.first}, not {ours[variant.arm]}"
+                f"{variant.name} and the worker compute different losses for {variant.arm}: {variant.first_loss} and "
+                f"{loss} on the first batch"
             )
 
 
 def take_turns(
-    variants: list[Variant], ranks: Ranks, seconds: float, clock: Callable[[], float]
+    variants: list[Variant], process_group: ProcessGroup, seconds: float, clock: Callable[[], float]
 ) -> tuple[int, list[list[float]]]:
-    """Steps in a turn, and of each variant the seconds of a step, turn by turn."""
+    """Return the steps in a turn and, for each variant, the seconds of a step in each turn; collective."""
 
     def turn(variant: Variant, steps: int) -> float:
-        ranks.wait()
+        process_group.barrier()
         started = clock()
         variant.run(steps)
         return (clock() - started) / steps
@@ -84,7 +89,7 @@ def take_turns(
         turn(variant, WARM_UP)
     once = sum(turn(variant, 1) for variant in variants)
     # The same on every rank.
-    steps, turns = ranks.broadcast(_divided(seconds, once))
+    steps, turns = process_group.broadcast(_steps_and_turns(seconds, once))
     times: list[list[float]] = [[] for _ in variants]
     for number in range(turns):
         order = range(len(variants))
@@ -93,28 +98,34 @@ def take_turns(
     return steps, times
 
 
-def _divided(seconds: float, once: float) -> tuple[int, int]:
-    """Steps in a turn, and turns, when every variant takes one step in `once` seconds."""
+def _steps_and_turns(seconds: float, once: float) -> tuple[int, int]:
+    """Return steps per turn and turns, if one step of every variant takes ``once`` seconds in all."""
     steps = max(1, min(LONGEST_TURN, round(seconds / (once * TURNS))))
     return steps, max(FEWEST, round(seconds / (once * steps)))
 
 
-def compared(makers: Makers, directory: Path, seconds: float) -> dict[str, Any]:
-    """All variants, side by side."""
-    worker = Worker(makers, directory)
-    variants = [*worker.variants(), makers.bare("bare", JOINT), makers.bare("pytorch", JOINT), makers.torchdistill()]
-    variants += [makers.bare("bare", arm) for arm in makers.pairs]
-    compare(variants, makers.dtype)
-    alone = makers.ranks.world == 1 and makers.ranks.device.type == "cpu"
-    clock = time.process_time if alone else time.perf_counter
-    steps, times = take_turns(variants, makers.ranks, seconds, clock)
-    looks = [looked_at(variant, makers.ranks.device) for variant in variants]
+def measure_variants(factory: VariantFactory, seconds: float) -> dict[str, Any]:
+    """Measure all variants, in about so many seconds, and return the results as JSON values."""
+    worker = Worker(factory)
+    variants = [
+        *worker.variants(),
+        factory.handwritten("bare", JOINT),
+        factory.handwritten("pytorch", JOINT),
+        factory.torchdistill(),
+        *(factory.handwritten("bare", arm) for arm in factory.pairs),
+    ]
+    check_first_losses(variants, factory.dtype)
+    device = factory.process_group.device
+    waits_for_nobody = factory.process_group.world_size == 1 and device.type == "cpu"
+    clock = time.process_time if waits_for_nobody else time.perf_counter
+    steps, times = take_turns(variants, factory.process_group, seconds, clock)
+    costs = [operations_and_memory(variant, device) for variant in variants]
     return {
-        "clock": "processor" if alone else "wall",
+        "clock": "processor" if waits_for_nobody else "wall",
         "steps_in_a_turn": steps,
-        "copied_bytes": worker.copied(),
+        "copied_bytes": worker.rollback_bytes(),
         "variants": [
-            {"name": variant.name, "arm": variant.arm, "flops": flops, "peak_bytes": peak, "seconds": mine}
-            for variant, (flops, peak), mine in zip(variants, looks, times, strict=True)
+            {"name": variant.name, "arm": variant.arm, "flops": flops, "peak_bytes": peak, "seconds": seconds_of_turns}
+            for variant, (flops, peak), seconds_of_turns in zip(variants, costs, times, strict=True)
         ],
     }

@@ -1,6 +1,6 @@
-"""The ways of doing one job that `benchmarks.step_time` compares: the worker's, and those written by hand.
+"""The implementations of one job that `benchmarks.step_time` compares: the worker's, and those written by hand.
 
-All are built from the same weights and see the same batches.
+All are built from the same weights and train on the same batches.
 """
 
 from __future__ import annotations
@@ -15,164 +15,167 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.step_time import handwritten_loops as step_loops
-from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs
+from benchmarks.step_time.handwritten_loops import CoCa, Distillation, Loop, Pairs, with_deepspeed, with_pytorch
 from worker.data.base import Batch
-from worker.data.loader import fixed_batch
+from worker.data.loader import TrainingBatches, first_batches
 from worker.distill.arms import JOINT
-from worker.engine.process_group import Ranks
-from worker.evaluation.probe import Probe
+from worker.engine.process_group import ProcessGroup
 from worker.recipe.recipe import read_recipe
-from worker.setup import models as assemble
-from worker.setup.build import assemble_rig
-from worker.training.checkpoint import Checkpoints
-from worker.training.loop_state import LoopState
-from worker.training.rollback import RoundStart
+from worker.setup.build import build
+from worker.setup.models import build_data, load_models
+from worker.training.rollback import Rollback
 from worker.training.trainer import Trainer
 
 BATCHES = 4
-"""Different ones, made before: data cost nothing here, for nobody."""
+"""Number of different batches. They are read in advance: this benchmark does not time the loading of data."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of doing a job.
+    """One implementation of a job.
 
     Attributes:
-        name: Whose.
-        arm: What is trained.
-        run: Takes so many steps and returns the loss of the last.
-        held: The tensors that are there between two steps.
-        first: The loss at the common weights on the first batch.
+        name: Its name.
+        arm: The arm that it trains.
+        run: Takes a number of steps and returns the loss of the last one.
+        tensors: Returns the tensors that exist between two steps.
+        first_loss: The loss on the first batch, with the common weights.
     """
 
     name: str
     arm: str
     run: Callable[[int], float]
-    held: Callable[[], list[Tensor]]
-    first: float
+    tensors: Callable[[], list[Tensor]]
+    first_loss: float
 
 
-class Makers:
-    """Makes variants.
+class VariantFactory:
+    """Creates the variants that are written by hand, and holds what all variants share.
 
     Args:
         path: The recipe.
-        ranks: The job's processes.
-        alone: One variant only will be made: it need not have copies of the models.
+        process_group: The job's ranks.
+        alone: Whether only one variant will be created: it then needs no copies of the models.
     """
 
-    def __init__(self, path: Path, ranks: Ranks, *, alone: bool) -> None:
+    def __init__(self, path: Path, process_group: ProcessGroup, *, alone: bool) -> None:
         self.recipe = read_recipe(path, {})
-        self.ranks = ranks
-        # The teacher may have no checkpoint: then its weights are drawn.
+        self.process_group = process_group
+        # Without a checkpoint the teacher's weights are drawn.
         torch.manual_seed(self.recipe.seed)
-        self.models = assemble.models(self.recipe)
+        self.models = load_models(self.recipe)
         self.pairs: Pairs = {module: list(pairs) for module, pairs in self.models.pairs.items()}
-        self.data = assemble.data(self.recipe, self.models)
+        self.data = build_data(self.recipe, self.models)
         half = {"bf16", "torch_autocast"} & self.recipe.deepspeed.keys()
         self.dtype = torch.bfloat16 if half else torch.float32
         size = self.recipe.data.batch_size
-        first = [(index * ranks.world + ranks.rank) * size for index in range(BATCHES)]
-        self._rows = [fixed_batch(self.data, self.data.train, one, size) for one in first]
+        rank, world_size = process_group.rank, process_group.world_size
+        self._batches = first_batches(self.data, count=BATCHES, size=size, rank=rank, world=world_size)
         originals = (self.models.student.model, self.models.teacher.model)
         self._bare = originals if alone else copy.deepcopy(originals)
         self._alone = alone
 
     def batches(self) -> Iterator[Batch]:
-        """The same for every variant, without end."""
-        return itertools.cycle(self._rows)
+        """Return an endless iterator over the same batches for every variant."""
+        return itertools.cycle(self._batches)
 
-    def bare(self, name: str, arm: str) -> Variant:
-        """A loop written by hand, joint or of one module."""
-        chosen = [pair for module, pairs in self.pairs.items() if arm in (JOINT, module) for pair in pairs]
+    def handwritten(self, name: str, arm: str) -> Variant:
+        """Return a loop written by hand, of joint or of one module.
+
+        Args:
+            name: ``bare``, around DeepSpeed's engine, or ``pytorch``.
+            arm: ``joint`` or a module.
+        """
+        compared = [pair for module, pairs in self.pairs.items() if arm in (JOINT, module) for pair in pairs]
         student, teacher = self._pair()
-        hooked = [CoCa(model, [pair[side] for pair in chosen]) for side, model in enumerate((student, teacher))]
-        loop = Distillation(*hooked, self.pairs, None if arm == JOINT else arm)
-        lr, deepspeed = self.recipe.optimizer.lr, self.recipe.deepspeed
+        losses = Distillation(
+            CoCa(student, [ours for ours, _ in compared]),
+            CoCa(teacher, [theirs for _, theirs in compared]),
+            self.pairs,
+            None if arm == JOINT else arm,
+        )
+        lr, batch_size, deepspeed = self.recipe.optimizer.lr, self.recipe.data.batch_size, self.recipe.deepspeed
         if name == "pytorch":
-            made = step_loops.with_pytorch(loop, self.batches(), lr, self.ranks.device, self.dtype)
+            loop = with_pytorch(losses, self.batches(), lr, self.process_group.device, self.dtype)
         else:
-            made = step_loops.with_deepspeed(
-                loop, self.batches(), lr, self.recipe.data.batch_size, deepspeed, self.dtype
-            )
-        return _variant(name, arm, made, student, teacher)
+            loop = with_deepspeed(losses, self.batches(), lr, batch_size, deepspeed, self.dtype)
+        return _variant(name, arm, loop, student, teacher)
 
     def torchdistill(self) -> Variant:
-        """The joint job in torchdistill."""
+        """Return the joint job in torchdistill."""
         from benchmarks.step_time.torchdistill import with_torchdistill
 
         student, teacher = self._pair()
-        lr = self.recipe.optimizer.lr
-        made = with_torchdistill(student, teacher, self.pairs, self.batches(), lr, self.ranks.device, self.dtype)
-        return _variant("torchdistill", JOINT, made, student, teacher)
+        lr, device = self.recipe.optimizer.lr, self.process_group.device
+        loop = with_torchdistill(student, teacher, self.pairs, self.batches(), lr, device, self.dtype)
+        return _variant("torchdistill", JOINT, loop, student, teacher)
 
     def _pair(self) -> tuple[Any, Any]:
-        """A student and a teacher without the worker's hooks."""
+        """Return a student and a teacher without the worker's hooks."""
         student, teacher = self._bare if self._alone else copy.deepcopy(self._bare)
         for model in (student, teacher):
             for module in model.modules():
                 module._forward_hooks.clear()
-        # The contrastive term does not train it, and it is owned by no module.
+        # The contrastive term does not train it, and no module owns it.
         student.logit_scale.requires_grad_(False)
-        return student, teacher.requires_grad_(False).to(self.ranks.device, self.dtype).eval()
+        return student, teacher.requires_grad_(False).to(self.process_group.device, self.dtype).eval()
 
 
 class Worker:
-    """The worker's own trainer, with one engine for every arm; its rounds are as long as a turn."""
+    """The worker's own trainer, with one engine for all arms; its rounds are as long as a turn.
 
-    def __init__(self, makers: Makers, directory: Path) -> None:
-        self._recipe = makers.recipe.fixed(steps_per_round=1, probe_batches=1, evaluate_every=1)
-        self._models, ranks, rest = makers.models, makers.ranks, self._recipe
-        rig = self._rig = assemble_rig(self._recipe, self._models, ranks)
-        rig.engine.schedule.total_steps = 10**6
-        probe = Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, rest.probe)
-        checkpoints = Checkpoints(directory, rest.checkpoint, ranks, "run", "worker")
-        self._trainer = Trainer(
-            rest, self._models.arms, ranks, rig.engine, rig.teacher, rig.planner, probe, checkpoints, LoopState(),
-            makers.batches(), 0.0,
-        )  # fmt: skip
-        self._first = rig.engine.to_device(next(makers.batches()))
+    Args:
+        factory: Holds what all variants share.
+    """
+
+    def __init__(self, factory: VariantFactory) -> None:
+        fixed = factory.recipe.fixed(steps_per_round=1, probe_batches=1, evaluate_every=1)
+        self._components = build(fixed, factory.models, factory.process_group)
+        # A constant decay: how many steps there will be depends on the machine.
+        self._components.engine.schedule.total_steps = 10**6
+        probe = self._components.probe(fixed.probe)
+        batches = TrainingBatches(factory.batches(), {}, stream=False)
+        self._trainer = Trainer(fixed, self._components, probe, batches)
+        self._first_batch = self._components.engine.to_device(next(factory.batches()))
 
     def variants(self) -> list[Variant]:
-        """Joint, and every arm."""
-        return [Variant("worker", arm, self._rounds(arm), self._held, self._loss(arm)) for arm in self._arms]
+        """Return joint and every arm."""
+        arms = (JOINT, *self._components.models.arms)
+        return [Variant("worker", arm, self._rounds(arm), self._tensors, self._first_loss(arm)) for arm in arms]
 
-    def copied(self) -> int:
-        """Bytes that a joint round can be taken back with."""
-        saved = RoundStart(self._rig.engine, self._trainer.plan(JOINT).trained).state()
+    def rollback_bytes(self) -> int:
+        """Return the size of the copy from which a diverged joint round is rolled back."""
+        saved = Rollback(self._components.engine, self._components.plan(JOINT).trained).state()
         tensors = [*saved["tensors"], *(value for moments in saved["moments"] for value in moments.values())]
         return sum(tensor.nbytes for tensor in tensors)
 
-    @property
-    def _arms(self) -> tuple[str, ...]:
-        return (JOINT, *self._models.arms)
-
     def _rounds(self, arm: str) -> Callable[[int], float]:
-        def run(count: int) -> float:
-            trainer = self._trainer
-            trainer.recipe = self._recipe.model_copy(update={"steps_per_round": count})
-            trainer.train(trainer.plan(arm))
-            loss = float(trainer.state.rows[-1]["loss"])
-            trainer.state.next_round()
+        plan = self._components.plan(arm)
+
+        def run(steps: int) -> float:
+            self._trainer.train(plan, steps)
+            loss = float(self._trainer.state.rows[-1]["loss"])
+            self._trainer.state.next_round()
             return loss
 
         return run
 
-    def _loss(self, arm: str) -> float:
-        plan = self._trainer.plan(arm)
-        self._rig.engine.activate(plan.trained)
-        loss, _ = self._rig.engine.rehearse([(self._first, self._rig.teacher.run(plan.teacher, self._first))], plan)
+    def _first_loss(self, arm: str) -> float:
+        plan, engine = self._components.plan(arm), self._components.engine
+        engine.activate(plan.trained)
+        outputs = self._components.teacher.run(plan.teacher, self._first_batch)
+        loss, _ = engine.rehearse([(self._first_batch, outputs)], plan)
         return float(loss)
 
-    def _held(self) -> list[Tensor]:
-        return _tensors(self._rig.engine.base_optimizer, self._models.student.model, self._models.teacher.model)
+    def _tensors(self) -> list[Tensor]:
+        models = self._components.models
+        return _tensors(self._components.engine.base_optimizer, models.student.model, models.teacher.model)
 
 
 def _variant(name: str, arm: str, loop: Loop, *models: torch.nn.Module) -> Variant:
-    def run(count: int) -> float:
+    def run(steps: int) -> float:
         loss = torch.zeros(())
-        for _ in range(count):
+        for _ in range(steps):
             loss = loop.step()
         return float(loss)
 

@@ -1,4 +1,4 @@
-"""A data module whose images are not numbers in some rounds: ``data: {name: tests.integration.rotten:rotten, …}``."""
+"""A data module whose images are NaN in some rounds: ``data: {name: tests.integration.rotten:rotten, …}``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from worker.data.digits.dataset import DigitsData
 
 
 class RottenRows(Dataset[Batch]):
-    """Rows of which those of some rounds are spoilt."""
+    """Rows whose images are NaN in some rounds."""
 
     def __init__(self, rows: Rows, rows_per_round: int, rounds: Sequence[int]) -> None:
         self._rows, self._rows_per_round, self._rounds = rows, rows_per_round, set(rounds)
@@ -30,7 +30,7 @@ class RottenRows(Dataset[Batch]):
 
 
 def rotten(options: Mapping[str, Any]) -> DigitsData:
-    """The digits; ``rows`` of them are a round, and ``rounds`` are the rotten ones."""
+    """Return the digits; a round has ``rows`` rows, and ``rounds`` are the rotten ones."""
     data = build("digits")
     assert isinstance(data, DigitsData)
     data.train = RottenRows(data.train, options["rows"], options["rounds"])  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Bad input to the worker: one clear sentence, a non-zero exit, and nothing written."""
+"""Bad input to the worker gives one clear sentence and a non-zero exit status, and nothing is written."""
 
 import re
 from pathlib import Path
@@ -24,11 +24,11 @@ def test_an_address_nobody_listens_on(tmp_path: Path) -> None:
     )  # fmt: skip
     assert f"error: no bandit server at {address} " in output
     assert "Traceback" not in output
-    # The same command with the right address is not told that the directory is in use.
+    # The same command with the right address must not find the directory in use.
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_directory_that_is_none(tmp_path: Path) -> None:
+def test_an_output_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(WorkerError, match=r"--output-dir .*out cannot be written to: File exists"):
         run(parse(["--bandit-addr", "127.0.0.1:1", "--output-dir", str(tmp_path / "out")]))
@@ -46,7 +46,7 @@ def test_a_users_files_survive_a_start_in_their_own_directory(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", [".", "..", "a/b", "../../x", "", "a b", "a" * 65])
-def test_what_names_no_run_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_run_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--bandit-addr", "127.0.0.1:1", "--run", name])
     assert f"{name!r} is not a run's name: expected 1 to 64 of" in capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_a_broken_recipe(tmp_path: Path, change: tuple[str, str], message: str) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_tells_of_every_arm_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_reports_on_every_arm_and_writes_nothing(tmp_path: Path) -> None:
     output = run_ranks("worker/train.py", "--dry-run", "--output-dir", str(tmp_path / "out"))
     for line in (
         "arm image",

@@ -50,13 +50,13 @@ def test_a_short_demo_ends_with_a_student_that_open_clip_loads(tmp_path: Path) -
     open_clip.create_model(f"local-dir:{tmp_path / 'demo'}")
     rounds = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(6))
-    kept = read_recipe(tmp_path / "demo" / "recipe.yaml", {})
-    assert not kept.open, "what the recipe leaves open is chosen, and kept for a job that resumes this one"
-    assert kept.probe.batches in [2 * many for many in PROBES]
+    saved = read_recipe(tmp_path / "demo" / "recipe.yaml", {})
+    assert not saved.open, "open numbers are chosen, and saved for a job that resumes this one"
+    assert saved.probe.batches in [2 * batches for batches in PROBES]
     assert [record["chosen_by"] for record in rounds] == ["policy"] * 4 + ["tail"] * 2
 
 
-def test_a_demo_writes_over_nothing(tmp_path: Path) -> None:
+def test_a_demo_overwrites_nothing(tmp_path: Path) -> None:
     for taken in ("demo", "demo-server"):
         directory = tmp_path / taken
         directory.mkdir()

@@ -1,4 +1,4 @@
-"""Rounds whose loss is not a number are taken back and reported as diverged; after some in a row the job stops."""
+"""Rounds whose loss is NaN are rolled back and reported as diverged; after some in a row the job stops."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.deepspeed
 STEPS, ROTTEN = 2, [1, 4, 5, 6]
 
 
-def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_path: Path, address: str) -> None:
+def test_a_diverged_round_is_rolled_back_and_the_third_in_a_row_is_the_last(tmp_path: Path, address: str) -> None:
     ranks, stage = 2, 2
     recipe, run = tmp_path / "recipe.yaml", "rotten"
     batch_size = RECIPE["data"]["batch_size"]
     changes = {
         "data": {"name": "tests.integration.rotten:rotten", "batch_size": batch_size,
                  "options": {"rows": STEPS * ranks * batch_size, "rounds": ROTTEN}},
-        # Both read images, the second one as the teacher's tokens.
+        # Both arms read images, the second one as the teacher's tokens.
         "arms": {"eyes": ["image"], "reader": ["multimodal"]},
         "policy": {"name": "round_robin"},
         "tail": 0,
@@ -43,7 +43,7 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_p
         "--output-dir", str(tmp_path / "out"), ranks=ranks, status=1,
     )  # fmt: skip
     last = ROTTEN[-1]
-    assert f"error: round {last}: the loss is not finite after training arm 'eyes', for the 3. round in a row" in output
+    assert f"error: round {last}: the loss is not finite after training arm 'eyes', in 3 rounds in a row" in output
     assert "Traceback" not in output
     rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
     assert [record["round"] for record in rounds] == list(range(last + 1))
@@ -58,4 +58,4 @@ def test_a_diverged_round_is_taken_back_and_the_third_in_a_row_is_the_last(tmp_p
     assert [r.pull.round for r in reports] == list(range(last + 1))
     with grpc.insecure_channel(address) as channel:
         run_now = BanditStub(channel).GetRun(pb.GetRunRequest(run=run)).run
-    assert run_now.pulls == len(reports), "an arm is chosen for a round that nobody plays"
+    assert run_now.pulls == len(reports), "an arm is chosen for a round that is never played"

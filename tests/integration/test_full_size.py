@@ -18,7 +18,7 @@ from tests.worker.data.tasks.published import write_all
 
 RECIPE = ROOT / "deploy" / "recipes" / "coca_l14_to_tiny12.yaml"
 SMALL = {
-    # Nothing is downloaded: weights by chance have the same size.
+    # Random weights have the same size, and nothing is downloaded.
     "teacher.model": "open_clip:coca_ViT-L-14",
     "teacher.weights": "random",
     "data.options.folder": "datasets",
@@ -32,7 +32,7 @@ SMALL = {
     "teacher.dtype": "fp32",
     "deepspeed": "{zero_optimization: {stage: 0}}",
     "tracking": "{}",
-    # Of random weights a caption has no end.
+    # With random weights a caption has no end.
     "data.options.most": 3,
 }
 
@@ -44,10 +44,10 @@ def test_the_papers_recipe_plays_a_round_at_full_size(address: str, tmp_path: Pa
     flags = [part for field, value in SMALL.items() for part in ("--set", f"{field}={value}")]
     job = Job(tmp_path / "job", address, *flags, recipe=RECIPE.read_text(encoding="utf-8"))
     try:
-        job.ends(seconds=1500)
+        job.wait(seconds=1500)
     finally:
         job.close()
-    print(job.said)
+    print(job.log_text)
     records, summary = job.records(), job.summary()
     assert [record["steps"] for record in records] == [2]
     assert records[0]["arm"] in {"image", "text", "multimodal"}

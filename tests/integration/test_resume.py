@@ -1,4 +1,4 @@
-"""A job that was killed, or asked to stop, at a random step ends with the weights of one that never was."""
+"""A job that is killed, or told to stop, at a random step ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ RECIPE: dict[str, Any] = {
 
 
 def _streamed(directory: Path) -> dict[str, Any]:
-    """Shards, with a faulty sample, that every rank's loader process streams; a teacher of which each rank holds its
-    share; a tracker. Loader processes get every signal that the ranks get."""
+    """Return the changes of a recipe with shards, a sharded teacher and a tracker.
+
+    The loader process of every rank streams the shards, one of which has a faulty sample. Loader processes get every
+    signal that the ranks get.
+    """
     if not (directory / "shards").exists():
         write_collages(directory / "shards", 3, 40)
         write_collages(directory / "held-out", 1, 64, first=1000)
@@ -65,7 +68,7 @@ def _streamed(directory: Path) -> dict[str, Any]:
 
 
 VARIED: dict[int, Callable[[Path], dict[str, Any]]] = {1: lambda _: {}, 2: _streamed}
-"""What the recipe says else, by the number of ranks."""
+"""Changes of the recipe, by the number of ranks."""
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 class Job:
-    """One worker's processes, one after the other."""
+    """The processes of one worker, one after the other."""
 
     def __init__(self, name: str, tmp_path: Path, server: ServerProcess, ranks: int, stage: int) -> None:
         self.name, self.directory = name, tmp_path / name
@@ -84,63 +87,65 @@ class Job:
         self._started: list[RankProcesses] = []
         self._launched: list[subprocess.Popen[str]] = []
         self.directory.mkdir()
-        # The server's choices depend on the worker's id: the two jobs compared have the same one, in runs of their own.
+        # The server's choices depend on the worker's id: both jobs have the same one, in different runs.
         (self.directory / "worker-id").write_text("0123456789abcdef\n", encoding="ascii")
         recipe = tmp_path / "recipe.yaml"
         varied = VARIED[ranks](tmp_path) | {"deepspeed": {"zero_optimization": {"stage": stage}}}
         recipe.write_text(yaml.safe_dump(RECIPE | varied), encoding="utf-8")
         self._arguments = ["--recipe", str(recipe), "--run", name, "--output-dir", str(self.directory)]
 
-    def reads_by_itself(self) -> None:
-        """Without a loader process, which changes nothing."""
+    def read_without_loader(self) -> None:
+        """Read data without a loader process, which must not change the results."""
         self._arguments += ["--set", "data.workers=0"]
 
     def start(self) -> RankProcesses:
         """Start it; from the second time on, resume it."""
         log = self.directory.with_name(f"{self.name}-{len(self._started)}.log")
-        self._started.append(RankProcesses("worker/train.py", *self._words(), ranks=self.ranks, log=log))
+        self._started.append(RankProcesses("worker/train.py", *self._flags(), ranks=self.ranks, log=log))
         return self._started[-1]
 
     def launch(self) -> subprocess.Popen[str]:
         """Resume it through DeepSpeed's launcher."""
-        self._launched.append(launch("worker/train.py", *self._words(), ranks=self.ranks))
+        self._launched.append(launch("worker/train.py", *self._flags(), ranks=self.ranks))
         return self._launched[-1]
 
-    def _words(self) -> list[str]:
-        words = ["--bandit-addr", self._address, *self._arguments]
+    def _flags(self) -> list[str]:
+        flags = ["--bandit-addr", self._address, *self._arguments]
         self._arguments = ["--resume", str(self.directory)]
-        return words
+        return flags
 
     def kill(self) -> None:
-        """End what is left of it."""
+        """Kill what is left of it."""
         for ranks in self._started:
             ranks.kill()
         for process in self._launched:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def reaches(self, process: RankProcesses | subprocess.Popen[str], round: int, step: int) -> None:
-        """Wait for a checkpoint at that step or a later one."""
+    def wait_for_checkpoint(self, process: RankProcesses | subprocess.Popen[str], round: int, step: int) -> None:
+        """Wait for a checkpoint at this step or a later one."""
         wanted = f"round-{round:06d}-step-{step:04d}"
         eventually(lambda: process.poll() is not None or any(name >= wanted for name in self.checkpoints()), 500)
-        assert process.poll() is None, process.said if isinstance(process, RankProcesses) else process.communicate()[0]
+        assert process.poll() is None, (
+            process.log_text if isinstance(process, RankProcesses) else process.communicate()[0]
+        )
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in self.directory.glob("checkpoints/round-*"))
 
     def records(self) -> list[dict[str, Any]]:
-        """What every round came to, its times and its server's numbers aside."""
+        """Return the records of all rounds, without times."""
         lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").open(encoding="utf-8")]
         return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
 
 
-def ended(ranks: RankProcesses) -> str:
-    assert ranks.wait(500) == 0, ranks.said[-4000:]
-    return ranks.said
+def wait_for_end(ranks: RankProcesses) -> str:
+    assert ranks.wait(500) == 0, ranks.log_text[-4000:]
+    return ranks.log_text
 
 
 def damage(checkpoints: Path) -> None:
-    """Spoil the newest three, in three ways; a killed writer leaves a draft beside them."""
+    """Damage the newest three, in three ways, and add a draft as a killed process leaves it."""
     newest = sorted(checkpoints.glob("round-*"), reverse=True)
     os.truncate(next((newest[0] / "engine").glob("*model_states.pt")), 1000)
     with (newest[1] / "rank-00000.pt").open("r+b") as file:
@@ -151,16 +156,15 @@ def damage(checkpoints: Path) -> None:
 
 
 def launcher_of(process: subprocess.Popen[str]) -> psutil.Process:
-    """The process between ``deepspeed`` and the ranks: what a container's or a cluster's SIGTERM reaches."""
+    """Return the process between ``deepspeed`` and the ranks, which gets the SIGTERM of a container or a cluster."""
     return next(p for p in psutil.Process(process.pid).children() if "deepspeed.launcher.launch" in p.cmdline())
 
 
 @pytest.fixture(params=[(1, 0), (2, 3)], ids=["1 rank, digits", "2 ranks, ZeRO 3, shards"])
 def jobs(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess) -> Iterator[tuple[Job, Job]]:
-    """Two jobs of so many ranks and that ZeRO stage, alike but that they are in two runs and the first has no loader
-    process."""
+    """Two jobs with the same ranks and ZeRO stage, in two runs; the first has no loader process."""
     straight, broken = (Job(name, tmp_path, server, *request.param) for name in ("straight", "broken"))
-    straight.reads_by_itself()
+    straight.read_without_loader()
     yield straight, broken
     for job in (straight, broken):
         job.kill()
@@ -172,22 +176,22 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     unbroken = straight.start()
     killed = broken.start()
     where = [(1, random.randint(1, STEPS)), (3, random.randint(1, STEPS))]
-    print("killed at", where[0], "asked to stop at", where[1])
+    print("killed at", where[0], "told to stop at", where[1])
 
-    broken.reaches(killed, *where[0])
+    broken.wait_for_checkpoint(killed, *where[0])
     killed.kill()
     damage(broken.directory / "checkpoints")
 
-    asked = broken.launch()
-    broken.reaches(asked, *where[1])
+    resumed = broken.launch()
+    broken.wait_for_checkpoint(resumed, *where[1])
     by_hand = broken.ranks == 1
     if by_hand:
         # Ctrl-C on a terminal: every process gets it, and then the launcher's SIGTERM as well.
-        os.killpg(asked.pid, signal.SIGINT)
+        os.killpg(resumed.pid, signal.SIGINT)
     else:
-        launcher_of(asked).terminate()
-    output, _ = asked.communicate(timeout=90)
-    assert asked.returncode != 0
+        launcher_of(resumed).terminate()
+    output, _ = resumed.communicate(timeout=90)
+    assert resumed.returncode != 0
     assert output.count("is not used: ") == 3, output
     for reason in ("has 1000 bytes instead of", "rank-00000.pt is damaged", "complete.json is missing"):
         assert reason in output
@@ -196,10 +200,10 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     assert stopped, output
     assert stopped[1] == ("SIGINT" if by_hand else "SIGTERM")
 
-    output = ended(broken.start())
+    output = wait_for_end(broken.start())
     step = f", step {stopped[3]}" if stopped[3] else ""
-    assert f"goes on with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
-    ended(unbroken)
+    assert f"resumes with round {stopped[2]}{step}\n" in output, "with the step after the one it stopped at"
+    wait_for_end(unbroken)
     student = "student.safetensors"
     assert (broken.directory / student).read_bytes() == (straight.directory / student).read_bytes()
     assert [record["round"] for record in straight.records()] == list(range(ROUNDS))

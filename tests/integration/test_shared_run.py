@@ -1,4 +1,4 @@
-"""Several DeepSpeed jobs in one run: they share its arms and rewards, and come and go as they like."""
+"""Several DeepSpeed jobs in one run: they share arms and rewards, and may join late and leave early."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def test_jobs_share_a_run_join_late_and_leave_early(server: ServerProcess, tmp_p
         return job(tmp_path / name, server.address, "--run", "r", *flags, **gated(recipe, tmp_path, name, FIRST))
 
     with joins("first") as first:
-        first.reports(FIRST)
+        first.wait_for_reports(FIRST)
         with joins("late") as late, joins("killed") as killed, joins("other", "--seed", "1") as other:
-            other.ends(status=1)
-            assert "run r exists with another spec: seed is 0, not 1" in other.said
-            assert "Traceback" not in other.said
+            other.wait(status=1)
+            assert "run r exists with another spec: seed is 0, not 1" in other.log_text
+            assert "Traceback" not in other.log_text
 
             for worker in (late, killed):
-                worker.reports(FIRST)
+                worker.wait_for_reports(FIRST)
             eventually(lambda: all(worker.alive for worker in server.run().workers))
             assert [worker.reports for worker in server.run().workers] == [FIRST] * 3
 
             killed.kill()
-            first.opens()
-            first.ends()
+            first.open_gate()
+            first.wait()
             assert_steps(first, ROUNDS)
-            assert server.run().state == pb.RUN_STATE_ACTIVE, "who joins a run by name leaves it open for others"
+            assert server.run().state == pb.RUN_STATE_ACTIVE, "a job that joins a run by name leaves it open for others"
 
             assert optima("runs", "--server", server.address, "finish", "r") == "finished r\n"
-            late.opens()
-            late.ends()
-            # It was in a round, and told of the end when it asked for the next arm.
+            late.open_gate()
+            late.wait()
+            # It was in a round, and learned of the end when it asked for the next arm.
             assert_steps(late, FIRST + 1)
             assert (late.output / "student.safetensors").exists()
     assert_history_is_the_journals(server.events(), first, late, killed)
     run = server.run()
     assert (run.reports, run.tail_rounds) == (ROUNDS + FIRST + 1 + FIRST, TAIL)
-    # Of the one that was killed a pull is open.
+    # The killed job has left an open pull.
     assert sum(arm.pulls for arm in run.arms) == run.reports - TAIL + 1
     numbers = sorted(line["number"] for worker in (first, late, killed) for line in worker.lines("reply"))
     assert len(numbers) == run.reports

@@ -1,4 +1,4 @@
-"""A real DeepSpeed job goes on, whatever happens to the bandit server, and no reward is lost or counted twice."""
+"""A real DeepSpeed job continues whatever happens to the server, and no reward is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import json_format
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, waits
+from tests.job import DATA, PATIENCE, RECIPE, Job, assert_history_is_the_journals, assert_steps, gated, job, pauses
 from tests.launch import ROOT
 from tests.server_process import ServerProcess, eventually
 from worker.client.client import BanditClient
@@ -25,35 +25,35 @@ from worker.client.journal import Journal
 
 pytestmark = pytest.mark.deepspeed
 
-# Fallback rounds in each outage. If each of them waited for the patience, it would come to 5 s.
+# Fallback rounds in each outage. If each of them waited for the patience, they would wait for 5 s.
 ROUNDS = 10
-# Beside the patience: what costs milliseconds on an idle machine, on a busy one.
+# Seconds beside the patience, for what takes milliseconds on an idle machine.
 SLACK = 2.0
 
 OWN_DATA = '''
-"""A user's data module, beside other modules of names that the worker's own folder has, too."""
+"""A user's data module, beside others with the names of the worker's own modules."""
 import json, multiprocessing, os, sys
 from pathlib import Path
 import data, metrics, models
 from worker.data import build as built_in
 
 class Witnessed:
-    """Rows that tell which process made them."""
+    """Rows that record which process read them."""
     def __init__(self, rows, folder):
         self.rows, self.folder = rows, folder
     def __len__(self):
         return len(self.rows)
     def __getitems__(self, indices):
-        told = Path(self.folder, f"{os.getpid()}.json")
-        if not told.exists():
-            draft = told.with_suffix(".tmp")
+        record = Path(self.folder, f"{os.getpid()}.json")
+        if not record.exists():
+            draft = record.with_suffix(".tmp")
             draft.write_text(json.dumps({
                 "theirs": [module.OWNER for module in (data, metrics, models)],
                 "loader": multiprocessing.parent_process() is not None,
                 "grpc": "grpc" in sys.modules,
                 "ppid": os.getppid(),
             }))
-            draft.rename(told)
+            draft.rename(record)
         return self.rows.__getitems__(indices)
 
 def build(options):
@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's project, which has modules of names that we have too."""
+    """A user's project, with modules that have the names of ours."""
     project = tmp_path / "project"
     (project / "witnesses").mkdir(parents=True)
     (project / "own.py").write_text(OWN_DATA, encoding="utf-8")
@@ -90,7 +90,7 @@ def test_server_killed_emptied_and_frozen_under_two_ranks_with_loaders(
         f"data: {{name: 'own:build', options: {{witnesses: {own}/witnesses}}, batch_size: 4, workers: 2}}",
     )
     with job(tmp_path / "job", server.address, "--run", "r", recipe=recipe, ranks=2, cwd=own) as worker:
-        worker.plays("policy", 3)
+        worker.wait_for_rounds("policy", 3)
         assert_only_rank_0_talks_to_the_server(worker, server)
         assert_loaders_are_no_forks_of_a_rank(worker, own / "witnesses")
 
@@ -99,9 +99,9 @@ def test_server_killed_emptied_and_frozen_under_two_ranks_with_loaders(
 
         # A newer process of the same worker.
         with successor(worker, server, tmp_path / "copy.jsonl"):
-            worker.ends(status=1)
-        assert "a newer process of worker" in worker.said
-        assert "Traceback" not in worker.said, worker.said[-4000:]
+            worker.wait(status=1)
+        assert "a newer process of worker" in worker.log_text
+        assert "Traceback" not in worker.log_text, worker.log_text[-4000:]
     with successor(worker, server):
         assert_only_rounds(worker)
         assert_history_is_the_journals(server.events(), worker)
@@ -109,15 +109,15 @@ def test_server_killed_emptied_and_frozen_under_two_ranks_with_loaders(
 
 
 @pytest.mark.timeout(600)
-def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
+def test_server_gone_for_good(server: ServerProcess, tmp_path: Path) -> None:
     rounds, tail, first = 20, 4, 3
     recipe = RECIPE.replace("rounds: 0", f"rounds: {rounds}").replace("tail: 0", f"tail: {tail / rounds}")
     with job(tmp_path / "job", server.address, **gated(recipe, tmp_path, "job", first)) as worker:
-        worker.reports(first)
+        worker.wait_for_reports(first)
         began = time.time()
         server.kill()
-        worker.opens()
-        worker.ends()
+        worker.open_gate()
+        worker.wait()
     assert_only_rounds(worker)
     assert [record["chosen_by"] for record in worker.records()] == (
         ["policy"] * (first + 1) + ["fallback"] * (rounds - tail - first - 1) + ["tail"] * tail
@@ -125,11 +125,11 @@ def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
     assert_one_patience_each(worker, [(began, time.time())])
     assert worker.summary()["unsent_reports"] == rounds - first
     assert (worker.output / "student.safetensors").exists()
-    assert f"{rounds - first} reports were not delivered to the bandit server" in worker.said
+    assert f"{rounds - first} reports were not delivered to the bandit server" in worker.log_text
     run = worker.lines("worker")[0]["run"]
     server.start()
-    # The command that the job has named.
-    command = re.search(r"`python (-m worker\.deliver [^`]*)`", worker.said)
+    # The command that the job has printed.
+    command = re.search(r"`python (-m worker\.deliver [^`]*)`", worker.log_text)
     assert command
     for untold in (rounds - first, 0):
         told = subprocess.run(
@@ -141,22 +141,22 @@ def test_server_gone_for_ever(server: ServerProcess, tmp_path: Path) -> None:
 
 
 def killed(server: ServerProcess, worker: Job, seconds: float) -> tuple[float, float]:
-    """Kill the server for so long; (from, to) of the outage."""
+    """Kill the server for so long; return start and end of the outage."""
     began = time.time()
     server.kill()
-    worker.plays("fallback", ROUNDS)
+    worker.wait_for_rounds("fallback", ROUNDS)
     eventually(lambda: time.time() > began + seconds)
     server.start()
-    worker.plays("policy", 2)
+    worker.wait_for_rounds("policy", 2)
     return began, time.time()
 
 
 def frozen(server: ServerProcess, worker: Job) -> tuple[float, float]:
     began = time.time()
     server.freeze()
-    worker.plays("fallback", ROUNDS)
+    worker.wait_for_rounds("fallback", ROUNDS)
     server.thaw()
-    worker.plays("policy", 2)
+    worker.wait_for_rounds("policy", 2)
     return began, time.time()
 
 
@@ -164,22 +164,21 @@ def emptied(server: ServerProcess, worker: Job) -> tuple[float, float]:
     began = time.time()
     server.lose_everything()
     eventually(lambda: worker.lines("restored"), 120)
-    worker.plays("policy", 2)
+    worker.wait_for_rounds("policy", 2)
     return began, time.time()
 
 
 def assert_one_patience_each(worker: Job, outages: list[tuple[float, float]]) -> None:
-    """In no outage has the job waited longer than its patience; beside what it waits anyway, for a server that is
-    there."""
-    usual = [seconds for when, seconds in waits(worker) if not any(a <= when <= b for a, b in outages)]
+    """Assert that the job has waited at most its patience in each outage, beside its usual pauses."""
+    usual = [seconds for when, seconds in pauses(worker) if not any(a <= when <= b for a, b in outages)]
     typical = sorted(usual)[len(usual) // 2]
     for began, ended in outages:
-        within = [seconds for when, seconds in waits(worker) if began <= when <= ended]
+        within = [seconds for when, seconds in pauses(worker) if began <= when <= ended]
         assert sum(max(0.0, seconds - typical) for seconds in within) < PATIENCE + SLACK, within
 
 
 def assert_only_rounds(worker: Job) -> None:
-    """No round was skipped or trained twice, and it is marked who chose."""
+    """Assert that no round was skipped or trained twice, and that each says who chose its arm."""
     records = worker.records()
     assert_steps(worker, len(records))
     pulls = {line["round"]: line for line in worker.lines("report")}
@@ -196,15 +195,15 @@ def assert_only_rank_0_talks_to_the_server(worker: Job, server: ServerProcess) -
 
 
 def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
-    """Both ranks have two loaders each; they come from fork servers, which are programs of their own."""
-    told = {int(path.stem): json.loads(path.read_text()) for path in witnesses.glob("*.json")}
-    assert all(witness["theirs"] == ["the user"] * 3 for witness in told.values())
-    loaders = {pid: witness for pid, witness in told.items() if witness["loader"]}
+    """Assert that both ranks have two loaders each, forked by fork servers, which are programs of their own."""
+    records = {int(path.stem): json.loads(path.read_text()) for path in witnesses.glob("*.json")}
+    assert all(witness["theirs"] == ["the user"] * 3 for witness in records.values())
+    loaders = {pid: witness for pid, witness in records.items() if witness["loader"]}
     assert len(loaders) == 4
     assert not any(witness["grpc"] for witness in loaders.values())
     parents = {psutil.Process(witness["ppid"]) for witness in loaders.values()}
     assert ["multiprocessing.forkserver" in " ".join(parent.cmdline()) for parent in parents] == [True, True]
-    # What they all need is loaded there, once.
+    # Libraries that all of them need are loaded there, once.
     assert all(any("libtorch" in file.path for file in parent.memory_maps()) for parent in parents)
     ranks = {parent.ppid() for parent in parents}
     assert {psutil.Process(rank).environ()["RANK"] for rank in ranks} == {"0", "1"}
@@ -215,7 +214,7 @@ def assert_loaders_are_no_forks_of_a_rank(worker: Job, witnesses: Path) -> None:
 
 @contextmanager
 def successor(worker: Job, server: ServerProcess, journal: Path | None = None) -> Iterator[None]:
-    """A newer process of the worker that goes on from its journal, or from a copy of it, and tells what is untold."""
+    """Start a newer process of the worker, which continues its journal, or a copy, and sends unsent reports."""
     record = worker.output / "bandit-journal.jsonl"
     if journal is not None:
         shutil.copy(record, journal)

@@ -1,7 +1,5 @@
-"""docs/bring-your-own-model.md works as it is: its files are run, and its recipes pass a dry run.
-
-One of them is distilled by a real job.
-"""
+"""docs/bring-your-own-model.md works as it stands: its files are written out and run, its recipes are proven, and one
+of them is distilled by a real job."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from tests.launch import ROOT
 from tests.ranks import RankProcesses
 from worker import job
 from worker.cli import parse
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.recipe.recipe import read_recipe
-from worker.setup import models as assemble
-from worker.setup.build import assemble_rig
-from worker.setup.dry_run_report import report
+from worker.setup.build import build
+from worker.setup.dry_run import report
+from worker.setup.models import load_models
 
 pytestmark = pytest.mark.deepspeed
 
@@ -50,15 +48,15 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_of_the_tutorial_trains_what_it_says(ranks: Ranks, here: Path, name: str) -> None:
+def test_a_recipe_of_the_tutorial_trains_what_it_says(process_group: ProcessGroup, here: Path, name: str) -> None:
     """As ``--dry-run`` does."""
     recipe = read_recipe(here / name, {})
-    models = assemble.models(recipe)
-    rig = assemble_rig(recipe, models, ranks)
-    summary = report(models, rig.proof.arms(repeats=0))
+    models = load_models(recipe)
+    components = build(recipe, models, process_group)
+    text = report(models, components.dry_run.check_arms(repeats=0))
     for arm in models.arms:
-        assert f"arm {arm}\n" in summary
-    assert ("on the teacher's boundary tensors" in summary) == (recipe.train == "forced")
+        assert f"arm {arm}\n" in text
+    assert ("on the teacher's boundary tensors" in text) == (recipe.train == "forced")
 
 
 def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,16 +66,16 @@ def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.
 
 def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
     with pytest.raises(RecipeError, match=r"line 8: train: .* use train: active or all, or declare the inputs"):
-        assemble.models(read_recipe(here / "reader.yaml", {"train": "forced"}))
+        load_models(read_recipe(here / "reader.yaml", {"train": "forced"}))
 
 
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:
-    started = RankProcesses(
+    process = RankProcesses(
         str(ROOT / "worker" / "train.py"),
         "--bandit-addr", address, "--recipe", "forced.yaml", "--output-dir", "out",
         log=here / "log", directory=here, environment={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert started.wait(280) == 0, started.said
+    assert process.wait(280) == 0, process.log_text
     summary = json.loads((here / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["rounds"] == 6
     assert summary["teacher_accuracy"] > 0.8

@@ -1,4 +1,4 @@
-"""DeepSpeed's own checkpoint files."""
+"""DeepSpeed's checkpoint files, written and read by our own rules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from worker.engine import tensor_file
 
 
 class CheckpointFiles(TorchCheckpointEngine):  # type: ignore[misc]
-    """How DeepSpeed's checkpoint files are written and read: through to the disk, and without unpickling code.
+    """Flushes DeepSpeed's checkpoint files to the disk, and reads them without unpickling code.
 
-    DeepSpeed's own reader unpickles whatever a file holds. Beside tensors and plain values its files hold objects of
-    the four classes below, and nothing else is read.
+    DeepSpeed's own reader unpickles anything. Besides tensors and plain values its files hold objects of the four
+    ``classes`` below; a file with any other object is refused.
+
+    Attributes:
+        written: The files written so far.
     """
 
     classes = (ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address)
@@ -27,8 +30,10 @@ class CheckpointFiles(TorchCheckpointEngine):  # type: ignore[misc]
         self.written: list[Path] = []
 
     def save(self, state_dict: Any, path: str) -> None:
+        """Write one file; DeepSpeed calls this."""
         tensor_file.write(state_dict, Path(path))
         self.written.append(Path(path))
 
     def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file; DeepSpeed calls this."""
         return tensor_file.read(Path(path), map_location, self.classes)

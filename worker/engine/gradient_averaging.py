@@ -1,8 +1,12 @@
-"""The mean of the ranks' gradients, formed while the backward pass goes on.
+"""Averages gradients over the ranks during the backward pass.
 
-At stage 0 DeepSpeed sends gradients when that pass is over. PyTorch's DDP sends them meanwhile, but wants to know once
-and for all which parameters are trained; an arm trains some. So this does what both do: gradients are put together in
-buckets, a bucket is sent when its last one is there, and buckets are sent in one order, the same on every rank.
+At stage 0 DeepSpeed sends gradients after the backward pass. PyTorch's DDP sends them during it, but has to know once
+and for all which parameters are trained, while an arm trains only some. So this module does what both do: gradients are
+collected in buckets, a bucket is sent when its last gradient is there, and buckets are sent in the same order on every
+rank.
+
+Measured on 2 ranks with a student of 51 M parameters (docs/worker-speed.md): a joint step takes 0.95 to 0.98 of
+torchdistill's, whose DDP averages in the same way, and 1.15 to 1.17 without this module; the peak memory is 13 % lower.
 """
 
 from __future__ import annotations
@@ -18,58 +22,72 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-BUCKET = 25 * 2**20
-"""Bytes that are sent at once, unless one gradient is larger; DDP's."""
+BUCKET_BYTES = 25 * 2**20
+"""Size of a bucket, unless one gradient is larger; the same as DDP's."""
 
 
 @dataclass
 class _Bucket:
-    """Parameters of one type, and which of them have no gradient yet."""
+    """Parameters of one dtype.
+
+    Attributes:
+        parameters: The parameters.
+        size: Bytes of their gradients.
+        missing: The parameters that have no gradient yet.
+    """
 
     parameters: list[Parameter]
     size: int
     missing: set[Parameter]
 
 
-class GradientMean:
-    """Averages the gradients of those of the parameters that are trained (``requires_grad``) at the time.
+class GradientAverager:
+    """Averages the gradients of those parameters that are trained (``requires_grad``) at the time.
 
     Args:
-        parameters: In the order in which a forward pass uses them; the last are the first to have a gradient. Those
-            that do not require one now are never trained; what is trained must be the same on every rank.
+        parameters: In the order in which a forward pass uses them: the last ones get their gradient first. Those that
+            do not require a gradient now are never trained. All ranks must train the same parameters.
+        bucket_bytes: Size of a bucket, unless one gradient is larger.
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Parameter], bucket_bytes: int = BUCKET_BYTES) -> None:
         self._parameters = [parameter for parameter in reversed(parameters) if parameter.requires_grad]
-        self._of: dict[Parameter, _Bucket] = {}
+        self._bucket_bytes = bucket_bytes
+        self._bucket_of: dict[Parameter, _Bucket] = {}
         self._waiting: deque[_Bucket] = deque()
         self._sent: list[tuple[Tensor, Any]] = []
         for parameter in self._parameters:
-            parameter.register_post_accumulate_grad_hook(self._ready)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def averaging(self) -> Iterator[None]:
-        """Around the last backward pass of an optimizer step; at its end every trained parameter has the mean of what
-        the ranks have accumulated, zero for a rank that has nothing. Collective."""
+        """Average the accumulated gradients over the ranks; around the last backward pass of an optimizer step.
+
+        After the block every trained parameter has the mean, to which a rank without a gradient adds zero. Collective.
+        """
         self._waiting = deque(self._buckets())
-        self._of = {parameter: bucket for bucket in self._waiting for parameter in bucket.parameters}
+        self._bucket_of = {parameter: bucket for bucket in self._waiting for parameter in bucket.parameters}
         try:
             yield
-            # Not every rank need have a gradient for each of them, but every rank must send.
+            # A rank may have no gradient for some of them, but every rank must send.
             while self._waiting:
                 self._send(self._waiting.popleft())
             for flat, work in self._sent:
                 work.wait()
                 flat.mul_(1.0 / dist.get_world_size())
         finally:
-            self._waiting, self._of, self._sent = deque(), {}, []
+            self._waiting, self._bucket_of, self._sent = deque(), {}, []
 
     def _buckets(self) -> Iterator[_Bucket]:
         bucket = None
         for parameter in self._parameters:
             if not parameter.requires_grad:
                 continue
-            if bucket and bucket.size + parameter.nbytes <= BUCKET and parameter.dtype == bucket.parameters[0].dtype:
+            if (
+                bucket
+                and bucket.size + parameter.nbytes <= self._bucket_bytes
+                and parameter.dtype == bucket.parameters[0].dtype
+            ):
                 bucket.parameters.append(parameter)
                 bucket.size += parameter.nbytes
                 bucket.missing.add(parameter)
@@ -80,13 +98,13 @@ class GradientMean:
         if bucket:
             yield bucket
 
-    def _ready(self, parameter: Parameter) -> None:
-        """A gradient has been accumulated; in passes before the last nobody waits for it.
+    def _accumulated(self, parameter: Parameter) -> None:
+        """Note that a parameter has its gradient; ignored in passes before the last.
 
         Raises:
-            RuntimeError: For the second time in one pass: what was sent is not all of it.
+            RuntimeError: It is the second gradient in one pass: what has been sent is incomplete.
         """
-        if (bucket := self._of.get(parameter)) is not None:
+        if (bucket := self._bucket_of.get(parameter)) is not None:
             if parameter not in bucket.missing:
                 raise RuntimeError(
                     "a parameter got its gradient in two parts within one backward pass, as with reentrant activation "
@@ -102,7 +120,7 @@ class GradientMean:
         flat = torch.empty(sum(p.numel() for p in bucket.parameters), dtype=first.dtype, device=first.device)
         offset = 0
         for parameter in bucket.parameters:
-            # Laid out as its parameter is, as gradients are.
+            # With the parameter's own strides, as gradients have them.
             view = flat.as_strided(parameter.shape, parameter.stride(), offset)
             offset += parameter.numel()
             if parameter.grad is None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 
-def monitor(name: str, config: dict[str, Any]) -> Any:
-    """Make a monitor: an object whose ``write_events`` takes a list of (curve, value, step).
+def create_monitor(name: str, config: dict[str, Any]) -> Any:
+    """Create a monitor: an object whose ``write_events`` takes a list of (curve, value, step).
 
     Args:
         name: ``tensorboard``, ``wandb`` or ``csv``.
-        config: Its section of DeepSpeed's configuration.
+        config: The monitor's section of DeepSpeed's configuration.
 
     Raises:
         ImportError: The monitor's package is not installed.
     """
-    # Imported here: the packages are optional.
+    # Imported here because the packages are optional.
     from deepspeed.monitor.config import get_monitor_config
     from deepspeed.monitor.csv_monitor import csvMonitor
     from deepspeed.monitor.tensorboard import TensorBoardMonitor

@@ -1,8 +1,8 @@
-"""AdamW that moves only the active modules, and the learning rate of each module.
+"""AdamW that updates only the active modules, and the learning rate of each module.
 
-Under ZeRO, toggling ``requires_grad`` alone moves frozen parameters too: DeepSpeed hands the optimizer zero (at
-stage 3 even stale) gradients for them, and momentum and weight decay do the rest. Dropping the gradients of
-inactive groups in ``step`` as well keeps them, and their moments, bit-identical (tests/worker/engine/test_freezing.py).
+Under ZeRO, toggling ``requires_grad`` alone does not freeze a parameter: DeepSpeed passes zero (at stage 3 even stale)
+gradients for it to the optimizer, and momentum and weight decay then move it. Dropping the gradients of inactive groups
+in ``step`` as well keeps parameters and moments bit-identical (tests/worker/engine/test_freezing.py).
 """
 
 import math
@@ -28,26 +28,26 @@ class OptimizerRecipe(BaseModel):
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's ε."""
     warmup_steps: int = Field(default=20, ge=0)
-    """Steps of linear warm-up, counted on each module's own steps."""
+    """Steps of linear warm-up, counted for each module on its own steps."""
     decay: Literal["cosine", "constant"] = "cosine"
-    """How the rate falls over the job's steps."""
+    """Shape of the decay over the job's steps."""
     final: float = Field(default=0.05, ge=0, le=1)
-    """Share of the peak rate that is left at the end of the decay."""
+    """Learning rate at the end of the decay, as a share of the peak rate."""
     clip: float = Field(default=1.0, ge=0)
-    """Gradient norm that is clipped to; 0 for none."""
+    """Maximum gradient norm; 0 for no clipping."""
 
 
 class ModuleAdamW(torch.optim.AdamW):
-    """AdamW over groups that carry ``module`` (a name) and ``active`` (whether they move in this step).
+    """AdamW over parameter groups with two more keys: ``module`` (its name) and ``active`` (whether steps update it).
 
     Attributes:
-        rehearsing: While true, steps do all of their work on copies: no weight, moment or counter changes.
+        rehearsing: While true, steps work on copies: no weight, moment or counter changes.
     """
 
     rehearsing = False
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One AdamW step (Loshchilov & Hutter 2019, arXiv 1711.05101) of the active groups only."""
+        """Take one AdamW step (Loshchilov & Hutter 2019, arXiv 1711.05101) of the active groups only."""
         for group in self.param_groups:
             if not group["active"]:
                 for parameter in group["params"]:
@@ -59,7 +59,7 @@ class ModuleAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def _rehearse(self) -> None:
-        # A group at a time, so that the copies of one are all the memory it needs.
+        # Group by group, so that only one group's copies are in memory at a time.
         for group in self.param_groups:
             copies = []
             for parameter in group["params"]:
@@ -72,12 +72,12 @@ class ModuleAdamW(torch.optim.AdamW):
 
 
 def parameter_groups(model: nn.Module, owned: Mapping[str, Sequence[str]], weight_decay: float) -> list[dict[str, Any]]:
-    """One group per module and kind: matrices with weight decay, vectors without.
+    """Return two groups for each module: matrices with weight decay, vectors without.
 
     Args:
         model: The student.
         owned: Parameter names by module.
-        weight_decay: For parameters of two or more dimensions.
+        weight_decay: The decay of parameters with two or more dimensions.
     """
     parameters = dict(model.named_parameters())
     groups = []
@@ -90,31 +90,36 @@ def parameter_groups(model: nn.Module, owned: Mapping[str, Sequence[str]], weigh
     return groups
 
 
-def build(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> ModuleAdamW:
-    """The optimizer for groups made by :func:`parameter_groups`.
+def create_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> ModuleAdamW:
+    """Return the optimizer of the groups from :func:`parameter_groups`.
 
-    Fused: one pass over weights and moments in the place of ten, which is a tenth to a third of a small model's step.
+    It is fused: one pass over weights and moments instead of ten, which saves a tenth to a third of a small model's
+    step.
     """
     return ModuleAdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
 def activate(optimizer: torch.optim.Optimizer, modules: Iterable[str]) -> None:
-    """Make the groups of these modules, and no others, move in the steps to come."""
-    chosen = set(modules)
+    """Activate the groups of these modules and deactivate all others, for the next steps."""
+    active = set(modules)
     for group in optimizer.param_groups:
-        group["active"] = group["module"] in chosen
+        group["active"] = group["module"] in active
 
 
 class Schedule:
-    """Learning rates: decay on the job's steps, warm-up on each module's own first steps.
+    """Learning rates: they decay over the job's steps, and warm up over each module's own first steps.
 
-    A module that the bandit picks late still starts gently, and no module's rate depends on how often others were
-    picked.
+    So a module that the bandit picks late still warms up, and no module's rate depends on how often others were picked.
 
     Args:
         recipe: Peak rate and shape.
-        total_steps: Steps of the whole job, over which the rate decays; 0 when there is no end (no decay), or when it
-            is not chosen yet.
+        total_steps: Steps of the whole job, over which the rate decays; 0 for no decay, because the job has no end or
+            its length is not known yet.
+
+    Attributes:
+        total_steps: As above; may be set at any time.
+        step: Optimizer steps so far.
+        module_steps: Optimizer steps so far of each module.
     """
 
     def __init__(self, recipe: OptimizerRecipe, total_steps: int = 0) -> None:
@@ -124,10 +129,10 @@ class Schedule:
         self.module_steps: dict[str, int] = {}
 
     def rate(self, module: str) -> float:
-        """The learning rate of a module's next step."""
+        """Return the learning rate of a module's next step."""
         recipe = self._recipe
-        own = self.module_steps.get(module, 0)
-        warmup = min(1.0, (own + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+        module_steps = self.module_steps.get(module, 0)
+        warmup = min(1.0, (module_steps + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
         decay = 1.0
         if recipe.decay == "cosine" and self.total_steps:
             done = min(1.0, self.step / self.total_steps)
@@ -135,7 +140,7 @@ class Schedule:
         return recipe.lr * warmup * decay
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set every group's rate for the step to come."""
+        """Set the learning rate of every group for the next step."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate(group["module"])
 
@@ -146,10 +151,10 @@ class Schedule:
             self.module_steps[module] = self.module_steps.get(module, 0) + 1
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes."""
+        """Return the counters, for `restore`."""
         return {"step": self.step, "module_steps": dict(self.module_steps)}
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on, or back, to a state."""
-        self.step = saved["step"]
-        self.module_steps = dict(saved["module_steps"])
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Set the counters to those of a state from `state`."""
+        self.step = state["step"]
+        self.module_steps = dict(state["module_steps"])

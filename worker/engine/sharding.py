@@ -1,17 +1,18 @@
-"""A frozen model of which every rank holds its share: ZeRO 3 without an optimizer.
+"""A frozen model sharded over all ranks: ZeRO 3 without an optimizer.
 
-A module's parameters are gathered when it is called, the next ones' while it computes, and let go of after it: between
-two calls a rank holds its share and no more. What is called next DeepSpeed foresees from the call before; where that
-was of other modules, as in the first steps of a round, it gathers everything when it is needed.
+A module's parameters are gathered when it is called and released afterwards, while those of the next module are
+prefetched: between two calls a rank holds its own shard only. DeepSpeed predicts the next module from the previous
+call; when that call ran other modules, as in the first steps of a round, parameters are gathered only when needed.
 
-With ``offload`` the shares lie in (pinned) host memory: a rank copies its share to the device and the ranks gather it
-there, so N ranks of a node move each weight through the bus once and not N times. That, and not running the model on
-the CPU, is what ``placement: cpu`` means: the arithmetic of a large teacher takes a CPU far longer than the copy.
+With ``offload`` the shards lie in (pinned) host memory. Each rank copies its shard to the device, where the ranks
+gather it, so that N ranks of a node move each weight over the bus once, not N times. This is what ``placement: cpu``
+means; the model does not run on the CPU, because the arithmetic of a large teacher takes a CPU far longer than the
+copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepspeed
@@ -20,13 +21,12 @@ from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
 from worker.distill.modular import ModularModel, Outputs
+from worker.distill.teacher import Run
 from worker.models.base import Batch, Boundary
 
-Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 
-
-class _Called(nn.Module):
-    """Runs a model's modules within one call, which is what ZeRO 3 watches."""
+class _ModularForward(nn.Module):
+    """Runs a model's modules within one forward call, since that is what ZeRO 3 hooks into."""
 
     def __init__(self, modular: ModularModel) -> None:
         super().__init__()
@@ -34,17 +34,17 @@ class _Called(nn.Module):
         self._modular = modular
 
     def forward(self, modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> tuple[Any, ...]:
-        # Plain containers: DeepSpeed looks for tensors in them.
+        """Return the fields of `Outputs` as plain containers: DeepSpeed looks for tensors in those only."""
         return tuple(vars(self._modular.run(modules, batch, known=known)).values())
 
 
-def partitioned(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
-    """Part a model's parameters among all ranks; collective, as is every call of what is returned.
+def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
+    """Shard a model's parameters over all ranks; collective, as is every call of the returned function.
 
     Args:
-        modular: A frozen model on the CPU, whole and the same on every rank, in the type that it computes in.
-        device: Where it computes.
-        offload: Whether the shares lie in host memory.
+        modular: A frozen model on the CPU, whole and the same on every rank, in the dtype that it computes in.
+        device: The device that it computes on.
+        offload: Whether the shards lie in host memory.
     """
     dtype = next(modular.model.parameters()).dtype
     zero: dict[str, object] = {"stage": 3, "stage3_param_persistence_threshold": 0}
@@ -61,19 +61,19 @@ def partitioned(modular: ModularModel, device: torch.device, *, offload: bool) -
     for buffer in modular.model.buffers():
         buffer.data = buffer.data.to(device)
     if any(isinstance(module, nn.MultiheadAttention) for module in modular.model.modules()):
-        # It reads its child's parameters itself, so they are gathered with its own.
+        # Its forward reads the parameters of its child itself, so both are gathered together.
         set_z3_leaf_modules(modular.model, [nn.MultiheadAttention])
-    called = _Called(modular)
+    wrapper = _ModularForward(modular)
     for parameter in modular.model.parameters(recurse=False):
-        deepspeed.zero.register_external_parameter(called, parameter)
-    engine, _, _, _ = deepspeed.initialize(model=called, config=config, dist_init_required=False)
+        deepspeed.zero.register_external_parameter(wrapper, parameter)
+    engine, _, _, _ = deepspeed.initialize(model=wrapper, config=config, dist_init_required=False)
     engine.eval()
 
     def run(modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> Outputs:
         if not modules:
             return Outputs({}, {})
         outputs = Outputs(*engine(modules, batch, known))
-        # What was gathered ahead for modules that were not run this time would stay.
+        # Parameters that were prefetched for modules which did not run this time would stay gathered.
         engine.empty_partition_cache()
         return outputs
 

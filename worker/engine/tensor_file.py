@@ -1,4 +1,4 @@
-"""Files of tensors and plain values: written through to the disk, and read without running what they hold."""
+"""Files of tensors and plain values: flushed to the disk when written, and read without unpickling code."""
 
 import os
 import pickle
@@ -12,12 +12,20 @@ from worker.errors import CheckpointError
 
 
 def write(content: Any, path: Path) -> None:
-    """Write; on return the file is on the disk. Raises OSError, for example because that is full."""
+    """Write a file and flush it to the disk.
+
+    Args:
+        content: Tensors and plain values, nested as ``torch.save`` allows.
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be written, for example because the disk is full.
+    """
     with path.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # torch covers a disk's error with its own complaint about the half-written file.
+            # torch hides the OSError of the disk behind its own complaint about the unfinished file.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -26,15 +34,15 @@ def write(content: Any, path: Path) -> None:
 
 
 def read(path: Path, map_location: Any = "cpu", classes: Sequence[Any] = ()) -> Any:
-    """Read what `write` wrote.
+    """Read a file that `write` wrote.
 
     Args:
         path: The file.
-        map_location: Where tensors go, as for ``torch.load``.
-        classes: Whose objects may be in it beside tensors and plain values.
+        map_location: The device for tensors, as in ``torch.load``.
+        classes: Classes whose objects are allowed beside tensors and plain values.
 
     Raises:
-        CheckpointError: It holds something else.
+        CheckpointError: The file holds an object of another class.
     """
     try:
         with torch.serialization.safe_globals(list(classes)):

@@ -1,0 +1,1 @@
+"""From a recipe to the components that train: loading, building, checking, autotuning."""

@@ -1,7 +1,7 @@
-"""The dry step: proves for every arm, on real batches and through the engine, that it will train what it says.
+"""The dry run: checks on real batches, through the engine, that every arm trains what it should.
 
-Nothing moves: weights, moments, buffers, counters and random states are afterwards what they were before. Runs before
-round 0 of every job, and by itself with ``--dry-run`` (worker/setup/dry_run_report.py prints it).
+It changes nothing: weights, moments, buffers, counters and random states are the same afterwards. Every new job runs it
+before round 0, and ``--dry-run`` runs it alone and prints `report`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worker.data.base import Batch
 from worker.distill.arms import JOINT
@@ -21,20 +21,20 @@ from worker.distill.plan import Plan, Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.setup.models import Models
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCheck:
     """One pair of layers that an arm compares.
 
     Attributes:
-        student: The student's layer; [B, …, width] in ``student_shape``.
-        teacher: The teacher's.
-        reached: How many of the parameter tensors within the student's layer get a gradient.
-        parameters: How many of them the arm trains.
+        student: The student's layer; its output is [B, …, width], as in ``student_shape``.
+        teacher: The teacher's layer.
+        reached: How many parameter tensors of the student's layer get a gradient.
+        parameters: How many parameter tensors of it the arm trains.
         gradient: The largest absolute gradient among them; 0 where the layer still equals the teacher's.
     """
 
@@ -48,151 +48,159 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Proven:
-    """What was seen of one arm.
+class ArmCheck:
+    """Results of the dry run for one arm.
 
     Attributes:
         arm: Its name.
         plan: What its rounds train and compute.
-        layers: The pairs it compares.
+        layers: The pairs of layers it compares.
         silent: Names of its parameters that get no gradient.
-        seconds: Seconds of an optimizer step, the fastest seen.
+        seconds: Seconds of an optimizer step, the fastest measured.
     """
 
     arm: str
     plan: Plan
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCheck, ...]
     silent: tuple[str, ...]
     seconds: float
 
 
 @dataclass
-class Proof:
-    """Plays dry steps; every method is collective.
+class DryRun:
+    """Takes dry steps; every method is collective.
 
     Attributes:
         batches: This rank's micro-batches of one optimizer step, on the device.
     """
 
     models: Models
-    ranks: Ranks
+    process_group: ProcessGroup
     engine: Engine
     student: Student
     teacher: Teacher
     planner: Planner
     batches: Sequence[Batch]
-    _seen: list[tuple[Outputs, Outputs]] = field(default_factory=list, init=False)
+    _first_outputs: tuple[Outputs, Outputs] | None = field(default=None, init=False)
 
-    def arms(self, repeats: int) -> list[Proven]:
-        """Every arm, and joint.
+    def check_arms(self, repeats: int) -> list[ArmCheck]:
+        """Check every arm, then joint.
 
         Args:
-            repeats: Further steps of each to time; 0 leaves the time of the first, which has start-up in it.
+            repeats: Further steps of each arm to time; with 0 the time is that of the first step, which includes
+                start-up work.
 
         Raises:
-            RecipeError: An arm would not train what it says.
+            RecipeError: An arm would not train what it should.
         """
         arms = {**self.models.arms, JOINT: list(self.planner.modules)}
-        with _random_state(self.ranks.device):
-            return [self.arm(arm, modules, repeats) for arm, modules in arms.items()]
+        with _random_state(self.process_group.device):
+            return [self._check_arm(arm, modules, repeats) for arm, modules in arms.items()]
 
-    def arm(self, arm: str, modules: Sequence[str], repeats: int) -> Proven:
-        """One arm."""
+    def _check_arm(self, arm: str, modules: Sequence[str], repeats: int) -> ArmCheck:
         plan = self.planner.joint() if arm == JOINT else self.planner.arm(modules)
         self.engine.activate(plan.trained)
         names = [name for module in plan.trained for name in self.models.ownership.owned[module]]
-        with self._gradients(names) as reached, self._observing(arm):
+        with self._recorded_gradients(names) as recorded, self._recorded_outputs(arm):
             seconds = [self._step(plan)]
-        # None at all is -1: a gradient of 0 is one, as for a layer that still equals the teacher's.
-        nothing = torch.full((), -1.0)
-        flags = torch.stack([reached.get(name, nothing).double().cpu() for name in names])
-        got = dict(zip(names, self.ranks.gather(flags).amax(0).tolist(), strict=True))
+        # -1 stands for no gradient at all: 0 is a gradient, that of a layer which still equals the teacher's.
+        missing = torch.full((), -1.0)
+        largest = torch.stack([recorded.get(name, missing).double().cpu() for name in names])
+        gradients = dict(zip(names, self.process_group.all_gather(largest).amax(0).tolist(), strict=True))
         seconds += [self._step(plan) for _ in range(repeats)]
-        layers = tuple(self._layers(plan, got))
-        self._check(arm, plan, layers, got)
-        self._seen.clear()
-        return Proven(arm, plan, layers, tuple(name for name in names if got[name] < 0), min(seconds[1:] or seconds))
+        assert self._first_outputs is not None
+        student, teacher = self._first_outputs
+        self._first_outputs = None
+        layers = tuple(self._layers(plan, gradients, student, teacher))
+        self._require_gradients(arm, plan, layers, gradients, student)
+        silent = tuple(name for name in names if gradients[name] < 0)
+        return ArmCheck(arm, plan, layers, silent, min(seconds[1:] or seconds))
 
     def _step(self, plan: Plan) -> float:
-        """Seconds of one dry step, the teacher's part included."""
+        """Take one dry step and return its seconds, including the teacher's."""
         self.engine.synchronize()
         started = time.perf_counter()
-        work = [(batch, self.teacher.run(plan.teacher, batch)) for batch in self.batches]
-        self.engine.rehearse(work, plan)
+        self.engine.rehearse([(batch, self.teacher.run(plan.teacher, batch)) for batch in self.batches], plan)
         self.engine.synchronize()
         return time.perf_counter() - started
 
-    def _layers(self, plan: Plan, got: Mapping[str, float]) -> Iterator[Layer]:
-        student, teacher = self._seen[0]
+    def _layers(
+        self, plan: Plan, gradients: Mapping[str, float], student: Outputs, teacher: Outputs
+    ) -> Iterator[LayerCheck]:
         for module in plan.layers:
             for ours, theirs in self.models.pairs[module]:
-                inside = [name for name in got if name.startswith(f"{ours}.")]
-                yield Layer(
+                inside = [gradient for name, gradient in gradients.items() if name.startswith(f"{ours}.")]
+                yield LayerCheck(
                     student=ours,
                     student_shape=tuple(student.hidden[ours].shape),
                     teacher=theirs,
                     teacher_shape=tuple(teacher.hidden[theirs].shape),
-                    reached=sum(not got[name] < 0 for name in inside),
+                    reached=sum(not gradient < 0 for gradient in inside),
                     parameters=len(inside),
-                    gradient=max((got[name] for name in inside), default=0.0),
+                    gradient=max(inside, default=0.0),
                 )
 
-    def _check(self, arm: str, plan: Plan, layers: Sequence[Layer], got: Mapping[str, float]) -> None:
-        student, _ = self._seen[0]
+    def _require_gradients(
+        self,
+        arm: str,
+        plan: Plan,
+        layers: Sequence[LayerCheck],
+        gradients: Mapping[str, float],
+        student: Outputs,
+    ) -> None:
         for layer in layers:
-            cut = layer.parameters and not student.hidden[layer.student].requires_grad
-            if cut or (layer.parameters and not layer.reached):
+            no_graph = layer.parameters and not student.hidden[layer.student].requires_grad
+            if no_graph or (layer.parameters and not layer.reached):
                 why = (
                     "its output was computed without a graph. Reentrant activation checkpointing does that, and is "
                     "refused: use the non-reentrant kind (student.checkpointing: non_reentrant)"
-                    if cut
-                    else f"all {layer.parameters} of its parameter tensors have none"
+                    if no_graph
+                    else f"none of its {layer.parameters} parameter tensors has one"
                 )
                 raise RecipeError(f"arm {arm}: no gradient reaches the student's layer {layer.student}: {why}")
         for module in plan.trained:
             owned = self.models.ownership.owned[module]
-            if owned and all(got[name] < 0 for name in owned):
+            if owned and all(gradients[name] < 0 for name in owned):
                 raise RecipeError(
                     f"arm {arm}: no gradient reaches any parameter of {module}; check the weights under `loss`"
                 )
 
     @contextmanager
-    def _observing(self, arm: str) -> Iterator[None]:
-        """Keep what student and teacher put out in the first forward pass, once every hook has been seen to fire."""
+    def _recorded_outputs(self, arm: str) -> Iterator[None]:
+        """Record the outputs of the first forward pass, and check in every pass that all hooks have fired."""
 
-        def look(plan: Plan, student: Outputs, teacher: Outputs) -> None:
+        def observe(plan: Plan, student: Outputs, teacher: Outputs) -> None:
             for module in plan.layers:
                 for pair in self.models.pairs[module]:
-                    for (_, who), layer, seen in zip(self.models.both, pair, (student, teacher), strict=True):
-                        if layer not in seen.hidden:
+                    for (_, role), layer, outputs in zip(self.models.both, pair, (student, teacher), strict=True):
+                        if layer not in outputs.hidden:
                             raise RecipeError(
-                                f"arm {arm}: the hook on the {who}'s {layer} did not fire although {module} was run "
-                                f"(it fired on {', '.join(seen.hidden) or 'none'}): the model's adapter does not "
+                                f"arm {arm}: the hook on the {role}'s {layer} did not fire although {module} was run "
+                                f"(it fired on {', '.join(outputs.hidden) or 'none'}): the model's adapter does not "
                                 "call that layer when it runs this module alone"
                             )
-            if not self._seen:
-                self._seen.append((student, teacher))
+            self._first_outputs = self._first_outputs or (student, teacher)
 
-        self.student.observer = look
+        self.student.observer = observe
         try:
             yield
         finally:
             self.student.observer = None
 
     @contextmanager
-    def _gradients(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        """Largest absolute gradient by parameter, for those that get one within the block."""
+    def _recorded_gradients(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Record the largest absolute gradient of each of these parameters that gets one within the block."""
         largest: dict[str, Tensor] = {}
 
-        def note(name: str) -> object:
-            def keep(gradient: Tensor) -> None:
+        def recorder(name: str) -> object:
+            def record(gradient: Tensor) -> None:
                 value = gradient.detach().abs().amax()
                 largest[name] = torch.maximum(largest[name], value) if name in largest else value
 
-            return keep
+            return record
 
         parameters = dict(self.student.model.named_parameters())
-        hooks = [parameters[name].register_hook(note(name)) for name in names]  # type: ignore[no-untyped-call]
+        hooks = [parameters[name].register_hook(recorder(name)) for name in names]  # type: ignore[no-untyped-call]
         try:
             yield largest
         finally:
@@ -202,6 +210,56 @@ class Proof:
 
 @contextmanager
 def _random_state(device: torch.device) -> Iterator[None]:
-    """Leave torch's random states as they are found: a model may have dropout."""
+    """Restore torch's random states after the block: a model may have dropout."""
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         yield
+
+
+def report(models: Models, checks: Sequence[ArmCheck]) -> str:
+    """Return what ``--dry-run`` prints: hooks, shapes, gradients, parameters and cost of each arm."""
+    joint_seconds = next(check.seconds for check in checks if check.arm == JOINT)
+    lines = [line for check in checks for line in _arm_lines(models, check, joint_seconds)]
+    return "\n".join([*lines, *_other_lines(models)])
+
+
+def _arm_lines(models: Models, check: ArmCheck, joint_seconds: float) -> Iterator[str]:
+    plan = check.plan
+    yield f"arm {check.arm}" + ("" if check.arm in models.arms else " (the tail; no arm of the recipe)")
+    inputs = "the teacher's boundary tensors" if plan.forced else "the student's own inputs"
+    yield f"  trains         {', '.join(plan.trained)}, on {inputs}"
+    yield f"  computes       student: {', '.join(plan.student)}; teacher: {', '.join(plan.teacher)}"
+    names = [name for module in plan.trained for name in models.ownership.owned[module]]
+    yield f"  owns           {_count(models.student.model, names):,} parameters in {len(names)} tensors"
+    if check.silent:
+        yield f"  no gradient    {len(check.silent)} of these tensors: {', '.join(check.silent)}"
+    yield f"  hooks          all {len(check.layers)} pairs of layers fired; student's layer <- teacher's:"
+    width = max((len(layer.student) for layer in check.layers), default=0)
+    for layer in check.layers:
+        projected = "" if layer.student_shape == layer.teacher_shape else ", projected"
+        size = f"at most {layer.gradient:.1e}" if layer.gradient else "but is 0: nothing differs from the teacher"
+        yield (
+            f"    {layer.student:{width}}  {list(layer.student_shape)} <- {layer.teacher} {list(layer.teacher_shape)}"
+            f"{projected}; gradient reaches {layer.reached} of {layer.parameters} tensors, {size}"
+        )
+    yield f"  cost of a step {check.seconds:.4f} s, {check.seconds / joint_seconds:.0%} of joint"
+
+
+def _other_lines(models: Models) -> Iterator[str]:
+    ownership = models.ownership
+    for name, others in ownership.tied.items():
+        owner = next(module for module, names in ownership.owned.items() if name in names)
+        yield f"{name} is shared: it moves with {owner}, listed before {', '.join(others)}"
+    in_arms = {module for modules in models.arms.values() for module in modules}
+    for module in ownership.owned:
+        if module not in in_arms:
+            yield f"{module} is in no arm: only joint rounds train it"
+    count, names = _count(models.student.model, ownership.unowned), ", ".join(ownership.unowned)
+    tensors = f"{count:,} parameters in {len(ownership.unowned)} tensors"
+    yield f"{tensors} belong to no module and stay as they are{f': {names}' if names else ''}"
+
+
+def _count(model: nn.Module, names: Sequence[str]) -> int:
+    """Return the number of parameters in these tensors."""
+    parameters = dict(model.named_parameters())
+    # Under ZeRO 3 a parameter's own shape is empty; DeepSpeed keeps the number of the whole one beside it.
+    return sum(int(getattr(parameters[name], "ds_numel", parameters[name].numel())) for name in names)

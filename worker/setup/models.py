@@ -1,4 +1,4 @@
-"""From a recipe to models, arms and data."""
+"""Models, arms and data, loaded as a recipe says."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, Teache
 
 @dataclass(frozen=True)
 class Models:
-    """Teacher and student, taken apart alike, and what follows from that.
+    """Teacher and student, split into the same modules.
 
     Attributes:
-        adapter: The student's.
-        exported: The student as it was loaded or cut: it knows how it is given back.
+        adapter: The student's adapter.
+        teacher: The teacher.
+        student: The student.
+        exported: The student as it was loaded or cut: it knows how the student is exported.
         arms: Modules by arm, in the spec's order.
-        pairs: For each module, which student layer is compared with which teacher layer.
+        pairs: For each module, its pairs of compared layers: (student's layer, teacher's layer).
         ownership: Which module owns which of the student's parameters.
-        load_seconds: How long it took to load both, the import of the library that they come from included.
-        teacher_weights: Where the teacher's come from, for people to read.
+        load_seconds: Seconds to load both, including the import of the library that they come from.
+        teacher_weights: Where the teacher's weights come from, for people to read.
     """
 
     adapter: Adapter
@@ -49,38 +51,38 @@ class Models:
 
     @property
     def both(self) -> tuple[tuple[ModularModel, str], tuple[ModularModel, str]]:
-        """Student and teacher, each with its name."""
+        """Student and teacher, each with its role as a word."""
         return (self.student, "student"), (self.teacher, "teacher")
 
 
-def models(recipe: Recipe) -> Models:
-    """Load the teacher, make the student and resolve the arms.
+def load_models(recipe: Recipe) -> Models:
+    """Load the teacher, load or cut the student, and resolve the arms.
 
     Raises:
-        RecipeError: The recipe names something that is not there; all such names are told at once.
+        RecipeError: The recipe names something that does not exist; the message lists all such names.
     """
     started = time.monotonic()
-    # Fresh weights are the same on every rank, and not the student's.
+    # Fresh weights are the same on every rank, and differ from the student's.
     torch.manual_seed(recipe.seed + 1)
-    with _told(recipe, "teacher", "model"):
-        loaded = _loaded(recipe, recipe.teacher, recipe.teacher.model, "never")
-    theirs = _adapter(recipe, loaded.adapter, teacher=True)
-    student = _student(recipe, loaded, theirs)
+    with _locating_errors(recipe, "teacher", "model"):
+        loaded = _load(recipe, recipe.teacher, recipe.teacher.model, "never")
+    teacher_adapter = _adapter(recipe, loaded.adapter, teacher=True)
+    student = _student(recipe, loaded, teacher_adapter)
     adapter = _adapter(recipe, student.adapter, teacher=False)
     modules = [module.name for module in adapter.modules]
     arms = {name: [name] for name in modules} if recipe.arms is None else recipe.arms
-    faults = list(reference_errors(recipe, adapter, theirs, arms))
+    faults = list(reference_errors(recipe, adapter, teacher_adapter, arms))
     if faults:
         raise RecipeError("the recipe cannot be followed:" + "".join(f"\n  {fault}" for fault in faults))
-    teacher_modular = ModularModel(loaded.model, theirs, recipe.layers)
+    teacher_modular = ModularModel(loaded.model, teacher_adapter, recipe.layers)
     student_modular = ModularModel(student.model, adapter, recipe.layers)
     pairs = {}
     for name in modules:
-        with _told(recipe, "student", "layer_map", name):
-            chosen = recipe.student.layer_map.get(name)
-            pairs[name] = layer_pairs(student_modular.layers[name], teacher_modular.layers[name], chosen)
-    # A teacher has layers that no student layer is compared with.
-    teacher_modular.filter_layers(theirs for matched in pairs.values() for _, theirs in matched)
+        with _locating_errors(recipe, "student", "layer_map", name):
+            layer_map = recipe.student.layer_map.get(name)
+            pairs[name] = layer_pairs(student_modular.layers[name], teacher_modular.layers[name], layer_map)
+    # Some of the teacher's layers are compared with no student layer.
+    teacher_modular.filter_layers(teacher_layer for compared in pairs.values() for _, teacher_layer in compared)
     owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
     check_trainable(arms, owned)
     _check_dimensions(student.model)
@@ -91,71 +93,71 @@ def models(recipe: Recipe) -> Models:
 
 
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
-    """The student: cut from the teacher, or a model of its own."""
-    wanted = recipe.student
-    if wanted.model is None:
-        with _told(recipe, "student", "keep"):
-            return teacher.cut(wanted.keep or {}, adapter)
+    """Cut the student from the teacher, or load it."""
+    section = recipe.student
+    if section.model is None:
+        with _locating_errors(recipe, "student", "keep"):
+            return teacher.cut(section.keep or {}, adapter)
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
-    with _told(recipe, "student", "model"):
-        return _loaded(recipe, wanted, wanted.model, "if_bare")
+    with _locating_errors(recipe, "student", "model"):
+        return _load(recipe, section, section.model, "if_bare")
 
 
-def _loaded(recipe: Recipe, wanted: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:
-    """A model with its weights; fresh ones as far as ``fresh`` allows, or because the recipe asks for them."""
+def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:
+    """Load a model with its weights; fresh weights where ``fresh`` allows them, or where the recipe asks for them."""
     return sources.load(
         model,
-        checkpoint=wanted.checkpoint,
-        options=wanted.options,
+        checkpoint=section.checkpoint,
+        options=section.options,
         directory=recipe.directory,
-        fresh="always" if wanted.weights == "random" else fresh,
+        fresh="always" if section.weights == "random" else fresh,
     )
 
 
 def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
-    """The family's adapter, or what the recipe makes of it."""
+    """Return the family's adapter, or one with the recipe's own ``modules``."""
     if recipe.modules is None:
         return family
     named = []
-    for name, given in recipe.modules.items():
-        module = ModuleRecipe(path=given) if isinstance(given, str) else given
+    for name, entry in recipe.modules.items():
+        module = ModuleRecipe(path=entry) if isinstance(entry, str) else entry
         path, layers = module.path, module.layers or module.path
         if teacher:
             path = module.teacher_path or path
             layers = module.teacher_layers or (module.teacher_path if module.layers is None else None) or layers
-        named.append(NamedModule(ModuleSpec(name, _several(path), _several(layers)), module.mask))
+        named.append(NamedModule(ModuleSpec(name, _as_tuple(path), _as_tuple(layers)), module.mask))
     return RegroupedAdapter(family, named, recipe.logits_mask)
 
 
-def _several(given: Patterns) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _as_tuple(patterns: Patterns) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _check_dimensions(student: nn.Module) -> None:
-    """Raise RecipeError for what DeepSpeed cannot split."""
+    """Raise RecipeError if DeepSpeed cannot shard a parameter."""
     scalars = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
     if scalars:
         raise RecipeError(
-            f"the student's parameters {', '.join(scalars)} have no dimension, and DeepSpeed cannot split such; "
+            f"the student's parameters {', '.join(scalars)} have no dimension, and DeepSpeed cannot shard those; "
             "give each the shape [1]"
         )
 
 
 @contextmanager
-def _told(recipe: Recipe, *where: str) -> Iterator[None]:
-    """Errors within say where in the recipe they come from."""
+def _locating_errors(recipe: Recipe, *where: str) -> Iterator[None]:
+    """Prefix errors within the block with the place in the recipe that they are about."""
     try:
         yield
     except RecipeError as error:
         raise RecipeError(f"{recipe.at(*where)}: {error}") from error
 
 
-def data(recipe: Recipe, models: Models) -> DataModule:
-    """The recipe's data module.
+def build_data(recipe: Recipe, models: Models) -> DataModule:
+    """Build the recipe's data module.
 
     Raises:
-        RecipeError: Unknown name or options.
+        RecipeError: The name or an option is unknown.
     """
     context = Context(recipe.directory, models.exported.inputs)
     try:
@@ -164,8 +166,8 @@ def data(recipe: Recipe, models: Models) -> DataModule:
         raise RecipeError(f"{recipe.at('data')}: {error}") from None
 
 
-def describe(model: nn.Module) -> str:
-    """Every module of a model: its dotted path, class and number of parameters."""
+def list_modules(model: nn.Module) -> str:
+    """Return a line for every module of a model: its dotted path, class and number of parameters."""
     rows = [
         (name, type(module).__name__, sum(p.numel() for p in module.parameters()))
         for name, module in model.named_modules()

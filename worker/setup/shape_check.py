@@ -1,4 +1,4 @@
-"""Teacher and student seen once on a few rows, before anything is wrapped: does every hook fire, and what fits what?"""
+"""A check of teacher and student on a few rows, before anything is wrapped: do all hooks fire, and do shapes match?"""
 
 from __future__ import annotations
 
@@ -21,61 +21,63 @@ from worker.setup.models import Models
 
 @dataclass(frozen=True)
 class Widths:
-    """Where student and teacher differ in the last dimension.
+    """The tensors whose last dimension differs between student and teacher.
 
     Attributes:
-        hidden: For student layers, by name.
-        boundary: The student's width of (module, boundary tensor).
+        hidden: Both widths, by the name of the student's layer.
+        boundary: The student's width, by (module, boundary tensor).
     """
 
     hidden: dict[str, HiddenWidths] = field(default_factory=dict)
     boundary: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def compare(models: Models, batch: Batch, *, forced: bool, objective: Objective | None = None) -> Widths:
-    """Run both models in full on a small batch and see what they put out.
+def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Objective | None = None) -> Widths:
+    """Run both models in full on a small batch and compare the shapes of their outputs.
 
     Args:
-        models: As assembled, on the CPU; they are left as they are.
+        models: Both models, on the CPU; they are not changed.
         batch: A few rows.
-        forced: Whether the student's modules are to read the teacher's boundary tensors.
-        objective: Whose task terms the model should be able to compute.
+        forced: Whether the student's modules will read the teacher's boundary tensors.
+        objective: The objective whose task terms the model must be able to compute; by default none is checked.
 
     Raises:
-        RecipeError: A hook does not fire, shapes differ in more than the last dimension, or there is no such task term;
-            names every fault.
+        RecipeError: A hook does not fire, shapes differ in more than the last dimension, or the model does not compute
+            a task term; the message lists every fault.
     """
-    student, teacher = (_outputs(modular, batch, who) for modular, who in models.both)
+    student, teacher = (_outputs(modular, batch, role) for modular, role in models.both)
     faults: list[str] = []
     widths = Widths()
     for module, pairs in models.pairs.items():
-        for ours, theirs in pairs:
+        for pair in pairs:
             missing = [
-                _silent(models, module, modular, layer, batch, who)
-                for (modular, who), layer, seen in zip(models.both, (ours, theirs), (student, teacher), strict=True)
-                if layer not in seen.hidden
+                _silent_hook(models, module, modular, layer, batch, role)
+                for (modular, role), layer, outputs in zip(models.both, pair, (student, teacher), strict=True)
+                if layer not in outputs.hidden
             ]
             faults += missing
             if not missing:
-                here, there = student.hidden[ours].shape, teacher.hidden[theirs].shape
-                if here[:-1] != there[:-1]:
-                    faults.append(_misfit(models, module, f"layer {ours}", here, f"layer {theirs}", there))
-                elif here != there:
-                    widths.hidden[ours] = HiddenWidths(module, here[-1], there[-1])
+                ours, theirs = pair
+                student_shape, teacher_shape = student.hidden[ours].shape, teacher.hidden[theirs].shape
+                if student_shape[:-1] != teacher_shape[:-1]:
+                    names = f"layer {ours}", f"layer {theirs}"
+                    faults.append(_mismatch(models, module, names, (student_shape, teacher_shape)))
+                elif student_shape != teacher_shape:
+                    widths.hidden[ours] = HiddenWidths(module, student_shape[-1], teacher_shape[-1])
     for module, name in _boundaries(models, student, forced):
-        there_tensor = teacher.boundary[module].get(name)
-        if there_tensor is None:
+        teacher_tensor = teacher.boundary[module].get(name)
+        if teacher_tensor is None:
             faults.append(f"{_arms(models, module)}: the teacher's {module} puts out no boundary tensor {name!r}")
             continue
-        here, there = student.boundary[module][name].shape, there_tensor.shape
-        if here[:-1] != there[:-1]:
-            faults.append(_misfit(models, module, name, here, name, there))
-        elif here != there:
-            widths.boundary[module, name] = here[-1]
+        student_shape, teacher_shape = student.boundary[module][name].shape, teacher_tensor.shape
+        if student_shape[:-1] != teacher_shape[:-1]:
+            faults.append(_mismatch(models, module, (name, name), (student_shape, teacher_shape)))
+        elif student_shape != teacher_shape:
+            widths.boundary[module, name] = student_shape[-1]
     if student.logits is not None and teacher.logits is not None and student.logits.shape != teacher.logits.shape:
         faults.append(
             f"the student's logits are {list(student.logits.shape)} and the teacher's {list(teacher.logits.shape)}; "
-            "nothing may differ"
+            "their shapes must be equal"
         )
     if objective is not None:
         faults += _unknown_terms(models, objective, student, batch)
@@ -84,8 +86,8 @@ def compare(models: Models, batch: Batch, *, forced: bool, objective: Objective 
     return widths
 
 
-def _outputs(modular: ModularModel, batch: Batch, who: str) -> Outputs:
-    """What a model puts out, in eval mode and without gradient."""
+def _outputs(modular: ModularModel, batch: Batch, role: str) -> Outputs:
+    """Run a whole model in eval mode and without gradient."""
     training = modular.model.training
     modular.model.eval()
     try:
@@ -93,13 +95,13 @@ def _outputs(modular: ModularModel, batch: Batch, who: str) -> Outputs:
             return modular.run([module.name for module in modular.adapter.modules], batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
-        raise RecipeError(f"the {who} cannot run the data's batches ({shapes}): {error}") from error
+        raise RecipeError(f"the {role} cannot run the data's batches ({shapes}): {error}") from error
     finally:
         modular.model.train(training)
 
 
 def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:
-    """The boundary tensors that are compared or, under teacher forcing, read."""
+    """Yield the boundary tensors that are compared or, under teacher forcing, read: (module, tensor)."""
     modules = models.adapter.modules
     read = {name for module in modules for name in module.inputs or ()} if forced else set()
     for module in modules:
@@ -109,7 +111,7 @@ def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tupl
 
 
 def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch: Batch) -> Iterator[str]:
-    """A sentence for each task term that has a name and that nobody computes."""
+    """Yield a sentence for each named task term that the model does not compute."""
     plan = Planner(models.adapter.modules, None, "active").task()
     with torch.no_grad():
         computed = objective.task_terms(plan, models.student.model, student, batch)
@@ -119,25 +121,25 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
             yield f"loss.task names {name!r}, which the model does not compute{hint}"
 
 
-def _silent(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, who: str) -> str:
-    with _calls(modular.model) as called:
-        _outputs(modular, batch, who)
+def _silent_hook(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, role: str) -> str:
+    with _recorded_calls(modular.model) as called:
+        _outputs(modular, batch, role)
     hint = suggest(layer, called, "modules that it calls", most=3)
     return (
-        f"{_arms(models, module)}: the hook on the {who}'s {layer} did not fire: the forward pass does not call that "
+        f"{_arms(models, module)}: the hook on the {role}'s {layer} did not fire: the forward pass does not call that "
         f"module{hint}"
     )
 
 
 @contextmanager
-def _calls(model: nn.Module) -> Iterator[list[str]]:
-    """Names of the modules that are called within the block."""
+def _recorded_calls(model: nn.Module) -> Iterator[list[str]]:
+    """Record the names of the modules that are called within the block."""
     called: list[str] = []
 
-    def note(name: str) -> object:
+    def recorder(name: str) -> object:
         return lambda *_: called.append(name)
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    hooks = [module.register_forward_hook(recorder(name)) for name, module in model.named_modules() if name]
     try:
         yield called
     finally:
@@ -145,17 +147,10 @@ def _calls(model: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def _misfit(
-    models: Models,
-    module: str,
-    ours: str,
-    here: torch.Size,
-    theirs: str,
-    there: torch.Size,
-) -> str:
+def _mismatch(models: Models, module: str, names: tuple[str, str], shapes: tuple[torch.Size, torch.Size]) -> str:
     return (
-        f"{_arms(models, module)}: the student's {ours} of {module} puts out {list(here)} and the teacher's {theirs} "
-        f"{list(there)}; only the last dimension may differ"
+        f"{_arms(models, module)}: the student's {names[0]} of {module} puts out {list(shapes[0])} and the teacher's "
+        f"{names[1]} {list(shapes[1])}; only the last dimension may differ"
     )
 
 

@@ -1,0 +1,1 @@
+"""The training loop, its state and checkpoints, and where the records of rounds go."""

@@ -1,15 +1,16 @@
-"""Checkpoints: whole or not there at all, the last few kept, and only what is whole is ever read.
+"""Checkpoints: written atomically, the last few kept, and read only if complete.
 
     checkpoints/
-      round-000012-step-0003/   the round to go on with, and how many of its steps are taken
+      round-000012-step-0003/   the round to continue, and how many of its steps are done
         engine/                 DeepSpeed's files, with the loop's state in them
-        rank-00000.pt           what one rank alone knows: random numbers, the round's start
+        rank-00000.pt           the state of one rank: random numbers, the copy for a rollback
         complete.json           written last: size and SHA-256 of every file, and whose checkpoint it is
-      draft/                    the one that is being written; a killed process leaves it behind
+      draft/                    the checkpoint being written; a killed process leaves it behind
 
-The files are on the disk before ``complete.json`` is, and that is before the folder gets its name: whatever moment a
-kill or a power cut comes at, the one before is there. All ranks must see the same folder. Nothing in it is unpickled as
-code: tensors, plain values and four classes of DeepSpeed are read, nothing else (worker/engine/checkpoint_files.py).
+The files are flushed to the disk before ``complete.json`` is written, and that before the directory is renamed: after a
+kill or a power cut at any moment, the previous checkpoint is there. All ranks must see the same directory. Nothing in
+it is unpickled as code: only tensors, plain values and four classes of DeepSpeed are read
+(worker/engine/checkpoint_files.py).
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from pathlib import Path
 
 from worker.engine import tensor_file
 from worker.engine.engine import Engine
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import CheckpointError
 from worker.files import sync_directory
 from worker.recipe.sections import CheckpointRecipe
-from worker.training import rng as randomness
+from worker.training import rng
 from worker.training.loop_state import LoopState
 
 LARGEST_SHARE = 0.02
-"""Of a job's time that regular checkpoints may take."""
+"""Share of a job's time that regular checkpoints may take."""
 MARK = "complete.json"
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mark:
-    """What a whole checkpoint says of itself.
+    """The content of complete.json.
 
     Attributes:
         run: The run's name.
         worker: The worker's id.
-        ranks: Processes of the job; only as many can go on.
+        ranks: The number of ranks of the job; only a job with as many can continue.
         files: Size in bytes and SHA-256 by path within the checkpoint.
     """
 
@@ -58,17 +59,19 @@ class Mark:
 
 @dataclass
 class Checkpoints:
-    """One worker's checkpoints.
+    """The checkpoints of one worker.
 
     Attributes:
-        directory: Where they are; made with the first one.
+        directory: Where they are; created with the first one.
         recipe: When to write, and how many to keep.
-        ranks: The job's processes, who save and load together.
+        process_group: The job's ranks, which save and load together.
+        run: The run's name.
+        worker: The worker's id.
     """
 
     directory: Path
     recipe: CheckpointRecipe
-    ranks: Ranks
+    process_group: ProcessGroup
     run: str
     worker: str
 
@@ -77,11 +80,11 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether, by this process's clock, it is time for another one."""
+        """Whether it is time for another checkpoint, by this process's clock."""
         return time.monotonic() >= self._next
 
     def save(self, engine: Engine, state: LoopState) -> None:
-        """Write a checkpoint and remove those that are too many; collective.
+        """Write a checkpoint and remove the oldest beyond the recipe's number; collective.
 
         Raises:
             CheckpointError: It cannot be written, for example because the disk is full.
@@ -91,84 +94,92 @@ class Checkpoints:
             self._save(engine, state)
         except OSError as error:
             raise CheckpointError(
-                f"no checkpoint can be written to {self.directory}: {error.strerror or error}; the one before is intact"
+                f"cannot write a checkpoint to {self.directory}: {error.strerror or error}; the previous one is intact"
             ) from error
-        # A slow disk makes them rarer.
+        # On a slow disk checkpoints are rarer.
         cost = time.monotonic() - began
         wait = max(self.recipe.every_seconds, cost / LARGEST_SHARE) if self.recipe.every_seconds else 0.0
         self._next = time.monotonic() + wait
 
     def load(self, engine: Engine, name: str, ranks: int) -> LoopState:
-        """Take up the checkpoint of that name, written by so many ranks; collective, before the first forward pass.
+        """Load a checkpoint into the engine and return the loop's state; collective, before the first forward pass.
+
+        Args:
+            engine: A new engine of the same recipe.
+            name: The checkpoint's name, from `newest`.
+            ranks: The number of ranks that wrote it.
 
         Raises:
-            CheckpointError: There are more or fewer ranks now, or a file holds what none of ours would.
+            CheckpointError: The number of ranks has changed, or a file holds objects that no checkpoint does.
         """
-        if ranks != self.ranks.world:
+        if ranks != self.process_group.world_size:
             raise CheckpointError(
-                f"the checkpoint {self.directory / name} is of {ranks} rank(s), and only so many can go on with it; "
-                f"now there are {self.ranks.world} (launch it with --num_accelerators {ranks})"
+                f"the checkpoint {self.directory / name} is of {ranks} rank(s), and this job has "
+                f"{self.process_group.world_size}: launch it with --num_accelerators {ranks}"
             )
         common = engine.load(self.directory / name / "engine")
-        state = LoopState.of(common, tensor_file.read(self.directory / name / self._own_file))
-        state.rows = [{term: value.to(self.ranks.device) for term, value in row.items()} for row in state.rows]
+        state = LoopState.from_saved(common, tensor_file.read(self.directory / name / self._rank_file))
+        device = self.process_group.device
+        state.rows = [{term: value.to(device) for term, value in row.items()} for row in state.rows]
         return state
 
     @property
-    def _own_file(self) -> str:
-        return f"rank-{self.ranks.rank:05d}.pt"
+    def _rank_file(self) -> str:
+        return f"rank-{self.process_group.rank:05d}.pt"
 
     def _save(self, engine: Engine, state: LoopState) -> None:
         draft = self.directory / "draft"
-        if self.ranks.rank == 0:
+        if self.process_group.is_rank0:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-        self.ranks.wait()
-        state.random = randomness.state()
-        own = draft / self._own_file
-        tensor_file.write(state.own(), own)
-        written = [own, *engine.save(draft / "engine", state.common())]
-        mine = {path.relative_to(draft).as_posix(): (path.stat().st_size, _digest(path)) for path in written}
-        everyones = {name: found for files in self.ranks.collect(mine) for name, found in files.items()}
-        if self.ranks.rank == 0:
-            _finish(draft, Mark(self.run, self.worker, self.ranks.world, everyones))
-            whole = self.directory / f"round-{state.round:06d}-step-{state.step:04d}"
-            shutil.rmtree(whole, ignore_errors=True)
-            draft.rename(whole)
+        self.process_group.barrier()
+        state.random = rng.state()
+        rank_file = draft / self._rank_file
+        tensor_file.write(state.of_rank(), rank_file)
+        written = [rank_file, *engine.save(draft / "engine", state.common())]
+        local = {path.relative_to(draft).as_posix(): (path.stat().st_size, _digest(path)) for path in written}
+        files = {
+            name: entry for entries in self.process_group.all_gather_objects(local) for name, entry in entries.items()
+        }
+        if self.process_group.is_rank0:
+            _write_mark(draft, Mark(self.run, self.worker, self.process_group.world_size, files))
+            final = self.directory / f"round-{state.round:06d}-step-{state.step:04d}"
+            shutil.rmtree(final, ignore_errors=True)
+            draft.rename(final)
             sync_directory(self.directory)
-            for old in _all(self.directory)[self.recipe.keep :]:
+            for old in _newest_first(self.directory)[self.recipe.keep :]:
                 shutil.rmtree(old, ignore_errors=True)
-        self.ranks.wait()
+        self.process_group.barrier()
 
 
 def newest(directory: Path) -> tuple[str, Mark] | None:
-    """Name and mark of the newest checkpoint that is whole; damaged newer ones are removed, with a word each.
+    """Return name and mark of the newest complete checkpoint; remove damaged newer ones, with a warning each.
 
-    For the rank that leads, before the others load.
+    Called on rank 0, before all ranks load.
     """
-    for path in _all(directory):
+    for path in _newest_first(directory):
         try:
             return path.name, _checked(path)
         except CheckpointError as error:
-            log.warning("the checkpoint %s is not used: %s; the one before it is", path, error)
-            # Left where it is, it would count as one of the last few, and crowd out a whole one.
+            log.warning("the checkpoint %s is not used: %s; the previous one is used instead", path, error)
+            # If it stayed, it would count as one of the last few and displace a complete one.
             shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def _all(directory: Path) -> list[Path]:
-    """The checkpoints, the newest first."""
+def _newest_first(directory: Path) -> list[Path]:
+    """Return the checkpoints, the newest first."""
     return sorted(directory.glob("round-*-step-*"), reverse=True)
 
 
 def _checked(path: Path) -> Mark:
-    """The mark of a checkpoint whose files are what it says. Raises CheckpointError, saying what is wrong."""
+    """Return a checkpoint's mark, after checking all files; raise CheckpointError if one is missing or damaged."""
     try:
         mark = Mark(**json.loads((path / MARK).read_text(encoding="utf-8")))
         for name, (size, digest) in mark.files.items():
-            found = (path / name).stat().st_size
-            if found != size:
-                raise CheckpointError(f"{name} has {found} bytes instead of {size}")
+            actual = (path / name).stat().st_size
+            if actual != size:
+                raise CheckpointError(f"{name} has {actual} bytes instead of {size}")
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{name} is damaged")
     except FileNotFoundError as error:
@@ -178,8 +189,8 @@ def _checked(path: Path) -> Mark:
     return mark
 
 
-def _finish(draft: Path, mark: Mark) -> None:
-    """Write the mark, and see to it that everything is on the disk."""
+def _write_mark(draft: Path, mark: Mark) -> None:
+    """Write the mark, and flush it and the directories to the disk."""
     with (draft / MARK).open("w", encoding="utf-8") as file:
         json.dump(asdict(mark), file, indent=1)
         file.flush()

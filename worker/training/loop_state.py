@@ -1,4 +1,4 @@
-"""Where a job stands: with the engine's own state and the journal, everything that a resumed process needs."""
+"""The state of the training loop: with the engine's state and the journal, all that a resumed process needs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from worker.client.journal import Pull
 from worker.data.base import Cursor
 from worker.evaluation.probe import Evaluation, Terms
 
-OWN = ("rows", "cursors", "random", "round_start")
-"""What every rank has of its own; the rest is the same on all."""
+OF_RANK = ("rows", "cursors", "random", "round_start")
+"""The fields that differ between ranks."""
 
 
 @dataclass
 class LoopState:
-    """Saved between two optimizer steps, also in the middle of a round.
+    """The state between two optimizer steps, also in the middle of a round.
 
     Attributes:
-        round: The round that is played, or the next one.
-        step: Optimizer steps taken of it.
-        pull: Its arm, once it is chosen.
+        round: The round being played, or the next one.
+        step: Its optimizer steps so far.
+        pull: Its arm, once chosen.
         position: Batches that every rank has taken from its training data.
         terms: The probe's terms as last measured.
-        seconds: Seconds of training spent on the open round.
+        seconds: Seconds of training in the round so far.
         diverged: Rounds in a row, up to now, whose loss was not finite.
-        elapsed: Seconds of the whole job, those of earlier processes included.
+        elapsed: Seconds of the whole job, including earlier processes.
         teacher_metrics: The teacher's task metrics, measured once.
-        start: The student as it was before round 0.
-        rows: This rank's loss and terms by name, scalars, of every step of the open round.
-        cursors: Where this rank's lanes of streamed training data go on; filled when it is saved.
-        random: This rank's random number generators; filled when it is saved.
-        round_start: What `RoundStart.state` gives for the open round; filled when it is saved.
+        start: The student's evaluation before round 0.
+        rows: This rank's loss and terms by name, scalars, for every step of the round.
+        cursors: Where this rank's lanes of streamed training data continue; set when the state is saved.
+        random: This rank's random number generators; set when the state is saved.
+        round_start: `Rollback.state` of the round; set when the state is saved.
     """
 
     round: int = 0
@@ -52,7 +52,7 @@ class LoopState:
     round_start: dict[str, Any] | None = None
 
     def next_round(self) -> None:
-        """The open round is over."""
+        """Go to the next round."""
         self.round += 1
         self.step = 0
         self.pull = None
@@ -61,17 +61,17 @@ class LoopState:
         self.round_start = None
 
     def common(self) -> dict[str, Any]:
-        """What is the same on every rank, as plain values."""
-        state = {name: value for name, value in vars(self).items() if name not in OWN}
+        """Return the fields that are the same on every rank, as plain values."""
+        state = {name: value for name, value in vars(self).items() if name not in OF_RANK}
         return state | {"pull": self.pull and asdict(self.pull), "start": self.start and asdict(self.start)}
 
-    def own(self) -> dict[str, Any]:
-        """What this rank alone knows, as plain values and tensors."""
-        return {name: getattr(self, name) for name in OWN}
+    def of_rank(self) -> dict[str, Any]:
+        """Return the fields of this rank, as plain values and tensors."""
+        return {name: getattr(self, name) for name in OF_RANK}
 
     @classmethod
-    def of(cls, common: dict[str, Any], own: dict[str, Any]) -> LoopState:
-        """The state that gave these."""
+    def from_saved(cls, common: dict[str, Any], of_rank: dict[str, Any]) -> LoopState:
+        """Return the state from the results of `common` and `of_rank`."""
         pull, start = common["pull"], common["start"]
         objects = {"pull": pull and Pull(**pull), "start": start and Evaluation(**start)}
-        return cls(**{**common, **own, **objects})
+        return cls(**{**common, **of_rank, **objects})

@@ -1,4 +1,4 @@
-"""What a person sees of the job: a bar on a terminal, plain lines elsewhere."""
+"""The job's progress on the terminal: a bar, or plain lines where standard error is no terminal."""
 
 import os
 import sys
@@ -10,11 +10,11 @@ from worker.training.metrics import RoundRecord
 
 
 class Progress:
-    """Shows rounds as they end; rank 0 only.
+    """Shows each round when it has ended; rank 0 only.
 
     Args:
-        rounds: Rounds to come; 0 when there is no end.
-        first: The first of them.
+        rounds: Rounds of the job; 0 if it has no end.
+        first: The round that is played next.
     """
 
     def __init__(self, rounds: int, first: int) -> None:
@@ -24,10 +24,10 @@ class Progress:
         if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             self._bar = tqdm(total=rounds or None, initial=first, unit="round", dynamic_ncols=True)
 
-    def show(self, record: RoundRecord) -> None:
-        """One round has ended."""
+    def add(self, record: RoundRecord) -> None:
+        """Show one round."""
         rate = record.steps / record.seconds if record.seconds else 0.0
-        loss = "not finite, round taken back" if record.after is None else f"{record.after:.4f}"
+        loss = "not finite, round rolled back" if record.after is None else f"{record.after:.4f}"
         reward = "" if record.reward is None else f"  reward {record.reward:+.2%}"
         metrics = record.evaluation.metrics if record.evaluation else {}
         accuracy = "".join(f"  {name} {value:.1%}" for name, value in metrics.items() if "/" not in name)
@@ -38,13 +38,14 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
 
-    def say(self, text: str) -> None:
-        """A line beside the progress."""
+    def print(self, text: str) -> None:
+        """Print a line beside the progress."""
         if self._bar is None:
             print(text, flush=True)
         else:
             self._bar.write(text)
 
     def close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
         if self._bar is not None:
             self._bar.close()

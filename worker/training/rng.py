@@ -1,4 +1,4 @@
-"""The state of every random number generator of this process: Python's, NumPy's and torch's, of CPU and device."""
+"""The states of all random number generators of this process: Python's, NumPy's and torch's, on CPU and device."""
 
 import random
 from typing import Any
@@ -8,18 +8,18 @@ import torch
 
 
 def state() -> dict[str, Any]:
-    """What `restore` takes; plain values and tensors, so that it can be read back without running anything."""
-    kind, keys, at, has_gauss, gauss = np.random.get_state(legacy=True)
+    """Return the states, for `restore`: plain values and tensors, so that they can be read without unpickling code."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), at, has_gauss, gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
 def restore(saved: dict[str, Any]) -> None:
-    """Go on drawing as the process that saved the state would have."""
+    """Set all generators to saved states: they draw what the saving process would have drawn next."""
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = saved["numpy"]

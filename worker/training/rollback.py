@@ -1,4 +1,4 @@
-"""What a round may move, as it was when the round began: a copy to go back to (DESIGN.md §6, NaN)."""
+"""A copy of what a round may change, to return to if the round diverges (DESIGN.md §6, NaN)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from worker.engine.engine import Engine
 
 
-class RoundStart:
-    """This rank's copy of its share of some modules' weights, masters and moments, of the model's buffers, and of the
-    schedule. Everything else stays as it is during the round, so it need not be copied. It lies where they do if the
-    device has room for two of it, which takes milliseconds, and else in host memory.
+class Rollback:
+    """This rank's copy of its share of some modules' weights, masters and moments, of all buffers, and of the schedule.
+
+    Nothing else changes during the round. The copy stays on the device if that has room for two of it, which takes
+    milliseconds; otherwise it goes to host memory.
 
     Args:
-        engine: Between two optimizer steps.
-        modules: Those that the round trains.
-        saved: What `state` gave an earlier process in the same round; by default the engine is copied as it is now.
+        engine: The engine, between two optimizer steps.
+        modules: The modules that the round trains.
+        saved: A copy from `state` of an earlier process in the same round; by default the engine is copied now.
     """
 
     def __init__(self, engine: Engine, modules: Sequence[str], saved: dict[str, Any] | None = None) -> None:
@@ -28,16 +29,16 @@ class RoundStart:
         self._saved = saved or self._copy()
 
     def state(self) -> dict[str, Any]:
-        """The copy, in host memory, to be saved with a checkpoint in the middle of the round."""
-        moments = [{name: value.cpu() for name, value in some.items()} for some in self._saved["moments"]]
+        """Return the copy in host memory, for a checkpoint in the middle of the round."""
+        moments = [{name: value.cpu() for name, value in state.items()} for state in self._saved["moments"]]
         return {**self._saved, "tensors": [tensor.cpu() for tensor in self._saved["tensors"]], "moments": moments}
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back. Collective: under ZeRO 3 gathered parameters are let go of, and gathered again."""
+        """Copy everything back. Collective: under ZeRO 3 gathered parameters are released, and gathered again."""
         saved = self._saved
-        with self._engine.rewriting():
-            for tensor, value in zip(self._engine.moved_by(self._modules), saved["tensors"], strict=True):
+        with self._engine.overwriting():
+            for tensor, value in zip(self._engine.mutable_tensors(self._modules), saved["tensors"], strict=True):
                 tensor.data.copy_(value)
         states = self._engine.base_optimizer.state
         for master, moments in zip(self._engine.masters(self._modules), saved["moments"], strict=True):
@@ -51,19 +52,20 @@ class RoundStart:
     @torch.no_grad()
     def _copy(self) -> dict[str, Any]:
         states = self._engine.base_optimizer.state
-        tensors = self._engine.moved_by(self._modules)
+        tensors = self._engine.mutable_tensors(self._modules)
         moments = [
             {name: torch.as_tensor(value) for name, value in states.get(master, {}).items()}
             for master in self._engine.masters(self._modules)
         ]
-        every = [*tensors, *(value for some in moments for value in some.values())]
-        here = self._engine.has_room(2 * sum(tensor.nbytes for tensor in every if tensor.device.type != "cpu"))
+        everything = [*tensors, *(value for state in moments for value in state.values())]
+        size = sum(tensor.nbytes for tensor in everything if tensor.device.type != "cpu")
+        on_device = self._engine.has_room(2 * size)
 
         def copy(tensor: Tensor) -> Tensor:
-            return tensor.detach().clone() if here else tensor.detach().to("cpu", copy=True)
+            return tensor.detach().clone() if on_device else tensor.detach().to("cpu", copy=True)
 
         return {
             "tensors": [copy(tensor) for tensor in tensors],
-            "moments": [{name: copy(value) for name, value in some.items()} for some in moments],
+            "moments": [{name: copy(value) for name, value in state.items()} for state in moments],
             "schedule": self._engine.schedule.state(),
         }

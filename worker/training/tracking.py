@@ -2,9 +2,9 @@
 
     tracking: {tensorboard: true, csv: true, wandb: {project: small-coca}}
 
-``metrics.jsonl`` is the record, and a tracker a view of it: a job that goes on after an interruption shows each tracker
-the rounds that are behind once more, in a fresh place, so that no round is there twice. Every tracker has a thread of
-its own. Training never waits for one; one that fails is left alone, with a sentence.
+``metrics.jsonl`` is the record, and a tracker is a view of it: a resumed job sends the earlier rounds to every tracker
+again, into a fresh directory, so that no round appears twice. Every tracker has a thread of its own. Training never
+waits for one; a tracker that fails gets no more rounds, and a warning says so.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from worker.engine.monitors import monitor
+from worker.engine.monitors import create_monitor
 from worker.recipe.sections import TrackingRecipe
 from worker.training.metrics import METRICS_FILE, RoundRecord
 
 Event = tuple[str, float, int]
-"""A curve's name, its value, and the job's optimizer steps by then."""
+"""A curve's name, its value, and the optimizer steps of the job so far."""
 
 BEHIND = 1000
-"""Rounds that a tracker may be behind by; later ones are left out."""
+"""Rounds that may wait for a tracker; further ones are dropped."""
 PATIENCE = 30.0
-"""Seconds that a job waits at its end for a tracker to take the rest."""
+"""Seconds that a job waits at its end for a tracker to take the remaining rounds."""
 
 log = logging.getLogger(__name__)
 
 
 def events(record: Mapping[str, Any]) -> Iterator[Event]:
-    """One round, a line of metrics.jsonl, as points of curves; what has no finite value is no point."""
+    """Yield a round, a line of metrics.jsonl, as points of curves; values that are not finite are left out."""
     curves: dict[str, float | None] = {
         "round": record["round"],
         "reward": record["reward"],
@@ -65,83 +65,84 @@ def events(record: Mapping[str, Any]) -> Iterator[Event]:
 
 
 class Tracker(threading.Thread):
-    """Writes rounds to one tracker, in a thread of its own.
+    """A sink that writes rounds to one monitor, in a thread of its own.
 
     Args:
-        name: What the recipe calls it.
-        make: Makes the tracker: something with ``write_events``.
-        history: Rounds that are behind.
+        name: Its name in the recipe.
+        create: Creates the monitor: an object with ``write_events``.
+        history: Earlier rounds, as lines of metrics.jsonl; they are written first.
         finish: Called after the last round.
     """
 
     def __init__(
         self,
         name: str,
-        make: Callable[[], Any],
+        create: Callable[[], Any],
         history: Sequence[Mapping[str, Any]] = (),
         finish: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self._make, self._history, self._finish = make, history, finish
+        self._create, self._history, self._finish = create, history, finish
         self._rounds: queue.Queue[Mapping[str, Any] | None] = queue.Queue(BEHIND)
         self._dropped = False
 
     def run(self) -> None:
+        """Write rounds until there are no more, or until the monitor fails."""
         try:
-            monitor = self._make()
+            monitor = self._create()
             for record in chain(self._history, iter(self._rounds.get, None)):
                 monitor.write_events(list(events(record)))
             if self._finish is not None:
                 self._finish()
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            log.warning("%s is told nothing more: %s. Training goes on, and %s has every round", self.name, reason,
-                        METRICS_FILE)  # fmt: skip
+            log.warning("%s failed and gets no more rounds: %s. Training continues, and %s has every round", self.name,
+                        reason, METRICS_FILE)  # fmt: skip
 
-    def tell(self, record: RoundRecord) -> None:
-        """Hand over one round; returns at once."""
+    def add(self, record: RoundRecord) -> None:
+        """Queue one round; returns at once."""
         try:
             self._rounds.put_nowait(asdict(record))
         except queue.Full:
             if self.is_alive() and not self._dropped:
-                log.warning("%s is %d rounds behind: it is not told of some. %s has every round", self.name, BEHIND,
+                log.warning("%s is %d rounds behind, and some are dropped. %s has every round", self.name, BEHIND,
                             METRICS_FILE)  # fmt: skip
             self._dropped = True
 
-    def close(self) -> None:
-        """No more rounds: wait, for a while, until it has taken those it was told."""
+    def close(self, patience: float = PATIENCE) -> None:
+        """Wait until the queued rounds are written, at most so many seconds."""
         if self.is_alive():
             try:
-                self._rounds.put(None, timeout=PATIENCE)
+                self._rounds.put(None, timeout=patience)
             except queue.Full:
                 pass
             else:
-                self.join(PATIENCE)
+                self.join(patience)
         if self.is_alive():
             log.warning("%s takes too long, and may lack the last rounds; %s has them", self.name, METRICS_FILE)
 
 
-def start(recipe: TrackingRecipe, output: Path, run: str) -> tuple[Tracker, ...]:
-    """Start the trackers that a recipe asks for; on rank 0, once there is a process group.
+def start_trackers(recipe: TrackingRecipe, output: Path, run: str) -> tuple[Tracker, ...]:
+    """Start the trackers of a recipe; on rank 0, once there is a process group.
 
     Args:
-        output: The worker's output directory, whose metrics.jsonl holds the rounds that are behind.
+        recipe: The recipe's section.
+        output: The worker's output directory, whose metrics.jsonl holds the earlier rounds.
         run: The run's name.
     """
     directory = output / "tracking"
-    wanted = recipe.configuration(directory, run)
-    if not wanted:
+    configuration = recipe.configuration(directory, run)
+    if not configuration:
         return ()
     with (output / METRICS_FILE).open(encoding="utf-8") as file:
         history = [json.loads(line) for line in file]
     trackers = []
-    for name, config in wanted.items():
+    for name, config in configuration.items():
         shutil.rmtree(directory / name, ignore_errors=True)
-        trackers.append(
-            Tracker(name, partial(monitor, name, config), history, _finish_wandb if name == "wandb" else None)
-        )
+        finish = _finish_wandb if name == "wandb" else None
+        trackers.append(Tracker(name, partial(create_monitor, name, config), history, finish))
     if recipe.wandb is not None:
-        # DeepSpeed's monitor passes on none of these.
+        # DeepSpeed's monitor passes none of these on.
         settings = {"WANDB_DIR": str(directory), "WANDB_NAME": run, "WANDB_SILENT": "true"}
         settings |= {} if recipe.wandb.online else {"WANDB_MODE": "offline"}
         for setting, value in settings.items():

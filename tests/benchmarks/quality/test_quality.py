@@ -1,4 +1,4 @@
-"""The pure parts of the study: costs, intervals, records."""
+"""The parts of the study that train nothing: costs, budget, intervals, records."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quality.cost import Ledger
-from benchmarks.quality.interval import paired
+from benchmarks.quality.grid import Cell
 from benchmarks.quality.local_bandit import Shares
 from benchmarks.quality.records import Records
+from benchmarks.quality.report import paired
+from benchmarks.quality.run import BudgetChooser, Ledger
+from worker.engine.optimizer import OptimizerRecipe, Schedule
+from worker.training.metrics import RoundRecord
 
 
 def test_cost_is_counts_times_calibrated_seconds() -> None:
@@ -26,6 +29,30 @@ def test_fixed_shares_are_kept_over_any_stretch() -> None:
     played = [chooser.select(round).arm for round in range(40)]
     assert Counter(played) == {"image": 24, "text": 12, "multimodal": 4}
     assert all(Counter(played[at : at + 10])["image"] in {5, 6, 7} for at in range(30))
+
+
+def record(round: int, arm: str, after: float = 0.5) -> RoundRecord:
+    measured = {"before": 1.0, "after": after, "reward": None, "train_loss": 1.0, "train_terms": {}, "probe_terms": {}}
+    seconds = {"seconds": 1.0, "probe_seconds": 0.0, "evaluate_seconds": 0.0}
+    return RoundRecord(round, arm, "policy", **measured, evaluation=None, steps=5, step=5 * round + 5, **seconds)
+
+
+def test_a_run_ends_with_its_budget_after_a_joint_tail_and_the_rate_decays_over_it() -> None:
+    cell = Cell("questions", "uneven", "little", "shares 6:2:2", 300, 100.0, 1e-3, 1.0)
+    arms = ("image", "text", "multimodal")
+    ledger = Ledger({f"step/{arm}": 1.0 for arm in arms} | {"step/joint": 2.0})
+    schedule = Schedule(OptimizerRecipe())
+    chooser = BudgetChooser(cell, ledger, Shares(dict(zip(arms, (6, 2, 2), strict=True))), schedule)
+    played, ends = [], []
+    while (pull := chooser.select(len(played))) is not None:
+        ends.append(schedule.total_steps)
+        assert chooser.report(pull, record(len(played), pull.arm), last=False) is None
+        schedule.step += 5
+        played.append(pull.arm)
+    assert Counter(played) == {"image": 9, "text": 3, "multimodal": 2, "joint": 3}
+    assert played[-3:] == ["joint"] * 3
+    assert ledger.spent == 100.0
+    assert ends == [50, *[100] * 14, 94, 89], "the steps that the budget buys at the cost of those so far"
 
 
 def test_an_interval_holds_a_difference_that_is_there_and_not_one_that_is_not() -> None:

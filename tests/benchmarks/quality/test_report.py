@@ -1,4 +1,4 @@
-"""What the study says of its records, and what it runs: no run here."""
+"""Reports on the study's records, and the choice of what it runs; nothing is trained."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from worker.data.digits.rows import sources
 PROBLEM = "questions/uneven/little"
 
 
-def ran(loss: float, right: int) -> dict[str, Any]:
-    """A run's record: the loss falls on a line from 2 to `loss` within 40 seconds."""
+def record(loss: float, right: int) -> dict[str, Any]:
+    """Return a run's record: the loss falls linearly from 2 to `loss` within 40 seconds."""
     at = {cost: 2 + (loss - 2) * cost / 40 for cost in (0.0, 5.0, 10.0, 20.0, 30.0, 40.0)}
     results = [
         {"cost": cost, "loss": [at[cost]] * BLOCKS, "right": [right] * BLOCKS, "items": 100}
@@ -32,40 +32,40 @@ def ran(loss: float, right: int) -> dict[str, Any]:
 
 
 def study(problem: str = PROBLEM, budget: float = 12.0, **methods: tuple[float, int]) -> dict[Cell, dict[str, Any]]:
-    """Two seeds of each of these methods."""
-    named = {name.replace("_", " "): told for name, told in methods.items()}
-    return {cell: ran(*named[cell.method]) for cell in cells([problem], list(named), (300, 301), budget, tuned({}))}
+    """Return the records of two seeds of each of these methods."""
+    ends = {name.replace("_", " "): end for name, end in methods.items()}
+    return {cell: record(*ends[cell.method]) for cell in cells([problem], list(ends), (300, 301), budget, tuned({}))}
 
 
 def test_the_quick_study_fails_unless_optima_has_the_lowest_loss(tmp_path: Path) -> None:
-    assert not report.lost(study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
-    assert "round robin" in report.lost(study(joint=(1.0, 80), round_robin=(0.8, 80), optima=(0.8, 80)))
-    assert "joint" in report.lost(study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    assert not report.not_best(study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    assert "round robin" in report.not_best(study(joint=(1.0, 80), round_robin=(0.8, 80), optima=(0.8, 80)))
+    assert "joint" in report.not_best(study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
     records = Records(tmp_path / "q.json")
-    for cell, told in study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)).items():
-        records.write("runs", cell.name, told)
-    said = benchmark("quality", "--quick", "--report", "--json", str(tmp_path / "q.json"), status=1)
-    assert "optima is not below that of joint" in said
+    for cell, run in study(joint=(0.5, 80), round_robin=(0.9, 80), optima=(0.8, 80)).items():
+        records.write("runs", cell.name, run)
+    output = benchmark("quality", "--quick", "--report", "--json", str(tmp_path / "q.json"), status=1)
+    assert "optima is not below that of joint" in output
 
 
 def test_a_report_has_every_methods_results_and_what_each_part_of_the_gain_is_due_to() -> None:
-    told = report.tables(study(joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.5, 85)))
-    assert "| joint | 80.0% / 1.750 | 80.0% / 1.500 | 80.0% / 1.000 | 1.00 |" in told
+    tables = report.tables(study(joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.5, 85)))
+    assert "| joint | 80.0% / 1.750 | 80.0% / 1.500 | 80.0% / 1.000 | 1.00 |" in tables
     # From 2 to 0.5 in 40 s: at 1.0 after two thirds.
-    assert "| optima | 85.0% / 1.625 | 85.0% / 1.250 | 85.0% / 0.500 | 0.67 |" in told
-    assert "| the bandit | optima − round robin | +3.0 (+3.0 to +3.0) | -0.100 (-0.100 to -0.100) | 2 |" in told
-    assert "the tail" not in told, "what was not run is not compared"
+    assert "| optima | 85.0% / 1.625 | 85.0% / 1.250 | 85.0% / 0.500 | 0.67 |" in tables
+    assert "| the bandit | optima − round robin | +3.0 (+3.0 to +3.0) | -0.100 (-0.100 to -0.100) | 2 |" in tables
+    assert "the tail" not in tables, "what was not run is not compared"
 
 
-def test_the_bars_are_told_recipe_by_recipe() -> None:
-    found = study(budget=24.0, joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.2, 85))
+def test_the_bars_have_a_row_for_each_recipe() -> None:
+    runs = study(budget=24.0, joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.2, 85))
     sooner = study(budget=14.4, optima=(0.9, 81))
     worse = study("captions/uneven/plenty", budget=24.0, joint=(0.5, 80), round_robin=(0.4, 80), optima=(0.6, 79))
-    told = bars(found | sooner | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    text = bars(runs | sooner | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
     ours = "-0.100 (-0.100 to -0.100) | 0.56 | +5.0 (+5.0 to +5.0) | -0.400 (-0.400 to -0.400)"
-    assert f"| {PROBLEM} | 2 | – | {ours} |" in told
-    assert "| captions/uneven/plenty | 2 | – | – | not always reached | -1.0 (-1.0 to -1.0) | +0.200" in told
-    assert "Of 2 recipes: joint's final loss with 0.6 of its budget on 1;" in told
+    assert f"| {PROBLEM} | 2 | – | {ours} |" in text
+    assert "| captions/uneven/plenty | 2 | – | – | not always reached | -1.0 (-1.0 to -1.0) | +0.200" in text
+    assert "Of 2 recipes: joint's final loss with 0.6 of its budget on 1;" in text
     assert not bars(study(joint=(1.0, 80), optima=(0.8, 80))), "another budget is no row"
 
 
@@ -80,7 +80,7 @@ def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all
     names = [cell.name for cell in cells([PROBLEM], list(METHODS), (200, 201), 40.0, tuned({}))]
     names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0, tuned({}))]
     assert len(set(names)) == len(names) == 3 * len(METHODS)
-    assert [Cell.of(name).name for name in names] == names
+    assert [Cell.from_name(name).name for name in names] == names
     with pytest.raises(ValueError, match="no recipe of the study"):
         list(cells(["questions/uneven"], ["joint"], (1,), 1.0, tuned({})))
     with pytest.raises(ValueError, match="no method 'best'"):
@@ -90,12 +90,12 @@ def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all
 def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_others() -> None:
     tried = {(0.001, 1.0, 100): 60, (0.003, 1.0, 100): 70, (0.003, 1.0, 101): 70, (0.003, 3.0, 200): 90}
     runs = {
-        Cell(*PROBLEM.split("/"), "round robin", seed, 40.0, lr, weight).name: ran(1.0, right)
+        Cell(*PROBLEM.split("/"), "round robin", seed, 40.0, lr, weight).name: record(1.0, right)
         for (lr, weight, seed), right in tried.items()
     }
-    found = tuned(runs)
-    assert found["round robin"] == found["uniform"] == (0.003, 1.0)
-    assert found["joint"] == tuned({})["joint"]
+    settings = tuned(runs)
+    assert settings["round robin"] == settings["uniform"] == (0.003, 1.0)
+    assert settings["joint"] == tuned({})["joint"]
 
 
 def test_every_method_makes_a_recipe() -> None:
@@ -119,7 +119,7 @@ def test_who_trains_who_chooses_and_who_judges_see_other_source_digits(task: str
 
 def test_rewards_of_arms_played_in_turn_become_a_trace() -> None:
     [cell] = cells([PROBLEM], [METHOD], [200], 48.0, tuned({}))
-    played = ran(1.0, 80) | {"arms": "itmitm", "rewards": [0.3, 0.2, 0.1, 0.03, 0.02, 0.01]}
+    played = record(1.0, 80) | {"arms": "itmitm", "rewards": [0.3, 0.2, 0.1, 0.03, 0.02, 0.01]}
     shorter = {cell.name.replace("48s", "24s"): played | {"arms": "itm", "rewards": [9.0, 9.0, 9.0]}}
     [(name, content)] = traces(
         {cell.name: played, **shorter, **{c.name: t for c, t in study(joint=(1.0, 80)).items()}}

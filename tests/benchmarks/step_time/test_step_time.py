@@ -1,4 +1,4 @@
-"""`python -m benchmarks.step_time`: what is concluded from figures made up for it, and its models."""
+"""`python -m benchmarks.step_time`: its conclusions from made-up figures, and its models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def variant(name: str, arm: str, seconds: float, flops: float = 1.0, peak: int =
     return {"name": name, "arm": arm, "flops": flops * 1e9, "peak_bytes": peak, "seconds": [seconds, 3 * seconds]}
 
 
-def told(**faults: float) -> dict[str, Any]:
-    """A benchmark that meets every bar, but for what is said to take so many times as long."""
+def results(**faults: float) -> dict[str, Any]:
+    """Return results that meet every bar, except for variants that take so many times as long."""
     joint = [variant(name, "joint", faults.get(name, 1.0)) for name in ("worker", "bare", "pytorch", "torchdistill")]
     arms = [variant("worker", arm, share * faults.get(arm, 1.0), share) for arm, share in ARMS.items()]
     arms += [variant("bare", arm, share, share) for arm, share in ARMS.items()]
@@ -36,8 +36,8 @@ def told(**faults: float) -> dict[str, Any]:
     return {"jobs": [job], "alone": [alone], "run": {**RUN, "seconds": RUN["seconds"] * faults.get("run", 1.0)}}
 
 
-def missed(told: dict[str, Any]) -> list[str]:
-    return [bar.what for bar in bars(told) if not bar.met]
+def missed(results: dict[str, Any]) -> list[str]:
+    return [bar.what for bar in bars(results) if not bar.met]
 
 
 def test_turns_are_compared_with_the_turns_beside_them() -> None:
@@ -47,27 +47,26 @@ def test_turns_are_compared_with_the_turns_beside_them() -> None:
 
 
 def test_a_bar_that_is_missed_is_named() -> None:
-    assert missed(told()) == []
-    assert missed(told(worker=1.04, torchdistill=1.04)) == []
-    assert missed(told(worker=1.06, torchdistill=1.06)) == ["small, 1 rank: joint × the loop by hand"]
-    assert missed(told(torchdistill=0.99)) == ["small, 1 rank: joint × torchdistill"]
-    assert missed(told(text=1.12)) == ["small, 1 rank: arm text × its loop by hand"]
-    assert missed(told(worker=0.7)) == [
+    assert missed(results()) == []
+    assert missed(results(worker=1.04, torchdistill=1.04)) == []
+    assert missed(results(worker=1.06, torchdistill=1.06)) == ["small, 1 rank: joint × the loop by hand"]
+    assert missed(results(torchdistill=0.99)) == ["small, 1 rank: joint × torchdistill"]
+    assert missed(results(text=1.12)) == ["small, 1 rank: arm text × its loop by hand"]
+    assert missed(results(worker=0.7)) == [
         f"small, 1 rank: arm {arm}, share of joint's time × its share of operations" for arm in ARMS
     ]
-    assert missed(told(resident=1.06)) == ["50m, 2 ranks: the process's peak memory × the loop by hand's"]
-    assert missed(told(run=1.02)) == ["a run: share of bandit and probe"]
+    assert missed(results(resident=1.06)) == ["50m, 2 ranks: the process's peak memory × the loop by hand's"]
+    assert missed(results(run=1.02)) == ["a run: share of bandit and probe"]
 
 
-def test_what_of_a_run_is_neither_training_nor_measuring_is_the_bandits() -> None:
-    found = shares(RUN)
-    assert found == pytest.approx(
+def test_all_time_that_is_neither_training_nor_measuring_is_the_bandits() -> None:
+    assert shares(RUN) == pytest.approx(
         {"training": 0.9, "bandit": 0.01, "probe": 0.04, "bandit and probe": 0.05, "evaluation": 0.05}
     )
 
 
 def test_the_report_shows_every_variant_and_every_bar() -> None:
-    printed = report(told(worker=1.06, torchdistill=1.06))
+    printed = report(results(worker=1.06, torchdistill=1.06))
     for label in ("(a) by hand, DeepSpeed", "(a′)", "(b) the worker", "(b′) image by hand", "(c) torchdistill"):
         assert label in printed
     assert "MISSED    1.060 of at most 1.05: small, 1 rank: joint × the loop by hand" in printed

@@ -12,7 +12,7 @@ from worker.distill.student import Student
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup.models import Models
-from worker.setup.shape_check import compare
+from worker.setup.shape_check import compare_shapes
 
 
 def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:
@@ -27,7 +27,7 @@ def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Mo
 
 
 def test_equal_widths_need_no_projection() -> None:
-    widths = compare(models(coca(2)), batch(0), forced=True)
+    widths = compare_shapes(models(coca(2)), batch(0), forced=True)
     assert (widths.hidden, widths.boundary) == ({}, {})
     hidden = {"layer": torch.ones(1)}
     assert Projections({}, {}).lift(hidden) is hidden
@@ -35,7 +35,7 @@ def test_equal_widths_need_no_projection() -> None:
 
 def test_every_pair_of_other_widths_has_a_projection_owned_by_its_module() -> None:
     made = models(coca(2, width=16))
-    widths = compare(made, batch(0), forced=True)
+    widths = compare_shapes(made, batch(0), forced=True)
     assert widths.hidden["text.transformer.resblocks.1"] == HiddenWidths("text", 16, 32)
     assert widths.boundary == {("image", "tokens"): 16, ("image", "latent"): 16,
                                ("text", "tokens"): 16, ("text", "latent"): 16}  # fmt: skip
@@ -55,7 +55,7 @@ def test_every_pair_of_other_widths_has_a_projection_owned_by_its_module() -> No
 
 
 def test_without_teacher_forcing_only_what_is_matched_is_projected() -> None:
-    widths = compare(models(coca(2, width=16)), batch(0), forced=False)
+    widths = compare_shapes(models(coca(2, width=16)), batch(0), forced=False)
     assert ("text", "tokens") not in widths.boundary
     assert ("image", "tokens") in widths.boundary
 
@@ -79,7 +79,7 @@ def test_a_hook_that_never_fires_is_told_with_its_arm_and_the_nearest_names() ->
     made = models(coca(2), {"text": "text.transformer.resblocks"})
     with pytest.raises(RecipeError, match=r"arm words: the hook on the student's text\.transformer\.resblocks did not "
                        r"fire.*did you mean .*text\.transformer\.resblocks\.\d"):  # fmt: skip
-        compare(made, batch(0), forced=True)
+        compare_shapes(made, batch(0), forced=True)
 
 
 def test_shapes_that_cannot_be_compared_are_told_with_arm_and_shapes() -> None:
@@ -89,11 +89,11 @@ def test_shapes_that_cannot_be_compared_are_told_with_arm_and_shapes() -> None:
     student.visual.grid_size = (4, 4)
     with pytest.raises(RecipeError, match=r"arm image: .*layer visual\.transformer\.resblocks\.0.*\[4, 17, 32\].*"
                        r"\[4, 5, 32\]; only the last dimension may differ"):  # fmt: skip
-        compare(models(student), batch(0), forced=True)
+        compare_shapes(models(student), batch(0), forced=True)
 
 
 def test_data_that_a_model_cannot_read_is_told() -> None:
     rows = batch(0)
     rows["image"] = rows["image"][..., :4]
     with pytest.raises(RecipeError, match=r"the student cannot run the data's batches \(image \[4, 3, 8, 4\]"):
-        compare(models(coca(2)), rows, forced=True)
+        compare_shapes(models(coca(2)), rows, forced=True)

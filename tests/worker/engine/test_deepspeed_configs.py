@@ -1,4 +1,4 @@
-"""The DeepSpeed configurations that come with OPTIMA: a recipe names one, and the student trains under it."""
+"""The DeepSpeed configurations that come with OPTIMA: a student trains under each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.recipe.recipe import Recipe, read_recipe
@@ -34,7 +34,7 @@ def _recipe(directory: Path, deepspeed: object) -> Recipe:
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=[path.stem for path in CONFIGURATIONS])
-def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, ranks: Ranks) -> None:
+def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, process_group: ProcessGroup) -> None:
     config = _recipe(tmp_path, str(path)).deepspeed
     adapter = CoCaAdapter()
     student, teacher = (ModularModel(coca(seed), adapter, {}) for seed in (2, 1))
@@ -46,11 +46,11 @@ def test_a_student_trains_under_every_configuration(path: Path, tmp_path: Path, 
     engine = Engine(wrapped, wrapped.owned(owned), OptimizerRecipe(lr=1e-2, warmup_steps=0), config, micro_batch=4)
     engine.schedule.total_steps = 100
     assert engine.dtype == torch.bfloat16
-    told = Teacher(teacher, ranks.device, engine.dtype)
+    frozen = Teacher(teacher, process_group.device, engine.dtype)
     plan = Planner(adapter.modules, "multimodal", "forced").arm(["image"])
     engine.activate(plan.trained)
     data = engine.to_device(batch(0))
-    losses = [float(engine.step([(data, told.run(plan.teacher, data))], plan)[0]) for _ in range(4)]
+    losses = [float(engine.step([(data, frozen.run(plan.teacher, data))], plan)[0]) for _ in range(4)]
     assert losses[-1] < losses[0]
     stage = 0 if path.stem == "autocast" else int(path.stem[-1])
     assert engine._engine.zero_optimization_stage() == stage
@@ -63,15 +63,15 @@ def test_the_recipe_for_gpus_reads_its_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, r"deepspeed: the file .*own.json cannot be read: No such file"),
         ("{", r"deepspeed: the file .*own.json is not JSON"),
         ('{"optimizer": {}}', r"deepspeed: optimizer follows from the recipe's own fields"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | None, said: str) -> None:
+def test_a_configuration_that_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "own.json").write_text(content, encoding="utf-8")
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         _recipe(tmp_path, "own.json")

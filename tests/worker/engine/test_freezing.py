@@ -1,4 +1,4 @@
-"""Only the arm moves: weights, masters and moments of every other module stay bit-identical, at every ZeRO stage."""
+"""Only the arm is trained: all other weights, masters and moments stay bit-identical, at every ZeRO stage."""
 
 import json
 
@@ -11,8 +11,10 @@ pytestmark = pytest.mark.deepspeed
 
 @pytest.mark.parametrize(("ranks", "modes"), [(1, ("forced", "active")), (2, ("active", "forced"))])
 def test_only_the_arm_moves_and_as_in_a_bare_loop(ranks: int, modes: tuple[str, str]) -> None:
-    """Forced and active rounds, overlapping arms, projections, the dry step in between; fp32, bf16 and autocast; with
-    weight decay, clipping, accumulation, and activation checkpointing in half of the cases."""
+    """Test forced and active rounds in fp32, bf16 and autocast, with overlapping arms, projections and a dry run.
+
+    Weight decay, clipping and accumulation are on, and in half of the cases activation checkpointing.
+    """
     stages = (0, 1, 2, 3)
     output = run_ranks("tests/worker/jobs/freezing.py", *map(str, stages), ranks=ranks, timeout=290)
     cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]

@@ -1,4 +1,4 @@
-"""What can only be seen on a GPU."""
+"""Training on a GPU."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_training_on_a_gpu_is_bf16_over_nccl_from_pinned_memory_with_fused_atten
         "pinned": True,
         "teachers alike": [True, True, True],
         "on the host": ["cpu"],
-        "taken back": True,
+        "rolled back": True,
         "copied to": "cuda",
         "saved from": "cpu",
         "finite": True,

@@ -1,9 +1,9 @@
-"""Only active groups move; learning rates follow each module's own warm-up and the job's decay."""
+"""Only active groups are updated; learning rates follow each module's own warm-up and the job's decay."""
 
 import torch
 from torch import nn
 
-from worker.engine.optimizer import OptimizerRecipe, Schedule, activate, build, parameter_groups
+from worker.engine.optimizer import OptimizerRecipe, Schedule, activate, create_optimizer, parameter_groups
 
 OWNED = {"a": ("a.weight", "a.bias"), "b": ("b.weight", "b.bias")}
 
@@ -15,7 +15,7 @@ def model() -> nn.ModuleDict:
 
 def test_inactive_groups_keep_weights_and_moments_although_they_have_gradients() -> None:
     net = model()
-    optimizer = build(parameter_groups(net, OWNED, weight_decay=0.1), OptimizerRecipe())
+    optimizer = create_optimizer(parameter_groups(net, OWNED, weight_decay=0.1), OptimizerRecipe())
     for active in (["a", "b"], ["a"]):
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
         moments = {p: optimizer.state[p]["exp_avg"].clone() for p in net["b"].parameters() if p in optimizer.state}
@@ -26,7 +26,7 @@ def test_inactive_groups_keep_weights_and_moments_although_they_have_gradients()
         moved = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
         assert moved == {name for module in active for name in OWNED[module]}
         if "b" not in active:
-            assert all(torch.equal(optimizer.state[p]["exp_avg"], kept) for p, kept in moments.items())
+            assert all(torch.equal(optimizer.state[p]["exp_avg"], before) for p, before in moments.items())
             assert len(moments) == 2
 
 

@@ -1,4 +1,4 @@
-"""A teacher of which every rank holds its share."""
+"""A teacher sharded over the ranks."""
 
 import json
 
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.deepspeed
 
 
 @pytest.mark.timeout(600)
-def test_each_of_two_ranks_holds_half_a_teacher_that_answers_as_a_whole_one() -> None:
-    """Bit for bit, whichever modules are asked for one after the other; also beside a student under ZeRO 3."""
+def test_two_ranks_hold_half_of_a_teacher_each_whose_outputs_are_those_of_a_whole_one() -> None:
+    """Bit for bit, whichever modules are run one after the other; also beside a student under ZeRO 3."""
     output = run_ranks("tests/worker/jobs/teacher_placement.py", ranks=2, timeout=560)
     cases = [json.loads(line.split("CASE ", 1)[1]) for line in output.splitlines() if "CASE " in line]
     assert cases == [

@@ -1,8 +1,9 @@
-"""A model writes answers word by word: greedily what it was taught to say, by beam search what is likeliest."""
+"""Greedy decoding generates the answers a model has learned; beam search finds the most probable ones."""
 
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
 import numpy as np
@@ -15,41 +16,44 @@ from worker.data.digits.dataset import build_digits
 from worker.data.digits.text import TOKEN_IDS
 from worker.distill.modular import ModularModel
 from worker.distill.teacher import Teacher
-from worker.engine.process_group import Ranks
-from worker.evaluation.generation import Writer
+from worker.engine.process_group import ProcessGroup
+from worker.evaluation.generation import Generator
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.recipe.recipe import BUILT_IN, read_recipe
-from worker.setup import models as assemble
-from worker.setup.build import assemble_rig
-from worker.setup.models import Models
+from worker.setup.build import build
+from worker.setup.models import Models, load_models
 
 END = TOKEN_IDS["<end>"]
 
 
 @pytest.fixture(scope="module")
-def digits(ranks: Ranks) -> tuple[Models, Writer, Writer]:
-    """Teacher and student writers; the student has all of the teacher's layers."""
+def digits(process_group: ProcessGroup) -> tuple[Models, Generator, Generator]:
+    """Teacher and student generators; the student has all of the teacher's layers."""
     built_in = read_recipe(BUILT_IN, {"student.keep": {}, "deepspeed": {"zero_optimization": {"stage": 1}}})
-    models = assemble.models(built_in)
-    rig = assemble_rig(built_in, models, ranks)
-    return models, Writer.teacher(rig.teacher, ranks), Writer.student(rig.engine, rig.planner, ranks)
+    models = load_models(built_in)
+    components = build(built_in, models, process_group)
+    return (
+        models,
+        Generator.for_teacher(components.teacher, process_group),
+        Generator.for_student(components.engine, components.planner, process_group),
+    )
 
 
-def tiny(ranks: Ranks) -> Writer:
-    teacher = Teacher(ModularModel(tiny_coca.coca(3), CoCaAdapter(), {}), ranks.device, torch.float32)
-    return Writer.teacher(teacher, ranks)
+def tiny(process_group: ProcessGroup) -> Generator:
+    teacher = Teacher(ModularModel(tiny_coca.coca(3), CoCaAdapter(), {}), process_group.device, torch.float32)
+    return Generator.for_teacher(teacher, process_group)
 
 
 def prompts(*lengths: int) -> dict[str, torch.Tensor]:
-    """Texts of eight words with prompts of such lengths, the start token among them."""
+    """Return texts of eight tokens with prompts of these lengths, including the start token."""
     answer = torch.zeros(len(lengths), 8, dtype=torch.bool)
     for row, length in enumerate(lengths):
         answer[row, length:] = True
     return {name: tensor[: len(lengths)] for name, tensor in tiny_coca.batch(0).items()} | {"answer": answer}
 
 
-def test_written_greedily_is_right_where_each_word_is_right_after_the_ones_before(
-    digits: tuple[Models, Writer, Writer],
+def test_greedy_decoding_is_right_where_every_token_is_right_after_the_true_ones(
+    digits: tuple[Models, Generator, Generator],
 ) -> None:
     data = build_digits({})
     batch = data.questions.batch(np.arange(256))
@@ -59,56 +63,59 @@ def test_written_greedily_is_right_where_each_word_is_right_after_the_ones_befor
         with torch.no_grad():
             logits = models.teacher.model.eval()(rows["image"], rows["text"])["logits"]
         right = sum(data.metrics(logits, rows)[f"accuracy/{kind}"][0] for kind in data.kinds)
-        wanted = [
-            [int(t) for t in text[said] if t != END] for text, said in zip(rows["text"], rows["answer"], strict=True)
+        expected = [
+            [int(token) for token in text[answer] if token != END]
+            for text, answer in zip(rows["text"], rows["answer"], strict=True)
         ]
-        for writer in (teacher, student):
-            written = writer.write(rows, Writing(end=END, most=15), pad=0)
-            assert sum(said == answer for said, answer in zip(written, wanted, strict=True)) == right
-    assert right > 0.8 * len(wanted)
+        for generator in (teacher, student):
+            answers = generator.generate(rows, Writing(end=END, most=15), pad=0)
+            assert sum(map(operator.eq, answers, expected)) == right
+    assert right > 0.8 * len(expected)
 
 
-def test_rows_do_not_mind_each_others_prompts_and_answers(ranks: Ranks) -> None:
-    writer, batch, writing = tiny(ranks), prompts(1, 5, 3, 7), Writing(end=15, most=6, beams=2)
-    together = writer.write(batch, writing, pad=0)
-    for row, said in enumerate(together):
+def test_rows_are_generated_independently(process_group: ProcessGroup) -> None:
+    generator, batch, writing = tiny(process_group), prompts(1, 5, 3, 7), Writing(end=15, most=6, beams=2)
+    together = generator.generate(batch, writing, pad=0)
+    for row, tokens in enumerate(together):
         alone = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-        # What the row has where the answer is to stand is not read.
+        # The row's own answer is not read.
         alone["text"] = torch.where(alone["answer"], 9, alone["text"])
-        assert writer.write(alone, writing, pad=0) == [said]
-    assert [len(said) for said in together] == [min(6, 8 - length) for length in (1, 5, 3, 7)] or 15 in together
+        assert generator.generate(alone, writing, pad=0) == [tokens]
+    assert [len(tokens) for tokens in together] == [min(6, 8 - length) for length in (1, 5, 3, 7)] or 15 in together
 
 
-def test_a_beam_as_wide_as_the_vocabulary_finds_the_likeliest_text(ranks: Ranks) -> None:
-    writer, batch = tiny(ranks), prompts(4, 4)
+def test_a_beam_as_wide_as_the_vocabulary_finds_the_most_probable_text(process_group: ProcessGroup) -> None:
+    generator, batch = tiny(process_group), prompts(4, 4)
     batch = {name: tensor[:2] for name, tensor in batch.items()}
     words = list(range(1, 16))
-    said = [pair for pair in itertools.product(words, words) if pair[0] != 15] + [(15, 0)]
-    found = writer.write(batch, Writing(end=15, most=2, beams=16), pad=0)
+    pairs = [pair for pair in itertools.product(words, words) if pair[0] != 15] + [(15, 0)]
+    best = generator.generate(batch, Writing(end=15, most=2, beams=16), pad=0)
     for row in range(2):
-        text = batch["text"][row].repeat(len(said), 1)
-        text[:, 4:6], text[:, 6:] = torch.tensor(said), 0
-        image = batch["image"][row : row + 1].expand(len(said), -1, -1, -1)
-        logits = writer.look(["image", "text", "multimodal"], {"image": image, "text": text}, {}).logits
+        text = batch["text"][row].repeat(len(pairs), 1)
+        text[:, 4:6], text[:, 6:] = torch.tensor(pairs), 0
+        image = batch["image"][row : row + 1].expand(len(pairs), -1, -1, -1)
+        logits = generator.run(["image", "text", "multimodal"], {"image": image, "text": text}, {}).logits
         assert logits is not None
         logits[..., 0] = float("-inf")
-        chances = logits[:, 3:5].log_softmax(-1).gather(2, text[:, 4:6, None]).squeeze(2)
-        mean = torch.where(text[:, 5] == 0, chances[:, 0], chances.mean(1))
-        assert found[row] == [word for word in said[int(mean.argmax())] if word not in (0, 15)]
+        log_probabilities = logits[:, 3:5].log_softmax(-1).gather(2, text[:, 4:6, None]).squeeze(2)
+        mean = torch.where(text[:, 5] == 0, log_probabilities[:, 0], log_probabilities.mean(1))
+        assert best[row] == [word for word in pairs[int(mean.argmax())] if word not in (0, 15)]
 
 
-def test_of_choices_the_likeliest_is_taken(ranks: Ranks) -> None:
-    writer, batch = tiny(ranks), prompts(2, 3, 4)
+def test_the_most_probable_choice_is_taken(process_group: ProcessGroup) -> None:
+    generator, batch = tiny(process_group), prompts(2, 3, 4)
     for choices in ((5, 9), (7,)):
-        said = writer.write(batch, Writing(end=15, most=1, choices=choices), pad=0)
-        assert all(len(one) == 1 and one[0] in choices for one in said)
-    assert said == [[7]] * 3
+        tokens = generator.generate(batch, Writing(end=15, most=1, choices=choices), pad=0)
+        assert all(len(row) == 1 and row[0] in choices for row in tokens)
+    assert tokens == [[7]] * 3
 
 
-def test_pictures_are_looked_at_once_for_all_words(ranks: Ranks) -> None:
+def test_the_image_tower_runs_once_for_all_tokens(process_group: ProcessGroup) -> None:
     model = tiny_coca.coca(3)
     calls: list[Any] = []
     model.visual.register_forward_hook(lambda *_: calls.append(1))
-    writer = Writer.teacher(Teacher(ModularModel(model, CoCaAdapter(), {}), ranks.device, torch.float32), ranks)
-    writer.write(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
+    generator = Generator.for_teacher(
+        Teacher(ModularModel(model, CoCaAdapter(), {}), process_group.device, torch.float32), process_group
+    )
+    generator.generate(prompts(1, 2), Writing(end=-1, most=5, beams=3), pad=0)
     assert len(calls) == 1

@@ -1,4 +1,4 @@
-"""The paper's tasks go through the worker: teacher and student are asked, and what they write is judged."""
+"""The paper's tasks in the worker: teacher and student generate answers, which the tasks' metrics judge."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.worker.data.tasks.published import write_all
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.evaluation.probe import Probe
 from worker.recipe.recipe import read_recipe
-from worker.setup import models as assemble
-from worker.setup.build import Rig, assemble_rig
+from worker.setup.build import Components, build
+from worker.setup.models import load_models
 
 WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 COCA = {
@@ -29,7 +29,7 @@ COCA = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models' configurations and the datasets are."""
+    """A directory with the models' configurations and the datasets."""
     place = tmp_path_factory.mktemp("place")
     write_all(place / "datasets")
     (place / "coca.json").write_text(json.dumps(COCA))
@@ -39,17 +39,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fields: Any) -> tuple[Rig, Probe]:
+def assembled(
+    place: Path, process_group: ProcessGroup, task: str, *, model: str = "coca", **fields: Any
+) -> tuple[Components, Probe]:
     path = place / "recipe.yaml"
     path.write_text(
         f"teacher: {{model: 'open_clip:{model}.json', weights: random}}\nstudent: {{keep: {{image: 1, text: 1}}}}\n"
         f"data: {{name: {task}, batch_size: 4, options: {{folder: datasets}}}}\n"
         "probe: {batches: 1, batch_size: 3}\n"
     )
-    given = read_recipe(path, fields)
-    models = assemble.models(given)
-    rig = assemble_rig(given, models, ranks)
-    return rig, Probe(rig.engine, ranks, rig.planner, rig.objective, rig.teacher, rig.data, given.probe)
+    content = read_recipe(path, fields)
+    components = build(content, load_models(content), process_group)
+    return components, components.probe(content.probe)
 
 
 @pytest.mark.parametrize(
@@ -62,33 +63,35 @@ def assembled(place: Path, ranks: Ranks, task: str, *, model: str = "coca", **fi
     ],
 )
 def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
-    task: str, names: set[str], place: Path, ranks: Ranks
+    task: str, names: set[str], place: Path, process_group: ProcessGroup
 ) -> None:
     fields = {"loss.task": {"worker.models.task_losses:answer": 1.0, "contrastive": 0.1}}
-    _, probe = assembled(place, ranks, task, **fields)
-    found = probe.evaluate()
-    assert set(probe.teacher_metrics()) == set(found.metrics) == names
-    assert all(value >= 0 for value in found.metrics.values())
-    assert "task/answer" in found.terms
-    assert found.total_loss > 0
+    _, probe = assembled(place, process_group, task, **fields)
+    evaluation = probe.evaluate()
+    assert set(probe.teacher_metrics()) == set(evaluation.metrics) == names
+    assert all(value >= 0 for value in evaluation.metrics.values())
+    assert "task/answer" in evaluation.terms
+    assert evaluation.total_loss > 0
 
 
-def test_what_is_asked_is_what_the_recipe_says_and_no_row_counts_twice(
-    place: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+def test_the_recipe_decides_on_the_questions_and_no_row_counts_twice(
+    place: Path, process_group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, probe = assembled(place, ranks, "snli_ve", **{"probe.questions": 7})
-    asked: list[list[int]] = []
-    judge = rig.data.judge  # type: ignore[attr-defined]
-    monkeypatch.setattr(rig.data, "judge", lambda written: asked.append(sorted(written)) or judge(written))
+    components, probe = assembled(place, process_group, "snli_ve", **{"probe.questions": 7})
+    judged: list[list[int]] = []
+    judge = components.data.judge  # type: ignore[attr-defined]
+    monkeypatch.setattr(components.data, "judge", lambda texts: judged.append(sorted(texts)) or judge(texts))
     probe.evaluate()
     # Whole batches of three; of twelve rows.
-    assert asked == [list(range(9))]
-    _, everything = assembled(place, ranks, "snli_ve", **{"probe.batch_size": 5})
-    monkeypatch.setattr(everything.data, "judge", lambda written: asked.append(sorted(written)) or {})
+    assert judged == [list(range(9))]
+    _, everything = assembled(place, process_group, "snli_ve", **{"probe.batch_size": 5})
+    monkeypatch.setattr(everything.data, "judge", lambda texts: judged.append(sorted(texts)) or {})
     everything.evaluate()
-    assert asked[1:] == [list(range(12))]
+    assert judged[1:] == [list(range(12))]
 
 
-def test_a_model_without_words_is_refused_before_it_is_trained(place: Path, ranks: Ranks) -> None:
-    with pytest.raises(RecipeError, match="judged by what a model writes, and a CustomTextCLIP writes nothing"):
-        assembled(place, ranks, "snli_ve", model="clip")
+def test_a_model_that_generates_no_text_is_refused_before_it_is_trained(
+    place: Path, process_group: ProcessGroup
+) -> None:
+    with pytest.raises(RecipeError, match="measured on generated text, and a CustomTextCLIP generates none"):
+        assembled(place, process_group, "snli_ve", model="clip")

@@ -1,4 +1,4 @@
-"""What the engine should do, in plain PyTorch: one process, one AdamW per module, nothing of DeepSpeed."""
+"""The engine's job in plain PyTorch: one process, one AdamW per module, no DeepSpeed."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -27,7 +27,7 @@ def train(
     world: int,
     batches: Batches,
 ) -> dict[str, Tensor]:
-    """Train the arms in order, ``steps`` steps each (None: joint); the bare model's weights afterwards."""
+    """Train the arms in order, ``steps`` steps each (None: joint), and return the bare model's weights."""
     parameters = dict(student.named_parameters())
     by_module = {module: [parameters[name] for name in names] for module, names in owned.items()}
     optimizers = {module: _adamw(members, recipe) for module, members in by_module.items()}

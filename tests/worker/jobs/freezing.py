@@ -1,8 +1,8 @@
-"""Run by DeepSpeed's launcher: trains arms of a small CoCa and looks at every bit that should not move.
+"""Run by DeepSpeed's launcher: trains arms of a small CoCa and checks every bit that must not change.
 
     deepspeed tests/worker/jobs/freezing.py STAGE...
 
-Prints one JSON line per case from rank 0.
+Rank 0 prints one JSON line per case.
 """
 
 import argparse
@@ -25,31 +25,32 @@ from worker.distill.plan import Mode, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
-from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
-from worker.setup.dry_run import Proof  # noqa: E402
+from worker.setup.dry_run import DryRun  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
-from worker.setup.shape_check import compare  # noqa: E402
+from worker.setup.shape_check import compare_shapes  # noqa: E402
 
+BUCKET_BYTES = 2**13
+"""So small that the gradients of a tiny model fill several buckets, and are averaged during the backward pass."""
 STEPS = 2
 ACCUMULATION = 2
 ARMS = {"image": ["image"], "sight": ["image", "multimodal"], "text": ["text"], "multimodal": ["multimodal"]}
 # Joint first, so that every module has moments that could leak; overlapping arms; one arm twice.
 PLAYED = (None, ["image"], ["image", "multimodal"], ["text"], ["multimodal"], ["image"])
-# By the number of ranks: each type at every stage, the two modes in turn; autocast is for stage 0.
+# By the number of ranks: each dtype at every stage, with the two modes in turn; autocast is for stage 0.
 CASES: dict[int, tuple[tuple[str, Mode], ...]] = {
     1: (("fp32", "forced"), ("bf16", "active"), ("autocast", "active")),
     2: (("fp32", "active"), ("bf16", "forced"), ("autocast", "forced")),
 }
-# A large epsilon: where a gradient is zero but for rounding, Adam would make steps of the rounding.
+# A large epsilon: where a gradient is zero except for rounding, Adam would take steps of the rounding.
 OPTIMIZER = OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=0, eps=1e-4)
 
 
 def masters(engine: Engine) -> list[tuple[str, Tensor]]:
-    """This rank's tensors that the optimizer updates, each with its module."""
+    """Return this rank's tensors that the optimizer updates, each with its module."""
     groups = engine.base_optimizer.param_groups
     outer = engine._engine.optimizer
     if hasattr(outer, "fp32_partitioned_groups_flat"):
@@ -60,7 +61,7 @@ def masters(engine: Engine) -> list[tuple[str, Tensor]]:
 
 
 def moments(engine: Engine) -> dict[str, str]:
-    """A digest per module of this rank's optimizer state, and of the masters that it updates."""
+    """Return a digest per module of this rank's optimizer state and masters."""
     digests: dict[str, str] = {}
     for module, parameter in masters(engine):
         state = engine.base_optimizer.state.get(parameter, {})
@@ -76,7 +77,7 @@ def by_module(weights: dict[str, Tensor], owned: dict[str, tuple[str, ...]]) -> 
 
 
 def models(checkpointing: bool) -> Models:
-    """The student is narrower than its teacher, so that there are projections too."""
+    """Return teacher and student, which is narrower so that there are projections."""
     adapter = CoCaAdapter()
     small = {"layers": 1, "text_layers": 1}
     teacher, student = (
@@ -92,37 +93,35 @@ def models(checkpointing: bool) -> Models:
     return Models(adapter, teacher, student, {}, ARMS, pairs, owned)
 
 
-def wrapped(made: Models) -> Student:
+def wrapped(pair: Models) -> Student:
     torch.manual_seed(3)
-    widths = compare(made, batch(0), forced=True)
+    widths = compare_shapes(pair, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
-    return Student(made.student, Objective(made.adapter, made.pairs, LossWeights()), Projections(widths.hidden, maps))
+    return Student(pair.student, Objective(pair.adapter, pair.pairs, LossWeights()), Projections(widths.hidden, maps))
 
 
 def main() -> None:
-    # Of so small a model all gradients would be sent at once, when the backward pass is over.
-    gradient_mean.BUCKET = 2**13
     parser = argparse.ArgumentParser()
     parser.add_argument("stages", nargs="+", type=int)
     parser.add_argument("--local_rank", type=int)
     arguments = parser.parse_args()
-    ranks = Ranks()
+    process_group = ProcessGroup()
     for stage in arguments.stages:
-        for dtype, mode in CASES[ranks.world]:
+        for dtype, mode in CASES[process_group.world_size]:
             if dtype == "autocast" and stage:
                 continue
             # At even stages with one mode, at odd ones with the other.
             checkpointing = (mode == "active") == (stage % 2 == 0)
-            case = run_case(ranks, stage, dtype, mode, checkpointing)
-            if ranks.rank == 0:
+            case = run_case(process_group, stage, dtype, mode, checkpointing)
+            if process_group.rank == 0:
                 print("CASE " + json.dumps({"stage": stage, "dtype": dtype, "mode": mode, **case}), flush=True)
-    ranks.close()
+    process_group.close()
 
 
-def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bool) -> dict[str, object]:
-    made = models(checkpointing)
-    owned = dict(made.ownership.owned)
-    student = wrapped(made)
+def run_case(process_group: ProcessGroup, stage: int, dtype: str, mode: Mode, checkpointing: bool) -> dict[str, object]:
+    pair = models(checkpointing)
+    owned = dict(pair.ownership.owned)
+    student = wrapped(pair)
     engine = Engine(
         student,
         student.owned(owned),
@@ -134,66 +133,67 @@ def run_case(ranks: Ranks, stage: int, dtype: str, mode: Mode, checkpointing: bo
             "gradient_accumulation_steps": ACCUMULATION,
         },
         micro_batch=4,
+        bucket_bytes=BUCKET_BYTES,
     )
-    teacher = Teacher(made.teacher, ranks.device, engine.dtype)
-    planner = Planner(made.adapter.modules, "multimodal", mode)
-    rows = [engine.to_device(batch(90 + i, ranks.rank)) for i in range(ACCUMULATION)]
-    proof = Proof(made, ranks, engine, student, teacher, planner, rows)
+    teacher = Teacher(pair.teacher, process_group.device, engine.dtype)
+    planner = Planner(pair.adapter.modules, "multimodal", mode)
+    rows = [engine.to_device(batch(90 + i, process_group.rank)) for i in range(ACCUMULATION)]
+    dry_run = DryRun(pair, process_group, engine, student, teacher, planner, rows)
     faults: list[str] = []
     moved: set[str] = set()
 
-    def look(what: str, trained: tuple[str, ...], before: tuple[dict[str, list[Tensor]], dict[str, str]]) -> None:
-        """Exactly the trained modules have other weights, masters, moments and step counts than before."""
+    def check(step: str, trained: tuple[str, ...], before: tuple[dict[str, list[Tensor]], dict[str, str]]) -> None:
+        """Check that exactly the trained modules have changed weights, masters, moments and step counts."""
         weights, state = by_module(engine.state_dict(), owned), moments(engine)
         for module in owned:
-            if ranks.rank == 0:
+            if process_group.rank == 0:
                 same = all(torch.equal(a, b) for a, b in zip(before[0][module], weights[module], strict=True))
                 if same == (module in trained):
-                    faults.append(f"{what}: weights of {module} {'kept' if same else 'moved'}")
+                    faults.append(f"{step}: weights of {module} {'unchanged' if same else 'changed'}")
                 if not same:
                     moved.add(module)
             if (before[1].get(module) == state.get(module)) == (module in trained):
-                faults.append(f"{what}, rank {ranks.rank}: moments of {module} are wrong")
+                faults.append(f"{step}, rank {process_group.rank}: moments of {module} are wrong")
 
     index = 0
     for turn, modules in enumerate(PLAYED):
         if turn == 3:
-            # By now there are moments that the dry step could spoil.
+            # By now there are moments that the dry run could change.
             before = by_module(engine.state_dict(), owned), moments(engine)
             counted = engine._engine.global_steps, engine._engine.micro_steps
-            proven = proof.arms(repeats=0)
-            look("dry step", (), before)
+            checks = dry_run.check_arms(repeats=0)
+            check("dry run", (), before)
             if counted != (engine._engine.global_steps, engine._engine.micro_steps):
-                faults.append("dry step: the engine counted it")
-            if [one.arm for one in proven] != [*ARMS, "joint"]:
-                faults.append("dry step: not every arm is proven")
+                faults.append("dry run: the engine counted it")
+            if [check.arm for check in checks] != [*ARMS, "joint"]:
+                faults.append("dry run: not every arm is checked")
         plan = planner.joint() if modules is None else planner.arm(modules)
         before = by_module(engine.state_dict(), owned), moments(engine)
         engine.activate(plan.trained)
         for _ in range(STEPS):
             micro_batches = []
             for _ in range(ACCUMULATION):
-                data = engine.to_device(batch(index, ranks.rank))
+                data = engine.to_device(batch(index, process_group.rank))
                 micro_batches.append((data, teacher.run(plan.teacher, data)))
                 index += 1
             engine.step(micro_batches, plan)
-        look(f"arm {modules}", plan.trained, before)
-    everyones: list[list[str]] = [[] for _ in range(ranks.world)]
-    torch.distributed.all_gather_object(everyones, faults)
+        check(f"arm {modules}", plan.trained, before)
+    faults_of_ranks: list[list[str]] = [[] for _ in range(process_group.world_size)]
+    torch.distributed.all_gather_object(faults_of_ranks, faults)
     ours = engine.state_dict()
-    off = off_the_bare_loop(ours, mode, ranks.world) if ours and dtype == "fp32" else None
-    return {"faults": [fault for some in everyones for fault in some], "moved": sorted(moved), "off": off}
+    off = off_the_bare_loop(ours, mode, process_group.world_size) if ours and dtype == "fp32" else None
+    return {"faults": [fault for some in faults_of_ranks for fault in some], "moved": sorted(moved), "off": off}
 
 
 def off_the_bare_loop(ours: dict[str, Tensor], mode: Mode, world: int) -> float:
-    """The largest difference between any of our weights and those of a bare PyTorch loop without checkpointing."""
-    made = models(checkpointing=False)
-    student = wrapped(made)
+    """Return the largest difference between our weights and those of a bare PyTorch loop without checkpointing."""
+    pair = models(checkpointing=False)
+    student = wrapped(pair)
     theirs = bare_loop.train(
         student,
-        Teacher(made.teacher, torch.device("cpu"), torch.float32),
-        Planner(made.adapter.modules, "multimodal", mode),
-        student.owned(made.ownership.owned),
+        Teacher(pair.teacher, torch.device("cpu"), torch.float32),
+        Planner(pair.adapter.modules, "multimodal", mode),
+        student.owned(pair.ownership.owned),
         OPTIMIZER,
         PLAYED,
         steps=STEPS,

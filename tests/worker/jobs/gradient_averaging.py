@@ -1,5 +1,7 @@
-"""Run by two ranks: averages gradients while the backward pass goes on, and by hand, and prints from rank 0 as one JSON
-line how they differ, case by case; and what is said where it cannot be done."""
+"""Run by two ranks: averages gradients during the backward pass, and by hand.
+
+Rank 0 prints one JSON line: the largest difference of each case, and the error where averaging is impossible.
+"""
 
 import json
 import sys
@@ -12,15 +14,14 @@ import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from worker.engine import gradient_averaging as gradient_mean  # noqa: E402
-from worker.engine.gradient_averaging import GradientMean  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
+from worker.engine.gradient_averaging import BUCKET_BYTES, GradientAverager  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
 
 ROWS, WIDTH = 4, 8
 
 
 class Tower(nn.Module):
-    """Layers, of which rank 1 never runs the second."""
+    """Layers, the second of which rank 1 never runs."""
 
     def __init__(self, reentrant: bool = False) -> None:
         super().__init__()
@@ -39,56 +40,55 @@ class Tower(nn.Module):
         return self.head(x.double()).square().mean()
 
 
-def gradients(tower: Tower, rank: int, passes: int, mean: GradientMean | None) -> list[torch.Tensor | None]:
-    """Of every parameter, after so many backward passes of which the last is averaged."""
+def gradients(tower: Tower, rank: int, passes: int, averager: GradientAverager | None) -> list[torch.Tensor | None]:
+    """Return every parameter's gradient after so many backward passes, the last of which is averaged."""
     tower.zero_grad()
     for number in range(passes):
         x = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(10 * rank + number), requires_grad=True)
-        if mean is not None and number == passes - 1:
-            with mean.averaging():
+        if averager is not None and number == passes - 1:
+            with averager.averaging():
                 tower(x, rank).backward()
         else:
             tower(x, rank).backward()
     return [None if p.grad is None else p.grad.clone() for p in tower.parameters()]
 
 
-def difference(tower: Tower, rank: int, passes: int, mean: GradientMean) -> float:
-    """The largest, between what was averaged meanwhile and what is averaged here."""
+def difference(tower: Tower, rank: int, passes: int, averager: GradientAverager) -> float:
+    """Return the largest difference to gradients that are averaged by hand."""
     by_hand = []
     for parameter, grad in zip(tower.parameters(), gradients(tower, rank, passes, None), strict=True):
         total = torch.zeros_like(parameter) if grad is None else grad
         if parameter.requires_grad:
             dist.all_reduce(total)
         by_hand.append(total / 2)
-    found = gradients(tower, rank, passes, mean)
+    averaged = gradients(tower, rank, passes, averager)
     trained = [p.requires_grad for p in tower.parameters()]
-    assert [grad is not None for grad in found] == trained
-    pairs = zip(found, by_hand, strict=True)
+    assert [grad is not None for grad in averaged] == trained
+    pairs = zip(averaged, by_hand, strict=True)
     return max(float((ours - theirs).abs().max()) for ours, theirs in pairs if ours is not None)
 
 
 def main() -> None:
-    ranks = Ranks()
-    told: dict[str, object] = {}
-    for bucket in (gradient_mean.BUCKET, WIDTH * WIDTH * 4):
-        gradient_mean.BUCKET = bucket
+    process_group = ProcessGroup()
+    differences: dict[str, object] = {}
+    for bucket in (BUCKET_BYTES, WIDTH * WIDTH * 4):
         torch.manual_seed(0)
         tower = Tower()
-        mean = GradientMean(list(tower.parameters()))
-        told[f"one pass, {bucket}"] = difference(tower, ranks.rank, 1, mean)
-        told[f"three passes, {bucket}"] = difference(tower, ranks.rank, 3, mean)
+        averager = GradientAverager(list(tower.parameters()), bucket)
+        differences[f"one pass, {bucket}"] = difference(tower, process_group.rank, 1, averager)
+        differences[f"three passes, {bucket}"] = difference(tower, process_group.rank, 3, averager)
         for layer in (tower.layers[0], tower.layers[3]):
             layer.requires_grad_(False)
-        told[f"some are frozen, {bucket}"] = difference(tower, ranks.rank, 2, mean)
+        differences[f"some are frozen, {bucket}"] = difference(tower, process_group.rank, 2, averager)
     tower = Tower(reentrant=True)
     try:
-        gradients(tower, ranks.rank, 1, GradientMean(list(tower.parameters())))
+        gradients(tower, process_group.rank, 1, GradientAverager(list(tower.parameters())))
     except RuntimeError as error:
-        told["refused"] = str(error)
-    ranks.wait()
-    if ranks.rank == 0:
-        print(json.dumps(told), flush=True)
-    ranks.close()
+        differences["refused"] = str(error)
+    process_group.barrier()
+    if process_group.rank == 0:
+        print(json.dumps(differences), flush=True)
+    process_group.close()
 
 
 main()

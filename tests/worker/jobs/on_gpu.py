@@ -1,4 +1,4 @@
-"""Run by DeepSpeed's launcher where there is a GPU: what training on it is made of.
+"""Run by DeepSpeed's launcher on a machine with a GPU: trains a few steps and checks how.
 
     deepspeed tests/worker/jobs/on_gpu.py
 
@@ -28,14 +28,14 @@ from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
-from worker.engine.sharding import partitioned  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
+from worker.engine.sharding import shard  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
-from worker.training.rollback import RoundStart  # noqa: E402
+from worker.training.rollback import Rollback  # noqa: E402
 
 
 def main() -> None:
-    ranks = Ranks()
+    process_group = ProcessGroup()
     adapter = CoCaAdapter()
     student, *teachers = (ModularModel(coca(seed, width=64), adapter, {}) for seed in (2, 1, 1, 1))
     pairs = {p.name: layer_pairs(student.layers[p.name], teachers[0].layers[p.name]) for p in adapter.modules}
@@ -49,49 +49,51 @@ def main() -> None:
         micro_batch=4,
     )
     engine.schedule.total_steps = 10
-    places = (None, *(partial(partitioned, offload=offload) for offload in (False, True)))
-    replicas = [Teacher(t, ranks.device, engine.dtype, placement=p) for t, p in zip(teachers, places, strict=True)]
+    placements = (None, *(partial(shard, offload=offload) for offload in (False, True)))
+    replicas = [
+        Teacher(t, process_group.device, engine.dtype, placement=p) for t, p in zip(teachers, placements, strict=True)
+    ]
     planner = Planner(adapter.modules, "multimodal", "forced")
 
     pinned = next(training_batches(build("digits"), batch_size=4, rank=0, world=1, start=0, workers=1))
     losses = []
     for index, plan in enumerate(islice([planner.joint(), planner.arm(["image"]), planner.joint()], 3)):
-        data = engine.to_device(batch(index, ranks.rank))
+        data = engine.to_device(batch(index, process_group.rank))
         answers = [replica.run(plan.teacher, data) for replica in replicas]
         alike = [
             all(torch.allclose(answer.hidden[name], answers[0].hidden[name], atol=2e-2) for name in answers[0].hidden)
             for answer in answers
         ]
         engine.activate(plan.trained)
-        # Nothing but fused attention: where a kernel does not serve, this raises.
+        # Only fused attention: raises where a kernel does not support it.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
             losses.append(float(engine.step([(data, answers[0])], plan)[0]))
     flash = sdpa_kernel(SDPBackend.FLASH_ATTENTION)
     with torch.no_grad(), flash:
-        # The image tower has no mask, so it gets flash attention itself.
+        # The image tower has no mask, so it can use flash attention.
         student.model.visual.train()(data["image"])
     plan = planner.arm(["image"])
-    start, moving = RoundStart(engine, plan.trained), engine.moved_by(plan.trained)
+    start, moving = Rollback(engine, plan.trained), engine.mutable_tensors(plan.trained)
     before = [tensor.clone() for tensor in moving]
     engine.activate(plan.trained)
     engine.step([(data, replicas[0].run(plan.teacher, data))], plan)
     moved = any(not torch.equal(a, b) for a, b in zip(before, moving, strict=True))
     start.restore()
-    found = {
-        "taken back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
+    results = {
+        "rolled back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
         "copied to": start._saved["tensors"][0].device.type,
         "saved from": start.state()["tensors"][0].device.type,
         "backend": dist.get_backend(),
-        "device": ranks.device.type,
+        "device": process_group.device.type,
         "dtype": str(engine.dtype),
         "pinned": all(tensor.is_pinned() for tensor in pinned.values()),
         "teachers alike": alike,
         "on the host": [p.ds_tensor.device.type for p in teachers[2].model.parameters()][:1],
         "finite": all(map(torch.isfinite, map(torch.tensor, losses))),
     }
-    if ranks.rank == 0:
-        print("GPU " + json.dumps(found), flush=True)
-    ranks.close()
+    if process_group.rank == 0:
+        print("GPU " + json.dumps(results), flush=True)
+    process_group.close()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Run by DeepSpeed's launcher: a teacher of which every rank holds a share answers as a whole one does.
+"""Run by DeepSpeed's launcher: compares the outputs of a sharded teacher with those of a whole one.
 
     deepspeed tests/worker/jobs/teacher_placement.py
 
-Prints one JSON line per placement and type from rank 0.
+Rank 0 prints one JSON line per placement and dtype.
 """
 
 import json
@@ -24,13 +24,13 @@ from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
-from worker.engine.process_group import Ranks  # noqa: E402
-from worker.engine.sharding import partitioned  # noqa: E402
+from worker.engine.process_group import ProcessGroup  # noqa: E402
+from worker.engine.sharding import shard  # noqa: E402
 from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 
 WIDTH = 128
-"""Wide enough that most parameters are no small ones."""
-# In another order than they feed each other in, and back: what is gathered next is not what was gathered last time.
+"""Wide enough that ZeRO treats most parameters as large ones."""
+# In an order in which the modules gathered next differ from those gathered last time.
 PLAYED = (None, ["image"], ["multimodal"], None, ["text"])
 
 
@@ -49,7 +49,7 @@ def student(stage: int) -> tuple[Engine, Student]:
 
 
 def furthest(one: Outputs, other: Outputs) -> float:
-    """The largest difference of all."""
+    """Return the largest difference between any two tensors."""
     here, there = tensors(one), tensors(other)
     assert here.keys() == there.keys()
     return max(float((here[name] - there[name]).abs().max()) for name in here)
@@ -61,34 +61,35 @@ def tensors(outputs: Outputs) -> dict[str, Tensor]:
 
 
 def held(teacher: Teacher) -> int:
-    """Bytes of parameters that this rank holds between two calls."""
-    # Of a parameter that is let go of there is the share, and an empty tensor in its own place.
-    kept = [t for p in teacher.modular.model.parameters() for t in (p.ds_tensor, p)]
-    return sum(t.numel() * t.element_size() for t in kept)
+    """Return the bytes of parameters that this rank holds between two calls."""
+    # A released parameter consists of its shard, and of an empty tensor in its own place.
+    tensors_held = [t for p in teacher.modular.model.parameters() for t in (p.ds_tensor, p)]
+    return sum(t.numel() * t.element_size() for t in tensors_held)
 
 
 def main() -> None:
-    # Hooks switch torch's fused attention off, ZeRO's too: it would round differently.
+    # Hooks, also ZeRO's, disable torch's fused attention, which rounds differently.
     torch.backends.mha.set_fastpath_enabled(False)
-    ranks = Ranks()
+    process_group = ProcessGroup()
     planner = Planner(CoCaAdapter.modules, "multimodal", "forced")
     plans = [planner.joint() if modules is None else planner.arm(modules) for modules in PLAYED]
     for stage, placement, dtype in ((3, "zero3", torch.float32), (0, "cpu", torch.bfloat16)):
         whole, modular = (
-            Teacher(ModularModel(coca(1, width=WIDTH), CoCaAdapter(), {}), ranks.device, torch.float32, computes=dtype,
+            Teacher(ModularModel(coca(1, width=WIDTH), CoCaAdapter(), {}), process_group.device, torch.float32,
+            computes=dtype,
                     placement=place)
-            for place in (None, partial(partitioned, offload=placement == "cpu"))
+            for place in (None, partial(shard, offload=placement == "cpu"))
         )  # fmt: skip
         engine, wrapped = student(stage)
         differ, losses = [], []
         for index, plan in enumerate(plans):
-            data = batch(index, ranks.rank)
+            data = batch(index, process_group.rank)
             answer = modular.run(plan.teacher, data)
             differ.append(furthest(whole.run(plan.teacher, data), answer))
             engine.activate(plan.trained)
             losses.append(engine.step([(data, answer)], plan)[0])
         total = sum(p.numel() * p.element_size() for p in whole.modular.model.parameters())
-        found = {
+        results = {
             "placement": placement,
             "dtype": str(dtype).removeprefix("torch."),
             "differ by": max(differ),
@@ -98,10 +99,10 @@ def main() -> None:
             "in the student": [name for name in wrapped.state_dict() if "teacher" in name],
             "trained": sorted({group["module"] for group in engine.base_optimizer.param_groups}),
         }
-        everyones = ranks.collect(found)
-        if ranks.rank == 0:
-            print("CASE " + json.dumps(everyones), flush=True)
-    ranks.close()
+        results_of_ranks = process_group.all_gather_objects(results)
+        if process_group.rank == 0:
+            print("CASE " + json.dumps(results_of_ranks), flush=True)
+    process_group.close()
 
 
 if __name__ == "__main__":

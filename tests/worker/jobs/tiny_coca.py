@@ -8,7 +8,7 @@ TEXT = {"context_length": 8, "vocab_size": 16, "heads": 2}
 
 
 def coca(seed: int, *, width: int = 32, layers: int = 2, text_layers: int = 2) -> nn.Module:
-    """Fresh weights of that seed; embeddings, towers and decoder all of one width."""
+    """Return a model with fresh weights; embeddings, towers and decoder have the same width."""
     torch.manual_seed(seed)
     model = open_clip.CoCa(
         embed_dim=width,
@@ -23,7 +23,7 @@ def coca(seed: int, *, width: int = 32, layers: int = 2, text_layers: int = 2) -
 
 
 def batch(index: int, rank: int = 0) -> dict[str, Tensor]:
-    """Four rows that depend on nothing but index and rank."""
+    """Return four rows that depend only on index and rank."""
     generator = torch.Generator().manual_seed(1000 * index + rank)
     text = torch.randint(1, 16, (4, 8), generator=generator)
     text[:, 6:] = 0

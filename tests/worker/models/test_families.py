@@ -19,9 +19,8 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.recipe.recipe import read_recipe
-from worker.setup import models as assemble
-from worker.setup.models import Models
-from worker.setup.shape_check import compare
+from worker.setup.models import Models, load_models
+from worker.setup.shape_check import compare_shapes
 
 
 def assembled(name: str, where: Path, *, mode: str = "active", student: str = "", loss: str = "{}") -> Models:
@@ -37,7 +36,7 @@ def assembled(name: str, where: Path, *, mode: str = "active", student: str = ""
         encoding="utf-8",
     )
     torch.manual_seed(0)
-    return assemble.models(read_recipe(path, {}))
+    return load_models(read_recipe(path, {}))
 
 
 def wrapped(made: Models, weights: LossWeights | None = None) -> tuple[Student, Teacher, Objective]:
@@ -63,7 +62,7 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
         family.keep if name != "factory" else {}
     )
     student, teacher, objective = wrapped(made)
-    widths = compare(made, data, forced=family.forced, objective=objective)
+    widths = compare_shapes(made, data, forced=family.forced, objective=objective)
     assert (widths.hidden, widths.boundary) == ({}, {})
     parameters = dict(made.student.model.named_parameters())
     assert made.adapter.declared == family.forced
@@ -247,7 +246,7 @@ def test_losses_of_a_users_own_weigh_what_the_recipe_says(tmp_path: Path) -> Non
     with pytest.raises(
         RecipeError, match=r"loss\.task names 'los', which the model does not compute; did you mean 'loss'"
     ):
-        compare(made, data, forced=False, objective=wrong)
+        compare_shapes(made, data, forced=False, objective=wrong)
 
 
 def test_a_mask_keeps_padding_out_of_layers_and_logits(tmp_path: Path) -> None:

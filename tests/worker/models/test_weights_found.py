@@ -28,7 +28,7 @@ from worker.models.base import Fresh
 from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
 from worker.recipe.recipe import read_recipe
-from worker.setup import models as setup_models
+from worker.setup.models import Models, load_models
 
 State = dict[str, Tensor]
 MEAN = [0.1, 0.2, 0.3]
@@ -478,10 +478,10 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
 RECIPE = "teacher: {teacher}\nstudent: {student}\ndata: {{name: digits}}\n"
 
 
-def assembled(where: Path, teacher: str, student: str) -> setup_models.Models:
+def assembled(where: Path, teacher: str, student: str) -> Models:
     path = where / "recipe.yaml"
     path.write_text(RECIPE.format(teacher=teacher, student=student), encoding="utf-8")
-    return setup_models.models(read_recipe(path, {}))
+    return load_models(read_recipe(path, {}))
 
 
 def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -> None:

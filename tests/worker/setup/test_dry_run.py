@@ -1,4 +1,4 @@
-"""The dry step finds what would train nothing, and tells what it saw of every arm."""
+"""The dry run finds arms that would train nothing, and reports on every arm."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
 from worker.models.open_clip.coca import CoCaAdapter
-from worker.setup.dry_run import Proof
-from worker.setup.dry_run_report import report
+from worker.setup.dry_run import DryRun, report
 from worker.setup.models import Models
-from worker.setup.shape_check import compare
+from worker.setup.shape_check import compare_shapes
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 
 
-def proof(ranks: Ranks, student: nn.Module, weights: LossWeights | None = None) -> Proof:
-    """For a student of a teacher with three layers, 32 wide."""
+def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeights | None = None) -> DryRun:
+    """Return the dry run of a student whose teacher has three layers of width 32."""
     adapter = CoCaAdapter()
     theirs, ours = ModularModel(coca(1, layers=3), adapter, {}), ModularModel(student, adapter, {})
     pairs = {
@@ -41,24 +40,26 @@ def proof(ranks: Ranks, student: nn.Module, weights: LossWeights | None = None) 
     }
     owned = ownership(student, {module.name: module.path for module in adapter.modules})
     models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
-    widths = compare(models, batch(0), forced=True)
+    widths = compare_shapes(models, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
     wrapped = Student(ours, Objective(adapter, pairs, weights or LossWeights()), Projections(widths.hidden, maps))
     engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
-    teacher = Teacher(theirs, ranks.device, engine.dtype)
-    return Proof(models, ranks, engine, wrapped, teacher, Planner(adapter.modules, "multimodal", "forced"), [batch(0)])
+    teacher = Teacher(theirs, process_group.device, engine.dtype)
+    return DryRun(
+        models, process_group, engine, wrapped, teacher, Planner(adapter.modules, "multimodal", "forced"), [batch(0)]
+    )
 
 
-def test_a_report_tells_of_every_arm_what_it_trains_and_computes(ranks: Ranks) -> None:
-    dry = proof(ranks, coca(2, width=16))
-    proven = dry.arms(repeats=1)
-    told = report(dry.models, proven)
-    arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", told, re.MULTILINE))
+def test_a_report_lists_what_every_arm_trains_and_computes(process_group: ProcessGroup) -> None:
+    dry = dry_run(process_group, coca(2, width=16))
+    checks = dry.check_arms(repeats=1)
+    text = report(dry.models, checks)
+    arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", text, re.MULTILINE))
     assert list(arms) == ["eyes", "words", "sight", "joint"]
     image = sum(parameter.numel() for parameter in dry.models.student.model.visual.parameters())
-    # What a hidden state of 16 is lifted to 32 with is the arm's, but no parameter of the student.
-    exactly = [replace(one, layers=tuple(replace(layer, gradient=0.0) for layer in one.layers)) for one in proven]
-    assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, exactly)
+    # The projection of a hidden state from 16 to 32 moves with the arm, but is no parameter of the student.
+    equal = [replace(check, layers=tuple(replace(layer, gradient=0.0) for layer in check.layers)) for check in checks]
+    assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, equal)
     for line in (
         "trains         image, on the teacher's boundary tensors",
         "computes       student: image; teacher: image",
@@ -73,7 +74,7 @@ def test_a_report_tells_of_every_arm_what_it_trains_and_computes(ranks: Ranks) -
     assert "computes       student: image, multimodal; teacher: image, text, multimodal" in arms["sight"]
     assert "trains         image, text, multimodal, on the student's own inputs" in arms["joint"]
     assert "100% of joint" in arms["joint"]
-    assert told.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
+    assert text.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
 
 
 def reentrant(student: nn.Module) -> None:
@@ -86,7 +87,7 @@ def cut_off(student: nn.Module) -> None:
     student.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out: out.detach())
 
 
-# What reentrant checkpointing itself has to say of it.
+# Reentrant checkpointing itself warns of it.
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize(
     ("harm", "message"),
@@ -96,19 +97,19 @@ def cut_off(student: nn.Module) -> None:
         (cut_off, r"arm eyes: no gradient reaches the student's layer visual\.transformer\.resblocks\.0: "),
     ],
 )  # fmt: skip
-def test_an_arm_that_would_not_train_what_it_says_is_refused(
-    ranks: Ranks, harm: Callable[[nn.Module], None], message: str
+def test_an_arm_without_gradients_is_refused(
+    process_group: ProcessGroup, harm: Callable[[nn.Module], None], message: str
 ) -> None:
     student = coca(2)
     harm(student)
     with pytest.raises(RecipeError, match=message):
-        proof(ranks, student).arms(repeats=0)
+        dry_run(process_group, student).check_arms(repeats=0)
 
 
-def test_an_arm_whose_losses_have_no_weight_is_refused(ranks: Ranks) -> None:
-    dry = proof(ranks, coca(2), LossWeights(layers=0.0))
-    with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
-        dry.arms(repeats=0)
-    # The student without any loss still answers, for the task metric.
-    mute = proof(ranks, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
-    assert mute.engine.measure(batch(0), Outputs({}, {}), mute.planner.task())[1] is not None
+def test_an_arm_whose_losses_have_no_weight_is_refused(process_group: ProcessGroup) -> None:
+    dry = dry_run(process_group, coca(2), LossWeights(layers=0.0))
+    with pytest.raises(RecipeError, match="no loss would train image: all of its terms have weight 0"):
+        dry.check_arms(repeats=0)
+    # A student without any loss still computes logits, for the task metric.
+    without_loss = dry_run(process_group, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
+    assert without_loss.engine.measure(batch(0), Outputs({}, {}), without_loss.planner.task())[1] is not None

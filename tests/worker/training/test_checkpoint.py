@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, the last few are kept, and a damaged one is never read."""
+"""Checkpoints are written atomically, the last few are kept, and a damaged one is never read."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ import torch
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.worker.jobs.engine_state import Job
 from worker.client.journal import Pull
-from worker.engine.process_group import Ranks
+from worker.engine.process_group import ProcessGroup
 from worker.errors import CheckpointError
 from worker.evaluation.probe import Evaluation
 from worker.recipe.sections import CheckpointRecipe
-from worker.training import rng as randomness
+from worker.training import rng
 from worker.training.checkpoint import Checkpoints, newest
 from worker.training.loop_state import LoopState
-from worker.training.rollback import RoundStart
+from worker.training.rollback import Rollback
 
 PULL = Pull("image", 7, pb.CHOSEN_BY_POLICY)
 
 
 @pytest.fixture(scope="module")
-def job(ranks: Ranks) -> Job:
-    """A real engine, in this process alone."""
-    return Job(ranks, stage=0, dtype="fp32", seed=2)
+def job(process_group: ProcessGroup) -> Job:
+    """A real engine on the only rank."""
+    return Job(process_group, stage=0, dtype="fp32", seed=2)
 
 
 @pytest.fixture
 def checkpoints(job: Job, tmp_path: Path) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", CheckpointRecipe(keep=3), job.ranks, "r", "w")
+    return Checkpoints(tmp_path / "checkpoints", CheckpointRecipe(keep=3), job.process_group, "r", "w")
 
 
 def at(round: int, step: int = 0) -> LoopState:
@@ -52,13 +52,13 @@ def test_the_newest_few_are_kept(job: Job, checkpoints: Checkpoints) -> None:
     for state in (at(0, 3), at(1), at(1, 2), at(10), at(9, 3)):
         checkpoints.save(job.engine, state)
     assert names(checkpoints) == ["round-000001-step-0002", "round-000009-step-0003", "round-000010-step-0000"]
-    found = newest(checkpoints.directory)
-    assert found is not None
-    assert (found[0], found[1].run, found[1].worker, found[1].ranks) == ("round-000010-step-0000", "r", "w", 1)
+    latest = newest(checkpoints.directory)
+    assert latest is not None
+    assert (latest[0], latest[1].run, latest[1].worker, latest[1].ranks) == ("round-000010-step-0000", "r", "w", 1)
 
 
-def test_everything_comes_back(job: Job, checkpoints: Checkpoints) -> None:
-    start = RoundStart(job.engine, ("image",))
+def test_everything_is_restored(job: Job, checkpoints: Checkpoints) -> None:
+    start = Rollback(job.engine, ("image",))
     evaluation = Evaluation(1.5, {"layers/image": 0.25}, {"accuracy": 0.5})
     state = LoopState(
         round=4,
@@ -80,16 +80,16 @@ def test_everything_comes_back(job: Job, checkpoints: Checkpoints) -> None:
     schedule = job.engine.schedule.state()
     job.step(1, 0)
 
-    again = checkpoints.load(job.engine, "round-000004-step-0002", ranks=1)
-    assert again.common() == state.common()
-    assert repr(again.rows) == repr(state.rows)
-    assert again.pull == PULL
-    assert again.start == evaluation
-    randomness.restore(again.random)
+    restored = checkpoints.load(job.engine, "round-000004-step-0002", ranks=1)
+    assert restored.common() == state.common()
+    assert repr(restored.rows) == repr(state.rows)
+    assert restored.pull == PULL
+    assert restored.start == evaluation
+    rng.restore(restored.random)
     assert drawn == [random.random(), float(np.random.random()), float(torch.rand(()))]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in job.engine.state_dict().items())
     assert job.engine.schedule.state() == schedule
-    saved, loaded = start.state(), again.round_start
+    saved, loaded = start.state(), restored.round_start
     assert loaded is not None
     assert all(torch.equal(a, b) for a, b in zip(saved["tensors"], loaded["tensors"], strict=True))
 
@@ -105,43 +105,43 @@ def test_everything_comes_back(job: Job, checkpoints: Checkpoints) -> None:
     ],
     ids=["truncated", "damaged", "file missing", "mark missing", "mark truncated"],
 )
-def test_one_that_is_not_whole_gives_way_to_the_one_before(
+def test_the_previous_one_is_used_if_the_newest_is_incomplete(
     job: Job, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, harm: object, reason: str
 ) -> None:
     assert callable(harm)
     for state in (at(1), at(2), at(3)):
         checkpoints.save(job.engine, state)
     harm(checkpoints.directory / "round-000003-step-0000")
-    found = newest(checkpoints.directory)
-    assert found is not None
-    assert found[0] == "round-000002-step-0000"
+    latest = newest(checkpoints.directory)
+    assert latest is not None
+    assert latest[0] == "round-000002-step-0000"
     assert "round-000003-step-0000 is not used: " in caplog.text
     assert reason in caplog.text
-    # It does not crowd out the whole ones.
+    # It does not displace the complete ones.
     checkpoints.save(job.engine, at(2, 1))
     assert names(checkpoints) == ["round-000001-step-0000", "round-000002-step-0000", "round-000002-step-0001"]
 
 
-def test_where_none_is_whole_there_is_none(job: Job, checkpoints: Checkpoints) -> None:
+def test_without_a_complete_one_there_is_none(job: Job, checkpoints: Checkpoints) -> None:
     assert newest(checkpoints.directory) is None
     checkpoints.save(job.engine, at(1))
     (checkpoints.directory / "round-000001-step-0000" / "complete.json").unlink()
     assert newest(checkpoints.directory) is None
 
 
-def test_a_disk_that_is_full_while_one_is_written_leaves_the_one_before(job: Job, checkpoints: Checkpoints) -> None:
+def test_a_disk_that_fills_up_leaves_the_previous_one_intact(job: Job, checkpoints: Checkpoints) -> None:
     checkpoints.save(job.engine, at(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"no checkpoint can be written to .*; the one before is intact"):
+        with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*; the previous one is intact"):
             checkpoints.save(job.engine, at(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    found = newest(checkpoints.directory)
-    assert found is not None
-    assert found[0] == "round-000001-step-0000"
-    # What is left of the attempt is in nobody's way.
+    latest = newest(checkpoints.directory)
+    assert latest is not None
+    assert latest[0] == "round-000001-step-0000"
+    # The unfinished draft does not disturb the next one.
     assert "draft" in names(checkpoints)
     checkpoints.save(job.engine, at(2))
     assert names(checkpoints) == ["round-000001-step-0000", "round-000002-step-0000"]
@@ -150,13 +150,13 @@ def test_a_disk_that_is_full_while_one_is_written_leaves_the_one_before(job: Job
 def test_another_number_of_ranks_is_refused(job: Job, checkpoints: Checkpoints) -> None:
     checkpoints.save(job.engine, at(1))
     with pytest.raises(
-        CheckpointError, match=r"is of 2 rank\(s\).*now there are 1 \(launch it with --num_accelerators 2"
+        CheckpointError, match=r"is of 2 rank\(s\), and this job has 1: launch it with --num_accelerators 2"
     ):
         checkpoints.load(job.engine, "round-000001-step-0000", ranks=2)
 
 
 class Code:
-    """Runs a command where it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -169,7 +169,7 @@ class Code:
 def test_code_in_a_checkpoint_is_not_run(job: Job, checkpoints: Checkpoints, tmp_path: Path, file: str) -> None:
     checkpoints.save(job.engine, at(1))
     path = checkpoints.directory / "round-000001-step-0000"
-    # Whoever can write the file can also write its mark.
+    # An attacker who can write the file can also write its mark.
     (path / file).write_bytes(pickle.dumps({"module": Code(tmp_path / "harm")}, protocol=2))
     mark = json.loads((path / "complete.json").read_text())
     mark["files"][file] = [(path / file).stat().st_size, hashlib.sha256((path / file).read_bytes()).hexdigest()]
@@ -180,9 +180,10 @@ def test_code_in_a_checkpoint_is_not_run(job: Job, checkpoints: Checkpoints, tmp
     assert not (tmp_path / "harm").exists()
 
 
-def test_regular_ones_are_due_by_the_recipes_seconds(job: Job, tmp_path: Path) -> None:
+def test_regular_ones_are_due_after_the_recipes_seconds(job: Job, tmp_path: Path) -> None:
     always, later = (
-        Checkpoints(tmp_path, CheckpointRecipe(every_seconds=seconds), job.ranks, "r", "w") for seconds in (0, 1000)
+        Checkpoints(tmp_path, CheckpointRecipe(every_seconds=seconds), job.process_group, "r", "w")
+        for seconds in (0, 1000)
     )
     assert always.due
     assert not later.due

@@ -1,4 +1,4 @@
-"""metrics.jsonl has every round once, whatever happened to its writers."""
+"""metrics.jsonl has every round once, even if a writer was killed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import math
 from pathlib import Path
 
-from worker.training.metrics import Record, RoundRecord
+from worker.training.metrics import Metrics, RoundRecord
 
 
-def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
+def record_of(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
     return RoundRecord(
         round=round,
         arm=arm,
@@ -30,18 +30,18 @@ def played(round: int, arm: str, after: float | None = 0.5) -> RoundRecord:
 
 
 def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
-    first = Record(tmp_path)
+    first = Metrics(tmp_path)
     for round, arm in enumerate(("image", "text", "image", "text")):
-        first.add(played(round, arm, None if round == 1 else 0.5))
+        first.add(record_of(round, arm, None if round == 1 else 0.5))
     first.close()
     path = tmp_path / "metrics.jsonl"
     # Killed in the middle of a line.
     path.write_bytes(path.read_bytes() + b'{"round": 4, "ar')
 
-    second = Record(tmp_path, first=3)
-    second.add(played(3, "text"))
-    second.add(played(4, "text"))
-    second.summarise({"run": "r"})
+    second = Metrics(tmp_path, first=3)
+    second.add(record_of(3, "text"))
+    second.add(record_of(4, "text"))
+    second.write_summary({"run": "r"})
     second.close()
     assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -56,14 +56,14 @@ def test_rounds_that_are_played_again_are_written_once(tmp_path: Path) -> None:
     }
 
 
-def test_a_torn_line_of_the_next_round_is_taken_out(tmp_path: Path) -> None:
-    first = Record(tmp_path)
-    first.add(played(0, "text"))
+def test_a_torn_line_of_the_next_round_is_removed(tmp_path: Path) -> None:
+    first = Metrics(tmp_path)
+    first.add(record_of(0, "text"))
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as lines_file:
         lines_file.write('{"rou')
-    record = Record(tmp_path, first=1)
-    record.add(played(1, "text"))
-    record.close()
+    metrics = Metrics(tmp_path, first=1)
+    metrics.add(record_of(1, "text"))
+    metrics.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [0, 1]
