@@ -107,7 +107,7 @@ def test_an_arm_that_would_not_train_what_it_says_is_refused(
 
 def test_an_arm_whose_losses_have_no_weight_is_refused(ranks: Ranks) -> None:
     dry = proof(ranks, coca(2), LossWeights(layers=0.0))
-    with pytest.raises(RecipeError, match="nothing would train image: no loss of its own has a weight"):
+    with pytest.raises(RecipeError, match="no loss would train image: all of its terms have weight 0"):
         dry.arms(repeats=0)
     # The student without any loss still answers, for the task metric.
     mute = proof(ranks, coca(2), LossWeights(layers=0.0, logits=0.0, task={}))
