@@ -18,7 +18,7 @@ CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w./-])(?:bandit_server|benchmarks|deploy|docs|protos|tests|worker)/(?:[\w.*/-]|\{[^}\s]*\})*")
-MODULE = re.compile(r"python -m ((?:bandit_server|benchmarks|worker)[\w.]*)")
+MODULE = re.compile(r"python -m ((?:bandit_server|benchmarks|worker)(?:\.[a-z_]+)+)")
 DEFINITION = re.compile(r"`([\w./-]+\.(?:py|js|proto)): ([\w.]+)`")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -81,7 +81,7 @@ def test_paths_and_modules_exist(page: Path) -> None:
         if not any(ROOT.glob(pattern.rstrip("/"))):
             missing.append(path)
     for module in MODULE.findall(text):
-        file = ROOT.joinpath(*module.rstrip(".").split("."))
+        file = ROOT.joinpath(*module.split("."))
         if not (file.with_suffix(".py").exists() or (file / "__main__.py").exists()):
             missing.append(module)
     assert missing == []
