@@ -20,6 +20,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w./-])(?:bandit_server|benchmarks|deploy|docs|protos|tests|worker)/(?:[\w.*/-]|\{[^}\s]*\})*")
 MODULE = re.compile(r"python -m ((?:bandit_server|benchmarks|worker)(?:\.[a-z_]+)+)")
 DEFINITION = re.compile(r"`([\w./-]+\.(?:py|js|proto)): ([\w.]+)`")
+SECTION = re.compile(r'(docs/[\w-]+\.md),\s+"([^"]+)"')
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -93,6 +94,23 @@ def test_named_functions_and_classes_exist(page: Path) -> None:
         f"{file}: {name}"
         for file, name in DEFINITION.findall(page.read_text(encoding="utf-8"))
         if not (ROOT / file).exists() or name not in definitions(ROOT / file)
+    ]
+    assert missing == []
+
+
+def test_sections_that_the_code_refers_to_exist() -> None:
+    sources = [
+        path for top in ("bandit_server", "worker", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")
+    ]
+    sources += (ROOT / "protos").rglob("*.proto")
+    references = {
+        (file, section) for path in sources for file, section in SECTION.findall(path.read_text(encoding="utf-8"))
+    }
+    assert references
+    missing = [
+        f"{file}: {section}"
+        for file, section in sorted(references)
+        if f"## {section}" not in (ROOT / file).read_text(encoding="utf-8").splitlines()
     ]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""What the worker's entry finds where (DESIGN.md §6, "The path"); in real jobs: tests/integration/."""
+"""What the worker's entry finds where (docs/architecture.md, "The worker"); in real jobs: tests/integration/."""
 
 from __future__ import annotations
 

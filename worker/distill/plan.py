@@ -1,4 +1,6 @@
-"""What a round trains and what is measured around it, by mode and arm: the one place that says it (DESIGN.md §6, §6a).
+"""What a round trains and what is measured around it, by mode and arm: the one place that says it.
+
+See docs/architecture.md, "What an arm trains".
 
 ======  ====================  =============  ========================  ======================  =====================
 mode    student's inputs      moves          terms in the loss         computed                bandit loss (probe)
