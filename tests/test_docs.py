@@ -73,6 +73,11 @@ def test_links_lead_to_files_and_sections_that_exist(page: Path) -> None:
     assert broken == []
 
 
+def test_the_readme_fits_120_columns() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+
+
 @pytest.mark.parametrize("page", CURRENT, ids=page_id)
 def test_paths_and_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
