@@ -1,4 +1,4 @@
-"""What the worker's entry finds where (docs/architecture.md, "The worker"); in real jobs: tests/integration/."""
+"""The import path of the worker's entry (docs/architecture.md, "The worker"); in real jobs: tests/integration/."""
 
 from __future__ import annotations
 

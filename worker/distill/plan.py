@@ -1,6 +1,4 @@
-"""What a round trains and what is measured around it, by mode and arm: the one place that says it.
-
-See docs/architecture.md, "What an arm trains".
+"""What a round trains and what is measured around it, by mode and arm: the one place that says it (DESIGN.md §6, §6a).
 
 ======  ====================  =============  ========================  ======================  =====================
 mode    student's inputs      moves          terms in the loss         computed                bandit loss (probe)

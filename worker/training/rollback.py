@@ -1,4 +1,4 @@
-"""What a round may move, as it was when the round began: a copy to go back to (docs/architecture.md, "The worker")."""
+"""A copy of what a round may change, to return to if the round diverges (docs/architecture.md, "The worker")."""
 
 from __future__ import annotations
 

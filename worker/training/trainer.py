@@ -1,4 +1,4 @@
-"""The loop: rounds of module-wise distillation (docs/architecture.md, "One round")."""
+"""The training loop: rounds of module-wise distillation (docs/architecture.md, "One round")."""
 
 from __future__ import annotations
 

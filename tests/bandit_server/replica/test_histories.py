@@ -1,5 +1,5 @@
 """Any interleaving of workers, retries, lost answers, restarts and replicas leaves the history that a single server
-which never fails would have, and every replica serves its fold (docs/architecture.md, "The server")."""
+which never fails would have, and every replica serves its fold (DESIGN.md §5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Whatever a store loses, and whatever others have written in its place since: it is found out, and the workers'
-journals give everything back, nothing twice (docs/architecture.md, "The server")."""
+journals give everything back, nothing twice (DESIGN.md §5, "Loss is detected, never served")."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A snapshot is a cache, never the truth: what does not fit is ignored, and whoever begins with one goes on as if it
-had seen everything (docs/architecture.md, "The server")."""
+had seen everything (DESIGN.md §5)."""
 
 from __future__ import annotations
 
