@@ -1,4 +1,4 @@
-"""Imports go one way (DESIGN.md §10): every file's imports are read, those within functions too."""
+"""Imports go one way (docs/architecture.md, "Layers"): every file's imports are read, those within functions too."""
 
 from __future__ import annotations
 

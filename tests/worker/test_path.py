@@ -1,4 +1,4 @@
-"""The import path of the worker's entry (DESIGN.md §6, "The path"); in real jobs: tests/integration/."""
+"""The import path of the worker's entry (docs/architecture.md, "The worker"); in real jobs: tests/integration/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of what a round may change, to return to if the round diverges (DESIGN.md §6, NaN)."""
+"""A copy of what a round may change, to return to if the round diverges (docs/architecture.md, "The worker")."""
 
 from __future__ import annotations
 

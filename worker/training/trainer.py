@@ -1,4 +1,4 @@
-"""The training loop: rounds of module-wise distillation (DESIGN.md §3)."""
+"""The training loop: rounds of module-wise distillation (docs/architecture.md, "One round")."""
 
 from __future__ import annotations
 
