@@ -1,0 +1,1 @@
+"""The contract between worker and bandit server, and its generated stubs."""

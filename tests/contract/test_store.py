@@ -477,8 +477,9 @@ def test_closing_does_not_wait_for_a_frozen_store(at_store: AtStore) -> None:
 
 
 def test_a_killed_store_comes_back_with_everything_acknowledged(at_store: AtStore) -> None:
-    """A writer appends all the while. What was acknowledged is there, in order; appends without an answer may be there;
-    nothing else is there.
+    """A writer appends all the while.
+
+    What was acknowledged is there, in order; appends without an answer may be there; nothing else is there.
     """
 
     async def scenario(place: Place) -> None:

@@ -1,5 +1,7 @@
-"""docs/bring-your-own-model.md works as it stands: its files are written out and run, its recipes are proven, and one
-of them is distilled by a real job."""
+"""The page docs/bring-your-own-model.md works as it stands.
+
+Its files are written out and run, its recipes pass the dry run, and a real job distils one of them.
+"""
 
 from __future__ import annotations
 

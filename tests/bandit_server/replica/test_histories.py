@@ -1,5 +1,7 @@
-"""Any interleaving of workers, retries, lost answers, restarts and replicas leaves the history of a server that never
-fails, and every replica serves its fold."""
+"""The history after any interleaving of workers, retries, lost answers, restarts and replicas.
+
+It is the history of a server that never fails, and every replica serves its fold.
+"""
 
 from __future__ import annotations
 

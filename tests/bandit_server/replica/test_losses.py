@@ -1,5 +1,7 @@
-"""Whatever a store loses, and whatever others have appended in its place since: the loss is detected, and the workers'
-journals restore everything, nothing twice."""
+"""Losses of the store are detected, and the workers' journals restore everything, nothing twice.
+
+Whatever the store has lost, and whatever others have appended in its place since.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A snapshot is a cache: one that does not fit is ignored, and a replica that starts from one behaves as if it had
-folded the whole history."""
+"""Snapshots are a cache.
+
+One that does not fit is ignored, and a replica that starts from one behaves as if it had folded the whole history.
+"""
 
 from __future__ import annotations
 

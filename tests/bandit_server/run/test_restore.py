@@ -11,8 +11,11 @@ from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, j
 
 
 def lived(workers: tuple[str, ...] = ("w",), rounds: int = 30) -> Play:
-    """A run with rounds of the policy, of workers' own choice and of the tail. With one worker some diverge: what is
-    charged for that follows from the rewards before it, and those of other workers may come back later."""
+    """Return a run with rounds of the policy, of the workers' own choice, and of the tail.
+
+    With one worker some rounds diverge. With several none do: the reward charged for a diverged round follows from the
+    rewards before it, and those of other workers may be restored later.
+    """
     play = Play()
     for worker in workers:
         play.join(worker)
