@@ -1,4 +1,4 @@
-"""The time that the training thread waits for the sender_thread's thread; without a server, with the real clock."""
+"""The time that the training thread waits for the sender's thread; without a server, with the real clock."""
 
 from __future__ import annotations
 

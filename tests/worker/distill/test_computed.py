@@ -1,4 +1,4 @@
-"""What a round computes, counted: forward calls of every tower of both models, by mode and arm."""
+"""The work of a round, counted: forward calls of every tower of both models, by mode and arm."""
 
 from collections import Counter
 from typing import Any

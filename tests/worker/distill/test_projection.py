@@ -95,5 +95,7 @@ def test_shapes_that_cannot_be_compared_are_told_with_arm_and_shapes() -> None:
 def test_data_that_a_model_cannot_read_is_told() -> None:
     rows = batch(0)
     rows["image"] = rows["image"][..., :4]
-    with pytest.raises(RecipeError, match=r"the student cannot run the data's batches \(image \[4, 3, 8, 4\]"):
+    with pytest.raises(
+        RecipeError, match=r"the student's forward pass fails on the data's batches \(image \[4, 3, 8, 4\]"
+    ):
         compare_shapes(models(coca(2)), rows, forced=True)

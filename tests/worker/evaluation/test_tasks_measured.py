@@ -93,5 +93,7 @@ def test_the_recipe_decides_on_the_questions_and_no_row_counts_twice(
 def test_a_model_that_generates_no_text_is_refused_before_it_is_trained(
     place: Path, process_group: ProcessGroup
 ) -> None:
-    with pytest.raises(RecipeError, match="measured on generated text, and a CustomTextCLIP generates none"):
+    with pytest.raises(
+        RecipeError, match="measured on generated text, and a CustomTextCLIP generates none; use a CoCa or a BLIP"
+    ):
         assembled(place, process_group, "snli_ve", model="clip")

@@ -74,7 +74,7 @@ def test_a_factory_gets_its_options_and_its_refusal_is_told(tmp_path: Path) -> N
 
 def test_a_model_that_cannot_read_the_batch_or_says_nothing_is_told(tmp_path: Path) -> None:
     odd = load("own_models:Odd")
-    with pytest.raises(RecipeError, match=r"forward pass of Odd takes sound, and the data's batches have image, "):
+    with pytest.raises(RecipeError, match=r"forward pass of Odd takes sound, but the data's batches have image, "):
         odd.adapter.run_whole(odd.model, batch("gpt2"))
     with pytest.raises(RecipeError, match="returns a dict without logits, loss or losses"):
         odd.adapter.run_whole(odd.model, {"sound": torch.ones(1)})

@@ -183,7 +183,7 @@ def test_fresh_weights_are_given_to_what_may_have_them_and_said(spec: str, tmp_p
     directory("gpt2", tmp_path)
     (tmp_path / "gpt2" / "training_args.bin").touch()
     states = []
-    for fresh, message in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
+    for fresh, message in (("if_bare", "random ("), ("always", "random (asked for by the recipe)")):
         torch.manual_seed(5)
         loaded = load(spec, directory=tmp_path, fresh=cast(Fresh, fresh))
         assert loaded.weights.startswith(message)
@@ -404,7 +404,7 @@ for spec, fresh, options in json.loads(sys.argv[1]):
 
 
 def offline(hub: Path, *asked: tuple[str, Fresh, dict[str, str]], where: Path) -> list[list[Any]]:
-    """What a process that reaches nothing loads. The libraries read the environment as they are imported."""
+    """Load models in a process without network; the libraries read the environment when they are imported."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, json.dumps(asked)],
@@ -460,7 +460,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
         assert str(hub) in found[1]
     assert "hf-hub:org/gone: open_clip_config.json cannot be downloaded" in gone[1]
     forced, *writers, half, both, chosen, config, config_student, config_forced = rest
-    assert forced[0] == "fresh (asked for by the recipe)"
+    assert forced[0] == "random (asked for by the recipe)"
     assert forced[2] != sum_of_clip
     sum_of_writer = pytest.approx(total(gpt2.state_dict(), gpt2), abs=1e-6)
     for number, found in enumerate(writers):
@@ -494,7 +494,7 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
     assert same(made.teacher.model, clip)
     assert not same(made.student.model, clip)
     assert made.teacher_weights.startswith("from ")
-    assert made.exported.weights.startswith("fresh (the directory ")
+    assert made.exported.weights.startswith("random (the directory ")
     assert same(assembled(tmp_path, full, full).student.model, clip)
     assert not same(assembled(tmp_path, full, full[:-1] + ", weights: random}").student.model, clip)
     random = "{model: 'open_clip:full', weights: random}"
