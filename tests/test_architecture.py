@@ -94,7 +94,9 @@ def imported(source: str, module: str, is_package: bool = False) -> Iterator[str
                 part = f"{base}.{alias.name}"
                 yield part if part in FILES else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
-            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value
 
 
 IMPORTS = {

@@ -63,7 +63,7 @@ def test_what_names_no_model_gets_a_sentence(spec: str, message: str, tmp_path: 
 
 
 def test_a_factory_gets_its_options_and_its_refusal_is_told(tmp_path: Path) -> None:
-    assert load("own_models:Odd", options={"size": 5}).model.line.in_features == 5
+    assert load("own_models:Odd", options={"size": 5}).model.get_parameter("line.weight").shape == (5, 5)
     with pytest.raises(RecipeError, match=r"own_models:Odd\(size=10\) failed: size is at most 9"):
         load("own_models:Odd", options={"size": 10})
     with pytest.raises(RecipeError, match=r"own_models:Odd\(sise=1\) failed: .*sise"):
