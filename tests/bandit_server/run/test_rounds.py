@@ -364,7 +364,7 @@ def test_an_older_process_is_fenced_from_selecting_and_reporting(play: Play) -> 
     [
         ({"incarnation": "lost"}, r"in another incarnation \(first\) than the one that worker w knows \(lost\)"),
         ({"seen_version": 99}, "has 2 events, but worker w has seen 99"),
-        ({"process": "unheard"}, "knows nothing of the start of worker w, process unheard"),
+        ({"process": "unheard"}, "has no record of the start of worker w, process unheard"),
     ],
 )
 def test_a_caller_that_has_seen_more_than_there_is_learns_of_the_loss(
