@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.policy import SERVED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
@@ -287,10 +287,10 @@ def test_a_repeated_worker_chosen_report_is_a_duplicate(play: Play) -> None:
 
 def test_rounds_of_the_tail_are_counted_and_stay_outside_the_posterior(play: Play) -> None:
     play.round(0)
-    before = memory.dump(play.state.policy)
+    before = serialization.dump(play.state.policy)
     report = play.report(1, "joint", measured(total_loss=0.5), chosen_by=TAIL).report
     assert not report.HasField("reward")
-    assert memory.dump(play.state.policy) == before
+    assert serialization.dump(play.state.policy) == before
     assert (play.state.tail_rounds, play.state.pulls, play.state.reports, play.state.rewards) == (1, 2, 2, 1)
     assert total_pulls(play) == 1
     assert list(play.state.losses) == [0.5]
