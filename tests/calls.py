@@ -15,27 +15,27 @@ PAYS = {"image": 1, "text": 2, "decoder": 3, "joint": 2}
 
 
 def spec(policy: str = "optima", options: Mapping[str, float] | None = None, **fields: object) -> pb.RunSpec:
-    """A run of three arms."""
-    given = {"seed": 7, "steps_per_round": 1, **fields}
+    """Return the spec of a run of three arms."""
+    settings = {"seed": 7, "steps_per_round": 1, **fields}
     arms = [pb.Arm(name=name, modules=[name]) for name in ARMS]
-    return pb.RunSpec(arms=arms, policy=pb.PolicySpec(name=policy, options=options), **given)  # type: ignore[arg-type]
+    return pb.RunSpec(arms=arms, policy=pb.PolicySpec(name=policy, options=options), **settings)  # type: ignore[arg-type]
 
 
 def measured(after: float, before: float = 1.0) -> pb.Measurement:
-    """A round's result."""
+    """Return the measurement of a round."""
     return pb.Measurement(outcome=pb.OUTCOME_MEASURED, before=before, after=after, steps=1, seconds=0.1)
 
 
 @contextmanager
 def connected(address: str) -> Iterator[BanditStub]:
-    """A stub with a connection of its own."""
+    """Yield a stub with a connection of its own."""
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         grpc.channel_ready_future(channel).result(20)
         yield BanditStub(channel)
 
 
 class Player:
-    """One worker's process in a run: joins at once, and keeps track of what it is told."""
+    """One worker's process in a run. It joins when it is created, and tracks the version that it has seen."""
 
     def __init__(self, stub: BanditStub, run: str, worker: str = "w", process: str = "p", **fields: object) -> None:
         self.stub = stub
@@ -44,10 +44,10 @@ class Player:
         self._saw(self.joined.run.incarnation, self.joined.run.version)
 
     def select(self, round: int) -> pb.SelectArmResponse:
-        """The arm for a round."""
-        answer = self.stub.SelectArm(pb.SelectArmRequest(caller=self.caller, round=round))
-        self._saw(answer.incarnation, answer.version)
-        return answer
+        """Select the arm of a round."""
+        response = self.stub.SelectArm(pb.SelectArmRequest(caller=self.caller, round=round))
+        self._saw(response.incarnation, response.version)
+        return response
 
     def report(
         self,
@@ -57,8 +57,8 @@ class Player:
         by: pb.ChosenBy.ValueType = pb.CHOSEN_BY_POLICY,
         select_round: int | None = None,
     ) -> pb.ReportRewardResponse:
-        """What came of a round, and maybe the arm for another one."""
-        answer = self.stub.ReportReward(
+        """Report a round and, with `select_round`, select the arm of another one."""
+        response = self.stub.ReportReward(
             pb.ReportRewardRequest(
                 caller=self.caller,
                 round=round,
@@ -68,12 +68,12 @@ class Player:
                 select_round=select_round,
             )
         )
-        last = answer.selected if answer.HasField("selected") else answer
+        last = response.selected if response.HasField("selected") else response
         self._saw(last.incarnation, last.version)
-        return answer
+        return response
 
     def play(self, rounds: range) -> list[str]:
-        """Select and report what the arm pays, which grows less with the rounds; the arms."""
+        """Select and report rounds, whose rewards decrease; return their arms."""
         arms = []
         for round in rounds:
             arm = self.select(round).pull.arm
@@ -85,8 +85,8 @@ class Player:
         self.caller.incarnation, self.caller.seen_version = incarnation, version
 
 
-def told(stub: BanditStub, run: str) -> pb.RunSummary:
-    """The run as the server has it, without its workers' signs of life, which change by themselves."""
+def run_summary(stub: BanditStub, run: str) -> pb.RunSummary:
+    """Return the run as the server has it, without its workers' heartbeats, which change by themselves."""
     summary = stub.GetRun(pb.GetRunRequest(run=run), timeout=10).run
     for worker in summary.workers:
         worker.alive = False
@@ -95,7 +95,7 @@ def told(stub: BanditStub, run: str) -> pb.RunSummary:
 
 
 def history(stub: BanditStub, run: str) -> list[pb.Event]:
-    """All events of the run."""
+    """Return all events of the run."""
     events: list[pb.Event] = []
     watching = stub.WatchRun(pb.WatchRunRequest(run=run), timeout=20, wait_for_ready=True)
     for batch in watching:

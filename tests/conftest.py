@@ -1,4 +1,4 @@
-"""What tests of several packages need: a real bandit server with a real store; and how tests are told apart."""
+"""Fixtures for tests of several packages: a real bandit server with a real store; and the markers of tests."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pytest
 from bandit_server.config import Settings
 from bandit_server.server import Server
 
-# Tests run side by side, one a core. With torch's default of a thread a core in each, two cores spend a third of their
-# time on threads that wait for each other.
+# Tests run in parallel, one per core. With torch's default of one thread per core in each, two cores would spend a
+# third of their time on threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """See pytest."""
+    """Describe the markers."""
     config.addinivalue_line("markers", "deepspeed: starts DeepSpeed jobs, and takes minutes")
     config.addinivalue_line("markers", "slow: takes minutes and gigabytes; not part of make test")
-    config.addinivalue_line("markers", "alone: holds a time that counts; nothing runs beside it")
+    config.addinivalue_line("markers", "alone: measures a time; nothing runs beside it")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the embedded store, for every test that does not harm it; runs are told apart by name."""
+    """A server with the embedded store, for every test that leaves it intact; each test has runs of its own names."""
     settings = Settings(port=0, dashboard_port=None, data_dir=tmp_path_factory.mktemp("store"))
     with Server(settings) as running:
         yield running
@@ -32,5 +32,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def address(server: Server) -> str:
-    """Where that server listens."""
+    """The address of that server."""
     return server.address

@@ -77,7 +77,7 @@ def table_lines(run: Summary, now: float) -> list[str]:
         run: The run (`run_detail`).
         now: Unix seconds, for ages.
     """
-    restored = ", restored, incomplete" if run["restored"] else ""
+    restored = ", restored, may be incomplete" if run["restored"] else ""
     planned = f" of {run['planned']:,}" if run["planned"] else ""
     rounds = f"{run['rounds']:,}{planned} rounds ({run['tail_rounds']:,} in the tail, {run['diverged']:,} diverged)"
     loss = "total loss not measured yet"

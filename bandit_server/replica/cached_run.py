@@ -166,7 +166,7 @@ class CachedRun:
 
 def run_deleted(run: str) -> RunDeleted:
     """The error for a run that was deleted."""
-    return RunDeleted(f"run {run} was deleted; its name is free again 30 days later: choose another one")
+    return RunDeleted(f"run {run} was deleted; its name cannot be used again for 30 days: choose another one")
 
 
 async def read_following(

@@ -52,7 +52,7 @@ def check_caller(state: RunState, caller: pb.Caller) -> Worker:
         return worker
     if caller.incarnation:
         raise DataLoss(
-            f"run {state.run} knows nothing of the start of worker {caller.worker}, process {caller.process}: "
+            f"run {state.run} has no record of the start of worker {caller.worker}, process {caller.process}: "
             "the store has lost history; restore it from the worker's journal"
         )
     raise Invalid(f"worker {caller.worker}, process {caller.process} has not joined run {state.run}: call CreateRun")

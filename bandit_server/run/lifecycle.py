@@ -75,8 +75,8 @@ def started(state: RunState, caller: pb.Caller, info: pb.WorkerInfo) -> list[pb.
         return []
     if state.version and state.spec.reward == pb.REWARD_KIND_ABSOLUTE and worker is None and state.workers:
         raise SpecMismatch(
-            f"run {state.run} has absolute rewards, which allow one worker, and worker "
-            f"{next(iter(state.workers))} has joined it; several workers need relative rewards"
+            f"run {state.run} has absolute rewards, which allow only one worker, and worker "
+            f"{next(iter(state.workers))} has already joined it; several workers need relative rewards"
         )
     start = pb.WorkerStarted(worker=caller.worker, process=caller.process, info=info)
     return [pb.Event(schema=SCHEMA, worker_started=start)]

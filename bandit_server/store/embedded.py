@@ -158,7 +158,10 @@ class EmbeddedValkey:
         while not _lock(store_lock):
             if time.monotonic() > deadline:
                 if killed:
-                    raise StartError(f"a process holds {store_lock.name} and does not end")
+                    raise StartError(
+                        f"a process of an earlier server holds {store_lock.name} and does not end; end it, or choose "
+                        "another --data-dir"
+                    )
                 # It holds the lock, so it is running, and the process id in its file is its own.
                 with contextlib.suppress(OSError, ValueError):
                     os.kill(int((self._directory / "valkey.pid").read_text()), signal.SIGKILL)

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.quality import report
 from benchmarks.quality.grid import FIRST_REPORTED, METHODS, Cell, cells, tuned
 from benchmarks.quality.records import Records
-from benchmarks.quality.thresholds import bars
+from benchmarks.quality.thresholds import summary
 
 QUICK = ("joint", "round robin", "optima")
 QUICK_RECIPE, QUICK_SEEDS, QUICK_BUDGET = "questions/uneven/little", range(300, 302), 12.0
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.tune:
         print(report.tuning(runs))
         return
-    print(*filter(None, (bars(runs), report.tables(runs))), sep="\n\n")
+    print(*filter(None, (summary(runs), report.tables(runs))), sep="\n\n")
     if options.plot:
         from benchmarks.quality.plot import plot
 
@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "--recipes", nargs="+", default=[QUICK_RECIPE], metavar="TASK/STUDENT/AMOUNT",
         help=f"task, student and amount of data of the runs (default: {QUICK_RECIPE})",
     )  # fmt: skip
-    methods = ", ".join(METHODS).replace("%", "%%")
+    # Some names have a comma in them.
+    methods = "; ".join(METHODS).replace("%", "%%")
     parser.add_argument("--methods", nargs="+", default=list(QUICK), metavar="METHOD", help=f"one or more of {methods}")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of seeds (default: %(default)s)")
     parser.add_argument(

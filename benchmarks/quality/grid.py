@@ -232,7 +232,7 @@ def cells(
         names: list[Iterable[str]] = [TASKS, STUDENTS, AMOUNTS]
         if len(parts) != 3 or any(part not in known for part, known in zip(parts, names, strict=True)):
             pattern = "/".join("{" + ",".join(known) + "}" for known in names)
-            raise ValueError(f"{problem!r} is no recipe of the study; they are {pattern}")
+            raise ValueError(f"{problem!r} is not a recipe of the study; expected {pattern}")
         task, student, amount = parts
         for seed in numbers:
             for method in methods:

@@ -1,4 +1,4 @@
-"""The bars of the study, recipe by recipe.
+"""The thresholds of the study, recipe by recipe.
 
 They ask whether matching hidden states pays at all, how much sooner `optima` reaches the final loss of joint
 distillation, and what the bandit gains over round robin.
@@ -58,12 +58,12 @@ class Row(NamedTuple):
 
     @property
     def as_good(self) -> bool:
-        """Whether the metric meets its bar: better than joint with little data, hardly worse with plenty."""
+        """Whether the metric meets its threshold: better than joint with little data, hardly worse with plenty."""
         return self.points is not None and 100 * self.points.low > (0 if self.problem.endswith("/little") else WORSE)
 
 
-def bars(runs: Runs) -> str:
-    """Return a Markdown table with a row for each recipe, and how many recipes meet each bar.
+def summary(runs: Runs) -> str:
+    """Return a Markdown table with a row for each recipe, and how many recipes meet each threshold.
 
     It is "" if there is no recipe with runs of both joint and `optima` with the usual budget.
     """
@@ -72,13 +72,14 @@ def bars(runs: Runs) -> str:
         return ""
     sooner = sum(row.sooner is not None and row.sooner.mean <= 0 for row in rows)
     bandit = sum(row.bandit is not None and row.bandit.high < 0 for row in rows)
-    summary = (
-        f"joint's final loss with 0.6 of its budget on {sooner}; a better metric than joint's (with plenty of data: "
-        f"not worse by {-WORSE} points) with an interval that says so on {sum(row.as_good for row in rows)}; a lower "
-        f"loss than round robin's with an interval that says so on {bandit}"
+    good = sum(row.as_good for row in rows)
+    counts = (
+        f"Of {len(rows)} recipes, optima reaches joint's final loss with 0.6 of joint's budget on {sooner}; has a "
+        f"better metric than joint (with plenty of data: one not worse by {-WORSE} points) with an interval that "
+        f"confirms it on {good}; and has a lower loss than round robin, confirmed likewise, on {bandit}."
     )
     head = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    return "\n".join([*head, *(row.markdown for row in rows), "", f"Of {len(rows)} recipes: {summary}."])
+    return "\n".join([*head, *(row.markdown for row in rows), "", counts])
 
 
 def _rows(runs: Runs) -> Iterator[Row]:

@@ -35,14 +35,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     players, scenarios = [*POLICIES, *PEERS], [*SCENARIOS, *traces.names()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regret", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--policies", nargs="+", choices=players, default=players, metavar="NAME",
-                        help=f"of {', '.join(players)} (default: all; {UNIFORM} is always played)")  # fmt: skip
+                        help=f"one or more of {', '.join(players)} (default: all; {UNIFORM} in any case)")  # fmt: skip
     parser.add_argument("--scenarios", nargs="+", choices=scenarios, default=scenarios, metavar="NAME",
-                        help=f"of {', '.join(scenarios)} (default: all)")  # fmt: skip
+                        help=f"one or more of {', '.join(scenarios)} (default: all)")  # fmt: skip
     parser.add_argument("--horizons", nargs="+", type=whole_number(1), default=[200, 500, 2000], metavar="PULLS",
                         help="numbers of pulls (default: 200 500 2000)")  # fmt: skip
     parser.add_argument("--arms", nargs="+", type=whole_number(2), default=[3, 7], metavar="ARMS",
                         help="numbers of arms (default: 3 7)")  # fmt: skip
-    parser.add_argument("--seeds", type=whole_number(1), default=30, help="drawings of each cell (default: 30)")
+    parser.add_argument("--seeds", type=whole_number(1), default=30, help="random problems per cell (default: 30)")
     parser.add_argument("--first-seed", type=whole_number(0), default=0, help="the first seed (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the regrets to this file (.png, .svg)")

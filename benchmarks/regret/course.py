@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         default=["optima", "round_robin", "sliding_window_ts"])  # fmt: skip
     parser.add_argument("--horizon", type=int, default=500, metavar="PULLS")
     parser.add_argument("--arms", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing and the choices")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random problem and of the choices")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the course to this file (.png, .svg)")
     arguments = parser.parse_args(argv)
     try:

@@ -122,7 +122,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.regret.policy_cost", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--policies", nargs="+", choices=players, default=players, metavar="NAME",
-                        help=f"of {', '.join(players)} (default: all)")  # fmt: skip
+                        help=f"one or more of {', '.join(players)} (default: all)")  # fmt: skip
     parser.add_argument("--arms", type=whole_number(1), default=7, help="number of arms (default: 7)")
     parser.add_argument("--after", nargs=2, type=whole_number(1), default=[100, 10_000], metavar="PULLS",
                         help="lengths of history (default: 100 10000)")  # fmt: skip

@@ -104,7 +104,7 @@ class Meter:
     def costs(self) -> Costs:
         """Measure the costs with a few workers."""
         idle = self.idle(COST_SECONDS / 2)
-        beating = self.watch("beats", COST_WORKERS, 0.0, COST_SECONDS)
+        beating = self.watch("heartbeats", COST_WORKERS, 0.0, COST_SECONDS)
         heartbeat = (beating.used + idle * -1.0) * (1 / beating.heartbeats)
         playing = self.watch("plays", COST_WORKERS, COST_ROUND_SECONDS, COST_SECONDS)
         rest = playing.used + (idle + heartbeat * playing.heartbeats) * -1.0

@@ -5,7 +5,7 @@ distillation of all modules, (a′) the same in plain PyTorch, (b) our worker, j
 each arm that computes only what the arm needs, (c) torchdistill, joint. The models are the built-in recipe's small CoCa
 and one of 50 M parameters, with 1 and 2 ranks; where there is a GPU, the paper's CoCa-Large in bf16 and the small one.
 Then a run with a bandit server measures the shares of bandit and probe, and the time until the first step. The exit
-status is 1 if a bar is missed.
+status is 1 if a threshold is missed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.step_time.models import write
 from benchmarks.step_time.run import job, job_and_run
-from benchmarks.step_time.thresholds import bars, report
+from benchmarks.step_time.thresholds import report, thresholds
 
 PACKAGES = ("optima-distill", "torch", "deepspeed", "open_clip_torch", "torchdistill")
 # Size, ranks, seconds of the turns.
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="optima-steps-") as directory:
         results = measure(options.quick, Path(directory))
     print(report(results))
-    checked = bars(results)
+    checked = thresholds(results)
     if options.json:
         about = {
             "command": shlex.join(["python", "-m", "benchmarks.step_time", *(arguments or sys.argv[1:])]),
@@ -89,10 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "cpus": os.cpu_count(),
             "load": os.getloadavg(),
             "seconds": round(time.monotonic() - began, 1),
-            "bars": [{"what": bar.what, "figure": bar.figure, "limit": bar.limit, "met": bar.met} for bar in checked],
+            "bars": [
+                {"what": threshold.what, "figure": threshold.figure, "limit": threshold.limit, "met": threshold.met}
+                for threshold in checked
+            ],
         }
         options.json.write_text(json.dumps(about | results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    missed = [bar.what for bar in checked if not bar.met]
+    missed = [threshold.what for threshold in checked if not threshold.met]
     if missed:
         sys.exit(f"missed: {'; '.join(missed)}")
 

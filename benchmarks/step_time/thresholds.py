@@ -1,4 +1,4 @@
-"""Conclusions from measured steps: ratios, the bars they are compared with, and the tables that show both."""
+"""Conclusions from measured steps: ratios, the thresholds they are compared with, and the tables that show both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ loading the models."""
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """A figure and its limit.
 
     Attributes:
@@ -63,39 +63,43 @@ def title(job: Mapping[str, Any]) -> str:
     return f"{job['size']}, {job['ranks']} rank{'s' if job['ranks'] > 1 else ''}"
 
 
-def of_job(job: Mapping[str, Any]) -> Iterator[Bar]:
-    """Yield the bars of a job's steps."""
+def of_job(job: Mapping[str, Any]) -> Iterator[Threshold]:
+    """Yield the thresholds of a job's steps."""
     variants, where = by_key(job), title(job)
     joint, by_hand, peer = (variants[name, JOINT] for name in ("worker", "bare", "torchdistill"))
-    yield Bar(f"{where}: joint × the loop by hand", ratio(joint["seconds"], by_hand["seconds"]), BY_HAND)
-    yield Bar(f"{where}: joint × torchdistill", ratio(joint["seconds"], peer["seconds"]), PEER)
-    yield Bar(f"{where}: joint's peak memory × the loop by hand's", joint["peak_bytes"] / by_hand["peak_bytes"], MEMORY)
+    yield Threshold(f"{where}: joint × the loop by hand", ratio(joint["seconds"], by_hand["seconds"]), BY_HAND)
+    yield Threshold(f"{where}: joint × torchdistill", ratio(joint["seconds"], peer["seconds"]), PEER)
+    yield Threshold(
+        f"{where}: joint's peak memory × the loop by hand's", joint["peak_bytes"] / by_hand["peak_bytes"], MEMORY
+    )
     for (name, arm), variant in variants.items():
         if name == "worker" and arm != JOINT:
             alone = ratio(variant["seconds"], variants["bare", arm]["seconds"])
-            yield Bar(f"{where}: arm {arm} × its loop by hand", alone, ARM_BY_HAND)
+            yield Threshold(f"{where}: arm {arm} × its loop by hand", alone, ARM_BY_HAND)
             time, work = ratio(variant["seconds"], joint["seconds"]), variant["flops"] / joint["flops"]
-            yield Bar(f"{where}: arm {arm}, share of joint's time × its share of operations", time / work, PROPORTION)
+            yield Threshold(
+                f"{where}: arm {arm}, share of joint's time × its share of operations", time / work, PROPORTION
+            )
 
 
-def of_alone(alone: Mapping[str, Any]) -> Iterator[Bar]:
-    """Yield the bars of processes that run one variant only."""
+def of_alone(alone: Mapping[str, Any]) -> Iterator[Threshold]:
+    """Yield the thresholds of processes that run one variant only."""
     figure = alone["resident_bytes"]["worker"] / alone["resident_bytes"]["bare"]
-    yield Bar(f"{title(alone)}: the process's peak memory × the loop by hand's", figure, MEMORY)
+    yield Threshold(f"{title(alone)}: the process's peak memory × the loop by hand's", figure, MEMORY)
 
 
-def of_run(run: Mapping[str, Any]) -> Iterator[Bar]:
-    """Yield the bars of the run with a bandit server."""
-    yield Bar("a run: share of bandit and probe", shares(run)["bandit and probe"], SHARE)
+def of_run(run: Mapping[str, Any]) -> Iterator[Threshold]:
+    """Yield the thresholds of the run with a bandit server."""
+    yield Threshold("a run: share of bandit and probe", shares(run)["bandit and probe"], SHARE)
     start = run["start_seconds"] - run["load_seconds"]
-    yield Bar("a run: seconds from launch to first step, less the loading of models", start, START)
+    yield Threshold("a run: seconds from launch to first step, less the loading of models", start, START)
 
 
-def bars(results: Mapping[str, Any]) -> list[Bar]:
-    """Return all bars."""
-    job_bars = [bar for job in results["jobs"] for bar in of_job(job)]
-    alone_bars = [bar for alone in results["alone"] for bar in of_alone(alone)]
-    return [*job_bars, *alone_bars, *of_run(results["run"])]
+def thresholds(results: Mapping[str, Any]) -> list[Threshold]:
+    """Return all thresholds."""
+    of_jobs = [threshold for job in results["jobs"] for threshold in of_job(job)]
+    of_processes = [threshold for alone in results["alone"] for threshold in of_alone(alone)]
+    return [*of_jobs, *of_processes, *of_run(results["run"])]
 
 
 def shares(run: Mapping[str, Any]) -> dict[str, float]:
@@ -153,5 +157,5 @@ def report(results: Mapping[str, Any]) -> str:
         f"{run['start_seconds']:.1f} s after its launch ({run['load_seconds']:.1f} s of them loading models): "
         + ", ".join(f"{name} {share:.1%}" for name, share in shares(run).items())
     )
-    parts.append("\n".join(map(str, bars(results))))
+    parts.append("\n".join(map(str, thresholds(results))))
     return "\n\n".join(parts)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import Player, connected, told
+from tests.calls import Player, connected, run_summary
 from tests.launch import free_port, on_a_terminal
 from tests.server_process import eventually
 
@@ -57,7 +57,7 @@ def test_runs_are_listed_and_shown(address: str, run: str) -> None:
 def test_a_policys_options_are_shown(address: str) -> None:
     with connected(address) as stub:
         Player(stub, "windowed", policy="sliding_window_ts", options={"window": 20}).play(range(30))
-        assert max(arm.effective_count for arm in told(stub, "windowed").arms) <= 20
+        assert max(arm.effective_count for arm in run_summary(stub, "windowed").arms) <= 20
     shown = optima("runs", "--server", address, "show", "windowed")
     assert "windowed: active, policy sliding_window_ts (window 20), seed 7" in shown
 
@@ -70,7 +70,7 @@ def test_a_run_is_exported_with_its_whole_history(address: str, run: str, tmp_pa
     kinds = [next(key for key in event if key not in ("schema", "time")) for event in events]
     assert kinds == ["run_created", "worker_started", *["arm_pulled", "reward_reported"] * 4]
     with connected(address) as stub:
-        assert len(events) == told(stub, run).version
+        assert len(events) == run_summary(stub, run).version
 
 
 def test_a_run_is_finished(address: str, run: str) -> None:

@@ -17,7 +17,7 @@ from bandit_server.errors import StartError
 from bandit_server.server import Server
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import Player, connected, told
+from tests.calls import Player, connected, run_summary
 from tests.stores import redis_server
 
 
@@ -28,9 +28,9 @@ def settings(data_dir: Path, **fields: object) -> Settings:
 def test_state_is_the_same_after_a_restart(tmp_path: Path) -> None:
     with Server(settings(tmp_path)) as server, connected(server.address) as stub:
         Player(stub, "r").play(range(20))
-        before = told(stub, "r")
+        before = run_summary(stub, "r")
     with Server(settings(tmp_path)) as server, connected(server.address) as stub:
-        assert told(stub, "r") == before
+        assert run_summary(stub, "r") == before
         again = Player(stub, "r", process="later")
         assert (again.joined.created, again.joined.next_round) == (False, 20)
 
@@ -41,7 +41,7 @@ def test_it_works_with_a_separate_store(tmp_path: Path) -> None:
             with Server(settings(tmp_path, redis_url=url)) as server, connected(server.address) as stub:
                 first = Player(stub, "r", process=process).joined.next_round
                 Player(stub, "r", process=process).play(range(first, first + 3))
-                assert told(stub, "r").reports == first + 3
+                assert run_summary(stub, "r").reports == first + 3
     assert not (tmp_path / "server.lock").exists()
 
 

@@ -110,15 +110,15 @@ def test_an_operator_pauses_an_arm_finishes_a_run_and_deletes_it(process: Server
         page = open_page(f"{url}/runs/demo", refused=(409,))
         page.get_by_role("button", name="Pause arm image").click()
         expect(page.locator("#arms tbody tr").first).to_contain_text("paused")
-        expect(page.locator("#told")).to_have_text("Arm image is paused and no longer chosen.")
+        expect(page.locator("#result")).to_have_text("Arm image is paused and no longer chosen.")
         expect(page.locator("#events tbody tr").first).to_contain_text("arm paused")
         expect(page.locator("#events tbody tr").first).to_contain_text("by dashboard, 127.0.0.1")
         assert {worker.select().arm for _ in range(3)} <= {"text", "multimodal"}
         page.get_by_role("button", name="Pause arm text").click()
         expect(page.get_by_role("button", name="Resume arm text")).to_be_visible()
         page.get_by_role("button", name="Pause arm multimodal").click()
-        expect(page.locator("#told")).to_contain_text("multimodal")
-        expect(page.locator("#told")).to_have_class("told bad")
+        expect(page.locator("#result")).to_contain_text("multimodal")
+        expect(page.locator("#result")).to_have_class("result bad")
         page.get_by_role("button", name="Resume arm image").click()
         expect(page.get_by_role("button", name="Pause arm image")).to_be_visible()
 

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import ARMS, PAYS, Player, connected, history, measured, spec, told
+from tests.calls import ARMS, PAYS, Player, connected, history, measured, run_summary, spec
 
 RUNS = itertools.count()
 NAN = float("nan")
@@ -44,7 +44,7 @@ def test_rounds_are_chosen_and_reported_and_change_the_posterior(stub: BanditStu
     player = Player(stub, run)
     assert (player.joined.created, player.joined.next_round) == (True, 0)
     arms = player.play(range(30))
-    summary = told(stub, run)
+    summary = run_summary(stub, run)
     assert (summary.pulls, summary.reports, summary.state) == (30, 30, pb.RUN_STATE_ACTIVE)
     assert {arm.arm.name: arm.pulls for arm in summary.arms} == {name: arms.count(name) for name in ARMS}
     assert all(arm.HasField("mean") and arm.sd > 0 for arm in summary.arms)
@@ -58,7 +58,7 @@ def test_a_repeated_select_is_the_same_pull(stub: BanditStub, run: str) -> None:
     assert (first.duplicate, again.duplicate) == (False, True)
     assert (again.pull, again.fallback_arms) == (first.pull, first.fallback_arms)
     assert len(first.fallback_arms) == 64
-    assert told(stub, run).pulls == 1
+    assert run_summary(stub, run).pulls == 1
 
 
 def test_the_first_report_stands(stub: BanditStub, run: str) -> None:
@@ -74,7 +74,7 @@ def test_the_first_report_stands(stub: BanditStub, run: str) -> None:
     assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
     stored = dict(caught.value.trailing_metadata() or ())["optima-stored-report-bin"]
     assert pb.RewardReported.FromString(stored) == first.report
-    assert told(stub, run).reports == 1
+    assert run_summary(stub, run).reports == 1
 
 
 @pytest.mark.parametrize("policy", ["optima", "sliding_window_ts", "uniform", "round_robin", "joint", "fixed:text"])
@@ -94,7 +94,7 @@ def test_a_report_may_select_the_next_arm_in_the_same_call(stub: BanditStub, run
     stub.FinishRun(pb.FinishRunRequest(run=together.caller.run))
     last = together.report(20, arms[-1], 0.9, select_round=21)
     assert (last.duplicate, last.selected.finished) == (False, True)
-    assert (told(stub, together.caller.run).pulls, told(stub, together.caller.run).reports) == (21, 21)
+    assert (run_summary(stub, together.caller.run).pulls, run_summary(stub, together.caller.run).reports) == (21, 21)
 
 
 def test_rounds_older_than_those_in_memory_are_read_from_the_store(stub: BanditStub, run: str) -> None:
@@ -105,7 +105,7 @@ def test_rounds_older_than_those_in_memory_are_read_from_the_store(stub: BanditS
     assert player.select(0).pull == first.pull
     assert player.report(0, first.pull.arm, 0.9).report == report.report
     assert refused(lambda: player.report(0, first.pull.arm, 0.8))[:2] == ("ALREADY_EXISTS", "report_conflict")
-    assert told(stub, run).reports == 100
+    assert run_summary(stub, run).reports == 100
 
 
 def test_every_policy_of_the_server_plays(stub: BanditStub, run: str) -> None:
@@ -126,7 +126,7 @@ def test_workers_share_what_they_learn(stub: BanditStub, run: str) -> None:
     for round in range(5):
         one.play(range(round, round + 1))
         two.play(range(round, round + 1))
-    summary = told(stub, run)
+    summary = run_summary(stub, run)
     assert {worker.worker: worker.reports for worker in summary.workers} == {"one": 5, "two": 5}
     numbers = [e.arm_pulled.pull.number for e in history(stub, run) if e.HasField("arm_pulled")]
     assert numbers == list(range(10))
@@ -307,12 +307,12 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
     stub: BanditStub, run: str, call: Callable[[BanditStub, Player], object], status: str, words: str
 ) -> None:
     player = Player(stub, run)
-    before = told(stub, run)
+    before = run_summary(stub, run)
     code, reason, sentence = refused(lambda: call(stub, player))
     assert (code, bool(reason)) == (status, True)
     assert words in sentence
     assert "\n" not in sentence
-    assert told(stub, run) == before
+    assert run_summary(stub, run) == before
     assert refused(lambda: stub.GetRun(pb.GetRunRequest(run="new")))[0] == "NOT_FOUND"
 
 

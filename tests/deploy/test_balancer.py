@@ -16,7 +16,7 @@ import yaml
 from bandit_server.config import Settings
 from bandit_server.server import Server
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.calls import Player, connected, history, told
+from tests.calls import Player, connected, history, run_summary
 from tests.launch import ROOT, free_port
 from tests.server_process import eventually
 from tests.stores import redis_server
@@ -80,7 +80,7 @@ def test_a_run_goes_on_behind_the_balancer_when_a_replica_goes(tmp_path: Path) -
         assert rounds == list(range(20))
         two.stop()
         with pytest.raises(grpc.RpcError) as caught:
-            told(stub, "r")
+            run_summary(stub, "r")
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, "a code on which the worker retries"
 

@@ -10,7 +10,7 @@ from typing import cast
 import grpc
 import psutil
 
-from tests.calls import Player, connected, history, told
+from tests.calls import Player, connected, history, run_summary
 from tests.server_process import ServerProcess, eventually
 
 
@@ -47,12 +47,12 @@ def test_a_full_disk_is_reported_and_stored_history_is_served(tmp_path: Path) ->
                 # The store notices on an append, which it keeps in memory and tries to write once a second.
                 rounds = iter(range(10, 1000))
                 eventually(lambda: refusal(player, next(rounds)) is not None)
-                stored = told(stub, "r").version
+                stored = run_summary(stub, "r").version
                 refused = refusal(player, 1000)
                 assert refused is not None
                 assert refused.code() == grpc.StatusCode.UNAVAILABLE
                 assert "File too large" in str(refused.details()), "the operating system's reason"
-                assert told(stub, "r").version == stored
+                assert run_summary(stub, "r").version == stored
                 assert len(history(stub, "r")) == stored
                 assert player.select(0).pull == first.pull, "a repeat of a stored pull is answered"
             eventually(lambda: refusal(player, 1001) is None)

@@ -21,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.calls import Player, connected, history, told
+from tests.calls import Player, connected, history, run_summary
 from tests.launch import ROOT, free_port
 from tests.server_process import ServerProcess, eventually
 from tests.stores import RedisServer, process_id
@@ -84,7 +84,7 @@ def test_health_follows_the_store_and_ends_with_the_server(redis: RedisServer, s
 def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, server: ServerProcess) -> None:
     with connected(server.address) as stub:
         players = [Player(stub, "r", worker=f"w{at}") for at in range(8)]
-        before = told(stub, "r")
+        before = run_summary(stub, "r")
         store = psutil.Process(process_id(redis.url))
         store.suspend()
         codes: dict[str, grpc.StatusCode] = {}
@@ -114,9 +114,9 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(redis: RedisServer, ser
             store.resume()
         assert codes.pop("w0") == grpc.StatusCode.UNAVAILABLE
         assert set(codes.values()) == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        eventually(lambda: answered(lambda: told(stub, "r")))
+        eventually(lambda: answered(lambda: run_summary(stub, "r")))
         # The first append was sent to the store, and may have arrived; the others were not sent.
-        assert told(stub, "r").version <= before.version + 1
+        assert run_summary(stub, "r").version <= before.version + 1
 
 
 def test_a_call_that_arrives_after_its_deadline_is_refused_with_that_reason(server: ServerProcess) -> None:
@@ -124,7 +124,7 @@ def test_a_call_that_arrives_after_its_deadline_is_refused_with_that_reason(serv
         player = Player(stub, "late")
 
         def late(round: int) -> bool:
-            before = told(stub, "late").version
+            before = run_summary(stub, "late").version
             request = pb.SelectArmRequest(caller=player.caller, round=round)
             # gRPC rounds the time left up to a millisecond, in which the call may be executed, or even answered.
             try:
@@ -134,7 +134,7 @@ def test_a_call_that_arrives_after_its_deadline_is_refused_with_that_reason(serv
                     return False
             else:
                 return False
-            assert told(stub, "late").version == before
+            assert run_summary(stub, "late").version == before
             return True
 
         assert any(late(round) for round in range(50))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import Player, history, measured, spec, told
+from tests.calls import Player, history, measured, run_summary, spec
 from tests.server_process import ServerProcess
 from tests.stores import connected
 
@@ -235,7 +235,7 @@ def test_well_formed_messages_with_any_content_change_nothing_unless_they_are_an
     with grpc.insecure_channel(target.server.address) as channel:
         stub = BanditStub(channel)
         for name in {summary.run for summary in stub.ListRuns(pb.ListRunsRequest()).runs}:
-            assert len(history(stub, name)) == told(stub, name).version
+            assert len(history(stub, name)) == run_summary(stub, name).version
 
 
 def test_both_ports_still_serve_after_bytes_that_are_not_http(target: Target) -> None:

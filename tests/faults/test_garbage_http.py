@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
-from tests.calls import Player, told
+from tests.calls import Player, run_summary
 from tests.server_process import ServerProcess, eventually
 
 TOKEN = "a-token-of-the-tests"
@@ -73,7 +73,7 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
     sent, memory = 0, 0
     process = psutil.Process(server.pid)
     with server.stub() as stub:
-        before = told(authorized(stub), "r")
+        before = run_summary(authorized(stub), "r")
 
     @settings(max_examples=REQUESTS, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -110,13 +110,13 @@ def test_no_request_breaks_the_dashboard_or_changes_a_run(server: ServerProcess,
     assert sent >= REQUESTS * 0.9
     assert process.memory_info().rss - memory < GROWTH_BYTES
     with server.stub() as stub:
-        assert told(authorized(stub), "r") == before
+        assert run_summary(authorized(stub), "r") == before
     assert browser.get("/api/runs/r", headers={"authorization": f"Bearer {TOKEN}"}).json()["run"]["rounds"] == 3
 
 
 def test_a_call_without_the_token_changes_nothing(server: ServerProcess) -> None:
     with server.stub() as stub:
-        before = told(authorized(stub), "r")
+        before = run_summary(authorized(stub), "r")
         with pytest.raises(grpc.RpcError, match="requires a token"):
             Player(stub, "r")
-        assert told(authorized(stub), "r") == before
+        assert run_summary(authorized(stub), "r") == before

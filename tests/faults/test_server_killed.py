@@ -10,7 +10,7 @@ import grpc
 import psutil
 import pytest
 
-from tests.calls import Player, connected, history, told
+from tests.calls import Player, connected, history, run_summary
 from tests.server_process import ServerProcess, eventually
 from tests.stores import RedisServer, process_id
 
@@ -39,10 +39,10 @@ def test_state_is_equal_after_a_kill_between_any_two_rounds(server: ServerProces
             assert player.joined.next_round == len(arms)
             arms += player.play(range(len(arms), len(arms) + 5))
             open_pull = player.select(len(arms))
-            before, events = told(stub, "r"), history(stub, "r")
+            before, events = run_summary(stub, "r"), history(stub, "r")
         server.restart()
         with connected(server.address) as stub:
-            assert told(stub, "r") == before
+            assert run_summary(stub, "r") == before
             assert history(stub, "r") == events
             player.stub = stub
             again = player.select(len(arms))
@@ -73,7 +73,7 @@ def test_two_replicas_serve_one_run_and_one_goes_on_alone(redis: RedisServer, tm
                 pull = player.select(round).pull
                 player.stub = (second, first)[round % 2]
                 player.report(round, pull.arm, 0.9)
-            assert told(first, "r") == told(second, "r")
+            assert run_summary(first, "r") == run_summary(second, "r")
             replicas[0].kill()
             player.stub = second
             player.play(range(10, 20))
@@ -90,10 +90,10 @@ def test_a_frozen_store_is_unavailable_in_time_and_then_serves_again(redis: Redi
         with connected(server.address) as stub:
             player = Player(stub, "r")
             player.play(range(3))
-            before = told(stub, "r")
+            before = run_summary(stub, "r")
             process = psutil.Process(process_id(redis.url))
             process.suspend()
-            for call in (lambda: player.select(3), lambda: told(stub, "r"), lambda: player.select(0)):
+            for call in (lambda: player.select(3), lambda: run_summary(stub, "r"), lambda: player.select(0)):
                 began = time.monotonic()
                 with pytest.raises(grpc.RpcError) as caught:
                     call()
@@ -101,12 +101,12 @@ def test_a_frozen_store_is_unavailable_in_time_and_then_serves_again(redis: Redi
                 assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
                 assert time.monotonic() - began < 5, "sooner than a worker stops waiting"
             process.resume()
-            eventually(lambda: served(lambda: told(stub, "r")))
-            after = told(stub, "r")
+            eventually(lambda: served(lambda: run_summary(stub, "r")))
+            after = run_summary(stub, "r")
             # The append in progress may have been stored; nothing else was.
             assert before.version <= after.version <= before.version + 1
             player.play(range(3, 6))
-            assert told(stub, "r").reports == 6
+            assert run_summary(stub, "r").reports == 6
     finally:
         server.kill()
 
@@ -124,9 +124,9 @@ def test_a_killed_store_is_unavailable_until_it_is_back(redis: RedisServer, tmp_
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
             redis.start()
-            eventually(lambda: served(lambda: told(stub, "r")))
+            eventually(lambda: served(lambda: run_summary(stub, "r")))
             player.play(range(3, 6))
-            assert told(stub, "r").reports == 6
+            assert run_summary(stub, "r").reports == 6
     finally:
         server.kill()
 

@@ -171,9 +171,9 @@ def test_one_of_two_replicas_is_killed_and_the_other_serves_on(redis: RedisServe
                 left.wait_for_progress()
                 recovered(left, "one of two replicas was killed", replica.kill)
                 replica.start()
-            told = {**load.pause(), **other.pause()}
+            reported = {**load.pause(), **other.pause()}
             for observer in observers:
-                assert_each_is_stored_once(told, observer)
+                assert_each_is_stored_once(reported, observer)
             assert observers[0].events() == observers[1].events()
     finally:
         for observer in observers:

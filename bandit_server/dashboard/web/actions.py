@@ -46,7 +46,7 @@ def require_same_site(request: Request) -> None:
     host = request.headers.get("host", "")
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != host:
-        raise HTTPException(403, f"the page at {origin} may not change runs here")
+        raise HTTPException(403, f"refused: only the dashboard's own pages may change runs, not the page at {origin}")
     if not request.app.state.guarded and not _is_address(host):
         raise HTTPException(
             403,

@@ -17,7 +17,7 @@ from bandit_server.store import keys
 from bandit_server.store.base import Head
 from bandit_server.store.redis_store import RedisStore
 from protos.optima.v1 import bandit_pb2 as pb
-from tests.calls import Player, connected, history, told
+from tests.calls import Player, connected, history, run_summary
 from tests.stores import RedisServer
 
 WORKERS = ("one", "two", "three")
@@ -66,7 +66,7 @@ def test_rounds_of_many_workers_through_three_replicas_are_one_history(redis: Re
                 arm = player.select(round).pull.arm
                 player.stub = stubs[(round + at + 1) % 3]
                 player.report(round, arm, 0.9)
-        assert told(stubs[0], "r") == told(stubs[1], "r") == told(stubs[2], "r")
+        assert run_summary(stubs[0], "r") == run_summary(stubs[1], "r") == run_summary(stubs[2], "r")
         events = history(stubs[2], "r")
         numbers = [event.arm_pulled.pull.number for event in events if event.HasField("arm_pulled")]
         assert numbers == list(range(3 * 12))

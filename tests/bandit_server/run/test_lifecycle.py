@@ -137,7 +137,9 @@ def test_what_the_newest_process_told_of_itself_is_shown(play: Play) -> None:
 def test_absolute_rewards_are_for_a_single_worker_only() -> None:
     play = Play(spec(reward=pb.REWARD_KIND_ABSOLUTE))
     play.join("a")
-    with pytest.raises(SpecMismatch, match="absolute rewards, which allow one worker, and worker a has joined it"):
+    with pytest.raises(
+        SpecMismatch, match="absolute rewards, which allow only one worker, and worker a has already joined it"
+    ):
         play.join("b")
     assert list(play.state.workers) == ["a"]
 

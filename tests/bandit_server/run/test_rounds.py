@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.policy import SERVED
 from bandit_server.errors import DataLoss, Fenced, Invalid, ReportConflict
 from bandit_server.run import rounds
@@ -290,10 +290,10 @@ def test_a_repeated_worker_chosen_report_is_a_duplicate(play: Play) -> None:
 
 def test_rounds_of_the_tail_are_counted_and_stay_outside_the_posterior(play: Play) -> None:
     play.round(0)
-    before = memory.dump(play.state.policy)
+    before = serialization.dump(play.state.policy)
     report = play.report(1, "joint", measured(total_loss=0.5), chosen_by=TAIL).report
     assert not report.HasField("reward")
-    assert memory.dump(play.state.policy) == before
+    assert serialization.dump(play.state.policy) == before
     assert (play.state.tail_rounds, play.state.pulls, play.state.reports, play.state.rewards) == (1, 2, 2, 1)
     assert total_pulls(play) == 1
     assert list(play.state.losses) == [0.5]
@@ -367,7 +367,7 @@ def test_an_older_process_is_fenced_from_selecting_and_reporting(play: Play) -> 
     [
         ({"incarnation": "lost"}, r"in another incarnation \(first\) than the one that worker w knows \(lost\)"),
         ({"seen_version": 99}, "has 2 events, but worker w has seen 99"),
-        ({"process": "unheard"}, "knows nothing of the start of worker w, process unheard"),
+        ({"process": "unheard"}, "has no record of the start of worker w, process unheard"),
     ],
 )
 def test_a_caller_that_has_seen_more_than_there_is_learns_of_the_loss(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_server.bandit import serialization as memory
+from bandit_server.bandit import serialization
 from bandit_server.bandit.history import WINDOW
 from bandit_server.errors import ServerError
 from bandit_server.run.reported_rounds import MOST_RANGES, ReportedRounds
@@ -70,7 +70,7 @@ def test_any_history_folded_anew_gives_the_same_run(steps: list[tuple[str, str, 
     assert summary(again) == summary(play.state)
     assert point(again) == point(play.state)
     assert again.history.rewards == play.state.history.rewards
-    assert memory.dump(again.policy) == memory.dump(play.state.policy)
+    assert serialization.dump(again.policy) == serialization.dump(play.state.policy)
     assert (again.open, again.next_number) == (play.state.open, play.state.next_number)
 
 
@@ -119,7 +119,7 @@ def test_deciding_changes_no_state() -> None:
         play.pause(ARMS[i % 3], False)
     assert summary(play.state) == summary(before)
     assert play.state.history.rewards == before.history.rewards
-    assert memory.dump(play.state.policy) == memory.dump(before.policy)
+    assert serialization.dump(play.state.policy) == serialization.dump(before.policy)
 
 
 def test_a_run_without_events_is_empty() -> None:
@@ -137,7 +137,7 @@ def size(state: RunState) -> int:
         for worker in state.workers.values()
     ]
     history = [[(reward.number, reward.value, reward.worker) for reward in arm] for arm in state.history.rewards]
-    learned = memory.dump(state.policy)
+    learned = serialization.dump(state.policy)
     return len(pickle.dumps((held, history, learned, state.costs, state.losses, state.open, state.arms)))
 
 

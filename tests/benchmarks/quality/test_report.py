@@ -12,7 +12,7 @@ from benchmarks.quality.grid import METHODS, Cell, cells, tuned
 from benchmarks.quality.plot import plot
 from benchmarks.quality.records import Records
 from benchmarks.quality.tasks import BLOCKS, TASKS, build
-from benchmarks.quality.thresholds import bars
+from benchmarks.quality.thresholds import summary
 from benchmarks.quality.trace import METHOD, traces
 from tests.benchmarks.command import benchmark
 from worker.data.digits.rows import sources
@@ -57,16 +57,16 @@ def test_a_report_has_every_methods_results_and_what_each_part_of_the_gain_is_du
     assert "the tail" not in tables, "what was not run is not compared"
 
 
-def test_the_bars_have_a_row_for_each_recipe() -> None:
+def test_the_summary_has_a_row_for_each_recipe() -> None:
     runs = study(budget=24.0, joint=(1.0, 80), round_robin=(0.6, 82), optima=(0.2, 85))
     sooner = study(budget=14.4, optima=(0.9, 81))
     worse = study("captions/uneven/plenty", budget=24.0, joint=(0.5, 80), round_robin=(0.4, 80), optima=(0.6, 79))
-    text = bars(runs | sooner | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
+    text = summary(runs | sooner | worse | study(joint=(1.0, 80), round_robin=(0.9, 80), optima=(0.8, 80)))
     ours = "-0.100 (-0.100 to -0.100) | 0.56 | +5.0 (+5.0 to +5.0) | -0.400 (-0.400 to -0.400)"
     assert f"| {PROBLEM} | 2 | – | {ours} |" in text
     assert "| captions/uneven/plenty | 2 | – | – | not always reached | -1.0 (-1.0 to -1.0) | +0.200" in text
-    assert "Of 2 recipes: joint's final loss with 0.6 of its budget on 1;" in text
-    assert not bars(study(joint=(1.0, 80), optima=(0.8, 80))), "another budget is no row"
+    assert "Of 2 recipes, optima reaches joint's final loss with 0.6 of joint's budget on 1;" in text
+    assert not summary(study(joint=(1.0, 80), optima=(0.8, 80))), "another budget is no row"
 
 
 def test_the_cost_to_reach_a_loss_is_read_between_results() -> None:
@@ -81,7 +81,7 @@ def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all
     names += [cell.name for cell in cells([PROBLEM], list(METHODS), (200,), 20.0, tuned({}))]
     assert len(set(names)) == len(names) == 3 * len(METHODS)
     assert [Cell.from_name(name).name for name in names] == names
-    with pytest.raises(ValueError, match="no recipe of the study"):
+    with pytest.raises(ValueError, match="is not a recipe of the study"):
         list(cells(["questions/uneven"], ["joint"], (1,), 1.0, tuned({})))
     with pytest.raises(ValueError, match="no method 'best'"):
         list(cells([PROBLEM], ["best"], (1,), 1.0, tuned({})))

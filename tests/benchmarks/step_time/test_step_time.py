@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.step_time import models as step_models
-from benchmarks.step_time.thresholds import bars, ratio, report, shares
+from benchmarks.step_time.thresholds import ratio, report, shares, thresholds
 from tests.benchmarks.command import benchmark
 from worker.recipe.recipe import read_recipe
 
@@ -24,7 +24,7 @@ def variant(name: str, arm: str, seconds: float, flops: float = 1.0, peak: int =
 
 
 def results(**faults: float) -> dict[str, Any]:
-    """Return results that meet every bar, except for variants that take so many times as long."""
+    """Return results that meet every threshold, except for variants that take so many times as long."""
     joint = [variant(name, "joint", faults.get(name, 1.0)) for name in ("worker", "bare", "pytorch", "torchdistill")]
     arms = [variant("worker", arm, share * faults.get(arm, 1.0), share) for arm, share in ARMS.items()]
     arms += [variant("bare", arm, share, share) for arm, share in ARMS.items()]
@@ -37,7 +37,7 @@ def results(**faults: float) -> dict[str, Any]:
 
 
 def missed(results: dict[str, Any]) -> list[str]:
-    return [bar.what for bar in bars(results) if not bar.met]
+    return [threshold.what for threshold in thresholds(results) if not threshold.met]
 
 
 def test_turns_are_compared_with_the_turns_beside_them() -> None:
@@ -65,7 +65,7 @@ def test_all_time_that_is_neither_training_nor_measuring_is_the_bandits() -> Non
     )
 
 
-def test_the_report_shows_every_variant_and_every_bar() -> None:
+def test_the_report_shows_every_variant_and_every_threshold() -> None:
     printed = report(results(worker=1.06, torchdistill=1.06))
     for label in ("(a) by hand, DeepSpeed", "(a′)", "(b) the worker", "(b′) image by hand", "(c) torchdistill"):
         assert label in printed

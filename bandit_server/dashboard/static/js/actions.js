@@ -17,10 +17,10 @@ async function send(method, url, body) {
 }
 
 // The line with the result of the last action.
-const result = document.getElementById("told");
+const result = document.getElementById("result");
 function showResult(text, bad) {
   result.textContent = text;
-  result.className = bad ? "told bad" : "told";
+  result.className = bad ? "result bad" : "result";
 }
 
 export function armButton(run, arm) {

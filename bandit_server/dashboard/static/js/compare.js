@@ -144,7 +144,7 @@ function showChosen() {
     return el("li", {}, el("span", { class: `swatch run-${order}` }), link, note && el("span", { class: "note" }, note), remove);
   });
   show(at("chosen"), ...items);
-  at("told").textContent = chosen.length === 0 ? "Add runs to compare, for example policy optima with joint and round_robin." : "";
+  at("hint").textContent = chosen.length === 0 ? "Add runs to compare, for example policy optima with joint and round_robin." : "";
 }
 
 // The runs that can be added.

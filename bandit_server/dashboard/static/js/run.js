@@ -93,7 +93,7 @@ function layOut() {
 
 function header() {
   const info = run.head.run;
-  at("state").textContent = info.restored ? `${info.state}, restored, incomplete` : info.state;
+  at("state").textContent = info.restored ? `${info.state}, restored, may be incomplete` : info.state;
   at("state").className = `badge ${info.state}`;
   at("finish").hidden = info.state === "finished";
   at("sentence").textContent = info.settings[0][1];

@@ -106,7 +106,7 @@ function row(run) {
     {},
     el("td", { class: "pick" }, box),
     el("th", { scope: "row" }, el("a", { href: `/runs/${encodeURIComponent(run.run)}` }, run.run)),
-    cell(el("span", { class: `badge ${run.state}` }, run.state), run.restored && el("span", { class: "note" }, "restored, incomplete")),
+    cell(el("span", { class: `badge ${run.state}` }, run.state), run.restored && el("span", { class: "note" }, "restored, may be incomplete")),
     cell(run.policy),
     right(rounds(run), run.diverged > 0 && el("span", { class: "note below bad" }, `${count(run.diverged)} diverged`)),
     right(measure(run.last_loss)),
