@@ -67,8 +67,8 @@ class HfModel(Loaded):
 
         with _quiet():
             student = build(shorten(model, selection, build)).float()
-        theirs = model.state_dict()
-        state = {name: theirs[selection.source(name, theirs)].detach().cpu().float() for name in student.state_dict()}
+        tensors = model.state_dict()
+        state = {name: tensors[selection.source(name, tensors)].detach().cpu().float() for name in student.state_dict()}
         load_weights(student, state, "the part cut from the teacher")
         if student.can_generate() and getattr(model, "generation_config", None) is not None:
             student.generation_config = _generation(model.generation_config, selection)
@@ -206,7 +206,7 @@ def load(
             if bare or not own_weights:
                 model = _build(kind, config)
                 _load_generation(model, place, within)
-                weights = f"fresh ({'asked for by the recipe' if fresh == 'always' else without})"
+                weights = f"random ({'asked for by the recipe' if fresh == 'always' else without})"
             else:
                 model, variant = _load_own_weights(kind, place, config, variant, within)
                 weights = f"from {place}" + (f", variant {variant}" if variant else "")
