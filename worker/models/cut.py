@@ -69,7 +69,7 @@ class LayerSelection:
     def __init__(self, model: nn.Module, adapter: Adapter, keep: Mapping[str, int]) -> None:
         self.layers = layer_names(model, adapter)
         check_keep(keep, {module: len(names) for module, names in self.layers.items()}, type(model).__name__)
-        kept: dict[str, set[int]] = {}
+        selected: dict[str, set[int]] = {}
         listed: dict[str, set[int]] = {}
         readers: dict[str, set[str]] = {}
         for module, names in self.layers.items():
@@ -83,7 +83,7 @@ class LayerSelection:
                 listed.setdefault(stack, set()).add(int(number))
                 readers.setdefault(stack, set()).add(module)
                 if index in kept_indices:
-                    kept.setdefault(stack, set()).add(int(number))
+                    selected.setdefault(stack, set()).add(int(number))
         owners = {module.name: patterns(module.path) for module in adapter.modules}
         self.origins: dict[str, list[int]] = {}
         for stack, numbers in listed.items():
@@ -91,8 +91,8 @@ class LayerSelection:
             for unlisted in children - numbers:
                 owned_by = {module for module in readers[stack] if _owns(owners[module], f"{stack}.{unlisted}")}
                 if not (owned_by or readers[stack]) <= keep.keys():
-                    kept.setdefault(stack, set()).add(unlisted)
-            self.origins[stack] = sorted(kept.get(stack, set()))
+                    selected.setdefault(stack, set()).add(unlisted)
+            self.origins[stack] = sorted(selected.get(stack, set()))
 
     def source(self, name: str, available: Iterable[str]) -> str:
         """Return the name of a student's tensor in the model it is cut from.
@@ -110,8 +110,10 @@ class LayerSelection:
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a tensor of the model that is cut belongs to a layer that is not kept."""
-        matches = ((re.match(rf"{re.escape(stack)}\.(\d+)\.", name), kept) for stack, kept in self.origins.items())
-        return any(match is not None and int(match[1]) not in kept for match, kept in matches)
+        matches = (
+            (re.match(rf"{re.escape(stack)}\.(\d+)\.", name), numbers) for stack, numbers in self.origins.items()
+        )
+        return any(match is not None and int(match[1]) not in numbers for match, numbers in matches)
 
 
 def _owns(globs: Sequence[str], name: str) -> bool:

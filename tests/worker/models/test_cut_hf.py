@@ -14,6 +14,8 @@ from worker.errors import RecipeError
 from worker.models.base import Adapter, ModuleSpec
 from worker.models.generic import GenericAdapter, NamedModule, RegroupedAdapter
 from worker.models.hf.loader import HfModel, load
+from worker.recipe.recipe import read_recipe
+from worker.setup.models import load_models
 
 SMALL = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODER = {**SMALL, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -458,3 +460,32 @@ def test_settings_of_generation_that_transformers_only_warns_about_are_exported_
     student.check_export()
     student.export(student.model.state_dict(), tmp_path / "out")
     assert transformers.GenerationConfig.from_pretrained(tmp_path / "out").temperature == 0.5
+
+
+def test_a_recipe_cuts_a_vision_language_model_by_its_modules(tmp_path: Path) -> None:
+    configuration = CASES["llava"][1]()
+    configuration.architectures = ["LlavaForConditionalGeneration"]
+    configuration.save_pretrained(tmp_path / "llava")
+    recipe = """
+teacher: {model: 'hf:llava', weights: random}
+student: {keep: {image: 2, text: 1}}
+data: {name: digits}
+train: active
+modules:
+  image: {path: model.vision_tower, layers: model.vision_tower.encoder.layers.*}
+  connector: {path: model.multi_modal_projector}
+  text: {path: [model.language_model, lm_head], layers: model.language_model.layers.*}
+"""
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    models = load_models(read_recipe(tmp_path / "recipe.yaml", {}))
+    assert {name: len(layers) for name, layers in models.student.layers.items()} == {
+        "image": 2,
+        "connector": 1,
+        "text": 1,
+    }
+    assert models.pairs["text"] == [("model.language_model.layers.0", "model.language_model.layers.3")]
+    (tmp_path / "recipe.yaml").write_text(recipe.partition("modules:")[0], encoding="utf-8")
+    with pytest.raises(
+        RecipeError, match=r"student\.keep: .*are not known; name them, with their layers, under `modules`"
+    ):
+        load_models(read_recipe(tmp_path / "recipe.yaml", {}))

@@ -141,10 +141,10 @@ def _generation(config: Any, selection: LayerSelection) -> Any:
     """Return the teacher's generation configuration for a student; heads of layers that are left out are removed."""
     config = copy.deepcopy(config)
     heads = getattr(config, "alignment_heads", None)
-    decoders = [kept for stack, kept in selection.origins.items() if "decoder" in stack]
+    decoders = [numbers for stack, numbers in selection.origins.items() if "decoder" in stack]
     if heads and len(decoders) == 1:
-        kept = decoders[0]
-        remaining = [[kept.index(layer), head] for layer, head in heads if layer in kept]
+        numbers = decoders[0]
+        remaining = [[numbers.index(layer), head] for layer, head in heads if layer in numbers]
         if remaining:
             config.alignment_heads = remaining
         else:

@@ -53,13 +53,13 @@ def preparation_files(place: str, within: Mapping[str, str]) -> dict[str, Path]:
     """
     available = [name for name in list_files(place, within) if "/" not in name]
     names = {name for name in available if _PREPARATION.search(name)}
-    found = {name: path for name in sorted(names) if (path := _fetch(place, name, within)) is not None}
-    for name in _referred(found.get("tokenizer_config.json")) & set(available) - names:
+    paths = {name: path for name in sorted(names) if (path := _fetch(place, name, within)) is not None}
+    for name in _referred(paths.get("tokenizer_config.json")) & set(available) - names:
         path = _fetch(place, name, within)
         if path is not None:
-            found[name] = path
-    weights = {name for folder in {path.parent for path in found.values()} for name in weight_files(folder)}
-    return {name: path for name, path in found.items() if name not in weights and not path.is_dir()}
+            paths[name] = path
+    weights = {name for folder in {path.parent for path in paths.values()} for name in weight_files(folder)}
+    return {name: path for name, path in paths.items() if name not in weights and not path.is_dir()}
 
 
 def _fetch(place: str, name: str, within: Mapping[str, str]) -> Path | None:

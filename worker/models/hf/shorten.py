@@ -7,7 +7,7 @@ renumbered:
 - a list as long as the stack has one entry for each layer (``layer_types``, ``mlp_layer_types``, ``no_rope_layers``);
 - a list whose name says that it holds layers or indices holds the numbers of layers. Most name the layers of one kind
   (``mlp_only_layers``, ``fullatt_block_indexes``): those left out are removed. Those of `TAPS` name layers whose output
-  is read: a layer that is left out is replaced by the nearest one that is kept;
+  is read: a layer that is left out is replaced by the last one before it, as if it passed its input on;
 - single numbers are a boundary between layers (`BEFORE`, `BEHIND`), or a rhythm (``decoder_sparse_step``): a value is
   searched with which each layer is built like the teacher's layer it comes from.
 
@@ -78,16 +78,16 @@ def shorten(model: Any, selection: LayerSelection, build: Callable[[Any], Any]) 
     """
     config = copy.deepcopy(model.config)
     lengths, student = _stacks(model), None
-    for stack, kept in list(selection.origins.items()):
+    for stack, numbers in list(selection.origins.items()):
         depth = len(model.get_submodule(stack))
-        if len(kept) == depth:
+        if len(numbers) == depth:
             continue
-        if not kept:
+        if not numbers:
             raise RecipeError(f"no layer of {stack} is left; keep at least one")
-        step = _Step(model, stack, depth, kept, lengths, build)
+        step = _Step(model, stack, depth, numbers, lengths, build)
         config, student = step.run(config)
         lengths = _stacks(student)
-        selection.origins.update(dict.fromkeys(step.parallel, kept))
+        selection.origins.update(dict.fromkeys(step.parallel, numbers))
     if student is not None:
         _check_complete(model, student, selection)
     return config
@@ -95,15 +95,15 @@ def shorten(model: Any, selection: LayerSelection, build: Callable[[Any], Any]) 
 
 def _check_complete(model: nn.Module, student: nn.Module, selection: LayerSelection) -> None:
     """Raise RecipeError unless every layer and tensor of the student has a source that is like it, and none is lost."""
-    for stack, kept in selection.origins.items():
-        faults = compare_layers(model, student, stack, kept)
+    for stack, numbers in selection.origins.items():
+        faults = compare_layers(model, student, stack, numbers)
         if faults:
             raise RecipeError(f"{stack} of the student is not the teacher's: {'; '.join(faults[:3])}")
-    ours, theirs = student.state_dict(), model.state_dict()
-    sources = {name: selection.source(name, theirs) for name in ours}
+    student_tensors, teacher_tensors = student.state_dict(), model.state_dict()
+    sources = {name: selection.source(name, teacher_tensors) for name in student_tensors}
     faults = []
-    for name, tensor in ours.items():
-        source = theirs.get(sources[name])
+    for name, tensor in student_tensors.items():
+        source = teacher_tensors.get(sources[name])
         if source is None or source.shape != tensor.shape:
             shape = "missing" if source is None else f"{list(source.shape)} there"
             faults.append(f"{name} {list(tensor.shape)} ({shape})")
@@ -112,7 +112,7 @@ def _check_complete(model: nn.Module, student: nn.Module, selection: LayerSelect
             "these tensors of the student have no source of the same shape in the teacher: "
             f"{join_names(faults)}; {REMEDY}"
         )
-    lost = [name for name in theirs.keys() - set(sources.values()) if not selection.leaves_out(name)]
+    lost = [name for name in teacher_tensors.keys() - set(sources.values()) if not selection.leaves_out(name)]
     if lost:
         raise RecipeError(
             "these tensors of the teacher belong to no layer that is left out, and the student has "
@@ -120,13 +120,13 @@ def _check_complete(model: nn.Module, student: nn.Module, selection: LayerSelect
         )
 
 
-def compare_layers(model: nn.Module, student: nn.Module, stack: str, kept: Sequence[int]) -> list[str]:
+def compare_layers(model: nn.Module, student: nn.Module, stack: str, numbers: Sequence[int]) -> list[str]:
     """Return where layers of a student are built unlike the layers they come from, as texts."""
     differences = []
-    for index, number in enumerate(kept):
-        ours = _without_lists(signature(student.get_submodule(f"{stack}.{index}")))
-        theirs = _without_lists(signature(model.get_submodule(f"{stack}.{number}")))
-        faults = differing(ours, theirs, numbers=(index, number))
+    for index, number in enumerate(numbers):
+        student_layer = _without_lists(signature(student.get_submodule(f"{stack}.{index}")))
+        source_layer = _without_lists(signature(model.get_submodule(f"{stack}.{number}")))
+        faults = differing(student_layer, source_layer, numbers=(index, number))
         differences += [f"layer {index}, from {number}: {fault}" for fault in faults]
     return differences
 
@@ -157,30 +157,30 @@ def signature(module: nn.Module) -> Signature:
     }
 
 
-def differing(ours: Signature, theirs: Signature, numbers: tuple[int, int] | None = None) -> Iterator[str]:
+def differing(actual: Signature, expected: Signature, numbers: tuple[int, int] | None = None) -> Iterator[str]:
     """Yield the differences of two signatures.
 
     Args:
-        ours: One.
-        theirs: The other.
+        actual: One.
+        expected: The other.
         numbers: The numbers of the two layers, which each may hold under any name.
     """
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
+    for name in [*actual, *(name for name in expected if name not in actual)]:
         if SHARED_MODULE.search(name):
             continue
-        if name not in ours or name not in theirs:
+        if name not in actual or name not in expected:
             # Its own modules differ with it.
-            if name.rpartition(".")[0] in ours.keys() & theirs.keys():
-                yield f"{'no ' if name not in ours else ''}{name}"
+            if name.rpartition(".")[0] in actual.keys() & expected.keys():
+                yield f"{'no ' if name not in actual else ''}{name}"
             continue
-        (kind, values), (their_kind, their_values) = ours[name], theirs[name]
-        if kind != their_kind:
-            yield f"{name or 'it'} is a {kind} instead of a {their_kind}"
+        (kind, values), (expected_kind, expected_values) = actual[name], expected[name]
+        if kind != expected_kind:
+            yield f"{name or 'it'} is a {kind} instead of a {expected_kind}"
             continue
-        for key in sorted(values.keys() | their_values.keys()):
-            value, their_value = values.get(key), their_values.get(key)
-            if value != their_value and (value, their_value) != numbers:
-                yield f"{'.'.join(filter(None, (name, key)))} is {value!r} instead of {their_value!r}"
+        for key in sorted(values.keys() | expected_values.keys()):
+            value, expected_value = values.get(key), expected_values.get(key)
+            if value != expected_value and (value, expected_value) != numbers:
+                yield f"{'.'.join(filter(None, (name, key)))} is {value!r} instead of {expected_value!r}"
 
 
 SHARED_MODULE = re.compile(r"(^|\.)(relative_attention_bias|rel_attn_embed)$")
@@ -222,10 +222,14 @@ def _section_paths(model: Any, stack: str) -> list[tuple[str, ...]]:
     ancestor = stack
     while ancestor:
         ancestor = ancestor.rpartition(".")[0]
-        held = getattr(model.get_submodule(ancestor), "config", None)
-        same = [path for path, section in sections if section is held]
-        if not same and isinstance(held, PreTrainedConfig):
-            same = [path for path, section in sections if type(section) is type(held) and section == held]
+        ancestor_config = getattr(model.get_submodule(ancestor), "config", None)
+        same = [path for path, section in sections if section is ancestor_config]
+        if not same and isinstance(ancestor_config, PreTrainedConfig):
+            same = [
+                path
+                for path, section in sections
+                if type(section) is type(ancestor_config) and section == ancestor_config
+            ]
         if len(same) == 1 and same[0] not in paths:
             paths.append(same[0])
     return paths or [()]
@@ -238,7 +242,7 @@ class _Step:
     model: Any
     stack: str
     depth: int
-    kept: Sequence[int]
+    numbers: Sequence[int]
     lengths: Mapping[str, int]
     build: Callable[[Any], Any]
     parallel: tuple[str, ...] = ()
@@ -253,13 +257,13 @@ class _Step:
                 self._check_by_index(section)
                 self._check_deepstack(trial, path)
                 taps = self._renumber(section, field)
-                _set(section, field, place, len(self.kept))
+                _set(section, field, place, len(self.numbers))
                 taps += self._renumber_vision_taps(trial, path)
                 name = ".".join((*path, field))
                 try:
                     student = self._try(trial)
                 except Exception as error:
-                    reasons.append(f"{name} = {len(self.kept)} fails: {str(error).strip().splitlines()[0]}")
+                    reasons.append(f"{name} = {len(self.numbers)} fails: {str(error).strip().splitlines()[0]}")
                     continue
                 changed = self._changed_stacks(student)
                 if changed is None:
@@ -305,7 +309,7 @@ class _Step:
     def _changed_stacks(self, student: nn.Module) -> list[str] | None:
         """Return other stacks whose length changed; None if this one has not the wanted length."""
         lengths = _stacks(student)
-        if lengths.get(self.stack) != len(self.kept):
+        if lengths.get(self.stack) != len(self.numbers):
             return None
         changed = {
             name
@@ -318,7 +322,7 @@ class _Step:
             name
             for name in changed
             if name.rpartition(".")[0] == beside
-            and (self.lengths.get(name), lengths.get(name)) == (self.depth, len(self.kept))
+            and (self.lengths.get(name), lengths.get(name)) == (self.depth, len(self.numbers))
         }
         within = tuple(f"{name}." for name in parallel)
         self.parallel = tuple(sorted(parallel))
@@ -336,10 +340,10 @@ class _Step:
         """Raise RecipeError if a language model has fewer layers than features of its tower are added to."""
         vision = getattr(_follow(config, path[:-1]), "vision_config", None) if path else None
         features = getattr(vision, "deepstack_visual_indexes", None) or ()
-        if vision is not _follow(config, path) and len(features) > len(self.kept):
+        if vision is not _follow(config, path) and len(features) > len(self.numbers):
             raise RecipeError(
                 f"{self.stack} reads {len(features)} outputs of the image tower (deepstack_visual_indexes), one in "
-                f"each of its first layers; keep at least {len(features)} layers instead of {len(self.kept)}"
+                f"each of its first layers; keep at least {len(features)} layers instead of {len(self.numbers)}"
             )
 
     def _renumber(self, section: Any, field: str) -> list[str]:
@@ -350,9 +354,9 @@ class _Step:
             if _NO_LAYERS.search(name) or _is_of_other_side(name, field) or name == field:
                 continue
             if name in BEFORE and type(values) is int and 0 < values < self.depth:
-                setattr(section, name, sum(number < values for number in self.kept))
+                setattr(section, name, sum(number < values for number in self.numbers))
             elif name in BEHIND and type(values) is int and values > 0:
-                setattr(section, name, sum(number >= self.depth - values for number in self.kept))
+                setattr(section, name, sum(number >= self.depth - values for number in self.numbers))
             elif isinstance(values, list | tuple) and values:
                 renumbered = self._list(name, values, texts)
                 if renumbered is not None:
@@ -370,7 +374,7 @@ class _Step:
             return None
         return [
             index
-            for index, number in enumerate(self.kept)
+            for index, number in enumerate(self.numbers)
             if step < 1 or (number + 1) % step != 0 or number in exceptions
         ]
 
@@ -378,28 +382,28 @@ class _Step:
         """Return a list that is renumbered, or None if it says nothing about layers."""
         integers = all(type(value) is int for value in values)
         ascending = integers and all(low < high for low, high in pairwise(values))
-        numbers = integers and ascending and bool(_NUMBERS.search(name)) and name not in FLAGS
+        lists_layers = integers and ascending and bool(_NUMBERS.search(name)) and name not in FLAGS
         if name in TAPS:
             taps = [self._before(value) if 0 <= value < self.depth else value for value in values]
             if len(set(taps)) < len(taps):
                 raise RecipeError(
                     f"{name} reads the outputs of {len(values)} layers of {self.stack} "
-                    f"({', '.join(map(str, values))}), and {len(self.kept)} layers are too few to keep them apart; "
+                    f"({', '.join(map(str, values))}), and {len(self.numbers)} layers are too few to keep them apart; "
                     "keep more layers"
                 )
             texts.append(f"{name} of the student is {taps}, of the teacher {list(values)}")
             return taps
-        if numbers:
-            inside = [value for value in values if value in self.kept]
+        if lists_layers:
+            inside = [value for value in values if value in self.numbers]
             outside = [value for value in values if not 0 <= value < self.depth]
             if not inside and len(outside) < len(values):
                 log.warning("none of the layers that %s lists for %s is kept", name, self.stack)
-            return [self.kept.index(value) for value in inside] + outside
-        return [values[number] for number in self.kept] if len(values) == self.depth else None
+            return [self.numbers.index(value) for value in inside] + outside
+        return [values[number] for number in self.numbers] if len(values) == self.depth else None
 
     def _before(self, number: int) -> int:
         """Return the index of the last kept layer up to one of the teacher's; 0 if there is none."""
-        return max(sum(kept <= number for kept in self.kept) - 1, 0)
+        return max(sum(one <= number for one in self.numbers) - 1, 0)
 
     def _renumber_vision_taps(self, config: Any, path: Sequence[str]) -> list[str]:
         """Renumber the hidden states of the image tower that the section around the tower's names."""
@@ -419,13 +423,13 @@ class _Step:
         """Return the student's hidden state for one of the teacher's; negative ones, from the end, stay negative."""
         layer = (state + self.depth + 1 if state < 0 else state) - 1
         if not 0 <= layer < self.depth:
-            return state if layer >= 0 or state >= 0 else -len(self.kept) - 1
+            return state if layer >= 0 or state >= 0 else -len(self.numbers) - 1
         index = self._before(layer)
-        return index - len(self.kept) if state < 0 else index + 1
+        return index - len(self.numbers) if state < 0 else index + 1
 
     def _fit_rhythm(self, config: Any, path: Sequence[str], field: str, student: Any) -> tuple[Any, Any]:
         """Return the configuration with a rhythm that builds each layer like its source."""
-        faults = compare_layers(self.model, student, self.stack, self.kept)
+        faults = compare_layers(self.model, student, self.stack, self.numbers)
         if not faults:
             return config, student
         section = _follow(config, path)
@@ -437,13 +441,13 @@ class _Step:
             and not _NO_RHYTHM.search(name)
             and not _is_of_other_side(name, field)
         ]
-        single = [((name,), (value,)) for name in rhythms for value in range(len(self.kept) + 2)]
+        single = [((name,), (value,)) for name in rhythms for value in range(len(self.numbers) + 2)]
         pairs = [
             ((one, other), values)
             for one in rhythms
             for other in rhythms
             if one.removesuffix("period") == other.removesuffix("offset") != one
-            for values in product(range(1, len(self.kept) + 2), range(len(self.kept) + 1))
+            for values in product(range(1, len(self.numbers) + 2), range(len(self.numbers) + 1))
         ]
         for names, values in islice([*single, *pairs], _TRIALS):
             trial = copy.deepcopy(config)
@@ -455,11 +459,11 @@ class _Step:
                 # Such a value is not possible, as a step of 0.
                 log.debug("%s: %s = %s is not possible", self.stack, names, values)
                 continue
-            if self._changed_stacks(fresh) == [] and not compare_layers(self.model, fresh, self.stack, self.kept):
+            if self._changed_stacks(fresh) == [] and not compare_layers(self.model, fresh, self.stack, self.numbers):
                 return trial, fresh
         fields = f" ({', '.join(f'{name}: {getattr(section, name)}' for name in rhythms)})" if rhythms else ""
         raise RecipeError(
-            f"the configuration{fields} cannot describe the layers {', '.join(map(str, self.kept))} that "
+            f"the configuration{fields} cannot describe the layers {', '.join(map(str, self.numbers))} that "
             f"are kept of {self.stack}: {'; '.join(faults[:3])}; keep another number of layers, or name a "
             "configuration for the student instead: student.model"
         )
