@@ -97,11 +97,15 @@ def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
     section = recipe.student
     if section.model is None:
         with _locating_errors(recipe, "student", "keep"):
-            return teacher.cut(section.keep or {}, adapter)
+            student = teacher.cut(section.keep or {}, adapter)
+            student.check_export()
+            return student
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
     with _locating_errors(recipe, "student", "model"):
-        return _load(recipe, section, section.model, "if_bare")
+        student = _load(recipe, section, section.model, "if_bare")
+        student.check_export()
+        return student
 
 
 def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:
