@@ -22,6 +22,7 @@ from worker.engine.checkpoint_files import CheckpointFiles
 from worker.engine.gradient_averaging import BUCKET_BYTES, GradientAverager
 from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
 from worker.models.base import Batch, Boundary
+from worker.models.precision import round_buffers
 
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
@@ -74,6 +75,8 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self._engine.bfloat16_enabled():
+            round_buffers(student.model, torch.bfloat16)
         if self._engine.zero_optimization_partition_weights():
             _register_external_parameters(student)
         self._files = self._engine.checkpoint_engine = CheckpointFiles()
