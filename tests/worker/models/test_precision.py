@@ -39,7 +39,7 @@ def llama() -> LlamaForCausalLM:
         max_position_embeddings=TOKENS,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.ndim == 2:
             # Attention and logits that depend on the positions, as those of a trained model do.
             nn.init.normal_(parameter, std=0.15)
@@ -79,7 +79,8 @@ def test_a_teacher_in_bf16_agrees_with_fp32_at_late_positions(
     modular = ModularModel(model, find_adapter(model), {})
     teacher = Teacher(modular, process_group.device, torch.bfloat16, placement=placement)
     logits = teacher.run(teacher.modules, tokens()).logits
-    assert logits is not None and logits.dtype == torch.bfloat16
+    assert logits is not None
+    assert logits.dtype == torch.bfloat16
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     assert late_divergence(logits, exact) < 0.1 * late_divergence(rounded_wholly(), exact)
 
