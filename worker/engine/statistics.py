@@ -52,7 +52,7 @@ class RunningStatistics:
         flat = torch.cat([buffer.float().flatten() for buffer in buffers])
         dist.all_reduce(flat)
         flat /= world
-        for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        for buffer, mean in zip(buffers, torch.split(flat, [buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))
 
 
