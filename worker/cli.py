@@ -98,7 +98,7 @@ def overrides(arguments: Arguments) -> dict[str, Any]:
 def _run_name(text: str) -> str:
     """Return a run's name; it is also the name of a directory."""
     if not is_run_name(text):
-        raise click.BadParameter(f"{text!r} is not a run's name: expected {EXPECTED}, and neither . nor ..")
+        raise click.BadParameter(f"{text!r} is not a run's name: expected {EXPECTED}, but not . or ..")
     return text
 
 

@@ -68,8 +68,8 @@ def replace_all(directory: Path, write: Callable[[Path], object]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as name:
         write(Path(name))
-        made = sorted(Path(name).iterdir(), key=lambda path: path.suffix == ".safetensors")
-        for file in made:
+        files = sorted(Path(name).iterdir(), key=lambda path: path.suffix == ".safetensors")
+        for file in files:
             replace(directory / file.name, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
 
 

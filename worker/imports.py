@@ -66,12 +66,12 @@ def import_by_path(path: str, what: str) -> Any:
     module_name, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise RecipeError(f"{path!r} is not the import path of {what}; expected package.module:name")
-    for new_name in MOVED.get(module_name, ()):
-        if callable(getattr(importlib.import_module(new_name), name, None)):
-            log.warning("%s is now %s:%s; the old path works until version 0.3", path, new_name, name)
-            module_name = new_name
-            break
     try:
+        for new_name in MOVED.get(module_name, ()):
+            if callable(getattr(importlib.import_module(new_name), name, None)):
+                log.warning("%s is now %s:%s; the old path works until version 0.3", path, new_name, name)
+                module_name = new_name
+                break
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise RecipeError(f"{path!r} cannot be imported in {Path.cwd()}: {error}") from error

@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> None:
     """Do what the command line asks for, on this rank.
 
     Raises:
-        WorkerError: The job cannot start or go on; the message says why.
+        WorkerError: The job cannot start or continue; the message says why.
     """
     started = time.monotonic()
     is_rank0 = int(os.environ.get("RANK", "0")) == 0
@@ -82,6 +82,8 @@ def _client_and_output(
     arguments: Arguments, recipe: Recipe, models: Models
 ) -> Iterator[tuple[BanditClient, OutputDir]]:
     """Open the output directory, new or of a resumed worker, and a client that has not joined the run yet."""
+    # First: a wrong token or certificate must not leave a new directory behind.
+    credentials = Credentials.from_environment()
     if arguments.resume:
         output = OutputDir.reopen(arguments.resume)
     else:
@@ -95,7 +97,7 @@ def _client_and_output(
         spec=recipe.spec(models.arms),
         journal=output.journal,
         patience=arguments.bandit_patience,
-        credentials=Credentials.from_environment(),
+        credentials=credentials,
         allow_offline=arguments.allow_offline,
     )
     try:
@@ -127,12 +129,12 @@ def _distil(
         recipe = autotune(recipe, components, client)
         if output is not None:
             output.save_recipe(recipe)
-    found, directory, run_name, worker = process_group.broadcast(
+    last_checkpoint, directory, run_name, worker = process_group.broadcast(
         output and (output.checkpoint, output.checkpoints, output.run, output.worker)
     )
     checkpoints = Checkpoints(directory, recipe.checkpoint, process_group, run_name, worker)
-    if found:
-        name, mark = found
+    if last_checkpoint:
+        name, mark = last_checkpoint
         state = checkpoints.load(components.engine, name, mark.ranks)
     else:
         state = LoopState()
@@ -140,7 +142,7 @@ def _distil(
             components.dry_run.check_arms(repeats=0)
     probe = components.probe(recipe.probe)
     batches = components.batches(recipe.data, state.position, state.cursors)
-    if found:
+    if last_checkpoint:
         # Last: building all this has drawn random numbers.
         rng.restore(state.random)
     if state.start is None:

@@ -17,6 +17,21 @@ def is_run_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None and text not in (".", "..")
 
 
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Return ``; did you mean 'tail'?`` for the names that are similar to an unknown one; "" if none is.
+
+    Args:
+        name: The unknown name.
+        known: The names that are known.
+        most: How many of the nearest names to give.
+    """
+    near = [repr(one) for one in difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)]
+    if not near:
+        return ""
+    *others, last = near
+    return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
+
+
 def suggest(name: str, known: Iterable[str], plural: str, most: int = 1) -> str:
     """Return the end of a message about an unknown name.
 
@@ -31,10 +46,9 @@ def suggest(name: str, known: Iterable[str], plural: str, most: int = 1) -> str:
         if there are more than 20.
     """
     names = list(known)
-    near = [repr(one) for one in difflib.get_close_matches(name, names, n=most, cutoff=0.5)]
-    if near:
-        *others, last = near
-        return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
+    hint = nearest(name, names, most)
+    if hint:
+        return hint
     if not names:
         return f"; there are no {plural}"
     return f"; the {plural} are {', '.join(names)}" if len(names) <= MOST_LISTED else ""

@@ -127,10 +127,10 @@ class OutputDir:
             _remove(self.created)
 
     @classmethod
-    def _from_files(cls, directory: Path, found: tuple[str, Mark] | None, created: tuple[Path, ...] = ()) -> OutputDir:
+    def _from_files(cls, directory: Path, newest: tuple[str, Mark] | None, created: tuple[Path, ...] = ()) -> OutputDir:
         run = json.loads((directory / RUN_FILE).read_text(encoding="ascii"))
         worker = _read_id(directory)
-        return cls(directory, run["run"], run["joined"], worker, Journal(directory / JOURNAL_FILE), found, created)
+        return cls(directory, run["run"], run["joined"], worker, Journal(directory / JOURNAL_FILE), newest, created)
 
 
 def read_saved_recipe(directory: Path) -> Recipe:

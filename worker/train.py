@@ -47,7 +47,7 @@ def main(flags: list[str] | None = None) -> int:
         # gloo raises this when another rank has ended. That rank says why; a traceback of this one would hide it.
         if "Connection closed by peer" not in str(error):
             raise
-        print("error: another rank of this job has ended", file=sys.stderr, flush=True)
+        print("error: another rank of this job has ended; its own message says why", file=sys.stderr, flush=True)
         return 1
     return 0
 

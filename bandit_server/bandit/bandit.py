@@ -12,7 +12,9 @@ from bandit_server.bandit.policy import Policy, build
 from bandit_server.bandit.posterior import ArmPosterior
 from bandit_server.bandit.random import Randomness
 
+# The format of `to_dict`. Schema 1, of version 0.1, differs in the names of attributes: old name, new name.
 SCHEMA = 2
+_RENAMED_SINCE_1 = {"_bank": "_filters", "_units": "_scaler", "evidence": "estimator", "_least": "_min_gain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +117,26 @@ class Bandit:
         """Restore a bandit from the result of `to_dict`; it continues as the saved one would have.
 
         Raises:
-            ValueError: `saved` was written by another version, or not by `to_dict`.
+            ValueError: `saved` was written by a newer version, or not by `to_dict`.
         """
-        if saved.get("schema") != SCHEMA:
-            raise ValueError(f"the saved bandit has schema {saved.get('schema')!r}; this version reads schema {SCHEMA}")
+        schema = saved.get("schema")
+        if schema not in (1, SCHEMA):
+            raise ValueError(f"the saved bandit has schema {schema!r}; this version reads schemas 1 to {SCHEMA}")
+        state = _with_new_names(saved["remembered"]) if schema == 1 else saved["remembered"]
         bandit = cls(saved["n_arms"], saved["policy"], saved["seed"], saved["options"])
-        serialization.load(bandit._policy, saved["remembered"])
+        serialization.load(bandit._policy, state)
         bandit._next = saved["next"]
         bandit._open = dict(saved["open"])
         return bandit
+
+
+def _with_new_names(dumped: Any) -> Any:
+    """Return the state of a policy in schema 1 with the attribute names of schema 2."""
+    match dumped:
+        case {"object": dict(attributes)}:
+            items = attributes.items()
+            return {"object": {_RENAMED_SINCE_1.get(name, name): _with_new_names(item) for name, item in items}}
+    return dumped
 
 
 def _fixed_arm(policy: str, arms: int) -> int | None:

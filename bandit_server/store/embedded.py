@@ -142,8 +142,8 @@ class EmbeddedValkey:
         foreign = [name for name in STORE_FILES if (self._directory / name).exists()]
         if foreign and not (self._directory / SERVER_LOCK).exists():
             raise StartError(
-                f"--data-dir {self._directory} holds {', '.join(foreign)}, which no server of OPTIMA has written; "
-                "choose another directory"
+                f"--data-dir {self._directory} holds {', '.join(foreign)} but no {SERVER_LOCK}, so it is not the data "
+                f"of an OPTIMA server: choose another directory; if it is a backup of one, copy its {SERVER_LOCK} too"
             )
 
     def _open(self, name: str) -> IO[bytes]:

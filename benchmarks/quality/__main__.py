@@ -121,13 +121,20 @@ def _selected(options: argparse.Namespace, records: Records) -> list[Cell]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where records are read and added")
-    parser.add_argument("--recipes", nargs="+", default=[QUICK_RECIPE], metavar="TASK/STUDENT/AMOUNT")
     parser.add_argument(
-        "--methods", nargs="+", default=list(QUICK), metavar="METHOD", help=f"one or more of {', '.join(METHODS)}"
+        "--recipes", nargs="+", default=[QUICK_RECIPE], metavar="TASK/STUDENT/AMOUNT",
+        help=f"task, student and amount of data of the runs (default: {QUICK_RECIPE})",
+    )  # fmt: skip
+    methods = ", ".join(METHODS).replace("%", "%%")
+    parser.add_argument("--methods", nargs="+", default=list(QUICK), metavar="METHOD", help=f"one or more of {methods}")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of seeds (default: %(default)s)")
+    parser.add_argument(
+        "--first-seed", type=int, default=FIRST_REPORTED, metavar="S", help="the first seed (default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=FIRST_REPORTED, metavar="S", help="(default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=24.0, metavar="SECONDS", help="(default: %(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=24.0, metavar="SECONDS",
+        help="cost of each run, in calibrated CPU seconds (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="loss and metric against cost, and arms over time")
     parser.add_argument("--tune", action="store_true", help="every method on the grid of learning rates and weights")
     parser.add_argument("--report", action="store_true", help="run nothing, report all runs in FILE")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil  # type: ignore[import-untyped]
+import psutil
 import redis
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub

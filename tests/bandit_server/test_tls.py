@@ -101,7 +101,12 @@ def test_only_clients_with_a_certificate_of_the_authority_are_answered(guarded: 
 
 
 def test_a_worker_trains_over_mtls(guarded: Guarded, tmp_path: Path) -> None:
-    spec = pb.RunSpec(arms=[pb.Arm(name="a", modules=["m"])], steps_per_round=1, reward=1, train=1)
+    spec = pb.RunSpec(
+        arms=[pb.Arm(name="a", modules=["m"])],
+        steps_per_round=1,
+        reward=pb.REWARD_KIND_RELATIVE,
+        train=pb.TRAIN_MODE_FORCED,
+    )
     spec.policy.name = "optima"
 
     def client(name: str, environment: dict[str, str]) -> BanditClient:

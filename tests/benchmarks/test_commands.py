@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks.__main__ import QUESTIONS, main
+from tests.benchmarks.command import benchmark
 from tests.launch import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.py")]
@@ -25,6 +26,11 @@ def test_every_named_command_exists(name: str) -> None:
     assert spec is not None
     if spec.submodule_search_locations is not None:
         assert find_spec(f"{name}.__main__") is not None
+
+
+@pytest.mark.parametrize("name", sorted(QUESTIONS))
+def test_every_listed_command_explains_its_options(name: str) -> None:
+    assert f"usage: python -m {name} " in benchmark(name.removeprefix("benchmarks."), "--help")
 
 
 def test_every_benchmark_is_listed_with_its_question(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,8 @@ def played(rounds: int, arms: int = 3, workers: int = 1, run: str = "demo", poli
         teacher_metrics={"accuracy": 0.975, "accuracy/presence": 0.981}, student_metrics={"accuracy": 0.11},
         total_loss=4.2,
     )  # fmt: skip
-    for worker in range(workers):
-        history.add(worker_started=pb.WorkerStarted(worker=f"w{worker}", process="p", info=info))
+    for index in range(workers):
+        history.add(worker_started=pb.WorkerStarted(worker=f"w{index}", process="p", info=info))
     number, loss, pulls_of = 0, 2.0, dict.fromkeys(names, 0)
     while number < rounds:
         worker = f"w{number % workers}"
@@ -98,7 +98,7 @@ def fill_totals(history: History) -> None:
     """Fill in the losses, counts and arms of the summary from the events."""
     totals = history.totals
     arms = {arm.name: totals.arms.add(arm=arm) for arm in history.spec.arms}
-    losses = []
+    losses: list[float] = []
     for event in history.events:
         report = event.reward_reported
         if event.HasField("worker_started"):
@@ -149,7 +149,7 @@ def main(directory: str) -> None:
             expect(page.locator("#link")).to_have_text("live")
             expect(page.locator("tbody tr").first).to_be_visible(timeout=20_000)
             for theme in ("light", "dark"):
-                page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+                page.emulate_media(color_scheme=theme)
                 page.screenshot(path=Path(directory) / f"{name}-{width}-{theme}.png", full_page=True)
             page.close()
         browser.close()

@@ -130,7 +130,7 @@ def test_a_run_is_drawn_in_both_themes(open_page: Opener, url: str, run: str) ->
     for name in ("share", "losses", "metrics", "terms", "bought", "spent"):
         expect(page.locator(f"#{name} canvas")).to_have_count(1 if began else 0)
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=theme)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
         assert dark == (theme == "dark")
         save_screenshot(page, f"run-{run}-{theme}")

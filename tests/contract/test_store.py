@@ -533,7 +533,7 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(at_store: AtSto
                 say.write(b"PING\r\n")
                 assert await witness.readline() == b"+PONG\r\n"
                 with connected(place.url) as client:
-                    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    client.client_kill_filter(_type="normal", skipme=True)
                 assert await witness.read() == b""
                 say.close()
                 assert await store.append("r", head, [b"x"]) == "stored"

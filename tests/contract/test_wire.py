@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -72,7 +73,7 @@ def test_the_first_report_stands(stub: BanditStub, run: str) -> None:
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
     stored = dict(caught.value.trailing_metadata() or ())["optima-stored-report-bin"]
-    assert pb.RewardReported.FromString(stored) == first.report  # type: ignore[arg-type]
+    assert pb.RewardReported.FromString(stored) == first.report
     assert told(stub, run).reports == 1
 
 
@@ -317,17 +318,18 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
 
 def test_garbage_is_refused(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary("/optima.v1.Bandit/GetRun")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/optima.v1.Bandit/GetRun")
         assert refused(lambda: call(b"\xff\xff\xff\xff", timeout=5))[:2] == ("INVALID_ARGUMENT", "invalid")
 
 
 def test_health_and_reflection_are_served(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        # The stubs of both do not list the methods.
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "optima.v1.Bandit"):
             status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
             assert status == health_pb2.HealthCheckResponse.SERVING
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         response = next(reflection.ServerReflectionInfo(iter([request]), timeout=5))
         names = {service.name for service in response.list_services_response.service}

@@ -199,7 +199,8 @@ def test_calls_are_counted_under_the_names_that_prometheus_users_know(alone: Ser
         refused(lambda: stub.GetRun(pb.GetRunRequest(run="nowhere-at-all")))
         history(stub, "counted-run")
     with grpc.insecure_channel(alone.address) as channel:
-        refused(lambda: channel.unary_unary("/optima.v1.Bandit/Invented")(b""))
+        invented: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/optima.v1.Bandit/Invented")
+        refused(lambda: invented(b""))
     for url in (f"http://127.0.0.1:{alone.dashboard_port}/metrics", metrics_url(alone)):
         response = httpx.get(url, timeout=20)
         assert response.headers["content-type"].startswith("text/plain")

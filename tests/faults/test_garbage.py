@@ -50,7 +50,9 @@ class Target:
     def __init__(self, server: ServerProcess, channel: grpc.Channel, store: redis.Redis) -> None:
         self.server = server
         self.store = store
-        self.calls = {name: channel.unary_unary(f"/{SERVICE.full_name}/{name}") for name in [*METHODS, "WatchRun"]}
+        self.calls: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            name: channel.unary_unary(f"/{SERVICE.full_name}/{name}") for name in [*METHODS, "WatchRun"]
+        }
         self.endings: collections.Counter[str] = collections.Counter()
         self.stub = BanditStub(channel)
         self.player = Player(self.stub, "r")
@@ -102,7 +104,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 def valid(player: Player) -> list[tuple[str, Message]]:
     """Return a valid request of each kind. Those that end or delete a run name another run than the player's."""
-    caller, record = player.caller, pb.Pull(number=1, worker="w", round=1, arm="text", chosen_by=1)
+    caller, by = player.caller, pb.CHOSEN_BY_POLICY
+    record = pb.Pull(number=1, worker="w", round=1, arm="text", chosen_by=by)
     return [
         ("CreateRun", pb.CreateRunRequest(caller=caller, spec=spec(), info=pb.WorkerInfo(ranks=1, device="cpu"))),
         ("GetRun", pb.GetRunRequest(run="r")),
@@ -111,7 +114,7 @@ def valid(player: Player) -> list[tuple[str, Message]]:
         ("DeleteRun", pb.DeleteRunRequest(run="another")),
         ("UpdateArm", pb.UpdateArmRequest(run="r", arm="text", paused=True)),
         ("SelectArm", pb.SelectArmRequest(caller=caller, round=4)),
-        ("ReportReward", pb.ReportRewardRequest(caller=caller, round=4, arm="text", chosen_by=1,
+        ("ReportReward", pb.ReportRewardRequest(caller=caller, round=4, arm="text", chosen_by=by,
                                                 measurement=measured(0.5))),
         ("Heartbeat", pb.HeartbeatRequest(caller=caller, round=4, step=9)),
         ("RestoreRun", pb.RestoreRunRequest(caller=caller, spec=spec(), records=[
@@ -177,6 +180,7 @@ def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     kinds = FieldDescriptor
     match field.type:
         case kinds.TYPE_MESSAGE:
+            assert field.message_type is not None
             return messages(field.message_type, depth - 1)
         case kinds.TYPE_STRING:
             return WORDS

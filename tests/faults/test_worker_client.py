@@ -181,9 +181,13 @@ class Undecided(BanditServicer):
     """Forwards every call of a worker, except those that choose an arm, which fail."""
 
     def __init__(self, server: BanditStub) -> None:
-        self.CreateRun = lambda request, _: server.CreateRun(request)
-        self.Heartbeat = lambda request, _: server.Heartbeat(request)
         self._server = server
+
+    def CreateRun(self, request: pb.CreateRunRequest, context: grpc.ServicerContext) -> pb.CreateRunResponse:
+        return self._server.CreateRun(request)
+
+    def Heartbeat(self, request: pb.HeartbeatRequest, context: grpc.ServicerContext) -> pb.HeartbeatResponse:
+        return self._server.Heartbeat(request)
 
     def ReportReward(self, request: pb.ReportRewardRequest, context: grpc.ServicerContext) -> pb.ReportRewardResponse:
         if request.HasField("select_round"):
@@ -198,7 +202,9 @@ def test_server_that_takes_reports_but_cannot_choose_costs_one_patience(server: 
     front = grpc.server(ThreadPoolExecutor())
     port = front.add_insecure_port("127.0.0.1:0")
     with server.stub() as stub:
-        add_BanditServicer_to_server(Undecided(stub), front)
+        # Abstract in the stubs only: a method that it does not define answers UNIMPLEMENTED.
+        servicer = Undecided(stub)  # type: ignore[abstract]
+        add_BanditServicer_to_server(servicer, front)
         front.start()
         with idle_worker(f"127.0.0.1:{port}", tmp_path, patience=2.0) as worker:
             for _ in range(5):

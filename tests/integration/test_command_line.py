@@ -28,6 +28,13 @@ def test_an_address_nobody_listens_on(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_wrong_credentials_leave_no_output_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTIMA_TOKEN_FILE", str(tmp_path / "none"))
+    with pytest.raises(WorkerError, match=r"OPTIMA_TOKEN_FILE .* cannot be read"):
+        run(parse(["--bandit-addr", "127.0.0.1:1", "--output-dir", str(tmp_path / "out")]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(WorkerError, match=r"--output-dir .*out cannot be written to: File exists"):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -135,8 +136,13 @@ class Job:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all rounds, without times."""
-        lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").open(encoding="utf-8")]
-        return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+        return metrics(self.directory)
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    """Return the records of a job's rounds, without times."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").open(encoding="utf-8")]
+    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
 
 
 def wait_for_end(ranks: RankProcesses) -> str:
@@ -219,3 +225,26 @@ def test_a_killed_job_ends_as_one_that_was_not(jobs: tuple[Job, Job], server: Se
     summaries = [json.loads((job.directory / "summary.json").read_text()) for job in (straight, broken)]
     for same in ("pulls", "rounds", "loss_start", "loss_end", "metrics_start", "metrics_end", "diverged_rounds"):
         assert summaries[0][same] == summaries[1][same]
+
+
+def test_a_job_of_version_0_1_goes_on(tmp_path: Path, server: ServerProcess) -> None:
+    """It was killed before its first checkpoint: it trains the rounds of its journal again, with the same arms."""
+    directory = tmp_path / "job"
+    shutil.copytree(ROOT / "tests" / "contract" / "old_data" / "0.1" / "job", directory)
+    recipe = directory / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("/optima/deploy", str(ROOT / "deploy")))
+    before = metrics(directory)
+    ranks = RankProcesses(
+        "worker/train.py", "--bandit-addr", server.address, "--resume", str(directory), log=tmp_path / "log"
+    )
+    try:
+        assert "resumes with round 0\n" in wait_for_end(ranks)
+    finally:
+        ranks.kill()
+    after = metrics(directory)
+    assert [record["round"] for record in after] == list(range(10))
+    assert (directory / "student.safetensors").exists()
+    for then, now in zip(before, after, strict=False):
+        assert (now["arm"], now["chosen_by"]) == (then["arm"], then["chosen_by"])
+        assert now["after"] == pytest.approx(then["after"], rel=1e-3)
+    assert [(r.pull.round, r.pull.arm) for r in server.reports("old-job")] == [(r["round"], r["arm"]) for r in after]

@@ -1,4 +1,4 @@
-"""What the worker's tests need of DeepSpeed without its launcher."""
+"""DeepSpeed without its launcher, for the worker's tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Import paths in recipes: those of version 0.1 still work, and a wrong one is named with the nearest."""
 
 import logging
+import sys
 
 import pytest
 
@@ -61,6 +62,13 @@ def test_every_module_that_moved_is_where_the_table_says(module: str) -> None:
 def test_a_wrong_path_is_one_sentence(path: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         import_by_path(path, "a layer loss")
+
+
+def test_an_old_path_whose_library_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in sys.modules makes the import fail, as without the library.
+    monkeypatch.setitem(sys.modules, "worker.models.open_clip.loader", None)
+    with pytest.raises(RecipeError, match=r"'worker\.models\.open_clip_loader:load' cannot be imported in "):
+        import_by_path("worker.models.open_clip_loader:load", "a model's factory")
 
 
 def test_a_known_name_is_looked_up_before_anything_is_imported() -> None:

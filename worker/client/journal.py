@@ -173,7 +173,7 @@ class Journal:
             JournalError: The journal has no line yet.
         """
         if self._head is None:
-            raise JournalError(f"the journal {self.path} is empty")
+            raise JournalError(f"the journal {self.path} is empty: its worker has never joined a run")
         return self._head
 
     def pull_of(self, round: int) -> Pull | None:

@@ -255,7 +255,7 @@ class Sender:
             self._outbox.settle_oldest(reply, self._record_pull)
 
     def _record_refusal(self, round: int, error: BanditRefused) -> None:
-        log.warning("round %d does not count: %s", round, error)
+        log.warning("the report of round %d is refused, and the round does not count: %s", round, error)
         self._journal.record_refusal(round, str(error))
 
     def _finish(self) -> None:

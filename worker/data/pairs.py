@@ -31,7 +31,7 @@ class UnusableSample(Exception):
 
 @dataclass(frozen=True)
 class Reader:
-    """Make items from samples. Can be pickled.
+    """Makes items from samples. Can be pickled.
 
     Attributes:
         image: Extensions of the picture; the first that a sample has is used.

@@ -21,7 +21,7 @@ DECODING_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Ima
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Read and transform pictures. Can be pickled.
+    """Reads and transforms pictures. Can be pickled.
 
     Attributes:
         folder: The directory that their paths are relative to.

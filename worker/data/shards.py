@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
-from webdataset.tariterators import tarfile_samples  # type: ignore[import-untyped]
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tarfile_samples
 
 from worker.errors import DataError
 

@@ -13,7 +13,7 @@ from worker.data.base import Inputs
 
 @dataclass(frozen=True)
 class TextCodec:
-    """Encode texts as tokens and decode tokens to texts. Can be pickled.
+    """Encodes texts as tokens and decodes tokens to texts. Can be pickled.
 
     Attributes:
         tokenizer: N texts -> [N, length].

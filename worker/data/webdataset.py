@@ -144,7 +144,7 @@ class Shards:
 
 
 class SkippedSamples:
-    """Count skipped samples and log the 1st, the 10th, the 100th and so on; or fail at the first.
+    """Counts skipped samples and logs the 1st, the 10th, the 100th and so on; or fails at the first.
 
     Args:
         strict: Whether to fail.

@@ -82,7 +82,7 @@ class ModularModel:
 
 
 class Capture:
-    """Record the outputs of named PyTorch modules during one forward pass.
+    """Hooks that record the outputs of named PyTorch modules during one forward pass.
 
     Register it on the bare model, before any engine wraps it, so that names have no wrapper's prefix. Outside of
     :meth:`recording` the hooks do nothing; this also ignores the second forward pass of activation checkpointing,

@@ -1,1 +1,1 @@
-"""What is measured of a student: bandit loss, end-to-end loss and task metrics."""
+"""Measurements of the student: bandit loss, end-to-end loss and task metrics."""

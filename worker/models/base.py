@@ -95,7 +95,7 @@ class Adapter:
     no module computes them alone. Task and logit terms belong to that module."""
 
     task_weights: Mapping[str, float] = MappingProxyType({})
-    """Weight of each task term if the recipe names none; terms that are not join_names weigh 1."""
+    """Weight of each task term if the recipe names none; terms that it does not list weigh 1."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HfDetokenizer:
-    """Decode tokens to a text without special tokens. Can be pickled."""
+    """Decodes tokens to a text without special tokens. Can be pickled."""
 
     tokenizer: Any
 

@@ -49,6 +49,6 @@ def no_weights_error(spec: str, looked: str) -> RecipeError:
         looked: Where weights were looked for, and what was found there.
     """
     return RecipeError(
-        f"{spec} has no weights: {looked}. Name a file of weights as `checkpoint`, or ask for untrained ones with "
+        f"{spec} has no weights: {looked}. Name a file of weights as `checkpoint`, or ask for random ones with "
         "`weights: random`"
     )

@@ -153,6 +153,6 @@ def _bind_arguments(model: nn.Module, batch: Batch) -> inspect.BoundArguments:
         return signature.bind(**named)
     except TypeError as error:
         raise RecipeError(
-            f"the forward pass of {type(model).__name__} takes {', '.join(signature.parameters)}, and the data's "
+            f"the forward pass of {type(model).__name__} takes {', '.join(signature.parameters)}, but the data's "
             f"batches have {', '.join(batch)}: {error}"
         ) from None

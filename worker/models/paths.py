@@ -21,8 +21,8 @@ def matching_modules(model: nn.Module, pattern: str) -> list[str]:
         RecipeError: Nothing matches; the message has the nearest names.
     """
     names = [name for name, _ in model.named_modules() if name]
-    wanted = pattern.split(".")
-    matching = [name for name in names if _matches(name.split("."), wanted)]
+    globs = pattern.split(".")
+    matching = [name for name in names if _matches(name.split("."), globs)]
     if not matching:
         hint = suggest(pattern.replace("*", "0"), names, "modules", most=3)
         raise RecipeError(
@@ -63,9 +63,9 @@ def check_owned(model: nn.Module, path: Patterns) -> None:
 
 def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:
     """Return the parameters whose own names match."""
-    wanted = pattern.split(".")
+    globs = pattern.split(".")
     named = model.named_parameters(remove_duplicate=False)
-    return [parameter for name, parameter in named if _matches(name.split("."), wanted)]
+    return [parameter for name, parameter in named if _matches(name.split("."), globs)]
 
 
 def parameters_of(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
@@ -78,5 +78,6 @@ def parameters_of(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
                 yield from model.get_submodule(name).parameters()
 
 
-def _matches(name: Sequence[str], wanted: Sequence[str]) -> bool:
-    return len(name) == len(wanted) and all(fnmatchcase(n, w) for n, w in zip(name, wanted, strict=True))
+def _matches(name: Sequence[str], globs: Sequence[str]) -> bool:
+    """Return whether the components of a dotted name match the globs, one for each component."""
+    return len(name) == len(globs) and all(fnmatchcase(part, glob) for part, glob in zip(name, globs, strict=True))

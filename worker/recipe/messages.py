@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from worker.names import suggest
+from worker.names import nearest, suggest
 
 FieldPath = tuple[str, ...]
 
@@ -97,7 +97,8 @@ def _message(error: Any, section: type[BaseModel] | None) -> str:
     value = error.get("input")
     hint = ""
     if error["type"] == "literal_error":
-        hint = suggest(str(value), re.findall(r"'([^']+)'", message), "values")
+        # The message itself lists all values.
+        hint = nearest(str(value), re.findall(r"'([^']+)'", message))
     shown = f" (got {value!r}{hint})" if isinstance(value, str | int | float | bool) else ""
     return f"{message[0].lower()}{message[1:]}{shown}"
 

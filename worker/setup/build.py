@@ -105,7 +105,7 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     if isinstance(data, Judged) and logits_module is None:
         raise RecipeError(
             f"{recipe.at('data')}: the task is measured on generated text, and a "
-            f"{type(models.student.model).__name__} generates none; CoCa and BLIP do"
+            f"{type(models.student.model).__name__} generates none; use a CoCa or a BLIP"
         )
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
     planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)

@@ -67,7 +67,7 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
     for module, name in _boundaries(models, student, forced):
         teacher_tensor = teacher.boundary[module].get(name)
         if teacher_tensor is None:
-            faults.append(f"{_arms(models, module)}: the teacher's {module} puts out no boundary tensor {name!r}")
+            faults.append(f"{_arms(models, module)}: the teacher's module {module} has no boundary tensor {name!r}")
             continue
         student_shape, teacher_shape = student.boundary[module][name].shape, teacher_tensor.shape
         if student_shape[:-1] != teacher_shape[:-1]:
@@ -97,7 +97,7 @@ def _outputs(modular: ModularModel, batch: Batch, role: str) -> Outputs:
             return modular.run([module.name for module in modular.adapter.modules], batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
-        raise RecipeError(f"the {role} cannot run the data's batches ({shapes}): {error}") from error
+        raise RecipeError(f"the {role}'s forward pass fails on the data's batches ({shapes}): {error}") from error
     finally:
         modular.model.train(training)
 
@@ -165,8 +165,8 @@ def _recorded_calls(model: nn.Module) -> Iterator[list[str]]:
 
 def _mismatch(models: Models, module: str, names: tuple[str, str], shapes: tuple[torch.Size, torch.Size]) -> str:
     return (
-        f"{_arms(models, module)}: the student's {names[0]} of {module} puts out {list(shapes[0])} and the teacher's "
-        f"{names[1]} {list(shapes[1])}; only the last dimension may differ"
+        f"{_arms(models, module)}: in module {module} the student's {names[0]} has the shape {list(shapes[0])} and the "
+        f"teacher's {names[1]} {list(shapes[1])}; only the last dimension may differ"
     )
 
 

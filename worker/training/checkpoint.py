@@ -161,7 +161,9 @@ def newest(directory: Path) -> tuple[str, Mark] | None:
         try:
             return path.name, _checked(path)
         except CheckpointError as error:
-            log.warning("the checkpoint %s is not used: %s; the previous one is used instead", path, error)
+            log.warning(
+                "the damaged checkpoint %s is not used: %s; it is removed, and the one before it is tried", path, error
+            )
             # If it stayed, it would count as one of the last few and displace a complete one.
             shutil.rmtree(path, ignore_errors=True)
     return None

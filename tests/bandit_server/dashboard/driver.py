@@ -61,7 +61,7 @@ class Driver:
         request = pb.SelectArmRequest(caller=self.caller, round=self.round)
         return self.stub.SelectArm(request, metadata=self.metadata).pull
 
-    def report(self, arm: str, chosen_by: pb.ChosenBy = pb.CHOSEN_BY_POLICY, diverged: bool = False) -> None:
+    def report(self, arm: str, chosen_by: pb.ChosenBy.ValueType = pb.CHOSEN_BY_POLICY, diverged: bool = False) -> None:
         """Report the current round and go on to the next."""
         measured = pb.Measurement(outcome=pb.OUTCOME_DIVERGED, steps=10, seconds=1.5, probe_seconds=0.2)
         if not diverged:

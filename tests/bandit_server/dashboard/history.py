@@ -48,7 +48,7 @@ class History:
         before: float = 1.0,
         after: float = 0.9,
         worker: str = "w1",
-        chosen_by: pb.ChosenBy = pb.CHOSEN_BY_POLICY,
+        chosen_by: pb.ChosenBy.ValueType = pb.CHOSEN_BY_POLICY,
         diverged: bool = False,
         superseded: int | None = None,
         total_loss: float | None = None,

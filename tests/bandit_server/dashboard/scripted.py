@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 
@@ -64,7 +65,7 @@ class ScriptedServer:
 def serving(*histories: History) -> Iterator[ScriptedServer]:
     """Run a scripted server on a free port."""
     script = ScriptedServer(*histories)
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "ListRuns": grpc.unary_unary_rpc_method_handler(
             script.list_runs, pb.ListRunsRequest.FromString, pb.ListRunsResponse.SerializeToString
         ),

@@ -404,7 +404,7 @@ def remembered(state: RunState) -> dict[str, Any]:
 
 def test_every_replica_serves_the_fold_of_a_history_without_loss_or_repeat(valkey: Valkey) -> None:
     Histories.runner, Histories.url = valkey.runner, valkey.url
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Histories,
         settings=settings(
             max_examples=60,

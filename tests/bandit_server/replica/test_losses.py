@@ -196,8 +196,7 @@ class Losses(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Deliver everything: then every report is in the history, once, as its worker made it."""
-        for replica in (0, 1, 0, 1, 0, 1):
-            self.at = replica
+        for self.at in (0, 1, 0, 1, 0, 1):
             for worker in self.workers:
                 worker.deliver("arrives")
                 worker.send_heartbeat()
@@ -241,7 +240,7 @@ class Losses(RuleBasedStateMachine):
 
 def test_whatever_the_store_loses_is_given_back_once(valkey: Valkey) -> None:
     Losses.runner, Losses.url = valkey.runner, valkey.url
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Losses,
         settings=settings(
             max_examples=40,

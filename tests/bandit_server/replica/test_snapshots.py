@@ -86,7 +86,12 @@ def test_a_replica_that_begins_with_a_snapshot_chooses_as_one_that_has_seen_ever
     site.replicas[1].restart()
     folded: list[pb.Event] = []
     apply = RunState.apply
-    monkeypatch.setattr(RunState, "apply", lambda state, event: (folded.append(event), apply(state, event))[1])
+
+    def apply_and_record(state: RunState, event: pb.Event) -> None:
+        folded.append(event)
+        apply(state, event)
+
+    monkeypatch.setattr(RunState, "apply", apply_and_record)
     state = site.runner.run(site.replicas[1].state(site.run))
     assert len(folded) == 6, "what came after the snapshot, and no more"
     monkeypatch.undo()

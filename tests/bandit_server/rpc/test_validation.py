@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -208,25 +209,25 @@ def test_every_policy_is_accepted_by_its_name(policy: str) -> None:
 @pytest.mark.parametrize("field", ["before", "after", "total_loss", "train_loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused_with_how_to_report_it(field: str, value: float) -> None:
-    sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))  # type: ignore[arg-type]
+    sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))
     assert sentence == f"measurement.{field} is {value}; report a round whose loss is not finite as DIVERGED"
 
 
 @pytest.mark.parametrize("field", ["seconds", "probe_seconds"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e300])
 def test_seconds_are_finite_and_not_negative(field: str, value: float) -> None:
-    sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))  # type: ignore[arg-type]
+    sentence = refused(lambda: validation.check_measurement(measured(**{field: value})))
     assert sentence.startswith(f"measurement.{field} is {value}; expected seconds")
 
 
 @pytest.mark.parametrize("field", ["terms", "metrics"])
 def test_terms_and_metrics_are_finite_and_few(field: str) -> None:
-    sentence = refused(lambda: validation.check_measurement(measured(**{field: {"image.layers": math.nan}})))
+    one: dict[str, Any] = {field: {"image.layers": math.nan}}
+    sentence = refused(lambda: validation.check_measurement(measured(**one)))
     assert sentence == f"measurement.{field}['image.layers'] is nan; expected a finite number"
-    many = {f"t{i}": 1.0 for i in range(257)}
-    assert "has 257 entries; expected at most 256" in refused(
-        lambda: validation.check_measurement(measured(**{field: many}))
-    )
+    many: dict[str, Any] = {field: {f"t{i}": 1.0 for i in range(257)}}
+    sentence = refused(lambda: validation.check_measurement(measured(**many)))
+    assert "has 257 entries; expected at most 256" in sentence
 
 
 def test_an_outcome_must_be_set() -> None:

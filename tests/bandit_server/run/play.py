@@ -97,7 +97,7 @@ class Play:
         arm: str,
         measurement: pb.Measurement | None = None,
         worker: str = "w",
-        chosen_by: pb.ChosenBy = POLICY,
+        chosen_by: pb.ChosenBy.ValueType = POLICY,
     ) -> pb.ReportRewardResponse:
         """Report a round."""
         request = pb.ReportRewardRequest(

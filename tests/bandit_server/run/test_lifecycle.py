@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bandit_server.errors import ArmRequired, DataLoss, Fenced, Invalid, RunFinished, SpecMismatch
@@ -91,7 +93,7 @@ def test_a_worker_that_knows_a_run_which_is_not_there_does_not_create_it() -> No
 
 
 @pytest.mark.parametrize("seen", [{"incarnation": "lost"}, {"seen_version": 50}])
-def test_a_worker_that_knows_more_than_there_is_does_not_join(play: Play, seen: dict[str, object]) -> None:
+def test_a_worker_that_knows_more_than_there_is_does_not_join(play: Play, seen: dict[str, Any]) -> None:
     with pytest.raises(DataLoss):
         create(play, play.caller(process="p2", **seen))
     assert play.state.workers["w"].process == "p1"

@@ -87,7 +87,7 @@ def test_another_programs_store_is_left_alone(tmp_path: Path, name: str) -> None
         async with running(tmp_path):
             pass
 
-    with pytest.raises(StartError, match=f"holds {name}, which no server of OPTIMA has written"):
+    with pytest.raises(StartError, match=f"holds {name} but no server.lock, so it is not the data of an OPTIMA server"):
         asyncio.run(start())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"mine"}
 

@@ -32,9 +32,23 @@ def test_fixed_shares_are_kept_over_any_stretch() -> None:
 
 
 def record(round: int, arm: str, after: float = 0.5) -> RoundRecord:
-    measured = {"before": 1.0, "after": after, "reward": None, "train_loss": 1.0, "train_terms": {}, "probe_terms": {}}
-    seconds = {"seconds": 1.0, "probe_seconds": 0.0, "evaluate_seconds": 0.0}
-    return RoundRecord(round, arm, "policy", **measured, evaluation=None, steps=5, step=5 * round + 5, **seconds)
+    return RoundRecord(
+        round=round,
+        arm=arm,
+        chosen_by="policy",
+        before=1.0,
+        after=after,
+        reward=None,
+        train_loss=1.0,
+        train_terms={},
+        probe_terms={},
+        evaluation=None,
+        steps=5,
+        step=5 * round + 5,
+        seconds=1.0,
+        probe_seconds=0.0,
+        evaluate_seconds=0.0,
+    )
 
 
 def test_a_run_ends_with_its_budget_after_a_joint_tail_and_the_rate_decays_over_it() -> None:
@@ -43,7 +57,8 @@ def test_a_run_ends_with_its_budget_after_a_joint_tail_and_the_rate_decays_over_
     ledger = Ledger({f"step/{arm}": 1.0 for arm in arms} | {"step/joint": 2.0})
     schedule = Schedule(OptimizerRecipe())
     chooser = BudgetChooser(cell, ledger, Shares(dict(zip(arms, (6, 2, 2), strict=True))), schedule)
-    played, ends = [], []
+    played: list[str] = []
+    ends: list[int] = []
     while (pull := chooser.select(len(played))) is not None:
         ends.append(schedule.total_steps)
         assert chooser.report(pull, record(len(played), pull.arm), last=False) is None

@@ -89,8 +89,9 @@ def test_an_interrupted_study_goes_on_with_what_is_missing_and_names_runs_by_all
 
 def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_others() -> None:
     tried = {(0.001, 1.0, 100): 60, (0.003, 1.0, 100): 70, (0.003, 1.0, 101): 70, (0.003, 3.0, 200): 90}
+    task, student, amount = PROBLEM.split("/")
     runs = {
-        Cell(*PROBLEM.split("/"), "round robin", seed, 40.0, lr, weight).name: record(1.0, right)
+        Cell(task, student, amount, "round robin", seed, 40.0, lr, weight).name: record(1.0, right)
         for (lr, weight, seed), right in tried.items()
     }
     settings = tuned(runs)

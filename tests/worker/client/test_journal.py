@@ -20,7 +20,7 @@ ARMS = ("image", "text", "decoder")
 
 def arm_of(journal: Journal, round: int) -> str | None:
     pull = journal.pull_of(round)
-    return pull and pull.arm
+    return None if pull is None else pull.arm
 
 
 def spec(policy: str = "optima", seed: int = 2**63 + 1) -> pb.RunSpec:

@@ -67,7 +67,7 @@ class Numbers:
 
 
 def _brightest(image: Image.Image) -> Tensor:
-    return torch.tensor(float(image.convert("L").getextrema()[1]))
+    return torch.tensor(float(np.asarray(image.convert("L")).max()))
 
 
 def _number(texts: list[str]) -> Tensor:

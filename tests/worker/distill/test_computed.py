@@ -1,4 +1,4 @@
-"""What a round computes, counted: forward calls of every tower of both models, by mode and arm."""
+"""The work of a round, counted: forward calls of every tower of both models, by mode and arm."""
 
 from collections import Counter
 from typing import Any
@@ -26,7 +26,7 @@ class Pair:
     def __init__(self, adapter: Adapter, teacher: nn.Module, student: nn.Module, data: Any) -> None:
         self.data = data
         self.calls: Counter[str] = Counter()
-        self.model = student
+        self.model: Any = student
         ours, theirs = ModularModel(student, adapter, {}), ModularModel(teacher, adapter, {})
         pairs = {
             module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
@@ -35,6 +35,7 @@ class Pair:
         self.teacher = Teacher(theirs, torch.device("cpu"), torch.float32)
         for who, model in (("student", student), ("teacher", teacher)):
             for module in adapter.modules:
+                assert isinstance(module.path, str)
                 model.get_submodule(module.path).register_forward_hook(self._count(f"{who} {module.name}"))
 
     def _count(self, name: str) -> Any:
@@ -42,6 +43,7 @@ class Pair:
 
     def run(self, plan: Plan) -> dict[str, torch.Tensor]:
         self.calls.clear()
+        terms: dict[str, torch.Tensor]
         loss, terms, _ = self.student(self.data, self.teacher.run(plan.teacher, self.data), plan)
         loss.backward()
         return terms
@@ -96,7 +98,7 @@ def test_active_and_all_run_both_models_end_to_end(pair: Pair, mode: Any, arm: s
 def test_active_computes_no_gradient_below_the_arm(pair: Pair) -> None:
     pair.model.requires_grad_(False)
     pair.model.text_decoder.requires_grad_(True)
-    seen = {}
+    seen: dict[str, bool] = {}
     pair.model.visual.register_forward_hook(lambda _m, _i, out: seen.update(image=out[0].requires_grad))
     pair.run(Planner(CoCaAdapter.modules, "multimodal", "active").arm(["multimodal"]))
     assert seen == {"image": False}
@@ -138,5 +140,7 @@ def test_hooks_ignore_the_recompute_of_checkpointed_activations() -> None:
         runs.append(count["calls"])
     assert runs == [1, 2]
     for ours, theirs in zip(plain.model.parameters(), saving.model.parameters(), strict=True):
-        assert (ours.grad is None) == (theirs.grad is None)
-        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+        if ours.grad is None or theirs.grad is None:
+            assert ours.grad is theirs.grad
+        else:
+            assert torch.equal(ours.grad, theirs.grad)

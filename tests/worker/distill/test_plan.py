@@ -1,4 +1,4 @@
-"""What a round trains and computes, by mode and arm."""
+"""The plan of a round, by mode and arm."""
 
 import pytest
 

@@ -2,28 +2,20 @@
 
 import pytest
 import torch
+from open_clip import CoCa
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import ModularModel
+from tests.worker.jobs.tiny_models import tiny_models
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.projection import HiddenWidths, Projections, principal_map
 from worker.distill.student import Student
 from worker.errors import RecipeError
-from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup.models import Models
 from worker.setup.shape_check import compare_shapes
 
 
-def models(student: torch.nn.Module, layers: dict[str, str] | None = None) -> Models:
-    adapter = CoCaAdapter()
-    theirs, ours = ModularModel(coca(1), adapter, {}), ModularModel(student, adapter, layers or {})
-    pairs = {
-        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
-    }
-    owned = ownership(student, {module.name: module.path for module in adapter.modules})
-    arms = {"image": ["image"], "words": ["text", "multimodal"]}
-    return Models(adapter, theirs, ours, {}, arms, pairs, owned)
+def models(student: CoCa, layers: dict[str, str] | None = None) -> Models:
+    return tiny_models(coca(1), student, {"image": ["image"], "words": ["text", "multimodal"]}, layers)
 
 
 def test_equal_widths_need_no_projection() -> None:
@@ -95,5 +87,7 @@ def test_shapes_that_cannot_be_compared_are_told_with_arm_and_shapes() -> None:
 def test_data_that_a_model_cannot_read_is_told() -> None:
     rows = batch(0)
     rows["image"] = rows["image"][..., :4]
-    with pytest.raises(RecipeError, match=r"the student cannot run the data's batches \(image \[4, 3, 8, 4\]"):
+    with pytest.raises(
+        RecipeError, match=r"the student's forward pass fails on the data's batches \(image \[4, 3, 8, 4\]"
+    ):
         compare_shapes(models(coca(2)), rows, forced=True)

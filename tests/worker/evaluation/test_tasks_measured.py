@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from worker.setup.build import Components, build
 from worker.setup.models import load_models
 
 WORDS = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
-COCA = {
+COCA: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 8, "patch_size": 4, "layers": 2, "width": 16, "head_width": 8,
                    "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
@@ -40,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assembled(
-    place: Path, process_group: ProcessGroup, task: str, *, model: str = "coca", **fields: Any
+    place: Path, process_group: ProcessGroup, task: str, fields: dict[str, Any], model: str = "coca"
 ) -> tuple[Components, Probe]:
     path = place / "recipe.yaml"
     path.write_text(
@@ -66,7 +67,7 @@ def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
     task: str, names: set[str], place: Path, process_group: ProcessGroup
 ) -> None:
     fields = {"loss.task": {"worker.models.task_losses:answer": 1.0, "contrastive": 0.1}}
-    _, probe = assembled(place, process_group, task, **fields)
+    _, probe = assembled(place, process_group, task, fields)
     evaluation = probe.evaluate()
     assert set(probe.teacher_metrics()) == set(evaluation.metrics) == names
     assert all(value >= 0 for value in evaluation.metrics.values())
@@ -77,15 +78,19 @@ def test_teacher_and_student_are_judged_by_the_tasks_own_metrics(
 def test_the_recipe_decides_on_the_questions_and_no_row_counts_twice(
     place: Path, process_group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    components, probe = assembled(place, process_group, "snli_ve", **{"probe.questions": 7})
+    components, probe = assembled(place, process_group, "snli_ve", {"probe.questions": 7})
     judged: list[list[int]] = []
-    judge = components.data.judge  # type: ignore[attr-defined]
-    monkeypatch.setattr(components.data, "judge", lambda texts: judged.append(sorted(texts)) or judge(texts))
+
+    def judge(texts: Mapping[int, Sequence[int]]) -> dict[str, float]:
+        judged.append(sorted(texts))
+        return {}
+
+    monkeypatch.setattr(components.data, "judge", judge)
     probe.evaluate()
     # Whole batches of three; of twelve rows.
     assert judged == [list(range(9))]
-    _, everything = assembled(place, process_group, "snli_ve", **{"probe.batch_size": 5})
-    monkeypatch.setattr(everything.data, "judge", lambda texts: judged.append(sorted(texts)) or {})
+    _, everything = assembled(place, process_group, "snli_ve", {"probe.batch_size": 5})
+    monkeypatch.setattr(everything.data, "judge", judge)
     everything.evaluate()
     assert judged[1:] == [list(range(12))]
 
@@ -93,5 +98,7 @@ def test_the_recipe_decides_on_the_questions_and_no_row_counts_twice(
 def test_a_model_that_generates_no_text_is_refused_before_it_is_trained(
     place: Path, process_group: ProcessGroup
 ) -> None:
-    with pytest.raises(RecipeError, match="measured on generated text, and a CustomTextCLIP generates none"):
-        assembled(place, process_group, "snli_ve", model="clip")
+    with pytest.raises(
+        RecipeError, match="measured on generated text, and a CustomTextCLIP generates none; use a CoCa or a BLIP"
+    ):
+        assembled(place, process_group, "snli_ve", {}, model="clip")

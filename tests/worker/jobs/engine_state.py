@@ -23,7 +23,7 @@ from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from worker.distill.arms import layer_pairs, ownership  # noqa: E402
 from worker.distill.modular import ModularModel  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
-from worker.distill.plan import Planner  # noqa: E402
+from worker.distill.plan import Plan, Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
@@ -83,7 +83,7 @@ class Job:
         weights = by_module(self.engine.state_dict(), self.owned)
         return weights, moments(self.engine), self.engine.schedule.state()
 
-    def _plan(self, number: int):  # type: ignore[no-untyped-def]
+    def _plan(self, number: int) -> Plan:
         modules = ROUNDS[number]
         return self.planner.joint() if modules is None else self.planner.arm(modules)
 

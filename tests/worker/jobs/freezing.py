@@ -18,8 +18,7 @@ from torch import Tensor  # noqa: E402
 
 from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
-from worker.distill.arms import layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import ModularModel  # noqa: E402
+from tests.worker.jobs.tiny_models import tiny_models  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Mode, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
@@ -28,7 +27,6 @@ from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import ProcessGroup  # noqa: E402
-from worker.models.open_clip.coca import CoCaAdapter  # noqa: E402
 from worker.setup.dry_run import DryRun  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
 from worker.setup.shape_check import compare_shapes  # noqa: E402
@@ -78,19 +76,11 @@ def by_module(weights: dict[str, Tensor], owned: dict[str, tuple[str, ...]]) -> 
 
 def models(checkpointing: bool) -> Models:
     """Return teacher and student, which is narrower so that there are projections."""
-    adapter = CoCaAdapter()
     small = {"layers": 1, "text_layers": 1}
-    teacher, student = (
-        ModularModel(coca(1, **small), adapter, {}),
-        ModularModel(coca(2, width=16, **small), adapter, {}),
-    )
+    pair = tiny_models(coca(1, **small), coca(2, width=16, **small), ARMS)
     if checkpointing:
-        adapter.checkpoint_activations(student.model)
-    pairs = {
-        module.name: layer_pairs(student.layers[module.name], teacher.layers[module.name]) for module in adapter.modules
-    }
-    owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
-    return Models(adapter, teacher, student, {}, ARMS, pairs, owned)
+        pair.adapter.checkpoint_activations(pair.student.model)
+    return pair
 
 
 def wrapped(pair: Models) -> Student:

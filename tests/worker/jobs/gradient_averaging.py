@@ -37,7 +37,8 @@ class Tower(nn.Module):
             # Both use the last layer: its gradient comes in two parts.
             for _ in range(2):
                 x = checkpoint(self.layers[-1], x, use_reentrant=True)
-        return self.head(x.double()).square().mean()
+        loss: torch.Tensor = self.head(x.double()).square().mean()
+        return loss
 
 
 def gradients(tower: Tower, rank: int, passes: int, averager: GradientAverager | None) -> list[torch.Tensor | None]:

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path.cwd())
 
@@ -71,7 +72,7 @@ def main() -> None:
     flash = sdpa_kernel(SDPBackend.FLASH_ATTENTION)
     with torch.no_grad(), flash:
         # The image tower has no mask, so it can use flash attention.
-        student.model.visual.train()(data["image"])
+        student.model.get_submodule("visual").train()(data["image"])
     plan = planner.arm(["image"])
     start, moving = Rollback(engine, plan.trained), engine.mutable_tensors(plan.trained)
     before = [tensor.clone() for tensor in moving]
@@ -79,6 +80,8 @@ def main() -> None:
     engine.step([(data, replicas[0].run(plan.teacher, data))], plan)
     moved = any(not torch.equal(a, b) for a, b in zip(before, moving, strict=True))
     start.restore()
+    # DeepSpeed gives parameters an attribute `ds_tensor`.
+    sharded: list[Any] = list(teachers[2].model.parameters())
     results = {
         "rolled back": moved and all(torch.equal(a, b) for a, b in zip(before, moving, strict=True)),
         "copied to": start._saved["tensors"][0].device.type,
@@ -88,7 +91,7 @@ def main() -> None:
         "dtype": str(engine.dtype),
         "pinned": all(tensor.is_pinned() for tensor in pinned.values()),
         "teachers alike": alike,
-        "on the host": [p.ds_tensor.device.type for p in teachers[2].model.parameters()][:1],
+        "on the host": [parameter.ds_tensor.device.type for parameter in sharded][:1],
         "finite": all(map(torch.isfinite, map(torch.tensor, losses))),
     }
     if process_group.rank == 0:

@@ -7,8 +7,10 @@ Rank 0 prints one JSON line per placement and dtype.
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path.cwd())
 
@@ -63,8 +65,9 @@ def tensors(outputs: Outputs) -> dict[str, Tensor]:
 def held(teacher: Teacher) -> int:
     """Return the bytes of parameters that this rank holds between two calls."""
     # A released parameter consists of its shard, and of an empty tensor in its own place.
-    tensors_held = [t for p in teacher.modular.model.parameters() for t in (p.ds_tensor, p)]
-    return sum(t.numel() * t.element_size() for t in tensors_held)
+    sharded: Iterator[Any] = teacher.modular.model.parameters()
+    tensors_held = [tensor for parameter in sharded for tensor in (parameter.ds_tensor, parameter)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_held)
 
 
 def main() -> None:

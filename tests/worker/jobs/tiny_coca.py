@@ -7,7 +7,7 @@ from torch import Tensor, nn
 TEXT = {"context_length": 8, "vocab_size": 16, "heads": 2}
 
 
-def coca(seed: int, *, width: int = 32, layers: int = 2, text_layers: int = 2) -> nn.Module:
+def coca(seed: int, *, width: int = 32, layers: int = 2, text_layers: int = 2) -> open_clip.CoCa:
     """Return a model with fresh weights; embeddings, towers and decoder have the same width."""
     torch.manual_seed(seed)
     model = open_clip.CoCa(

@@ -11,7 +11,7 @@ from worker.models.cut import layers_to_keep
 from worker.models.open_clip.files import Config, create
 from worker.models.open_clip.loader import OpenClipModel
 
-CONFIG = {
+CONFIG: Config = {
     "embed_dim": 16,
     "vision_cfg": {
         "image_size": 8,

@@ -12,7 +12,7 @@ from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
 
 
 def _specs() -> tuple[ModuleSpec, ...]:
-    from worker.models.base import Part  # type: ignore[attr-defined]
+    from worker.models.base import Part
 
     return (Part("eyes", path="eyes", layers="eyes"),)
 
@@ -58,4 +58,4 @@ def test_an_adapter_with_todays_names_is_not_warned_about(caplog: pytest.LogCapt
     assert Own().modules == Own.modules
     assert not caplog.records
     with pytest.raises(AttributeError, match="no attribute 'Parts'"):
-        _ = base.Parts  # type: ignore[attr-defined]
+        _ = base.Parts

@@ -63,7 +63,7 @@ def test_what_names_no_model_gets_a_sentence(spec: str, message: str, tmp_path: 
 
 
 def test_a_factory_gets_its_options_and_its_refusal_is_told(tmp_path: Path) -> None:
-    assert load("own_models:Odd", options={"size": 5}).model.line.in_features == 5
+    assert load("own_models:Odd", options={"size": 5}).model.get_parameter("line.weight").shape == (5, 5)
     with pytest.raises(RecipeError, match=r"own_models:Odd\(size=10\) failed: size is at most 9"):
         load("own_models:Odd", options={"size": 10})
     with pytest.raises(RecipeError, match=r"own_models:Odd\(sise=1\) failed: .*sise"):
@@ -74,7 +74,7 @@ def test_a_factory_gets_its_options_and_its_refusal_is_told(tmp_path: Path) -> N
 
 def test_a_model_that_cannot_read_the_batch_or_says_nothing_is_told(tmp_path: Path) -> None:
     odd = load("own_models:Odd")
-    with pytest.raises(RecipeError, match=r"forward pass of Odd takes sound, and the data's batches have image, "):
+    with pytest.raises(RecipeError, match=r"forward pass of Odd takes sound, but the data's batches have image, "):
         odd.adapter.run_whole(odd.model, batch("gpt2"))
     with pytest.raises(RecipeError, match="returns a dict without logits, loss or losses"):
         odd.adapter.run_whole(odd.model, {"sound": torch.ones(1)})

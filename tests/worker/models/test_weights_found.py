@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import open_clip
 import pytest
@@ -45,12 +45,13 @@ def clip() -> State:
 def gpt2() -> Any:
     """A small GPT-2."""
     torch.manual_seed(1)
-    return transformers.AutoModelForCausalLM.from_config(_config("gpt2"))
+    return _new_gpt2()
 
 
-def _config(name: str) -> Any:
-    fields = dict(CONFIGS[name])
-    return transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+def _new_gpt2() -> Any:
+    fields = dict(CONFIGS["gpt2"])
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def clip_folder(place: Path) -> Path:
@@ -85,7 +86,7 @@ def test_an_open_clip_folder_gives_its_weights_whatever_their_name(name: str, cl
     write(clip, clip_folder(tmp_path / "clip") / name)
     for spec in ("open_clip:clip", "open_clip:local-dir:clip", f"open_clip:local-dir:{tmp_path}/clip"):
         for fresh in ("never", "if_bare"):
-            loaded: Any = load(spec, directory=tmp_path, fresh=cast(Fresh, fresh))
+            loaded: Any = load(spec, directory=tmp_path, fresh=fresh)
             assert same(loaded.model, clip)
             assert loaded.preprocess == {"mean": MEAN}
             assert loaded.weights == f"from {tmp_path / 'clip' / name}"
@@ -149,7 +150,7 @@ def test_an_open_clip_folder_whose_weights_cannot_be_used_is_never_fresh(
         write(clip, tmp_path / name)
     for fresh in ("never", "if_bare"):
         with pytest.raises(RecipeError, match=message):
-            load(f"open_clip:{tmp_path}", fresh=cast(Fresh, fresh))
+            load(f"open_clip:{tmp_path}", fresh=fresh)
     assert not same(load(f"open_clip:{tmp_path}", fresh="always").model, clip)
 
 
@@ -183,9 +184,10 @@ def test_fresh_weights_are_given_to_what_may_have_them_and_said(spec: str, tmp_p
     directory("gpt2", tmp_path)
     (tmp_path / "gpt2" / "training_args.bin").touch()
     states = []
-    for fresh, message in (("if_bare", "fresh ("), ("always", "fresh (asked for by the recipe)")):
+    messages: dict[Fresh, str] = {"if_bare": "random (", "always": "random (asked for by the recipe)"}
+    for fresh, message in messages.items():
         torch.manual_seed(5)
-        loaded = load(spec, directory=tmp_path, fresh=cast(Fresh, fresh))
+        loaded = load(spec, directory=tmp_path, fresh=fresh)
         assert loaded.weights.startswith(message)
         states.append(loaded.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -270,7 +272,7 @@ KINDS = ["safetensors", "safetensors shards", "torch", "torch shards"]
 def test_a_transformers_folder_gives_its_weights_whole_or_in_shards(kind: str, gpt2: Any, tmp_path: Path) -> None:
     place = save(gpt2, tmp_path / "writer", kind)
     for fresh in ("never", "if_bare"):
-        loaded = load("hf:writer", directory=tmp_path, fresh=cast(Fresh, fresh))
+        loaded = load("hf:writer", directory=tmp_path, fresh=fresh)
         assert same(loaded.model, gpt2.state_dict())
         assert loaded.weights == f"from {place}"
     assert not same(load("hf:writer", directory=tmp_path, fresh="always").model, gpt2.state_dict())
@@ -281,7 +283,7 @@ def test_a_transformers_folder_gives_its_weights_whole_or_in_shards(kind: str, g
 def test_the_only_variant_is_loaded_and_said(
     kind: str, options: dict[str, str], gpt2: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    half = transformers.AutoModelForCausalLM.from_config(_config("gpt2")).half()
+    half = _new_gpt2().half()
     place = save(half, tmp_path / "writer", kind)
     rename_weights(place, "fp16")
     with caplog.at_level(logging.WARNING):
@@ -302,7 +304,7 @@ def test_of_several_variants_one_must_be_chosen(gpt2: Any, tmp_path: Path) -> No
     (tmp_path / "model.bf16.safetensors").write_bytes((tmp_path / "model.fp16.safetensors").read_bytes())
     for fresh in ("never", "if_bare"):
         with pytest.raises(RecipeError, match=r"variants .bf16, fp16.; choose.*options: \{variant: bf16\}"):
-            load(f"hf:{tmp_path}", fresh=cast(Fresh, fresh))
+            load(f"hf:{tmp_path}", fresh=fresh)
     assert same(load(f"hf:{tmp_path}", options={"variant": "fp16"}).model, gpt2.state_dict())
     with pytest.raises(RecipeError, match=r"its variants are bf16, fp16"):
         load(f"hf:{tmp_path}", options={"variant": "fp8"})
@@ -338,7 +340,7 @@ def test_a_transformers_folder_whose_weights_cannot_be_used_is_never_fresh(
         (place / name).write_text("{}")
     for fresh in ("never", "if_bare"):
         with pytest.raises(RecipeError, match=message):
-            load("hf:gpt2", directory=tmp_path, fresh=cast(Fresh, fresh))
+            load("hf:gpt2", directory=tmp_path, fresh=fresh)
     assert load("hf:gpt2", directory=tmp_path, fresh="always").weights.startswith("fresh")
 
 
@@ -375,7 +377,7 @@ def test_an_adapter_is_refused_with_what_to_do(configured: bool, tmp_path: Path)
     (place / "adapter_model.safetensors").touch()
     for fresh in ("never", "if_bare"):
         with pytest.raises(RecipeError, match=r"hf:gpt2 is a peft adapter .*merge it into its base"):
-            load("hf:gpt2", directory=tmp_path, fresh=cast(Fresh, fresh))
+            load("hf:gpt2", directory=tmp_path, fresh=fresh)
 
 
 def cached(hub: Path, name: str, files: Path) -> None:
@@ -404,7 +406,7 @@ for spec, fresh, options in json.loads(sys.argv[1]):
 
 
 def offline(hub: Path, *asked: tuple[str, Fresh, dict[str, str]], where: Path) -> list[list[Any]]:
-    """What a process that reaches nothing loads. The libraries read the environment as they are imported."""
+    """Load models in a process without network; the libraries read the environment when they are imported."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, json.dumps(asked)],
@@ -440,7 +442,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
         ("open_clip:hf-hub:org/bare", "if_bare", {}),
         ("open_clip:hf-hub:org/gone", "if_bare", {}),
         ("open_clip:hf-hub:org/bare", "always", {}),
-        *((f"hf:org/writer{number}", cast(Fresh, "if_bare"), {}) for number in range(len(KINDS))),
+        *((f"hf:org/writer{number}", "if_bare", {}) for number in range(len(KINDS))),
         ("hf:org/half", "never", {}),
         ("hf:org/both", "never", {}),
         ("hf:org/both", "never", {"variant": "bf16"}),
@@ -460,7 +462,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
         assert str(hub) in found[1]
     assert "hf-hub:org/gone: open_clip_config.json cannot be downloaded" in gone[1]
     forced, *writers, half, both, chosen, config, config_student, config_forced = rest
-    assert forced[0] == "fresh (asked for by the recipe)"
+    assert forced[0] == "random (asked for by the recipe)"
     assert forced[2] != sum_of_clip
     sum_of_writer = pytest.approx(total(gpt2.state_dict(), gpt2), abs=1e-6)
     for number, found in enumerate(writers):
@@ -494,7 +496,7 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
     assert same(made.teacher.model, clip)
     assert not same(made.student.model, clip)
     assert made.teacher_weights.startswith("from ")
-    assert made.exported.weights.startswith("fresh (the directory ")
+    assert made.exported.weights.startswith("random (the directory ")
     assert same(assembled(tmp_path, full, full).student.model, clip)
     assert not same(assembled(tmp_path, full, full[:-1] + ", weights: random}").student.model, clip)
     random = "{model: 'open_clip:full', weights: random}"

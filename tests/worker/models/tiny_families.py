@@ -83,7 +83,7 @@ logits_mask: attention_mask
 
 @dataclass(frozen=True)
 class Family:
-    """What a test needs to know of one.
+    """A model family, and what is expected of it.
 
     Attributes:
         modules: Its modules, in order.
@@ -140,7 +140,7 @@ def rows(seed: int = 0) -> dict[str, Tensor]:
 
 
 def batch(name: str, seed: int = 0) -> Batch:
-    """What a family's data would hold."""
+    """Return a batch of a family's data."""
     every = rows(seed)
     if name in ("t5", "whisper"):
         return every

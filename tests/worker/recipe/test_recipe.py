@@ -95,6 +95,7 @@ def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
         ("- a", "must be a mapping"),
         ("name: x", "teacher: field required"),
         (GOOD + "rounds: 0", "has no tail"),
+        (GOOD + "train: xyz", r"train: input should be 'forced', 'active' or 'all' \(got 'xyz'\)$"),
         (GOOD + "deepspeed: {optimizer: {}}", "optimizer follows from the recipe's own fields"),
         (GOOD.replace("tiny", "a/b"), "name: string should match pattern"),
         (GOOD.replace("{keep: {image: 2}}", "{}"), "student: set either `keep`"),

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from open_clip import CoCa
 from torch.utils.checkpoint import checkpoint
 
 from tests.worker.jobs.tiny_coca import batch, coca
-from worker.distill.arms import layer_pairs, ownership
-from worker.distill.modular import ModularModel, Outputs
+from tests.worker.jobs.tiny_models import tiny_models
+from worker.distill.modular import Outputs
 from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Planner
 from worker.distill.projection import Projections
@@ -23,31 +23,23 @@ from worker.engine.engine import Engine
 from worker.engine.optimizer import OptimizerRecipe
 from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
-from worker.models.open_clip.coca import CoCaAdapter
 from worker.setup.dry_run import DryRun, report
-from worker.setup.models import Models
 from worker.setup.shape_check import compare_shapes
 
 ARMS = {"eyes": ["image"], "words": ["text"], "sight": ["image", "multimodal"]}
 
 
-def dry_run(process_group: ProcessGroup, student: nn.Module, weights: LossWeights | None = None) -> DryRun:
+def dry_run(process_group: ProcessGroup, student: CoCa, weights: LossWeights | None = None) -> DryRun:
     """Return the dry run of a student whose teacher has three layers of width 32."""
-    adapter = CoCaAdapter()
-    theirs, ours = ModularModel(coca(1, layers=3), adapter, {}), ModularModel(student, adapter, {})
-    pairs = {
-        module.name: layer_pairs(ours.layers[module.name], theirs.layers[module.name]) for module in adapter.modules
-    }
-    owned = ownership(student, {module.name: module.path for module in adapter.modules})
-    models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)
+    models = tiny_models(coca(1, layers=3), student, ARMS)
     widths = compare_shapes(models, batch(0), forced=True)
     maps = {pair: torch.eye(32)[:width] for pair, width in widths.boundary.items()}
-    wrapped = Student(ours, Objective(adapter, pairs, weights or LossWeights()), Projections(widths.hidden, maps))
-    engine = Engine(wrapped, wrapped.owned(owned.owned), OptimizerRecipe(), {}, micro_batch=4)
-    teacher = Teacher(theirs, process_group.device, engine.dtype)
-    return DryRun(
-        models, process_group, engine, wrapped, teacher, Planner(adapter.modules, "multimodal", "forced"), [batch(0)]
-    )
+    objective = Objective(models.adapter, models.pairs, weights or LossWeights())
+    wrapped = Student(models.student, objective, Projections(widths.hidden, maps))
+    engine = Engine(wrapped, wrapped.owned(models.ownership.owned), OptimizerRecipe(), {}, micro_batch=4)
+    teacher = Teacher(models.teacher, process_group.device, engine.dtype)
+    planner = Planner(models.adapter.modules, "multimodal", "forced")
+    return DryRun(models, process_group, engine, wrapped, teacher, planner, [batch(0)])
 
 
 def test_a_report_lists_what_every_arm_trains_and_computes(process_group: ProcessGroup) -> None:
@@ -56,7 +48,7 @@ def test_a_report_lists_what_every_arm_trains_and_computes(process_group: Proces
     text = report(dry.models, checks)
     arms = dict(re.findall(r"^arm (\w+).*\n((?:  .*\n?)+)", text, re.MULTILINE))
     assert list(arms) == ["eyes", "words", "sight", "joint"]
-    image = sum(parameter.numel() for parameter in dry.models.student.model.visual.parameters())
+    image = sum(parameter.numel() for parameter in dry.models.student.model.get_submodule("visual").parameters())
     # The projection of a hidden state from 16 to 32 moves with the arm, but is no parameter of the student.
     equal = [replace(check, layers=tuple(replace(layer, gradient=0.0) for layer in check.layers)) for check in checks]
     assert "reaches 12 of 12 tensors, but is 0: nothing differs from the teacher" in report(dry.models, equal)
@@ -77,13 +69,13 @@ def test_a_report_lists_what_every_arm_trains_and_computes(process_group: Proces
     assert text.endswith("1 parameters in 1 tensors belong to no module and stay as they are: logit_scale")
 
 
-def reentrant(student: nn.Module) -> None:
+def reentrant(student: CoCa) -> None:
     block = student.text.transformer.resblocks[0]
     plain = block.forward
     block.forward = lambda x, **_: checkpoint(plain, x.detach(), use_reentrant=True)
 
 
-def cut_off(student: nn.Module) -> None:
+def cut_off(student: CoCa) -> None:
     student.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out: out.detach())
 
 
@@ -98,7 +90,7 @@ def cut_off(student: nn.Module) -> None:
     ],
 )  # fmt: skip
 def test_an_arm_without_gradients_is_refused(
-    process_group: ProcessGroup, harm: Callable[[nn.Module], None], message: str
+    process_group: ProcessGroup, harm: Callable[[CoCa], None], message: str
 ) -> None:
     student = coca(2)
     harm(student)

@@ -95,7 +95,7 @@ def test_every_tracker_has_every_round_once_also_after_a_resume(output: Path, pr
 
     shown = EventAccumulator(str(output / "tracking" / "tensorboard"))
     shown.Reload()
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    curves: dict[str, list[tuple[int, Any]]] = defaultdict(list)
     for one in (ROUND, EVALUATED):
         for name, value, step in events({**vars(one), "evaluation": one.evaluation and vars(one.evaluation)}):
             curves[name].append((step, pytest.approx(value)))

@@ -121,16 +121,16 @@ def build_statement_task(
     """
     folder = dataset_folder(options, context)
     dev = read_split(folder, "dev")
-    asked = dev if questions == "dev" else read_split(folder, questions)
+    question_examples = dev if questions == "dev" else read_split(folder, questions)
     return TaskData(
         options,
         context,
         kinds=("statement",),
         train=read_split(folder, "train"),
         held_out=dev,
-        questions=asked,
+        questions=question_examples,
         answer_text=published_answer,
-        judge=partial(judge, asked),
+        judge=partial(judge, question_examples),
         writing=choose_among(answers),
     )
 

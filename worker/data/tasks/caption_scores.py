@@ -45,9 +45,9 @@ def scores(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[
     texts = tokenized([*written, *(text for each in references for text in each)])
     candidates = {number: [texts[number]] for number in range(len(written))}
     rest = iter(texts[len(written) :])
-    theirs = {number: [next(rest) for _ in each] for number, each in enumerate(references)}
-    bleu, _ = Bleu(4).compute_score(theirs, candidates, verbose=0)
-    cider, _ = Cider().compute_score(theirs, candidates)
+    human_captions = {number: [next(rest) for _ in each] for number, each in enumerate(references)}
+    bleu, _ = Bleu(4).compute_score(human_captions, candidates, verbose=0)
+    cider, _ = Cider().compute_score(human_captions, candidates)
     return {"cider": float(cider), "bleu_4": float(bleu[3])}
 
 

@@ -65,8 +65,8 @@ def _declare_modules(model: Any, stack: str, sizes: Sequence[int]) -> tuple[Modu
     return tuple(modules)
 
 
-def _holds(module: nn.Module, wanted: nn.Module) -> bool:
-    return any(inside is wanted for inside in module.modules())
+def _holds(module: nn.Module, submodule: nn.Module) -> bool:
+    return any(inside is submodule for inside in module.modules())
 
 
 def _is_like_llama(model: Any) -> bool:

@@ -17,7 +17,7 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class HfImageTransform:
-    """Transform a picture by an image processor. Can be pickled."""
+    """Transforms a picture by an image processor. Can be pickled."""
 
     processor: Any
 
@@ -29,7 +29,7 @@ class HfImageTransform:
 
 @dataclass(frozen=True)
 class HfTokenizer:
-    """Encode texts, truncated or padded at the end to one length. Can be pickled."""
+    """Encodes texts, truncated or padded at the end to one length. Can be pickled."""
 
     tokenizer: Any
     length: int

@@ -83,11 +83,11 @@ class HfModel(Loaded):
         for stack, numbers in selection.origins.items():
             _shorten(config, stack, len(model.get_submodule(stack)), numbers)
         student = _build(type(model), config)
-        theirs = model.state_dict()
+        tensors = model.state_dict()
         state = {
-            name: theirs[source].detach().cpu().float()
+            name: tensors[source].detach().cpu().float()
             for name in student.state_dict()
-            if (source := selection.source(name, theirs)) in theirs
+            if (source := selection.source(name, tensors)) in tensors
         }
         load_weights(student, state, "the part cut from the teacher")
         # The student's adapter declares its modules by these sizes, unless the recipe defines the modules.
@@ -170,7 +170,7 @@ def load(
         with _quiet():
             if bare or not own_weights:
                 model = _build(kind, config)
-                weights = f"fresh ({'asked for by the recipe' if fresh == 'always' else without})"
+                weights = f"random ({'asked for by the recipe' if fresh == 'always' else without})"
             else:
                 model, variant = _load_own_weights(kind, place, config, variant, within)
                 weights = f"from {place}" + (f", variant {variant}" if variant else "")

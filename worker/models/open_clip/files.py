@@ -140,12 +140,12 @@ def create(config: Mapping[str, Any], device: str = "cpu", *, base_towers: bool 
         device: The device to create it on.
         base_towers: Whether a text tower of transformers is loaded with its pretrained weights.
     """
-    wanted = {**config, "nonscalar_logit_scale": True}
+    complete = {**config, "nonscalar_logit_scale": True}
     # open_clip's registry is global and keyed by file name, so every configuration needs a unique name.
-    name = f"optima-{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]}"
+    name = f"optima-{hashlib.sha256(json.dumps(complete, sort_keys=True).encode()).hexdigest()[:16]}"
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / f"{name}.json"
-        path.write_text(json.dumps(wanted), encoding="utf-8")
+        path.write_text(json.dumps(complete), encoding="utf-8")
         open_clip.add_model_config(path)
     with _quiet():
         model: nn.Module = open_clip.create_model(name, load_weights=False, device=device, pretrained_text=base_towers)

@@ -17,7 +17,7 @@ from worker.models.detokenizer import HfDetokenizer
 
 @dataclass(frozen=True)
 class ClipDetokenizer:
-    """Decode CLIP's tokens, which have no spaces, and rejoin digits and the endings after an apostrophe."""
+    """Decodes CLIP's tokens, which have no spaces, and rejoins digits and the endings after an apostrophe."""
 
     tokenizer: SimpleTokenizer
 
@@ -65,8 +65,8 @@ class OpenClipInputs:
     def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
         """Return a function PIL image -> [C, H, W]."""
         size = self.config["vision_cfg"].get("image_size", 224)
-        wanted = merge_preprocess_dict(PreprocessCfg(), {"size": size, **self.preprocess})
-        transform: Callable[[Any], Tensor] = image_transform_v2(PreprocessCfg(**wanted), is_train=augmented)
+        settings = merge_preprocess_dict(PreprocessCfg(), {"size": size, **self.preprocess})
+        transform: Callable[[Any], Tensor] = image_transform_v2(PreprocessCfg(**settings), is_train=augmented)
         return transform
 
     def tokenizer(self) -> Callable[[list[str]], Tensor]:

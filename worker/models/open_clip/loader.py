@@ -102,18 +102,18 @@ def load(
         RecipeError: The spec names no model, there are no weights, or they do not fit the model.
     """
     source, tag = _split_tag(_source(spec), directory)
-    wanted = tag or checkpoint
+    named = tag or checkpoint
     if tag and checkpoint is not None:
         raise RecipeError(f"{spec} already names its weights after the @; remove the checkpoint {checkpoint}")
-    if wanted and fresh == "always":
-        raise RecipeError(f"{spec} has both weights ({wanted}) and `weights: random`; remove one of them")
+    if named and fresh == "always":
+        raise RecipeError(f"{spec} has both weights ({named}) and `weights: random`; remove one of them")
     config = read_config(source, directory)
     preprocess = read_preprocess(source, directory)
     if tag and (open_clip.is_pretrained_cfg(source, tag) or not resolve_path(directory, tag).is_file()):
         return _pretrained(source, tag, config)
     weights = None
-    if wanted:
-        weights = resolve_path(directory, wanted)
+    if named:
+        weights = resolve_path(directory, named)
     elif fresh != "always":
         weights = weights_of(source, directory)
     if weights is not None:
@@ -124,7 +124,7 @@ def load(
         raise no_weights_error(spec, where_looked(source, directory))
     model = create(config, base_towers=fresh == "if_bare").train()
     why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
-    return OpenClipModel(model, config, preprocess, f"fresh ({why})")
+    return OpenClipModel(model, config, preprocess, f"random ({why})")
 
 
 def _split_tag(source: str, directory: Path) -> tuple[str, str]:

@@ -32,7 +32,7 @@ export function metricsTable(body, run) {
     el(
       "tr",
       {},
-      el("th", { scope: "row" }, metric),
+      el("th", { scope: "row" }, ...metric.split(/(?<=\/)/).flatMap((text) => [text, el("wbr")])),
       cell(initialMetric(run, "student_metrics", metric)),
       cell(latestMetric(run, metric)),
       cell(initialMetric(run, "teacher_metrics", metric)),

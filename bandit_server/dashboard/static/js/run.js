@@ -117,7 +117,7 @@ function metricFigures(figure) {
     const now = latestMetric(run, metric);
     const notes = [["teacher", initialMetric(run, "teacher_metrics", metric)], ["start", initialMetric(run, "student_metrics", metric)]]
       .filter(([, value]) => value !== undefined)
-      .map(([who, value]) => `${who}\u00a0${measure(value)}`);
-    return figure(`Student ${metric}`, now === undefined ? NONE : measure(now), notes.join(" · "));
+      .map(([who, value]) => `${who} ${measure(value)}`);
+    return figure(`Student ${metric}`, now === undefined ? NONE : measure(now), ...notes);
   });
 }

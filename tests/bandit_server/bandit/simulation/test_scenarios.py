@@ -131,6 +131,7 @@ def test_a_rising_arm_is_the_worst_then_the_best_then_the_worst_again() -> None:
     for seed in range(10):
         scenario = make("rising", 500, 3, seed)
         assert isinstance(scenario, Rested)
+        assert scenario.rising is not None
         curve, others = scenario.curves[scenario.rising], np.delete(scenario.curves, scenario.rising, axis=0)
         assert curve[0] < others[:, 0].min()
         assert curve.max() > others[:, 0].max()
@@ -141,6 +142,7 @@ def test_upstream_pulls_first_do_harm_and_then_pay_more_than_they_cost() -> None
     for seed in range(10):
         scenario = make("coupled", 500, 3, seed)
         assert isinstance(scenario, Rested)
+        assert scenario.rising is not None
         upstream = scenario.curves[scenario.rising]
         downstream = np.delete(scenario.curves, scenario.rising, axis=0)
         assert upstream[0] < 0 < upstream.sum()

@@ -67,7 +67,8 @@ def test_refusals_have_the_server_s_message(browser: httpx.Client, run: str) -> 
     assert (unknown.status_code, "nose" in unknown.json()["detail"]) == (400, True)
     nowhere = browser.patch("/api/runs/no-such-run/arms/image", json={"paused": True})
     assert (nowhere.status_code, nowhere.json()["detail"]) == (404, "there is no run no-such-run")
-    for body in ({"paused": "maybe"}, {}, {"paused": True, "more": 1}, []):
+    bodies: list[object] = [{"paused": "maybe"}, {}, {"paused": True, "more": 1}, []]
+    for body in bodies:
         assert browser.patch(f"/api/runs/{run}/arms/image", json=body).status_code == 422
 
 

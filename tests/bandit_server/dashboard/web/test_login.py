@@ -64,7 +64,7 @@ def test_login_and_logout(browser: httpx.Client) -> None:
 
 def test_programs_send_the_token_itself(browser: httpx.Client) -> None:
     for token, status in ((TOKEN, 200), ("wrong", 401), (TOKEN[:-1], 401), ("ü", 401)):
-        headers = {"authorization": f"Bearer {token}".encode()}
+        headers = {b"authorization": f"Bearer {token}".encode()}
         assert browser.get("/api/session", headers=headers).status_code == status
 
 
@@ -116,7 +116,7 @@ def test_forged_and_expired_cookies_are_refused(browser: httpx.Client) -> None:
     assert [cookie for cookie in bad if sessions.is_valid(cookie)] == []
     assert browser.get("/api/session", headers={"cookie": f"optima-session={good}"}).status_code == 200
     for cookie in bad:
-        headers = {"cookie": f"optima-session={cookie}".encode("latin-1")}
+        headers = {b"cookie": f"optima-session={cookie}".encode("latin-1")}
         assert browser.get("/api/session", headers=headers).status_code == 401
 
 
@@ -128,7 +128,12 @@ def test_cookies_outlive_the_process_and_end_with_the_token() -> None:
 
 def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+
+    def compare_digest(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
     assert login.Sessions(TOKEN).is_token(TOKEN)
     assert not login.Sessions(TOKEN).is_token("x")
     assert len(compared) == 2

@@ -80,9 +80,11 @@ def write_nlvr2(folder: Path) -> None:
         lines = []
         for group in range(first, first + PICTURES):
             for pair, label in ((0, "True"), (2, "False")):
-                line = {"identifier": f"{name}-{group}-{pair}-1", "sentence": "The left image shows two dogs.",
-                        "label": label, "left_url": "http://a/b.jpg", "right_url": "http://a/c.jpg", "writer": "61",
-                        "synset": "dog", "query": "two dogs38", "validation": {"61": label}}  # fmt: skip
+                line: dict[str, Any] = {
+                    "identifier": f"{name}-{group}-{pair}-1", "sentence": "The left image shows two dogs.",
+                    "label": label, "left_url": "http://a/b.jpg", "right_url": "http://a/c.jpg", "writer": "61",
+                    "synset": "dog", "query": "two dogs38", "validation": {"61": label},
+                }  # fmt: skip
                 place = folder / "nlvr2/images" / name
                 if name == "train":
                     line["directory"] = group % 2
@@ -95,7 +97,7 @@ def write_nlvr2(folder: Path) -> None:
 
 def write_coco(folder: Path) -> None:
     """The published splits: restval and some others lie in val2014."""
-    images = []
+    images: list[dict[str, Any]] = []
     splits = [("train", "train2014", 1), ("restval", "val2014", 5), ("val", "val2014", 11), ("test", "val2014", 21)]
     for split, where, first in splits:
         for image in range(first, first + PICTURES):

@@ -125,7 +125,7 @@ def test_snli_ve_asks_of_the_hypothesis_alone(folder: Path) -> None:
     answers = {row: answer if row else {"yes": "no"}.get(answer, "yes") for row, (_, answer) in enumerate(rows)}
     assert data.judge(written(answers)) == {"accuracy": pytest.approx(1 - 1 / (3 * PICTURES))}
     # Of the pictures that are judged none is seen in training, nor by the probe.
-    assert not {e.key for e in data.questions.examples} & {e.key for e in data.held_out.examples}  # type: ignore[attr-defined]
+    assert not {e.key for e in data.questions.examples} & {e.key for e in data.held_out.examples}
 
 
 def test_nlvr2_shows_the_left_picture_above_the_right_one(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_coco_trains_on_all_captions_of_train_and_restval(folder: Path) -> None:
     assert {caption for _, caption in shown} == {DECODE(_tokens(caption)) for caption in CAPTIONS}
     assert "a man's dog , running !" in {caption for _, caption in shown}
     assert len(data.questions) == PICTURES
-    keys = {example.key for example in data.questions.examples}  # type: ignore[attr-defined]
+    keys = {example.key for example in data.questions.examples}
     assert keys == {f"val2014/COCO_val2014_{image:012d}.jpg" for image in range(21, 21 + PICTURES)}
 
 
