@@ -17,14 +17,15 @@ from torch import Tensor, nn  # noqa: E402
 
 from tests.worker.models.generic_model import GenericAdapter  # noqa: E402
 from worker.distill.arms import frozen_parameters, layer_pairs, ownership  # noqa: E402
-from worker.distill.modular import ModularModel  # noqa: E402
+from worker.distill.modular import ModularModel, Outputs  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
-from worker.distill.plan import Planner  # noqa: E402
+from worker.distill.plan import Plan, Planner  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import ProcessGroup  # noqa: E402
+from worker.models.base import Batch  # noqa: E402
 from worker.training.rollback import Rollback  # noqa: E402
 
 ACCUMULATION = 2
@@ -92,7 +93,7 @@ class Job:
         self.engine.activate(plan.trained)
         self.engine.rehearse(self._batches(plan), plan)
 
-    def _batches(self, plan):  # type: ignore[no-untyped-def]
+    def _batches(self, plan: Plan) -> list[tuple[Batch, Outputs]]:
         self.index += ACCUMULATION
         batches = [self.engine.to_device(rows(self.index + i, self.process_group.rank)) for i in range(ACCUMULATION)]
         return [(batch, self.teacher.run(plan.teacher, batch)) for batch in batches]

@@ -10,6 +10,7 @@ from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import ModularModel
 from worker.distill.objective import LossWeights, Objective
 from worker.errors import RecipeError
+from worker.models.factory import FactoryModel
 from worker.setup.models import Models
 from worker.setup.shape_check import compare_shapes
 
@@ -29,7 +30,7 @@ def check(*, teacher: float = 1.0, student: float = 1.0, layers: dict[str, str] 
     ours, theirs = made
     pairs = {name: layer_pairs(ours.layers[name], theirs.layers[name]) for name in ("left", "right", "head")}
     owned = ownership(ours.model, {module.name: module.path for module in adapter.modules})
-    models = Models(adapter, theirs, ours, {}, ARMS, pairs, owned)  # type: ignore[arg-type]
+    models = Models(adapter, theirs, ours, FactoryModel(ours.model, adapter, ""), ARMS, pairs, owned)
     compare_shapes(models, rows(), forced=False, objective=Objective(adapter, pairs, LossWeights.model_validate(loss)))
 
 
