@@ -170,7 +170,8 @@ class Loaded(ABC):
     """A loaded model with its adapter, which can be cut and exported.
 
     Attributes:
-        model: The model, on the CPU, in fp32, in train mode, every parameter trainable.
+        model: The model, on the CPU, in fp32, in train mode. Parameters that its library or factory froze
+            (``requires_grad=False``) are never trained.
         adapter: Its adapter; one without modules if nothing is known about the model.
         weights: Where its weights come from, for people to read.
     """

@@ -47,6 +47,9 @@ class FactoryModel(Loaded):
             remaining = [module_list[number] for number in numbers]
             is_list = isinstance(module_list, nn.ModuleList)
             student.set_submodule(stack, nn.ModuleList(remaining) if is_list else nn.Sequential(*remaining))
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            # A teacher's factory that freezes all of it says nothing about a student.
+            student.requires_grad_(True)
         return FactoryModel(student.train(), self.adapter, "cut from the teacher")
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
@@ -86,4 +89,4 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
         file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter, weights)
+    return FactoryModel(model.cpu().float().train(), adapter, weights)

@@ -220,7 +220,7 @@ def load(
         file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return HfModel(model.float().train().requires_grad_(True), find_adapter(model), place, within, weights)
+    return HfModel(model.float().train(), find_adapter(model), place, within, weights)
 
 
 def _load_generation(model: Any, place: str, within: Mapping[str, Any]) -> None:
