@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from worker.models.precision import exact_buffers, to_dtype
 TOKENS = 2048
 LATE = 256
 """The last positions, at which rounded rotary frequencies are off by whole radians."""
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "bf16": {"bf16": {"enabled": True}},
     "autocast": {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
 }
@@ -43,7 +44,8 @@ def llama() -> LlamaForCausalLM:
         if parameter.ndim == 2:
             # Attention and logits that depend on the positions, as those of a trained model do.
             nn.init.normal_(parameter, std=0.15)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def tokens() -> dict[str, Tensor]:
@@ -67,7 +69,8 @@ def exact() -> Tensor:
 
 def rounded_wholly() -> Tensor:
     with torch.no_grad():
-        logits: Tensor = llama().to(torch.bfloat16)(**tokens()).logits
+        model: Any = llama()
+        logits: Tensor = model.to(torch.bfloat16)(**tokens()).logits
     return logits
 
 
@@ -96,7 +99,7 @@ def test_a_student_in_bf16_agrees_with_fp32_at_late_positions(
     adapter = find_adapter(model)
     modular = ModularModel(model, adapter, {})
     student = Student(modular, Objective(adapter, {module.name: [] for module in adapter.modules}, LossWeights()))
-    owned = {module.name: [] for module in adapter.modules}
+    owned: dict[str, list[str]] = {module.name: [] for module in adapter.modules}
     owned[adapter.modules[0].name] = [name for name, _ in student.named_parameters()]
     config = {**CONFIGS[kind], "zero_optimization": {"stage": stage}}
     engine = Engine(student, owned, OptimizerRecipe(), config, micro_batch=1)
@@ -109,6 +112,9 @@ def test_a_student_in_bf16_agrees_with_fp32_at_late_positions(
 
 class Positions(nn.Module):
     """Adds a table in fp32 to its input, beside a mask and statistics."""
+
+    table: Tensor
+    mask: Tensor
 
     def __init__(self) -> None:
         super().__init__()
