@@ -224,8 +224,8 @@ def test_every_tensor_is_its_source_and_the_export_is_the_student(name: str) -> 
     for key, value in ours.items():
         assert torch.equal(value, theirs[by_hand(key, stacks, kept)]), key
     for module, stack in stacks.items():
-        length = len(teacher.model.get_submodule(stack))
-        assert len(student.model.get_submodule(stack)) == len(kept.get(module, range(length)))
+        length = len(list(teacher.model.get_submodule(stack).children()))
+        assert len(list(student.model.get_submodule(stack).children())) == len(kept.get(module, range(length)))
     student.check_export()
 
 
@@ -237,12 +237,12 @@ def inputs(name: str, configuration: Any) -> dict[str, Tensor]:
         return {"input_values": torch.randn(1, 4000, generator=generator)}
     if name in ("t5", "bart"):
         return {"input_ids": ids, "decoder_input_ids": ids[:, :6]}
-    image = getattr(configuration, "image_token_id", None)
+    image: Any = getattr(configuration, "image_token_id", None)
     pixels = torch.randn(1, 3, 8, 8, generator=generator)
     if name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         patches = torch.randn(16, 3 * 2 * 4 * 4, generator=generator)
         ids[0, 2:6] = image
-        kinds = (ids == image).int()
+        kinds = torch.eq(ids, image).int()
         return {"input_ids": ids, "pixel_values": patches, "image_grid_thw": torch.tensor([[1, 4, 4]]),
                 "mm_token_type_ids": kinds}  # fmt: skip
     if name == "mllama":
@@ -336,7 +336,7 @@ def test_a_cut_that_would_be_wrong_is_refused_with_the_reason(name: str) -> None
 def test_swin_is_cut_where_its_windows_alternate_still() -> None:
     kind, configuration, stack, *_ = REFUSED["windows that would shift"]
     teacher = made(kind, configuration())
-    student = teacher.cut({"stack": 2}, grouped({"stack": "encoder.layers.0.blocks"}))
+    student: Any = teacher.cut({"stack": 2}, grouped({"stack": "encoder.layers.0.blocks"}))
     assert student.model.config.depths == [2, 8]
     teacher = made(kind, config("SwinConfig", image_size=32, patch_size=2, embed_dim=8, depths=[2, 6], num_heads=[1, 2],
                                 window_size=4))  # fmt: skip
@@ -406,9 +406,9 @@ def test_what_says_how_to_generate_goes_with_a_cut_whisper(tmp_path: Path, caplo
     assert spoken.shape[0] == 1
     # A teacher of which only the configuration is there, as for a run with fresh weights, has them too.
     (tmp_path / "teacher" / "model.safetensors").unlink()
-    fresh = load(str(tmp_path / "teacher"), checkpoint=None, options={}, directory=tmp_path, fresh="always")
+    fresh: Any = load(str(tmp_path / "teacher"), checkpoint=None, options={}, directory=tmp_path, fresh="always")
     assert fresh.model.generation_config.num_beams == 3
-    fresh.model.generation_config.alignment_heads = [[0, 1]]  # type: ignore[union-attr]
+    fresh.model.generation_config.alignment_heads = [[0, 1]]
     one: Any = fresh.cut({"decoder": 1}, fresh.adapter)
     assert not hasattr(one.model.generation_config, "alignment_heads")
     assert "the student has none" in caplog.text
