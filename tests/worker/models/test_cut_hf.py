@@ -224,8 +224,8 @@ def test_every_tensor_is_its_source_and_the_export_is_the_student(name: str) -> 
     for key, value in ours.items():
         assert torch.equal(value, theirs[by_hand(key, stacks, kept)]), key
     for module, stack in stacks.items():
-        whole, cut = (list(model.get_submodule(stack).children()) for model in (teacher.model, student.model))
-        assert len(cut) == len(kept.get(module, range(len(whole))))
+        length = len(list(teacher.model.get_submodule(stack).children()))
+        assert len(list(student.model.get_submodule(stack).children())) == len(kept.get(module, range(length)))
     student.check_export()
 
 
@@ -333,20 +333,15 @@ def test_a_cut_that_would_be_wrong_is_refused_with_the_reason(name: str) -> None
         teacher.cut({"stack": count}, grouped({"stack": stack}))
 
 
-def config_of(model: Any) -> Any:
-    """Return the configuration of a loaded model of transformers."""
-    return model.model.config
-
-
 def test_swin_is_cut_where_its_windows_alternate_still() -> None:
     kind, configuration, stack, *_ = REFUSED["windows that would shift"]
     teacher = made(kind, configuration())
-    student = teacher.cut({"stack": 2}, grouped({"stack": "encoder.layers.0.blocks"}))
-    assert config_of(student).depths == [2, 8]
+    student: Any = teacher.cut({"stack": 2}, grouped({"stack": "encoder.layers.0.blocks"}))
+    assert student.model.config.depths == [2, 8]
     teacher = made(kind, config("SwinConfig", image_size=32, patch_size=2, embed_dim=8, depths=[2, 6], num_heads=[1, 2],
                                 window_size=4))  # fmt: skip
     student = teacher.cut({"stack": 2}, grouped({"stack": stack}))
-    assert config_of(student).depths == [2, 2]
+    assert student.model.config.depths == [2, 2]
     ours, theirs = student.model.state_dict(), teacher.model.state_dict()
     kept = {"stack": [2, 5]}
     assert all(torch.equal(value, theirs[by_hand(key, {"stack": stack}, kept)]) for key, value in ours.items())
@@ -411,10 +406,9 @@ def test_what_says_how_to_generate_goes_with_a_cut_whisper(tmp_path: Path, caplo
     assert spoken.shape[0] == 1
     # A teacher of which only the configuration is there, as for a run with fresh weights, has them too.
     (tmp_path / "teacher" / "model.safetensors").unlink()
-    fresh = load(str(tmp_path / "teacher"), checkpoint=None, options={}, directory=tmp_path, fresh="always")
-    fresh_generation: Any = fresh.model.generation_config
-    assert fresh_generation.num_beams == 3
-    fresh_generation.alignment_heads = [[0, 1]]
+    fresh: Any = load(str(tmp_path / "teacher"), checkpoint=None, options={}, directory=tmp_path, fresh="always")
+    assert fresh.model.generation_config.num_beams == 3
+    fresh.model.generation_config.alignment_heads = [[0, 1]]
     one: Any = fresh.cut({"decoder": 1}, fresh.adapter)
     assert not hasattr(one.model.generation_config, "alignment_heads")
     assert "the student has none" in caplog.text
