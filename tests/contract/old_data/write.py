@@ -191,19 +191,21 @@ def _store(client: redis.Redis) -> list[list[str]]:
     # redis-py types replies for every way of decoding them; this client does not decode.
     store: Any = client
     commands: list[list[str]] = []
-    for key in sorted(store.keys("optima:*")):
+    # redis-py's replies may be anything, for its types.
+    client: Any = store
+    for key in sorted(client.keys("optima:*")):
         name = key.decode()
-        match store.type(key):
+        match client.type(key):
             case b"stream":
-                entries = store.xrange(key)
+                entries = client.xrange(key)
                 commands += [["XADD", name, id.decode(), "e", _text(event[b"e"])] for id, event in entries]
             case b"string":
-                commands.append(["SET", name, _text(store.get(key))])
+                commands.append(["SET", name, _text(client.get(key))])
             case b"zset":
-                runs = store.zrange(key, 0, -1, withscores=True)
+                runs = client.zrange(key, 0, -1, withscores=True)
                 commands += [["ZADD", name, repr(created), run.decode()] for run, created in runs]
             case b"hash":
-                fields = store.hgetall(key)
+                fields = client.hgetall(key)
                 commands += [["HSET", name, field.decode(), _text(value)] for field, value in fields.items()]
     return commands
 

@@ -75,9 +75,9 @@ export function workersTable(body, run) {
       right(count(worker.round)),
       right(count(worker.reports)),
       right(worker.steps_per_second === null ? NONE : `${number(worker.steps_per_second, decimals([worker.steps_per_second]))}\u202fsteps/s`),
-      right(count(worker.engine.process_group)),
+      right(count(worker.ranks)),
       el("td", {}, worker.device || NONE),
-      el("td", {}, worker.recipe.recipe || NONE),
+      el("td", {}, worker.recipe || NONE),
       el("td", { class: "small" }, versions(worker) || NONE),
     );
   const empty = el("tr", {}, el("td", { colspan: 9, class: "hint" }, "No worker has joined yet."));
