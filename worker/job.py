@@ -208,6 +208,10 @@ def _print_start(progress: Progress, models: Models, run_name: str, state: LoopS
     if resumed:
         step = f", step {state.step}" if state.step else ""
         progress.print(f"resumes with round {state.round}{step}")
+    for sentence in models.left_out:
+        progress.print(sentence)
+    if models.ownership.frozen:
+        progress.print(f"frozen: {', '.join(models.ownership.frozen)}")
     if models.ownership.unowned:
         progress.print(f"in no module, and not trained: {', '.join(models.ownership.unowned)}")
 

@@ -14,7 +14,7 @@ from worker.client.journal import JOURNAL_FILE, Journal
 from worker.errors import WorkerError
 from worker.files import ID_FILE, lock
 from worker.names import EXPECTED, NAME
-from worker.recipe.recipe import Recipe, read_recipe, write_recipe
+from worker.recipe.recipe import Recipe, read_written_recipe, write_recipe
 from worker.training import checkpoint
 from worker.training.checkpoint import Mark
 
@@ -142,7 +142,7 @@ def read_saved_recipe(directory: Path) -> Recipe:
     # A user's own directory may hold a recipe of that name.
     if not (directory / RECIPE_FILE).exists() or not (directory / RUN_FILE).exists():
         raise WorkerError(f"{directory} is not a worker's output directory: there is nothing to resume")
-    return read_recipe(directory / RECIPE_FILE, {})
+    return read_written_recipe(directory / RECIPE_FILE)
 
 
 def _check_unused(directory: Path) -> None:

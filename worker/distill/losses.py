@@ -27,6 +27,13 @@ def normalised_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Ten
     return (student - teacher).square().sum() / energy
 
 
+def root_mean_square(tensor: Tensor, mask: Tensor | None) -> float:
+    """Return the root mean square of a tensor over the positions that count; shapes as in :func:`normalised_mse`."""
+    tensor, _ = _masked(tensor, tensor, mask)
+    count = tensor.numel() if mask is None else int(mask.expand(tensor.shape[:-1]).sum()) * tensor.shape[-1]
+    return float((tensor.double().square().sum() / max(1, count)).sqrt())
+
+
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """Return 1 - cosine similarity of each position's vectors, averaged over the positions that count: 0 … 2.
 

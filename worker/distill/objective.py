@@ -6,14 +6,15 @@ loss is the weighted sum of its own terms, on the teacher's boundary tensors: it
 computes the logits also the task and logit terms that can be computed there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss
+from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss, normalised_mse, root_mean_square
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.errors import RecipeError
@@ -23,6 +24,29 @@ from worker.models.base import Adapter, Batch
 TaskLoss = Callable[[Tensor, Batch], Tensor]
 """(logits, batch) -> scalar."""
 Weight = Annotated[float, Field(ge=0)]
+
+
+MOST = 1e6
+"""The largest distance between student and teacher, by ``mse``, at which a layer can be compared: the student puts out
+1,000 times what the teacher does. Fresh students are within a factor of 100 of their teachers; beyond this one the term
+exceeds all others so far that clipping the gradient leaves nothing of them."""
+
+
+@dataclass(frozen=True)
+class Faint:
+    """An output of the teacher that is next to nothing.
+
+    Attributes:
+        module: The module.
+        name: Its layer, or its boundary tensor.
+        teacher: Root mean square of the teacher's output.
+        student: Root mean square of the student's.
+    """
+
+    module: str
+    name: str
+    teacher: float
+    student: float
 
 
 class LossWeights(BaseModel):
@@ -108,6 +132,43 @@ class Objective:
             )
         return terms
 
+    def faint(self, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Faint]:
+        """Yield the teacher's outputs that have too little energy to be divided by it, as ``mse`` does.
+
+        Args:
+            student: The outputs of all modules on a batch, before training.
+            teacher: The same of the teacher.
+            batch: The batch.
+        """
+        for module, loss in self._layer_losses.items():
+            if loss is not normalised_mse or not self._layer_weights[module]:
+                continue
+            compared = list(self._compared(module, student, teacher, batch))
+            sizes = [root_mean_square(theirs, mask) for _, _, theirs, mask in compared]
+            # Beside the module's largest output this one is lost in rounding. A module may be small as a whole.
+            floor = torch.finfo(torch.float32).eps * max(sizes, default=0.0)
+            for (name, ours, theirs, mask), size in zip(compared, sizes, strict=True):
+                own_size = root_mean_square(ours, mask)
+                if size <= floor:
+                    yield Faint(module, name, size, own_size)
+                    continue
+                same_width = ours.shape == theirs.shape
+                # A projection between two widths keeps the size.
+                distance = float(normalised_mse(ours, theirs, mask)) if same_width else (own_size / size) ** 2
+                if distance > MOST:
+                    yield Faint(module, name, size, own_size)
+
+    def _compared(
+        self, module: str, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+        """Yield the pairs of tensors of a module that are compared: name, student's, teacher's, mask."""
+        hidden_mask = self._adapter.mask(module, "hidden", batch)
+        for layer, teacher_layer in self._pairs[module]:
+            yield f"layer {teacher_layer}", student.hidden[layer], teacher.hidden[teacher_layer], hidden_mask
+        for name in self._matched[module]:
+            mask = self._adapter.mask(module, name, batch)
+            yield f"output {name}", student.boundary[module][name], teacher.boundary[module][name], mask
+
     def task_terms(self, plan: Plan, model: nn.Module, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Compute all task terms that the plan allows, the family's and the user's, whatever their weight."""
         # A module's own loss has only terms it can compute alone; a term over two towers is for joint rounds.
@@ -142,20 +203,8 @@ class Objective:
     def _layers(self, module: str, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Return the mean distance over the module's layers and its matched boundary tensors."""
         loss = self._layer_losses[module]
-        hidden_mask = self._adapter.mask(module, "hidden", batch)
-        distances = [
-            loss(student.hidden[layer], teacher.hidden[teacher_layer], hidden_mask)
-            for layer, teacher_layer in self._pairs[module]
-        ]
-        for name in self._matched[module]:
-            distances.append(
-                loss(
-                    student.boundary[module][name],
-                    teacher.boundary[module][name],
-                    self._adapter.mask(module, name, batch),
-                )
-            )
-        return torch.stack(distances).mean()
+        compared = self._compared(module, student, teacher, batch)
+        return torch.stack([loss(ours, theirs, mask) for _, ours, theirs, mask in compared]).mean()
 
 
 def by_module(setting: Any, adapter: Adapter, default: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worker.distill.modular import ModularModel, Outputs
 from worker.models.base import Batch, Boundary
+from worker.models.precision import to_dtype
 
 Run = Callable[[Sequence[str], Batch, Mapping[str, Boundary]], Outputs]
 """(modules, batch, known) -> their outputs, as in `ModularModel.run`."""
@@ -37,7 +38,8 @@ class Teacher:
     ) -> None:
         self.modular = modular
         self._dtype, self._computes = dtype, computes or dtype
-        modular.model.to(dtype=self._computes).eval().requires_grad_(False)
+        to_dtype(modular.model, self._computes)
+        modular.model.eval().requires_grad_(False)
         self._run = (placement or _replicated)(modular, device)
 
     # no_grad, not inference_mode: tensors made under the latter cannot be a student's inputs or targets.

@@ -21,7 +21,9 @@ from worker.engine import optimizer
 from worker.engine.checkpoint_files import CheckpointFiles
 from worker.engine.gradient_averaging import BUCKET_BYTES, GradientAverager
 from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
+from worker.engine.statistics import RunningStatistics
 from worker.models.base import Batch, Boundary
+from worker.models.precision import round_buffers
 
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
@@ -61,6 +63,7 @@ class Engine:
         for parameter in student.parameters():
             parameter.requires_grad_(id(parameter) in in_groups)
         self._active = set(owned)
+        self._statistics = RunningStatistics(student, owned)
         self.schedule = Schedule(recipe)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student,
@@ -74,6 +77,8 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self._engine.bfloat16_enabled():
+            round_buffers(student.model, torch.bfloat16)
         if self._engine.zero_optimization_partition_weights():
             _register_external_parameters(student)
         self._files = self._engine.checkpoint_engine = CheckpointFiles()
@@ -111,7 +116,7 @@ class Engine:
         return {name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in moved.items()}
 
     def activate(self, modules: Sequence[str]) -> None:
-        """Train these modules in the next steps, and freeze all others, including their moments.
+        """Train these modules in the next steps, and freeze all others, including moments and running statistics.
 
         Called on all ranks, between optimizer steps.
         """
@@ -166,6 +171,7 @@ class Engine:
 
     def _step(self, batches: Sequence[tuple[Batch, Outputs]], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         self._train(True)
+        self._statistics.activate(self._active)
         losses, terms = [], []
         for batch, teacher in batches:
             loss, computed, _ = self._engine(batch, teacher, plan)
@@ -174,6 +180,7 @@ class Engine:
             self._engine.step()
             losses.append(loss.detach())
             terms.append(computed)
+        self._statistics.average()
         if len(losses) == 1:
             return losses[0], terms[0]
         mean = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}

@@ -12,6 +12,7 @@ factory builds (factory.py); sources.py chooses the family.
 from __future__ import annotations
 
 import logging
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from worker.data.base import Inputs
 from worker.errors import RecipeError
+from worker.models.folders import join_names
+from worker.models.weights import read_weights
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,9 @@ Patterns = str | tuple[str, ...]
 Fresh = Literal["never", "if_bare", "always"]
 """Whether a model may start with fresh weights, from torch's global random state: never; if there is only a
 configuration and no weights; or always, whatever weights there are."""
+
+WHOLE = 2**30
+"""Bytes of weights up to which a student is exported and loaded back completely before training."""
 
 
 def patterns(globs: Patterns) -> tuple[str, ...]:
@@ -163,7 +170,8 @@ class Loaded(ABC):
     """A loaded model with its adapter, which can be cut and exported.
 
     Attributes:
-        model: The model, on the CPU, in fp32, in train mode, every parameter trainable.
+        model: The model, on the CPU, in fp32, in train mode. Parameters that its library or factory froze
+            (``requires_grad=False``) are never trained.
         adapter: Its adapter; one without modules if nothing is known about the model.
         weights: Where its weights come from, for people to read.
     """
@@ -206,6 +214,66 @@ class Loaded(ABC):
         Returns:
             The path of the weights.
         """
+
+    def check_export(self) -> None:
+        """Raise RecipeError unless the model can be exported, and loaded back with the same tensors, bit for bit.
+
+        Called before training, so that hours of it do not end in a model that nobody can load. Of a model with more
+        than `WHOLE` bytes of weights only what needs no copy of them is checked.
+        """
+        state = self.model.state_dict()
+        if sum(tensor.nbytes for tensor in state.values()) > WHOLE:
+            return
+        with tempfile.TemporaryDirectory(prefix="optima-export-") as name:
+            try:
+                loaded = self.read_back(self.export(state, Path(name)))
+            except Exception as error:
+                raise unreadable(self.model, error) from error
+        check_same(self.model, state, loaded)
+
+    def read_back(self, weights: Path) -> Mapping[str, Tensor]:
+        """Load an exported model and return its tensors by name.
+
+        Args:
+            weights: The path that `export` returned.
+        """
+        return read_weights(weights)
+
+
+def unreadable(model: nn.Module, error: Exception) -> RecipeError:
+    """Return the error for a student that cannot be exported or loaded back."""
+    kind = "" if isinstance(error, RecipeError) else f"{type(error).__name__}: "
+    reason = kind + str(error).strip().partition("\n")[0]
+    return RecipeError(f"the student, a {type(model).__name__}, cannot be loaded after it was exported: {reason}")
+
+
+def check_same(
+    model: nn.Module, state: Mapping[str, Tensor], loaded: Mapping[str, Tensor], *, values: bool = True
+) -> None:
+    """Raise RecipeError unless a student that was exported and loaded back has the same tensors.
+
+    Args:
+        model: The student.
+        state: Its tensors by name.
+        loaded: Those that were loaded back.
+        values: Whether the values are compared, bit for bit, and not only names and shapes.
+    """
+    faults = sorted(state.keys() ^ loaded.keys()) or [
+        name
+        for name, tensor in state.items()
+        if tensor.shape != loaded[name].shape or (values and not _identical(tensor, loaded[name]))
+    ]
+    if faults:
+        raise RecipeError(
+            f"the student, a {type(model).__name__}, has other tensors after it was exported and loaded back: "
+            f"{join_names(faults)}"
+        )
+
+
+def _identical(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype:
+        return False
+    return torch.equal(one.detach().cpu().contiguous().view(torch.uint8), other.detach().contiguous().view(torch.uint8))
 
 
 def entry(batch: Batch, *names: str) -> Tensor:

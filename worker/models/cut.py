@@ -2,8 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
 
 from worker.errors import RecipeError
+from worker.models.base import Adapter, patterns
+from worker.models.paths import layer_names
+
+SHARED = re.compile(r"\b(relative_attention_bias|rel_attn_embed)\b")
+"""Tensors that the first layer holds on behalf of all: T5's and WavLM's position biases."""
 
 
 def layers_to_keep(teacher: int, student: int) -> list[int]:
@@ -29,6 +37,11 @@ def check_keep(keep: Mapping[str, int], layers: Mapping[str, int], kind: str) ->
     """
     for module, count in keep.items():
         if module not in layers:
+            if not layers:
+                raise RecipeError(
+                    f"keep names {module!r}, but the modules of a {kind} are not known; name them, with their layers, "
+                    "under `modules`"
+                )
             raise RecipeError(f"keep names {module!r}, but the modules of a {kind} are {', '.join(layers)}")
         if not 1 <= count <= layers[module]:
             raise RecipeError(f"keep asks for {count} layers of {module}; expected 1 to {layers[module]}")
@@ -37,37 +50,52 @@ def check_keep(keep: Mapping[str, int], layers: Mapping[str, int], kind: str) ->
 class LayerSelection:
     """The layers that a cut keeps of each stack, and the tensor names that follow from it.
 
+    A layer of a stack that no module lists is kept, unless it belongs to a module that ``keep`` names: such a module
+    has exactly as many layers as ``keep`` says.
+
     Args:
-        layers: Names of each module's layers in the model that is cut, in order. Several modules may share a stack.
+        model: The model that is cut.
+        adapter: Its modules. Several modules may share a stack.
         keep: Number of layers to keep, by module; modules that are not named keep all.
 
     Attributes:
+        layers: Names of each module's layers in the model that is cut, in order.
         origins: The indices of the layers that are kept, in order, by the name of the stack.
 
     Raises:
-        RecipeError: A layer to leave out is not in a numbered stack.
+        RecipeError: ``keep`` is impossible, or a layer to leave out is not in a numbered stack.
     """
 
-    def __init__(self, layers: Mapping[str, Sequence[str]], keep: Mapping[str, int]) -> None:
-        self.origins: dict[str, list[int]] = {}
-        for module, names in layers.items():
+    def __init__(self, model: nn.Module, adapter: Adapter, keep: Mapping[str, int]) -> None:
+        self.layers = layer_names(model, adapter)
+        check_keep(keep, {module: len(names) for module, names in self.layers.items()}, type(model).__name__)
+        selected: dict[str, set[int]] = {}
+        listed: dict[str, set[int]] = {}
+        readers: dict[str, set[str]] = {}
+        for module, names in self.layers.items():
             kept_indices = set(layers_to_keep(len(names), keep.get(module, len(names))))
             for index, name in enumerate(names):
                 stack, _, number = name.rpartition(".")
                 if not number.isdigit():
                     if len(kept_indices) < len(names):
-                        raise RecipeError(
-                            f"student.keep: {module} cannot be cut because its layer {name} is not in a numbered stack"
-                        )
+                        raise RecipeError(f"{module} cannot be cut because its layer {name} is not in a numbered stack")
                     continue
-                self.origins.setdefault(stack, [])
+                listed.setdefault(stack, set()).add(int(number))
+                readers.setdefault(stack, set()).add(module)
                 if index in kept_indices:
-                    self.origins[stack].append(int(number))
+                    selected.setdefault(stack, set()).add(int(number))
+        owners = {module.name: patterns(module.path) for module in adapter.modules}
+        self.origins: dict[str, list[int]] = {}
+        for stack, numbers in listed.items():
+            children = {int(name) for name, _ in model.get_submodule(stack).named_children() if name.isdigit()}
+            for unlisted in children - numbers:
+                owned_by = {module for module in readers[stack] if _owns(owners[module], f"{stack}.{unlisted}")}
+                if not (owned_by or readers[stack]) <= keep.keys():
+                    selected.setdefault(stack, set()).add(unlisted)
+            self.origins[stack] = sorted(selected.get(stack, set()))
 
     def source(self, name: str, available: Iterable[str]) -> str:
         """Return the name of a student's tensor in the model it is cut from.
-
-        A tensor that only one layer has (T5 has its position biases in the first) keeps its name.
 
         Args:
             name: The tensor's name in the student.
@@ -77,5 +105,21 @@ class LayerSelection:
             match = re.match(rf"{re.escape(stack)}\.(\d+)\.", name)
             if match:
                 candidate = f"{stack}.{numbers[int(match[1])]}.{name[match.end() :]}"
-                return candidate if candidate in available else name
+                return name if candidate not in available and SHARED.search(name) else candidate
         return name
+
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a tensor of the model that is cut belongs to a layer that is not kept."""
+        matches = (
+            (re.match(rf"{re.escape(stack)}\.(\d+)\.", name), numbers) for stack, numbers in self.origins.items()
+        )
+        return any(match is not None and int(match[1]) not in numbers for match, numbers in matches)
+
+
+def _owns(globs: Sequence[str], name: str) -> bool:
+    """Return whether one of these dotted globs matches a module or one that contains it."""
+    parts = name.split(".")
+    return any(
+        len(wanted) <= len(parts) and all(fnmatchcase(n, w) for n, w in zip(parts, wanted, strict=False))
+        for wanted in (glob.split(".") for glob in globs)
+    )

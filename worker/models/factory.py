@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.imports import import_by_path
 from worker.models.base import Adapter, Loaded
-from worker.models.cut import LayerSelection, check_keep
+from worker.models.cut import LayerSelection
 from worker.models.folders import resolve_path
 from worker.models.generic import GenericAdapter
-from worker.models.paths import layer_names
 from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_weights, write_tensors
 
 
@@ -37,10 +36,8 @@ class FactoryModel(Loaded):
 
         This does not work for a model that takes its depth from anything but its stacks; its student needs a factory.
         """
-        layers = layer_names(self.model, adapter)
-        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(self.model).__name__)
         student = copy.deepcopy(self.model)
-        for stack, numbers in LayerSelection(layers, keep).origins.items():
+        for stack, numbers in LayerSelection(self.model, adapter, keep).origins.items():
             module_list = student.get_submodule(stack)
             if not isinstance(module_list, nn.ModuleList | nn.Sequential):
                 raise RecipeError(
@@ -50,6 +47,9 @@ class FactoryModel(Loaded):
             remaining = [module_list[number] for number in numbers]
             is_list = isinstance(module_list, nn.ModuleList)
             student.set_submodule(stack, nn.ModuleList(remaining) if is_list else nn.Sequential(*remaining))
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            # A teacher's factory that freezes all of it says nothing about a student.
+            student.requires_grad_(True)
         return FactoryModel(student.train(), self.adapter, "cut from the teacher")
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
@@ -89,4 +89,4 @@ def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], direc
         file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return FactoryModel(model.cpu().float().train().requires_grad_(True), adapter, weights)
+    return FactoryModel(model.cpu().float().train(), adapter, weights)

@@ -55,7 +55,8 @@ class Recipe(BaseModel, extra="forbid"):
     layers: dict[str, str] = {}
     """By module: a dotted glob of its layers, instead of the model family's own."""
     arms: dict[Name, list[str]] | None = None
-    """The modules of each arm; by default every module is an arm."""
+    """The modules of each arm. By default every module is an arm, except for those that have nothing to train and,
+    under ``forced``, those that are kept whole, since they have nothing to learn."""
     train: Mode = "forced"
     """What a round trains: ``forced``, ``active`` or ``all``; see worker/distill/plan.py."""
     tail: float = Field(default=0.3, ge=0, le=1)
@@ -89,6 +90,7 @@ class Recipe(BaseModel, extra="forbid"):
     directory: Path = Field(default=Path(), exclude=True)
     """The directory that relative paths start from; by default the recipe's own."""
     _lines: FieldLines = PrivateAttr(default_factory=FieldLines)
+    _before_freezing: bool = PrivateAttr(default=False)
 
     @field_validator("deepspeed")
     @classmethod
@@ -121,6 +123,11 @@ class Recipe(BaseModel, extra="forbid"):
     def at(self, *where: str) -> str:
         """Return a field's line in the recipe's file, if it has one, and its dotted path; for messages."""
         return self._lines.locate(where)
+
+    @property
+    def before_freezing(self) -> bool:
+        """Whether a job was started with it by a version that froze nothing and made every module an arm."""
+        return self._before_freezing
 
     @property
     def open(self) -> bool:
@@ -164,6 +171,8 @@ class Recipe(BaseModel, extra="forbid"):
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `read_recipe` reads an equal recipe from it, in whatever directory it is."""
         content = self.model_dump(mode="json") | {"directory": str(self.directory)}
+        if self.before_freezing:
+            del content["student"]["freeze"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -200,6 +209,18 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
         listed = "".join(f"\n  {message}" for message in messages)
         raise RecipeError(f"the recipe {path} has {len(messages)} error(s):{listed}")
     recipe._lines = lines
+    return recipe
+
+
+def read_written_recipe(path: Path) -> Recipe:
+    """Read a recipe that `write_recipe` wrote, with the arms that it had then.
+
+    Raises:
+        RecipeError: The file cannot be read, or is not a valid recipe.
+    """
+    recipe = read_recipe(path, {})
+    # Every field is written, so one that is missing did not exist yet.
+    recipe._before_freezing = "freeze" not in recipe.student.model_fields_set
     return recipe
 
 

@@ -52,6 +52,9 @@ class StudentRecipe(BaseModel, extra="forbid"):
     """``random``: initialize the weights of ``model`` at random, even if it comes with weights."""
     options: dict[str, Any] = {}
     """Options of ``model``, like the teacher's."""
+    freeze: list[str] = []
+    """Dotted globs of the student's PyTorch modules, or of single parameters, that are never trained, in addition to
+    those that the model comes with as frozen (``requires_grad=False``)."""
     checkpointing: Literal["none", "non_reentrant"] = "none"
     """Activation checkpointing. ``non_reentrant`` recomputes the layers in the backward pass, which saves memory."""
     layer_map: dict[str, list[int]] = {}

@@ -237,9 +237,10 @@ def _arm_lines(models: Models, check: ArmCheck, joint_seconds: float) -> Iterato
     for layer in check.layers:
         projected = "" if layer.student_shape == layer.teacher_shape else ", projected"
         size = f"at most {layer.gradient:.1e}" if layer.gradient else "but is 0: nothing differs from the teacher"
+        gradient = f"gradient reaches {layer.reached} of {layer.parameters} tensors, {size}"
         yield (
             f"    {layer.student:{width}}  {list(layer.student_shape)} <- {layer.teacher} {list(layer.teacher_shape)}"
-            f"{projected}; gradient reaches {layer.reached} of {layer.parameters} tensors, {size}"
+            f"{projected}; {gradient if layer.parameters else 'nothing in it is trained'}"
         )
     yield f"  cost of a step {check.seconds:.4f} s, {check.seconds / joint_seconds:.0%} of joint"
 
@@ -250,9 +251,13 @@ def _other_lines(models: Models) -> Iterator[str]:
         owner = next(module for module, names in ownership.owned.items() if name in names)
         yield f"{name} is shared: it moves with {owner}, listed before {', '.join(others)}"
     in_arms = {module for modules in models.arms.values() for module in modules}
+    yield from models.left_out
     for module in ownership.owned:
-        if module not in in_arms:
+        if module not in in_arms and not models.left_out:
             yield f"{module} is in no arm: only joint rounds train it"
+    if ownership.frozen:
+        frozen = f"{_count(models.student.model, ownership.frozen):,} parameters in {len(ownership.frozen)} tensors"
+        yield f"{frozen} are frozen and stay as they are: {', '.join(ownership.frozen)}"
     count, names = _count(models.student.model, ownership.unowned), ", ".join(ownership.unowned)
     tensors = f"{count:,} parameters in {len(ownership.unowned)} tensors"
     yield f"{tensors} belong to no module and stay as they are{f': {names}' if names else ''}"

@@ -12,7 +12,14 @@ from torch import nn
 
 from worker import data as data_modules
 from worker.data import Context, DataModule
-from worker.distill.arms import Ownership, check_trainable, layer_pairs, ownership
+from worker.distill.arms import (
+    Ownership,
+    check_trainable,
+    default_arms,
+    frozen_parameters,
+    layer_pairs,
+    ownership,
+)
 from worker.distill.modular import ModularModel
 from worker.errors import RecipeError
 from worker.models import sources
@@ -21,6 +28,7 @@ from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
 from worker.recipe.references import reference_errors
 from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
+from worker.setup.kept_whole import kept_whole
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Models:
         ownership: Which module owns which of the student's parameters.
         load_seconds: Seconds to load both, including the import of the library that they come from.
         teacher_weights: Where the teacher's weights come from, for people to read.
+        left_out: A sentence for each module that is no arm by default.
     """
 
     adapter: Adapter
@@ -48,6 +57,7 @@ class Models:
     ownership: Ownership
     load_seconds: float = 0.0
     teacher_weights: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def both(self) -> tuple[tuple[ModularModel, str], tuple[ModularModel, str]]:
@@ -83,13 +93,32 @@ def load_models(recipe: Recipe) -> Models:
             pairs[name] = layer_pairs(student_modular.layers[name], teacher_modular.layers[name], layer_map)
     # Some of the teacher's layers are compared with no student layer.
     teacher_modular.filter_layers(teacher_layer for compared in pairs.values() for _, teacher_layer in compared)
-    owned = ownership(student.model, {module.name: module.path for module in adapter.modules})
+    frozen: list[str] = []
+    if not recipe.before_freezing:
+        with _locating_errors(recipe, "student", "freeze"):
+            frozen = frozen_parameters(student.model, recipe.student.freeze)
+    owned = ownership(student.model, {module.name: module.path for module in adapter.modules}, frozen)
+    left_out: list[str] = []
+    if recipe.arms is None and not recipe.before_freezing:
+        whole = kept_whole(recipe, student_modular, teacher_modular, pairs)
+        arms, left_out = default_arms(modules, owned, whole, [recipe.policy.name.removeprefix("fixed:")])
     check_trainable(arms, owned)
     _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
     seconds = time.monotonic() - started
-    return Models(adapter, teacher_modular, student_modular, student, arms, pairs, owned, seconds, loaded.weights)
+    return Models(
+        adapter,
+        teacher_modular,
+        student_modular,
+        student,
+        arms,
+        pairs,
+        owned,
+        seconds,
+        loaded.weights,
+        tuple(left_out),
+    )
 
 
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
@@ -97,11 +126,15 @@ def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
     section = recipe.student
     if section.model is None:
         with _locating_errors(recipe, "student", "keep"):
-            return teacher.cut(section.keep or {}, adapter)
+            student = teacher.cut(section.keep or {}, adapter)
+            student.check_export()
+            return student
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
     with _locating_errors(recipe, "student", "model"):
-        return _load(recipe, section, section.model, "if_bare")
+        student = _load(recipe, section, section.model, "if_bare")
+        student.check_export()
+        return student
 
 
 def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:

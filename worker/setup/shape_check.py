@@ -42,8 +42,8 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
         objective: The objective whose task terms the model must be able to compute; by default none is checked.
 
     Raises:
-        RecipeError: A hook does not fire, shapes differ in more than the last dimension, or the model does not compute
-            a task term; the message lists every fault.
+        RecipeError: A hook does not fire, shapes differ in more than the last dimension, the model does not compute a
+            task term, or a compared layer of the teacher puts out next to nothing; the message lists every fault.
     """
     student, teacher = (_outputs(modular, batch, role) for modular, role in models.both)
     faults: list[str] = []
@@ -81,6 +81,8 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
         )
     if objective is not None:
         faults += _unknown_terms(models, objective, student, batch)
+        # With other faults, not every pair can be compared.
+        faults += [] if faults else _faint_outputs(models, objective, student, teacher, batch)
     if faults:
         raise RecipeError("the student cannot be distilled as the recipe says:\n  " + "\n  ".join(faults))
     return widths
@@ -119,6 +121,20 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
         if name not in computed:
             hint = suggest(name, computed, "task losses that it computes")
             yield f"loss.task names {name!r}, which the model does not compute{hint}"
+
+
+def _faint_outputs(
+    models: Models, objective: Objective, student: Outputs, teacher: Outputs, batch: Batch
+) -> Iterator[str]:
+    """Yield a sentence for each of the teacher's outputs that no layer loss can be divided by."""
+    for faint in objective.faint(student, teacher, batch):
+        is_layer = faint.name.startswith("layer ")
+        leave_out = "leave the layer out by a glob of the others under `layers`, or " if is_layer else ""
+        yield (
+            f"{_arms(models, faint.module)}: the teacher's {faint.name} of {faint.module} puts out next to nothing "
+            f"(root mean square {faint.teacher:.1e}, the student's {faint.student:.1e}), and the layer loss mse "
+            f"divides by it; {leave_out}set loss.layer_loss: {{{faint.module}: cosine}}"
+        )
 
 
 def _silent_hook(models: Models, module: str, modular: ModularModel, layer: str, batch: Batch, role: str) -> str:

@@ -341,7 +341,7 @@ def test_a_transformers_folder_whose_weights_cannot_be_used_is_never_fresh(
     for fresh in ("never", "if_bare"):
         with pytest.raises(RecipeError, match=message):
             load("hf:gpt2", directory=tmp_path, fresh=fresh)
-    assert load("hf:gpt2", directory=tmp_path, fresh="always").weights.startswith("fresh")
+    assert load("hf:gpt2", directory=tmp_path, fresh="always").weights.startswith("random")
 
 
 def test_tensors_that_are_missing_are_named_and_those_beside_are_said(
@@ -474,7 +474,7 @@ def test_what_is_in_the_hubs_cache_is_loaded_offline(clip: State, gpt2: Any, tmp
     for found in (config, config_student):
         assert found[0] == "error"
         assert "hf:org/config cannot be loaded" in found[1]
-    assert config_forced[0].startswith("fresh")
+    assert config_forced[0].startswith("random")
 
 
 RECIPE = "teacher: {teacher}\nstudent: {student}\ndata: {{name: digits}}\n"

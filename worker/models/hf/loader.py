@@ -6,16 +6,15 @@ import copy
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 from transformers.utils import (
     CONFIG_NAME,
@@ -28,34 +27,19 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from worker.errors import RecipeError
 from worker.files import replace_all
-from worker.models.base import Adapter, Fresh, Loaded
-from worker.models.cut import LayerSelection, check_keep
+from worker.models.base import WHOLE, Adapter, Fresh, Loaded, check_same, unreadable
+from worker.models.cut import LayerSelection
 from worker.models.folders import join_names, no_weights_error, resolve_path, weight_files
 from worker.models.hf.adapters import find_adapter
 from worker.models.hf.inputs import HfInputs
-from worker.models.paths import layer_names
+from worker.models.hf.preparation import list_files, preparation_files
+from worker.models.hf.shorten import differing, shorten, signature
 from worker.models.weights import check_names, load_weights, read_weights
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 """Names of the weight files that transformers loads, in its order; a variant's name goes before the last dot."""
-PREPARATION = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "normalizer.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
-"""Files of a model's preprocessing; a student that is cut from it needs the same."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +60,20 @@ class HfModel(Loaded):
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         """Cut a student from this model."""
         model: Any = self.model
-        layers = layer_names(model, adapter)
-        check_keep(keep, {module: len(names) for module, names in layers.items()}, type(model).__name__)
-        selection = LayerSelection(layers, keep)
-        config = copy.deepcopy(model.config)
-        for stack, numbers in selection.origins.items():
-            _shorten(config, stack, len(model.get_submodule(stack)), numbers)
-        student = _build(type(model), config)
+        selection = LayerSelection(model, adapter, keep)
+
+        def build(config: Any) -> Any:
+            return _build(type(model), config)
+
+        with _quiet():
+            student = build(shorten(model, selection, build)).float()
         tensors = model.state_dict()
-        state = {
-            name: tensors[source].detach().cpu().float()
-            for name in student.state_dict()
-            if (source := selection.source(name, tensors)) in tensors
-        }
+        state = {name: tensors[selection.source(name, tensors)].detach().cpu().float() for name in student.state_dict()}
         load_weights(student, state, "the part cut from the teacher")
+        if student.can_generate() and getattr(model, "generation_config", None) is not None:
+            student.generation_config = _generation(model.generation_config, selection)
         # The student's adapter declares its modules by these sizes, unless the recipe defines the modules.
+        layers = selection.layers
         sizes = [keep.get(name, len(names)) for name, names in layers.items()] if adapter is self.adapter else None
         return HfModel(student, find_adapter(student, sizes), self.place, self.within, "cut from the teacher")
 
@@ -116,12 +99,64 @@ class HfModel(Loaded):
         def write(path: Path) -> None:
             with _quiet():
                 fresh.save_pretrained(path)
-            for name in PREPARATION:
-                if (Path(self.place) / name).is_file():
-                    shutil.copyfile(Path(self.place) / name, path / name)
+            for name, file in preparation_files(self.place, self.within).items():
+                shutil.copyfile(file, path / name)
 
         replace_all(directory, write)
         return next(directory / name for name in WEIGHTS if (directory / name).exists())
+
+    def check_export(self) -> None:
+        """Raise RecipeError unless the model can be exported, and loaded back as the same.
+
+        The tensors are compared bit for bit. Of a model with more than `WHOLE` bytes of weights only the configuration
+        is written, and the names and shapes of the tensors are compared with those of a model built from it without
+        memory.
+        """
+        model: Any = self.model
+        state = model.state_dict()
+        large = sum(tensor.nbytes for tensor in state.values()) > WHOLE
+        with tempfile.TemporaryDirectory(prefix="optima-export-") as name, _quiet():
+            try:
+                if large:
+                    preparation_files(self.place, self.within)
+                    copy.deepcopy(model.config).save_pretrained(name)
+                    with torch.device("meta"):
+                        loaded = _build(type(model), type(model.config).from_pretrained(name))
+                else:
+                    self.export(state, Path(name))
+                    loaded, loading_info = type(model).from_pretrained(name, output_loading_info=True)
+                    _check_loaded(loading_info, "the exported student")
+            except Exception as error:
+                raise unreadable(model, error) from error
+        check_same(model, state, loaded.state_dict(), values=not large)
+        faults = list(differing(signature(loaded), signature(model)))
+        if faults:
+            raise RecipeError(
+                f"the student, a {type(model).__name__}, is built otherwise after it was exported and loaded back: "
+                f"{join_names(faults)}"
+            )
+
+
+def _generation(config: Any, selection: LayerSelection) -> Any:
+    """Return the teacher's generation configuration for a student; heads of layers that are left out are removed."""
+    config = copy.deepcopy(config)
+    heads = getattr(config, "alignment_heads", None)
+    decoders = [numbers for stack, numbers in selection.origins.items() if "decoder" in stack]
+    if heads and len(decoders) == 1:
+        numbers = decoders[0]
+        remaining = [[numbers.index(layer), head] for layer, head in heads if layer in numbers]
+        if remaining:
+            config.alignment_heads = remaining
+        else:
+            del config.alignment_heads
+        if len(remaining) < len(heads):
+            log.warning(
+                "%d of the %d alignment_heads, which give the times of single words, are in layers that are left out%s",
+                len(heads) - len(remaining),
+                len(heads),
+                "" if remaining else "; the student has none",
+            )
+    return config
 
 
 def load(
@@ -170,6 +205,7 @@ def load(
         with _quiet():
             if bare or not own_weights:
                 model = _build(kind, config)
+                _load_generation(model, place, within)
                 weights = f"random ({'asked for by the recipe' if fresh == 'always' else without})"
             else:
                 model, variant = _load_own_weights(kind, place, config, variant, within)
@@ -184,7 +220,14 @@ def load(
         file = resolve_path(directory, checkpoint)
         load_weights(model, read_weights(file), str(file))
         weights = f"from {file}"
-    return HfModel(model.float().train().requires_grad_(True), find_adapter(model), place, within, weights)
+    return HfModel(model.float().train(), find_adapter(model), place, within, weights)
+
+
+def _load_generation(model: Any, place: str, within: Mapping[str, Any]) -> None:
+    """Give a model that is built from a configuration the settings of generation that come with it, if any."""
+    if model.can_generate():
+        with suppress(OSError):
+            model.generation_config = transformers.GenerationConfig.from_pretrained(place, **within)
 
 
 def _load_own_weights(
@@ -197,7 +240,7 @@ def _load_own_weights(
     try:
         return _pretrained(kind, place, config, variant, within), variant
     except OSError:
-        files = _files(place, within)
+        files = list_files(place, within)
         variants = _variants(files)
         if variant is not None or not variants or any(name in files for name in WEIGHTS):
             raise
@@ -218,27 +261,6 @@ def _pretrained(kind: Any, place: str, config: Any, variant: str | None, within:
     return model
 
 
-def _files(place: str, within: Mapping[str, str]) -> list[str]:
-    """List the files of a directory, or of a repository on the hub, or of its cache if the hub cannot be reached."""
-    folder = Path(place)
-    if not folder.is_dir():
-        revision, subfolder = within.get("revision"), within.get("subfolder", "")
-        try:
-            names = huggingface_hub.list_repo_files(place, revision=revision)
-            return sorted(name.removeprefix(f"{subfolder}/") for name in names)
-        except HFValidationError:
-            # Neither a directory nor an id.
-            return []
-        except Exception:
-            # The hub cannot be reached, for whatever reason.
-            config = str(Path(subfolder) / CONFIG_NAME)
-            cached = huggingface_hub.try_to_load_from_cache(place, config, revision=revision)
-        if not isinstance(cached, str):
-            return []
-        folder = Path(cached).parent
-    return sorted(path.name for path in folder.iterdir())
-
-
 def _variants(files: Iterable[str]) -> list[str]:
     """Return the variants of weights among file names: ``fp16`` for ``model.fp16.safetensors``."""
     variants = set()
@@ -253,7 +275,7 @@ def _variants(files: Iterable[str]) -> list[str]:
 
 def _weights_hint(place: str, within: Mapping[str, str]) -> str:
     """Return which other weights there are, for the end of a message."""
-    files = _files(place, within)
+    files = list_files(place, within)
     if any(name in files for name in WEIGHTS):
         return ""
     variants = _variants(files)
@@ -312,40 +334,6 @@ def _check_loaded(loading_info: Mapping[str, Any], place: str) -> None:
     unused = sorted(map(str, loading_info.get("unexpected_keys") or ()))
     if unused:
         log.warning("%s has tensors that the model does not use: %s", place, join_names(unused))
-
-
-def _shorten(config: Any, stack: str, depth: int, numbers: list[int]) -> None:
-    """Reduce the depth of a stack in a configuration.
-
-    Configurations have many names for the depth of a stack; the right one is found by the stack's path and by the
-    value of the field.
-
-    Args:
-        config: The configuration; it is changed.
-        stack: The path of the stack.
-        depth: The number of layers it has.
-        numbers: The indices of the layers to keep.
-    """
-    side = "decoder" if "decoder" in stack else "encoder"
-    section = config
-    names: tuple[str, ...] = ("num_hidden_layers",)
-    if stack.startswith(("vision_model.", "vision_tower.")):
-        section = config.vision_config
-    elif getattr(config, "text_config", None) is not None and stack.startswith(("text_decoder.", "text_model.")):
-        section = config.text_config
-    elif getattr(config, "is_encoder_decoder", False):
-        names = (f"{side}_layers", "num_layers" if side == "encoder" else "num_decoder_layers")
-    name = next((name for name in names if getattr(section, name, None) == depth), None)
-    if name is None:
-        raise RecipeError(
-            f"student.keep: the configuration has no {' or '.join(names)} with the value {depth} for {stack}; name a "
-            "configuration for the student instead: student.model"
-        )
-    for field in ("layer_types", "no_rope_layers"):
-        values = getattr(section, field, None)
-        if isinstance(values, list) and len(values) == depth:
-            setattr(section, field, [values[number] for number in numbers])
-    setattr(section, name, len(numbers))
 
 
 @contextmanager

@@ -75,6 +75,10 @@ class OpenClipModel(Loaded):
         save(state, self.config, directory, weights=STUDENT_FILE, preprocess=self.preprocess)
         return directory / STUDENT_FILE
 
+    def read_back(self, weights: Path) -> Mapping[str, Tensor]:
+        """Load an exported model and return its tensors by name."""
+        return load(f"open_clip:{weights.parent}").model.state_dict()
+
 
 def save(
     state: Mapping[str, Tensor], config: Config, directory: Path, *, weights: str, preprocess: Config | None = None
