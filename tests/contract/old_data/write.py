@@ -186,10 +186,8 @@ def _exports(stub: BanditStub, address: str) -> dict[str, dict[str, list[str]]]:
     return exports
 
 
-def _store(client: redis.Redis) -> list[list[str]]:
+def _store(store: redis.Redis) -> list[list[str]]:
     """Return the commands that fill an empty store with what is in this one; bytes are in base64."""
-    # redis-py types replies for every way of decoding them; this client does not decode.
-    store: Any = client
     commands: list[list[str]] = []
     # redis-py's replies may be anything, for its types.
     client: Any = store
