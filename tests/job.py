@@ -175,7 +175,7 @@ class Job:
 
     def records(self) -> list[Line]:
         """Return the lines of metrics.jsonl, one for each round."""
-        return [json.loads(line) for line in (self.output / "metrics.jsonl").open(encoding="utf-8")]
+        return [json.loads(line) for line in (self.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def summary(self) -> Line:
         """Return the content of summary.json."""

@@ -55,12 +55,8 @@ class ServerProcess:
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "bandit_server.cli", "serve", "--port", port, "--data-dir", str(self.data)]
         command += ["--redis-url", self._redis_url] if self._redis_url else []
-        self._process = subprocess.Popen(
-            [*command, *self.flags],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.data.parent / "server.log").open("ab"),
-        )
+        with (self.data.parent / "server.log").open("ab") as log:
+            self._process = subprocess.Popen([*command, *self.flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
         with self.stub() as stub:
             eventually(lambda: answers(stub), seconds=60)
 

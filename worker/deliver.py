@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -60,16 +61,14 @@ def deliver(directory: Path, address: str) -> str:
     # Joining the run while the job is running would fence the job.
     handle = lock(directory, f"the job in {directory} is still running, and delivers its reports by itself")
     try:
-        journal = Journal(path)
-        unsent = len(journal.unsent())
-        run, worker, spec = journal.head
-        credentials = Credentials.from_environment()
-        client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, credentials=credentials)
-        try:
-            client.start()
-            left = client.flush(timeout=3600)
-        finally:
-            client.close()
+        with closing(Journal(path)) as journal:
+            unsent = len(journal.unsent())
+            run, worker, spec = journal.head
+            credentials = Credentials.from_environment()
+            client = BanditClient(address, run=run, worker=worker, spec=spec, journal=journal, credentials=credentials)
+            with closing(client):
+                client.start()
+                left = client.flush(timeout=3600)
     finally:
         if handle is not None:
             os.close(handle)

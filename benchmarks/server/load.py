@@ -64,12 +64,13 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # Leaving its context waits, and closes the pipes.
+        with self._process:
+            self._process.stdin.close()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
     def _send(self, word: str) -> None:
         assert self._process.stdin is not None

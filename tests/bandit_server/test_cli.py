@@ -111,13 +111,13 @@ def test_serve_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [str(OPTIMA), "serve", "--port", address.rpartition(":")[2], "--dashboard-port", "0"]
     command += ["--data-dir", str(tmp_path)]
-    process = subprocess.Popen(on_a_terminal(command), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert f"bandit server: {address}" in process.stdout.readline()
-    with connected(address) as stub:
-        play(stub)
-        process.send_signal(number)
-        assert process.wait(20) == 0
+    with subprocess.Popen(on_a_terminal(command), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert f"bandit server: {address}" in process.stdout.readline()
+        with connected(address) as stub:
+            play(stub)
+            process.send_signal(number)
+            assert process.wait(20) == 0
     eventually(lambda: not (tmp_path / "valkey.sock").exists())
 
 

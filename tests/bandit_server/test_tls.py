@@ -162,18 +162,17 @@ def test_commands_and_a_separate_dashboard_call_over_mtls(guarded: Guarded) -> N
     listed = subprocess.run(command("runs", "list"), env=environment, cwd=ROOT, capture_output=True, text=True,
                             timeout=60, check=False)  # fmt: skip
     assert (listed.returncode, listed.stdout.split()[:2]) == (0, ["RUN", "STATE"]), listed.stderr
-    served = subprocess.Popen(command("dashboard", "--port", "0"), env=environment, cwd=ROOT, stdout=subprocess.PIPE,
-                              text=True)  # fmt: skip
-    try:
-        assert served.stdout is not None
-        url = served.stdout.readline().split()[-1]
-        bearer = {"authorization": f"Bearer {TOKEN}"}
-        with httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=20) as browser:
-            assert browser.get(f"{url}/api/runs", headers=bearer).json()["status"]["state"] == "live"
-            assert browser.get(f"{url}/api/runs").status_code == 401
-    finally:
-        served.terminate()
-        served.wait(20)
+    with subprocess.Popen(command("dashboard", "--port", "0"), env=environment, cwd=ROOT, stdout=subprocess.PIPE,
+                          text=True) as served:  # fmt: skip
+        try:
+            assert served.stdout is not None
+            url = served.stdout.readline().split()[-1]
+            bearer = {"authorization": f"Bearer {TOKEN}"}
+            with httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=20) as browser:
+                assert browser.get(f"{url}/api/runs", headers=bearer).json()["status"]["state"] == "live"
+                assert browser.get(f"{url}/api/runs").status_code == 401
+        finally:
+            served.terminate()
 
 
 def test_files_that_cannot_be_used_are_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def test_a_diverged_round_is_rolled_back_and_the_third_in_a_row_is_the_last(tmp_
     last = ROTTEN[-1]
     assert f"error: round {last}: the loss is not finite after training arm 'eyes', in 3 rounds in a row" in output
     assert "Traceback" not in output
-    rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
+    rounds = [
+        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [record["round"] for record in rounds] == list(range(last + 1))
     assert [record["round"] for record in rounds if record["after"] is None] == ROTTEN
     for one, following in itertools.pairwise(rounds):

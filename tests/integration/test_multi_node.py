@@ -42,31 +42,32 @@ def test_two_nodes_are_one_worker(tmp_path: Path) -> None:
     (tmp_path / "hostfile").write_text("node0 slots=1\nnode1 slots=1\n", encoding="ascii")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     port = free_port()
-    logs = [(tmp_path / f"log-{node}").open("w+") for node in range(2)]
-    nodes = [
-        launch(
-            "worker/train.py",
-            "--bandit-addr", server.address, "--run", "r",
-            "--recipe", str(tmp_path / "recipe.yaml"), "--output-dir", str(tmp_path / "out"),
-            flags=["--hostfile", str(tmp_path / "hostfile"), "--no_ssh", "--node_rank", str(node),
-                   "--master_addr", "127.0.0.1", "--master_port", str(port)],
-            output=log,
-        )
-        for node, log in enumerate(logs)
-    ]  # fmt: skip
+    logs = [tmp_path / f"log-{node}" for node in range(2)]
+    nodes = []
+    for node, log in enumerate(logs):
+        with log.open("w") as output:
+            nodes.append(launch(
+                "worker/train.py",
+                "--bandit-addr", server.address, "--run", "r",
+                "--recipe", str(tmp_path / "recipe.yaml"), "--output-dir", str(tmp_path / "out"),
+                flags=["--hostfile", str(tmp_path / "hostfile"), "--no_ssh", "--node_rank", str(node),
+                       "--master_addr", "127.0.0.1", "--master_port", str(port)],
+                output=output,
+            ))  # fmt: skip
     try:
-        for node, log in zip(nodes, logs, strict=True):
-            status = node.wait(500)
-            log.seek(0)
-            assert status == 0, log.read()[-4000:]
+        for process, log in zip(nodes, logs, strict=True):
+            status = process.wait(500)
+            assert status == 0, log.read_text()[-4000:]
         (worker,) = server.run().workers
         assert (worker.info.ranks, worker.reports) == (2, 3)
     finally:
-        for node in nodes:
+        for process in nodes:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
         server.kill()
-    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open(encoding="utf-8")]
+    records = [
+        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [record["chosen_by"] for record in records] == ["policy", "policy", "tail"]
     assert (tmp_path / "out" / "student.safetensors").exists()
     with (tmp_path / "out" / "tracking" / "csv" / "train_loss.csv").open() as file:

@@ -141,7 +141,7 @@ class Job:
 
 def metrics(directory: Path) -> list[dict[str, Any]]:
     """Return the records of a job's rounds, without times."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").open(encoding="utf-8")]
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
 
 

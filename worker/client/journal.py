@@ -88,11 +88,15 @@ class Journal:
         self._fallbacks_used = 0
         self._lock = threading.RLock()
         self._lines = JsonLines(path)
-        for number, entry in self._lines.read():
-            try:
-                self._apply(entry)
-            except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
-                raise JournalError(f"line {number} of the journal {path} is invalid: {error!r}") from error
+        try:
+            for number, entry in self._lines.read():
+                try:
+                    self._apply(entry)
+                except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+                    raise JournalError(f"line {number} of the journal {path} is invalid: {error!r}") from error
+        except JournalError:
+            self._lines.close()
+            raise
 
     # Lines that the worker writes
 

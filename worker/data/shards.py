@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,12 +57,18 @@ def samples(shard: str) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: The shard cannot be opened, or is not a complete tar file.
     """
+    source: dict[str, Any] = {"url": shard}
     try:
-        yield from tarfile_samples([{"url": shard}])
+        yield from tarfile_samples([source])
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         # webdataset appends arguments of its own to the reason.
         reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
         raise DataError(f"the shard {shard} cannot be read: {reason}") from error
+    finally:
+        # webdataset adds the stream and leaves it open. A pipe's command may fail when nobody reads the rest.
+        if "stream" in source:
+            with contextlib.suppress(OSError):
+                source["stream"].close()
 
 
 def _local(url: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bandit-journal.jsonl"
 
 
-def begun(path: Path, policy: str = "optima") -> Journal:
+OPENED: list[Journal] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_journals() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
+def opened(path: Path) -> Journal:
+    """Return a journal that is closed at the end of the test."""
     journal = Journal(path)
+    OPENED.append(journal)
+    return journal
+
+
+def begun(path: Path, policy: str = "optima") -> Journal:
+    journal = opened(path)
     journal.begin("demo", "w", spec(policy))
     return journal
 
@@ -199,11 +217,11 @@ def test_a_line_of_another_kind_is_named(path: Path) -> None:
 def test_another_workers_journal_is_refused(path: Path) -> None:
     played(path).close()
     with pytest.raises(JournalError, match="is of worker w, not v"):
-        Journal(path).begin("demo", "v", spec())
+        opened(path).begin("demo", "v", spec())
     with pytest.raises(JournalError, match="is of run demo, not other"):
-        Journal(path).begin("other", "w", spec())
+        opened(path).begin("other", "w", spec())
     with pytest.raises(JournalError, match="has another spec"):
-        Journal(path).begin("demo", "w", spec(seed=1))
+        opened(path).begin("demo", "w", spec(seed=1))
 
 
 def test_a_journal_that_cannot_be_opened_says_so(tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def test_every_tracker_has_every_round_once_also_after_a_resume(output: Path, pr
             tracker.close(200)
             assert not tracker.is_alive()
         metrics.close()
-    files = {path.stem: list(csv.reader(path.open())) for path in (output / "tracking" / "csv").glob("*.csv")}
+    files = {
+        path.stem: list(csv.reader(path.read_text().splitlines()))
+        for path in (output / "tracking" / "csv").glob("*.csv")
+    }
     assert files["probe_logits_kl"] == [["step", "kl"], ["10", "0.1"], ["20", "0.1"]]
     assert files["reward"] == [["step", "reward"], ["10", "0.25"]]
     assert files["metrics_accuracy"] == [["step", "accuracy"], ["20", "0.75"]]
