@@ -175,7 +175,7 @@ class Job:
 
     def records(self) -> list[Line]:
         """Return the lines of metrics.jsonl, one for each round."""
-        return [json.loads(line) for line in (self.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        return metrics(self.output)
 
     def summary(self) -> Line:
         """Return the content of summary.json."""
@@ -186,6 +186,11 @@ class Job:
         """Kill it if it is still running."""
         if self._process.poll() is None:
             self.kill()
+
+
+def metrics(output: Path) -> list[Line]:
+    """Return the lines of the metrics.jsonl in an output directory, one for each round."""
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @contextmanager

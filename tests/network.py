@@ -64,7 +64,11 @@ class Network:
     def _connect(self) -> socket.socket:
         if self._target.startswith("unix://"):
             far = socket.socket(socket.AF_UNIX)
-            far.connect(self._target.removeprefix("unix://"))
+            try:
+                far.connect(self._target.removeprefix("unix://"))
+            except OSError:
+                far.close()
+                raise
             return far
         host, _, port = self._target.rpartition(":")
         return socket.create_connection((host, int(port)))

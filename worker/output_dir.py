@@ -111,6 +111,7 @@ class OutputDir:
         output = cls._from_files(directory, checkpoint.newest(directory / "checkpoints"))
         mark = output.checkpoint[1] if output.checkpoint else None
         if mark is not None and (mark.run, mark.worker) != (output.run, output.worker):
+            output.journal.close()
             raise WorkerError(
                 f"the checkpoints in {directory} are of worker {mark.worker} in run {mark.run}, but the directory is "
                 f"of worker {output.worker} in run {output.run}; put back the checkpoints that belong to it"

@@ -11,6 +11,7 @@ import open_clip
 import psutil
 import pytest
 
+from tests.job import metrics
 from tests.launch import ROOT, free_port, on_a_terminal
 from worker.recipe.recipe import read_recipe
 from worker.setup.autotune import PROBES
@@ -48,9 +49,7 @@ def test_a_short_demo_ends_with_a_student_that_open_clip_loads(tmp_path: Path) -
     assert summary["unsent_reports"] == 0
     assert 0 < summary["load_seconds"] < summary["seconds"]
     open_clip.create_model(f"local-dir:{tmp_path / 'demo'}")
-    rounds = [
-        json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rounds = metrics(tmp_path / "demo")
     assert [record["round"] for record in rounds] == list(range(6))
     saved = read_recipe(tmp_path / "demo" / "recipe.yaml", {})
     assert not saved.open, "open numbers are chosen, and saved for a job that resumes this one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import grpc
@@ -13,6 +12,7 @@ import yaml
 from protos.optima.v1 import bandit_pb2 as pb
 from protos.optima.v1.bandit_pb2_grpc import BanditStub
 from tests.integration.test_resume import RECIPE
+from tests.job import metrics
 from tests.ranks import run_ranks
 from tests.server_process import reports_of
 
@@ -45,9 +45,7 @@ def test_a_diverged_round_is_rolled_back_and_the_third_in_a_row_is_the_last(tmp_
     last = ROTTEN[-1]
     assert f"error: round {last}: the loss is not finite after training arm 'eyes', in 3 rounds in a row" in output
     assert "Traceback" not in output
-    rounds = [
-        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rounds = metrics(tmp_path / "out")
     assert [record["round"] for record in rounds] == list(range(last + 1))
     assert [record["round"] for record in rounds if record["after"] is None] == ROTTEN
     for one, following in itertools.pairwise(rounds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.job import metrics
 from tests.launch import ROOT, free_port, launch
 from tests.server_process import ServerProcess
 
@@ -65,9 +65,7 @@ def test_two_nodes_are_one_worker(tmp_path: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         server.kill()
-    records = [
-        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    records = metrics(tmp_path / "out")
     assert [record["chosen_by"] for record in records] == ["policy", "policy", "tail"]
     assert (tmp_path / "out" / "student.safetensors").exists()
     with (tmp_path / "out" / "tracking" / "csv" / "train_loss.csv").open() as file:

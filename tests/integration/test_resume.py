@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.job import metrics
 from tests.launch import ROOT, launch
 from tests.ranks import RankProcesses
 from tests.server_process import ServerProcess, eventually
@@ -136,13 +137,7 @@ class Job:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all rounds, without times."""
-        return metrics(self.directory)
-
-
-def metrics(directory: Path) -> list[dict[str, Any]]:
-    """Return the records of a job's rounds, without times."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+        return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in metrics(self.directory)]
 
 
 def wait_for_end(ranks: RankProcesses) -> str:

@@ -34,6 +34,7 @@ def test_a_resumed_worker_is_the_same_worker_in_the_same_run_with_the_same_recip
     assert place.worker == (tmp_path / "out" / "worker-id").read_text().strip()
     assert re.fullmatch("[0-9a-f]{16}", place.worker)
     assert (place.run, place.joined, place.checkpoint) == ("r", True, None)
+    place.journal.close()
     saved = read_saved_recipe(tmp_path / "out")
     assert saved == RECIPE
     assert saved.directory == BUILT_IN.parent, "relative paths still start at the recipe's own folder"
@@ -45,6 +46,7 @@ def test_a_directory_is_one_workers_and_one_processes(tmp_path: Path) -> None:
         OutputDir.create_new(tmp_path / "out", "s", RECIPE, joined=False)
     with pytest.raises(WorkerError, match="another process is using"):
         OutputDir.reopen(place.directory)
+    place.journal.close()
 
 
 def content(directory: Path) -> dict[str, bytes | None]:
@@ -67,11 +69,16 @@ def test_a_directory_with_something_of_a_users_is_refused_and_left_as_it_is(tmp_
     assert content(tmp_path) == before
 
 
+def remove_unused(place: OutputDir) -> None:
+    place.journal.close()
+    place.remove_unused()
+
+
 def test_a_start_that_came_to_nothing_leaves_what_was_there_before_it(tmp_path: Path) -> None:
-    OutputDir.create_new(tmp_path / "new", "r", RECIPE, joined=False).remove_unused()
+    remove_unused(OutputDir.create_new(tmp_path / "new", "r", RECIPE, joined=False))
     assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
-    OutputDir.create_new(tmp_path / "empty", "r", RECIPE, joined=False).remove_unused()
+    remove_unused(OutputDir.create_new(tmp_path / "empty", "r", RECIPE, joined=False))
     assert content(tmp_path / "empty") == {}
     (tmp_path / "known").mkdir()
     (tmp_path / "known" / "worker-id").write_text("site-7\n")
@@ -79,14 +86,14 @@ def test_a_start_that_came_to_nothing_leaves_what_was_there_before_it(tmp_path: 
     assert place.worker == "site-7"
     # Files that others have added are kept too.
     (tmp_path / "known" / "notes.txt").write_text("mine")
-    place.remove_unused()
+    remove_unused(place)
     assert content(tmp_path / "known") == {"worker-id": b"site-7\n", "notes.txt": b"mine"}
 
 
 def test_a_resumed_start_that_came_to_nothing_takes_nothing_away(tmp_path: Path) -> None:
     place = begin(tmp_path / "out")
     before = content(tmp_path / "out")
-    place.remove_unused()
+    remove_unused(place)
     assert content(tmp_path / "out") == before
 
 
