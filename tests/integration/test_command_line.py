@@ -67,7 +67,7 @@ def test_an_invalid_run_name_is_refused(name: str, capsys: pytest.CaptureFixture
          "'forced'?)"),
         (("train: forced", "layers: {image: visual.transformer.resblock.*}"),
          "'visual.transformer.resblock.*' matches nothing in CoCa; did you mean 'visual.transformer.resblocks"),
-        (("train: forced", "arms: {eyes: [imagee]}"), "did you mean 'image'"),
+        (("image: [image]", "image: [imagee]"), "did you mean 'image'"),
     ],
 )  # fmt: skip
 def test_a_broken_recipe(tmp_path: Path, change: tuple[str, str], message: str) -> None:
