@@ -86,14 +86,15 @@ class Process:
         self.process.stdin.flush()
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process. Idempotent."""
         # Leaving its context waits, and closes the pipes.
-        with self._log, self.process:
+        with self.process:
             self.process.terminate()
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+        self._log.close()
 
 
 class Testbed:
