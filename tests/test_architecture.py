@@ -210,6 +210,19 @@ def test_the_worker_speaks_grpc_in_one_file_of_the_client() -> None:
     assert {module for module, _ in grpc} == {"worker.client.rpc"}
 
 
+def test_no_docstring_begins_with_what() -> None:
+    """A docstring begins with a verb or a noun (CONTRIBUTING.md)."""
+    found = [
+        f"{module}:{node.lineno}"
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and str(node.value.value).startswith(("What ", "Who "))
+    ]
+    assert found == []
+
+
 def test_there_are_no_star_imports_and_no_utils() -> None:
     assert [path for path in FILES.values() if path.stem in ("utils", "helpers", "common")] == []
     stars = [

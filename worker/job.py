@@ -8,7 +8,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,22 +90,22 @@ def _client_and_output(
         name = arguments.run or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         directory = arguments.output_dir or Path("runs") / name
         output = OutputDir.create_new(directory, name, recipe, joined=arguments.run is not None)
-    client = BanditClient(
-        arguments.bandit_addr,
-        run=output.run,
-        worker=output.worker,
-        spec=recipe.spec(models.arms),
-        journal=output.journal,
-        patience=arguments.bandit_patience,
-        credentials=credentials,
-        allow_offline=arguments.allow_offline,
-    )
-    try:
+    with ExitStack() as cleanup:
+        cleanup.callback(output.remove_unused)
+        cleanup.callback(output.journal.close)
+        client = BanditClient(
+            arguments.bandit_addr,
+            run=output.run,
+            worker=output.worker,
+            spec=recipe.spec(models.arms),
+            journal=output.journal,
+            patience=arguments.bandit_patience,
+            credentials=credentials,
+            allow_offline=arguments.allow_offline,
+        )
+        cleanup.callback(client.close)
         client.wait_ready()
         yield client, output
-    finally:
-        client.close()
-        output.remove_unused()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which callers are refused: a process that a newer one has replaced, and one that has seen lost history."""
+"""The callers that are refused: a process that a newer one has replaced, and one that has seen lost history."""
 
 from __future__ import annotations
 

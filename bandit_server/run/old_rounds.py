@@ -12,7 +12,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class OldRound:
-    """What the history says about a round that the state does not hold; None if it has not begun."""
+    """A round that the state does not hold, as the history has it; None if it has not begun."""
 
     round: Round | None
 

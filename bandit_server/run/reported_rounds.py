@@ -1,4 +1,4 @@
-"""Which of a worker's rounds have a report, in bounded memory."""
+"""The rounds of a worker that have a report, in bounded memory."""
 
 from __future__ import annotations
 

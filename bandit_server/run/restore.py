@@ -15,7 +15,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 
 class RecordedRounds:
-    """What a restore needs of the whole history.
+    """The part of the whole history that a restore needs.
 
     Args:
         worker: The worker that restores.

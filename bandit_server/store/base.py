@@ -1,4 +1,4 @@
-"""What callers may assume of a store, whatever implements it.
+"""The interface of a store, and the promises that callers may rely on.
 
 A store holds, for every run, a history: events with versions 1, 2, 3, … without gaps, each of them bytes that the store
 does not interpret; and the run's incarnation.
@@ -33,7 +33,7 @@ AppendResult = Literal["stored", "deleted", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a run's history ends.
+    """The end of a run's history.
 
     Attributes:
         version: The version of its last event; 0 for a run that does not exist.

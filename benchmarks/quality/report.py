@@ -32,7 +32,7 @@ ATTRIBUTION = (
     ("the tail", "optima", "optima, no tail"),
     ("everything", "optima", "joint"),
 )
-"""What a difference between two methods, the first minus the second, is attributed to."""
+"""The cause that a difference between two methods, the first minus the second, is attributed to."""
 
 
 class Interval(NamedTuple):

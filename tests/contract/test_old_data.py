@@ -1,4 +1,4 @@
-"""What earlier versions have written is read: runs in a store, saved bandits, and a job's output directory."""
+"""Data of earlier versions is read: runs in a store, saved bandits, and a job's output directory."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class Round:
-    """What the journal knows about one round.
+    """One round as the journal knows it.
 
     Attributes:
         pull: The arm.

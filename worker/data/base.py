@@ -137,7 +137,7 @@ class Measured(DataModule, Protocol):
 
 @dataclass(frozen=True)
 class Writing:
-    """How a model generates an answer.
+    """The way in which a model generates an answer.
 
     Attributes:
         end: The token that ends a text.
@@ -158,7 +158,7 @@ class Judged(Protocol):
 
     @property
     def writing(self) -> Writing:
-        """How the answers are generated."""
+        """The way in which the answers are generated."""
         ...
 
     def judge(self, written: Mapping[int, Sequence[int]]) -> dict[str, float]:

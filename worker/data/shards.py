@@ -16,7 +16,7 @@ from webdataset.tariterators import tarfile_samples
 from worker.errors import DataError
 
 NAMED = 3
-"""How many missing shards a message names."""
+"""The most missing shards that a message names."""
 
 
 def expand(field: str, patterns: str | Sequence[str], directory: Path) -> list[str]:

@@ -63,14 +63,14 @@ class LossWeights(BaseModel):
     logits: Weight = 1.0
     """Weight of the logit term."""
     logit_loss: str = "kl"
-    """How logits are compared: ``kl`` (of the softened distributions), or the import path of a function of (student,
+    """Comparison of logits: ``kl`` (of the softened distributions), or the import path of a function of (student,
     teacher, mask, temperature)."""
     temperature: float = Field(default=2.0, gt=0)
     """Temperature of the softening."""
     layers: Weight | dict[str, Weight] = 1.0
     """Weight of the layer terms, one for all or by module; a term of weight 0 is not computed."""
     layer_loss: str | dict[str, str] = "mse"
-    """How hidden states are compared, one for all or by module: ``mse`` (normalised by the teacher's energy),
+    """Comparison of hidden states, one for all or by module: ``mse`` (normalised by the teacher's energy),
     ``cosine``, or the import path of a function of (student, teacher, mask)."""
 
 

@@ -1,4 +1,4 @@
-"""Which tensors of a model are rounded when it computes in bf16."""
+"""The tensors of a model that are rounded when it computes in bf16."""
 
 from __future__ import annotations
 

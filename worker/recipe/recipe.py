@@ -58,11 +58,11 @@ class Recipe(BaseModel, extra="forbid"):
     """The modules of each arm. By default every module is an arm, except for those that have nothing to train and,
     under ``forced``, those that are kept whole, since they have nothing to learn."""
     train: Mode = "forced"
-    """What a round trains: ``forced``, ``active`` or ``all``; see worker/distill/plan.py."""
+    """Training mode of a round: ``forced``, ``active`` or ``all``; see worker/distill/plan.py."""
     tail: float = Field(default=0.3, ge=0, le=1)
     """The fraction of the rounds, at the end, that train all modules jointly."""
     policy: PolicyRecipe = PolicyRecipe()
-    """How the server chooses arms."""
+    """The server's policy for choosing arms."""
     cost_aware: bool = False
     """Divide rewards by the arm's relative cost in seconds."""
     rounds: int = Field(default=100, ge=0)
@@ -78,7 +78,7 @@ class Recipe(BaseModel, extra="forbid"):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     """The optimizer and the learning rate schedule."""
     probe: ProbeRecipe = ProbeRecipe()
-    """How the student is measured around each round."""
+    """Measurement of the student around each round."""
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     """When checkpoints are written."""
     tracking: TrackingRecipe = TrackingRecipe()

@@ -191,7 +191,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def printed(program: str, path: Path) -> str:
-    """What a program prints that imports our packages from a folder or a zip file."""
+    """Return what a program prints that imports our packages from a folder or a zip file."""
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(path)!r}); {program}"]
     return subprocess.run(command, cwd=path.parent, check=True, capture_output=True, text=True, timeout=60).stdout
 

@@ -1,4 +1,4 @@
-"""What many workers need, from what one round costs."""
+"""The needs of many workers, from the costs of one round."""
 
 from __future__ import annotations
 

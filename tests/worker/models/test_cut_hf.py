@@ -205,27 +205,27 @@ def grouped(stacks: dict[str, str]) -> Adapter:
     )
 
 
-def by_hand(name: str, stacks: dict[str, str], kept: dict[str, list[int]]) -> str:
+def by_hand(name: str, stacks: dict[str, str], kept_layers: dict[str, list[int]]) -> str:
     """The teacher's name of a student's tensor."""
     for module, stack in stacks.items():
-        if module in kept and name.startswith(f"{stack}."):
+        if module in kept_layers and name.startswith(f"{stack}."):
             number, rest = name.removeprefix(f"{stack}.").split(".", 1)
             shared = "relative_attention_bias" in rest or "rel_attn_embed" in rest
-            return name if shared else f"{stack}.{kept[module][int(number)]}.{rest}"
+            return name if shared else f"{stack}.{kept_layers[module][int(number)]}.{rest}"
     return name
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_tensor_is_its_source_and_the_export_is_the_student(name: str) -> None:
-    kind, configuration, stacks, kept = CASES[name]
+    kind, configuration, stacks, kept_layers = CASES[name]
     teacher = made(kind, configuration())
-    student = teacher.cut({module: len(numbers) for module, numbers in kept.items()}, grouped(stacks))
+    student = teacher.cut({module: len(numbers) for module, numbers in kept_layers.items()}, grouped(stacks))
     ours, theirs = student.model.state_dict(), teacher.model.state_dict()
     for key, value in ours.items():
-        assert torch.equal(value, theirs[by_hand(key, stacks, kept)]), key
+        assert torch.equal(value, theirs[by_hand(key, stacks, kept_layers)]), key
     for module, stack in stacks.items():
         length = len(list(teacher.model.get_submodule(stack).children()))
-        assert len(list(student.model.get_submodule(stack).children())) == len(kept.get(module, range(length)))
+        assert len(list(student.model.get_submodule(stack).children())) == len(kept_layers.get(module, range(length)))
     student.check_export()
 
 
@@ -258,7 +258,7 @@ def inputs(name: str, configuration: Any) -> dict[str, Tensor]:
     return {"input_ids": ids}
 
 
-def leave_out(model: Any, stack: str, kept: list[int]) -> None:
+def leave_out(model: Any, stack: str, kept_layers: list[int]) -> None:
     """Make the layers that are not kept pass on their input, at whatever place of their output it is."""
 
     def passing(module: Any, arguments: Any, named: Any, output: Any) -> Any:
@@ -266,20 +266,20 @@ def leave_out(model: Any, stack: str, kept: list[int]) -> None:
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     for number, layer in enumerate(model.get_submodule(stack)):
-        if number not in kept:
+        if number not in kept_layers:
             layer.register_forward_hook(passing, with_kwargs=True, prepend=True)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_student_computes_what_the_teacher_does_without_the_other_layers(name: str) -> None:
-    kind, configuration, stacks, kept = CASES[name]
+    kind, configuration, stacks, kept_layers = CASES[name]
     teacher = made(kind, configuration())
-    student: Any = teacher.cut({module: len(numbers) for module, numbers in kept.items()}, grouped(stacks)).model
+    student: Any = teacher.cut({module: len(numbers) for module, numbers in kept_layers.items()}, grouped(stacks)).model
     whole: Any = teacher.model.eval()
     data = inputs(name, whole.config)
     with torch.no_grad():
         before = whole(**data)[0]
-        for module, numbers in kept.items():
+        for module, numbers in kept_layers.items():
             leave_out(whole, stacks[module], numbers)
         ours, theirs = student.eval()(**data)[0], whole(**data)[0]
     assert torch.isfinite(ours).all()
@@ -343,8 +343,8 @@ def test_swin_is_cut_where_its_windows_alternate_still() -> None:
     student = teacher.cut({"stack": 2}, grouped({"stack": stack}))
     assert student.model.config.depths == [2, 2]
     ours, theirs = student.model.state_dict(), teacher.model.state_dict()
-    kept = {"stack": [2, 5]}
-    assert all(torch.equal(value, theirs[by_hand(key, {"stack": stack}, kept)]) for key, value in ours.items())
+    kept_layers = {"stack": [2, 5]}
+    assert all(torch.equal(value, theirs[by_hand(key, {"stack": stack}, kept_layers)]) for key, value in ours.items())
     student.check_export()
 
 

@@ -1,4 +1,4 @@
-"""What is frozen, and which modules are arms by default."""
+"""Frozen parameters, and the modules that are arms by default."""
 
 from __future__ import annotations
 
