@@ -190,7 +190,7 @@ class Loaded(ABC):
         Raises:
             RecipeError: There is no such module, it has fewer layers, or the model cannot be cut.
         """
-        raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
+        raise RecipeError(f"a student cannot be cut from a {type(self.model).__name__}")
 
     def inputs(self) -> Inputs:
         """Return the preprocessing of the model.
