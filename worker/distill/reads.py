@@ -21,6 +21,8 @@ from worker.models.paths import owned_modules
 
 Output = tuple[str, str]
 """The keys of an entry of `Adapter.run_whole`."""
+CLOSE = 1e-4
+"""The largest relative difference of two outputs that are the same."""
 LOGITS: Output = ("", "logits")
 TASK = "\0task"
 """The first key of task terms among the outputs."""
@@ -28,13 +30,14 @@ TASK = "\0task"
 
 @dataclass
 class Reads:
-    """What the modules of a model read, and what they put out.
+    """The reading relation of a model's modules, and the tensors that they put out.
 
     Attributes:
         inputs: For each module, the modules whose tensors it reads.
         read: For each module, the tensors that others read, or that outputs are computed from which no module makes
             alone; in the order in which they are put out.
         needed: These, and others that the passes of other modules cannot miss.
+        spare: For each module, the units of others whose tensors its pass cannot miss, but nothing reads.
         maker: The module that makes the logits alone or, in a model without logits, its losses; None if there is none.
         outputs: The entries of `Adapter.run_whole` that a module makes alone.
         boundary: The tensors that the modules put out on the rows.
@@ -43,6 +46,7 @@ class Reads:
     inputs: dict[str, set[str]] = field(default_factory=dict)
     read: dict[str, list[str]] = field(default_factory=dict)
     needed: dict[str, list[str]] = field(default_factory=dict)
+    spare: dict[str, set[str]] = field(default_factory=dict)
     maker: str | None = None
     outputs: dict[str, set[Output]] = field(default_factory=dict)
     boundary: dict[str, Boundary] = field(default_factory=dict)
@@ -116,6 +120,7 @@ class _Experiment:
             # An adapter may name outputs of its own that are compared.
             spec = next(spec for spec in self._stand_ins.adapter.modules if spec.name == module)
             ours |= {(module, name) for name in spec.matched}
+            found.spare[module] = set()
             found.outputs[module] = {output for output in ours if output != LOGITS and output[0] != TASK}
             found.inputs[module] = set().union(*(makers.get(output, set()) for output in ours)) - {module}
         for module, tensors in readers.items():
@@ -130,6 +135,8 @@ class _Experiment:
             found.needed[module] = found.read[module]
         for module in self._modules:
             self._settle(module, found)
+        for module in self._modules:
+            self._prove(module, found)
         return found
 
     def _readers(self, module: str) -> dict[str, set[Any]]:
@@ -161,30 +168,65 @@ class _Experiment:
     def _settle(self, module: str, found: Reads) -> None:
         """Check that a pass for a module does with the tensors that it reads; if not, add those that it cannot miss.
 
-        They change nothing in it, but the model's code between the units computes with them all the same.
+        They change nothing in it, but the model's code between the units computes with them all the same. The teacher
+        puts out those that it computes for this pass anyway; the units of others are computed on the spot.
         """
         if not self._lacks(module, found):
             return
+        computed = _closure(found.inputs, module)
+        missed: dict[str, list[str]] = {}
         for other in self._modules:
             for name in self._boundary[other] if other != module else ():
-                if other not in found.inputs[module] or name not in found.needed[other]:
-                    rest = {key: tensor for key, tensor in self._boundary[other].items() if key != name}
-                    changed = self._changed({**self._boundary, other: rest}, self._last(module, found))
-                    if self._needs(module, changed, found):
-                        found.inputs[module].add(other)
-                        found.needed[other] = [key for key in self._boundary[other] if key in (*found.needed[other], name)]
+                rest = {key: tensor for key, tensor in self._boundary[other].items() if key != name}
+                if self._needs(module, self._changed({**self._boundary, other: rest}, self._last(module, found)), found):
+                    missed.setdefault(other, []).append(name)
+        for other, names in missed.items():
+            if other in computed:
+                self._answer(module, other, names, found)
+            else:
+                found.spare[module] |= {name.partition(":")[0].partition("#")[0] for name in names}
         if self._lacks(module, found):
-            found.inputs[module] = set(self._modules) - {module}
-            for other in found.inputs[module]:
-                found.needed[other] = list(self._boundary[other])
+            found.spare[module] = set()
+            for other, names in missed.items():
+                self._answer(module, other, names, found)
+        if self._lacks(module, found):
+            for other in self._modules:
+                if other != module:
+                    self._answer(module, other, self._boundary[other], found)
+
+    def _answer(self, module: str, other: str, names: Collection[str], found: Reads) -> None:
+        """Let a module's pass have these tensors of another module."""
+        found.inputs[module].add(other)
+        found.needed[other] = [name for name in self._boundary[other] if name in found.needed[other] or name in names]
 
     def _lacks(self, module: str, found: Reads) -> set[Any]:
         """Return what of a module's own pass differs if only the tensors that it reads are there."""
-        answers = {
+        answers = {**self._answers(module, found), module: self._boundary[module]}
+        return self._needs(module, self._changed(answers, self._last(module, found), found.spare[module]), found)
+
+    def _answers(self, module: str, found: Reads) -> dict[str, Boundary]:
+        """Return the tensors that the pass of a module has."""
+        return {
             other: {name: self._boundary[other][name] for name in found.needed[other]} for other in found.inputs[module]
         }
-        changed = self._changed({**answers, module: self._boundary[module]}, self._last(module, found))
-        return self._needs(module, changed, found)
+
+    def _prove(self, module: str, found: Reads) -> None:
+        """Compute a module among stand-ins, and compare what it puts out with the model's own forward pass."""
+        current = Pass([module], self._answers(module, found), self._last(module, found), found.spare[module])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
+        computed = current.boundary.get(module, {})
+        differs = [name for name, tensor in self._boundary[module].items() if not _close(tensor, computed.get(name))]
+        differs += [
+            "its output" for output in found.outputs[module] if not _close(self._tensors[output][0], outputs[output][0])
+        ]
+        if differs:
+            raise RecipeError(
+                f"train: forced: the module {module} of a {type(self._stand_ins.model).__name__} computes something else "
+                f"when the other modules are replaced by their recorded outputs ({differs[0]} differs); use train: active "
+                "or all, or declare the modules' inputs in an adapter (worker/models/base.py)"
+            )
 
     def _needs(self, module: str, changed: set[Any], found: Reads) -> set[Any]:
         calls = {call for call in self._order if self._stand_ins.module_of(call) == module}
@@ -195,9 +237,11 @@ class _Experiment:
             return None
         return next((call for call in reversed(self._order) if self._stand_ins.module_of(call) == module), None)
 
-    def _changed(self, answers: Mapping[str, Boundary], last: str | None = None) -> set[Any]:
-        """Let all units answer, and return the calls whose inputs change and the outputs that do."""
-        current = Pass((), answers, last, inputs={})
+    def _changed(
+        self, answers: Mapping[str, Boundary], last: str | None = None, spare: Collection[str] = ()
+    ) -> set[Any]:
+        """Let all units answer but the spare ones, and return the calls whose inputs change and the outputs that do."""
+        current = Pass((), answers, last, spare, inputs={})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
@@ -220,6 +264,16 @@ class _Experiment:
         return outputs
 
 
+def _closure(inputs: Mapping[str, set[str]], module: str) -> set[str]:
+    """Return a module's direct and indirect inputs."""
+    found, pending = set[str](), [module]
+    while pending:
+        new = inputs[pending.pop()] - found
+        found |= new
+        pending += new
+    return found
+
+
 def _maker(makers: Mapping[Output, set[str]]) -> str | None:
     """Return the only module that the logits change with; in a model without logits, that all task terms change with."""
     counting = [makers[LOGITS]] if LOGITS in makers else [some for output, some in makers.items() if output[0] == TASK]
@@ -236,6 +290,14 @@ def _equal(ours: list[Tensor], theirs: list[Tensor] | None) -> bool:
             for one, other in zip(ours, theirs, strict=True)
         )
     )
+
+
+def _close(own: Tensor, computed: Tensor | None) -> bool:
+    """Return whether two outputs are the same but for rounding: kernels may add in another order."""
+    if computed is None or own.shape != computed.shape:
+        return False
+    own, computed = own.double().nan_to_num(), computed.double().nan_to_num()
+    return bool((own - computed).abs().sum() <= CLOSE * own.abs().sum())
 
 
 def _words(what: Any) -> str:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from worker.models.base import Adapter, Batch, Boundary
 WHOLE = ""
 """The boundary tensors of a whole pass that no module makes alone have this name in place of a module's."""
 CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
-"""What an output may hold beside tensors. Anything else, such as a cache of keys and values, is answered by None."""
+"""The plain values that an output may hold beside tensors. Anything else, such as a cache of keys and values, is answered by None."""
 
 
 class _Stop(Exception):
@@ -51,6 +51,7 @@ class Pass:
         computed: The modules whose units are computed.
         answers: The tensors that the other modules put out, by module and name; None in place of missing ones.
         last: The call behind which the pass ends; None for a whole one.
+        spare: Units of other modules that are computed all the same, without gradient.
         boundary: The tensors that computed modules have put out so far.
         inputs: The tensors that each unit was called with, by call; None to not record them.
         calls: The calls so far, in order.
@@ -59,6 +60,7 @@ class Pass:
     computed: Collection[str]
     answers: Mapping[str, Boundary] = field(default_factory=dict)
     last: str | None = None
+    spare: Collection[str] = ()
     boundary: dict[str, Boundary] = field(default_factory=dict)
     inputs: dict[str, list[Tensor]] | None = None
     calls: list[str] = field(default_factory=list)
@@ -79,6 +81,8 @@ class StandIns:
     Attributes:
         order: All calls of a forward pass, in order; set by `learn`.
         names: The tensors that are recorded, each with the name that it gets; None for all, under their own names.
+        spare: By module, the units of other modules that its pass computes although nothing reads what they put out: the
+            code around them would fail without.
         outputs: The entries of `run_whole` that a module's pass returns, by module; a pass with such entries is a whole
             one. An entry is a pair of keys.
     """
@@ -87,6 +91,7 @@ class StandIns:
         self.model, self.adapter = model, adapter
         self.order: list[str] = []
         self.names: Mapping[str, str] | None = None
+        self.spare: dict[str, set[str]] = {}
         self.outputs: dict[str, set[tuple[str, str]]] = {}
         self._owners = dict(owners)
         self._structures: dict[str, Any] = {}
@@ -166,7 +171,8 @@ class StandIns:
             batch: The model's inputs.
             answers: The boundary tensors of other modules. One without any is read by none of these: it answers None.
         """
-        current = Pass(modules, answers, self.last(modules))
+        spare = set[str]().union(*(self.spare.get(module, ()) for module in modules))
+        current = Pass(modules, answers, self.last(modules), spare)
         whole = self.play(current, batch)
         boundary: dict[str, Boundary] = {module: {} for module in modules} | current.boundary
         if whole is not None:
@@ -203,11 +209,13 @@ class StandIns:
             if current.inputs is not None:
                 tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
                 current.inputs[call] = [tensor.detach().clone() for tensor in tensors]
-            if self._owners[name] not in current.computed:
+            is_computed = self._owners[name] in current.computed
+            if not is_computed and name not in current.spare:
                 return self._answer(call, current.answers)
             current._open = call
             try:
-                return forward(*args, **kwargs)
+                with nullcontext() if is_computed else torch.no_grad():
+                    return forward(*args, **kwargs)
             finally:
                 current._open, current._closed = None, call
 
@@ -221,6 +229,8 @@ class StandIns:
             if current is None or current._closed is None or current._closed.partition("#")[0] != name:
                 return
             call, current._closed = current._closed, None
+            if self._owners[name] not in current.computed:
+                return
             boundary = current.boundary.setdefault(self._owners[name], {})
             if self.names is None:
                 self._structures[call] = _structure(call, output)

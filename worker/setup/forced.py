@@ -22,10 +22,6 @@ from worker.models.base import Batch, ModuleSpec
 from worker.setup.models import Models
 from worker.setup.shape_check import evaluating
 
-CLOSE = 1e-4
-"""The largest relative difference at which two outputs are the same: kernels may add in another order."""
-
-
 @dataclass(frozen=True)
 class _Tensors:
     """The tensors that modules read of each other, by module: the student's names, in order, and the teacher's."""
@@ -55,15 +51,17 @@ def with_stand_ins(models: Models, batch: Batch) -> Models:
             if module == ours.maker != maker or module == theirs.maker != maker:
                 matched = {(module, name) for spec in modular.adapter.modules for name in spec.matched}
                 reads.outputs[module] &= matched
-        modular.stand_ins.outputs = reads.outputs
+        modular.stand_ins.outputs, modular.stand_ins.spare = reads.outputs, reads.spare
         modular.stand_ins.names = {
-            own_name: name for module in order for own_name, name in zip(names[module], tensors.ours[module], strict=True)
+            own_name: name
+            for module in order
+            for own_name, name in zip(names[module], tensors.ours[module], strict=True)
         }
     modules = tuple(
         replace(module, inputs=tuple(name for name in order if name in inputs[module.name]), matched=())
         for module in models.adapter.modules
     )
-    for modular, role in models.both:
+    for modular, _ in models.both:
         modular.adapter = FoundAdapter(modular.adapter, modules, maker, ())
     whole = _whole(models.student, batch)
     matched = tuple(_with_matched(models, module, ours.read[module.name], whole) for module in modules)
@@ -73,10 +71,9 @@ def with_stand_ins(models: Models, batch: Batch) -> Models:
         for name, tensor in whole.boundary[module.name].items()
         if _fits(models.student.adapter.mask(module.name, "hidden", batch), tensor)
     ]
-    for modular, role in models.both:
+    for modular, _ in models.both:
         assert modular.stand_ins is not None
         modular.adapter = FoundAdapter(modular.stand_ins.adapter, matched, maker, masked)
-        _prove(modular, role, batch)
     return replace(models, adapter=models.student.adapter)
 
 
@@ -98,17 +95,15 @@ def _match(models: Models, ours: Reads, theirs: Reads) -> _Tensors:
     """Pair the tensors that the student's modules read with those that the teacher's read."""
     names: dict[str, list[str]] = {}
     for module, needed in ours.needed.items():
-        if len(needed) == len(theirs.needed[module]):
-            # In order: what the teacher reads of its layer 22 the student may read of its layer 2.
-            names[module] = theirs.needed[module]
-            continue
-        names[module] = [_counterpart(models, module, name) for name in needed]
-        missing = [name for name in names[module] if name not in theirs.boundary[module]]
-        if missing:
+        read, teacher_read = ours.read[module], theirs.read[module]
+        # In order: what the teacher reads of its layer 22 the student may read of its layer 2.
+        paired = dict(zip(read, teacher_read, strict=False)) if len(read) == len(teacher_read) else {}
+        names[module] = [paired.get(name) or _counterpart(models, module, name) for name in needed]
+        if any(name not in theirs.boundary[module] for name in names[module]):
             raise RecipeError(
-                f"train: forced: other modules read {len(needed)} tensors of {module} in the student "
-                f"({', '.join(needed)}) and {len(theirs.needed[module])} in the teacher "
-                f"({', '.join(theirs.needed[module])}); use train: active or all"
+                f"train: forced: other modules read {len(read)} tensors of {module} in the student "
+                f"({', '.join(read)}) and {len(teacher_read)} in the teacher ({', '.join(teacher_read)}); use train: "
+                "active or all"
             )
     return _Tensors(ours.needed, names)
 
@@ -142,32 +137,6 @@ def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
     return mask is not None and tensor.ndim > mask.ndim and tensor.shape[: mask.ndim] == mask.shape
 
 
-def _prove(modular: ModularModel, role: str, batch: Batch) -> None:
-    """Raise RecipeError unless each module computes among stand-ins what it computes in the model's own forward pass."""
-    whole = _whole(modular, batch)
-    for module in modular.adapter.modules:
-        with evaluating(modular.model, batch, role), torch.no_grad():
-            alone = modular.run([module.name], batch, whole.boundary)
-        pairs = [(alone.hidden.get(layer), whole.hidden.get(layer)) for layer in modular.layers[module.name]]
-        pairs += [(tensor, whole.boundary[module.name].get(name)) for name, tensor in alone.boundary[module.name].items()]
-        for ours, theirs in pairs:
-            if (ours is None) != (theirs is None) or (
-                ours is not None and theirs is not None and not _close(ours, theirs)
-            ):
-                raise RecipeError(
-                    f"train: forced: the {role}'s module {module.name} computes something else when the other modules "
-                    "are replaced by their recorded outputs; use train: active or all, or declare the modules' inputs "
-                    "in an adapter (worker/models/base.py)"
-                )
-
-
 def _whole(modular: ModularModel, batch: Batch) -> Outputs:
     with torch.random.fork_rng(devices=[]), evaluating(modular.model, batch, "model"), torch.no_grad():
         return modular.run([module.name for module in modular.adapter.modules], batch)
-
-
-def _close(ours: Tensor, theirs: Tensor) -> bool:
-    if ours.shape != theirs.shape:
-        return False
-    difference = (ours.double() - theirs.double()).nan_to_num().abs()
-    return bool(difference.sum() <= CLOSE * theirs.double().nan_to_num().abs().sum())
