@@ -72,9 +72,9 @@ class WholeAdapter(TextAdapter):
 
     def arguments(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Return the arguments of the model's forward pass: the entries of the batch that it names."""
-        names, open_ended = _parameters(type(model))
+        names, open_ended = _parameters(type(model).forward)
         if open_ended and model.base_model is not model:
-            names = names | _parameters(type(model.base_model))[0]
+            names = names | _parameters(type(model.base_model).forward)[0]
         arguments: dict[str, Any] = {name: batch[name] for name in names if name in batch}
         for name, other in ALIASES.items():
             if name in names and name not in batch and other in batch and other not in names:
@@ -189,9 +189,9 @@ class WholeAdapter(TextAdapter):
 
 
 @cache
-def _parameters(kind: type) -> tuple[frozenset[str], bool]:
-    """Return the names of a forward pass's parameters, and whether it takes others."""
-    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+def _parameters(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Return the names of the parameters of a class's forward pass, and whether it takes others."""
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
     named = frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
     return named, any(one.kind is one.VAR_KEYWORD for one in parameters)
 
