@@ -222,7 +222,10 @@ CONFIGS: dict[str, Tiny] = {
                       generator=_generator())}, THIRDS, {"upper": 1}),
     "timm": Tiny("TimmWrapperForImageClassification", config("TimmWrapperConfig", architecture="vit_tiny_patch16_224",
                  model_args={"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}),
-                 lambda: classes(pictures(16)), THIRDS, {}),
+                 lambda: classes(pictures(16)), THIRDS, {"upper": 1}),
+    "timm_resnet": Tiny("TimmWrapperForImageClassification", config("TimmWrapperConfig", architecture="resnet18",
+                        model_args={"channels": [8, 8, 16, 16], "stem_width": 8}), lambda: classes(pictures(32)),
+                        THIRDS, {"upper": 2}),
     # Encoders of sound
     "wav2vec2_ctc": Tiny("Wav2Vec2ForCTC", config("Wav2Vec2Config", **TOKENS, **SPEECH), lambda: {**sounds(),
                          "labels": answers(4)}, THIRDS, {"upper": 1}),

@@ -35,6 +35,8 @@ from worker.models.hf.inputs import HfInputs
 from worker.models.hf.preparation import list_files, preparation_files
 from worker.models.hf.shorten import keep_every_layer, shorten
 from worker.models.hf.signature import differing, signature
+from worker.models.hf.structure import spread_language
+from worker.models.paths import layer_names
 from worker.models.weights import check_names, load_weights, read_weights
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class HfModel(Loaded):
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         """Cut a student from this model."""
         model: Any = self.model
+        keep = spread_language(keep, {name: len(names) for name, names in layer_names(model, adapter).items()})
         selection = LayerSelection(model, adapter, keep)
 
         def build(config: Any) -> Any:

@@ -49,6 +49,9 @@ FLAGS = ("no_rope_layers",)
 BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
 """Fields that make a layer's computation depend on its number."""
 
+TIMM = "model_args"
+"""The field with the arguments of a model of timm; its depth is one of them, or follows from its name."""
+
 _DEPTH = re.compile(r"layer|depth|block|stage")
 _NUMBERS = re.compile(r"(layers?|layer_ids|indexe?s|indices|idxs?|block_ids)$")
 _NO_LAYERS = re.compile(
@@ -185,20 +188,21 @@ class _Step:
         """Return the configuration with a shorter stack, and a model without memory that was built from it."""
         reasons: list[str] = []
         for path in _section_paths(self.model, self.stack):
-            for field, place in self._depth_fields(_follow(config, path)):
+            for field, place, value in self._depth_fields(_follow(config, path)):
                 trial = copy.deepcopy(config)
                 section = _follow(trial, path)
                 self._check_by_index(section)
                 self._check_deepstack(trial, path)
                 taps = self._renumber(section, field, place)
-                _set(section, field, place, len(self.numbers))
+                _set(section, field, place, value)
                 taps += self._renumber_vision_taps(trial, path)
                 taps += self._renumber_outputs(section) if place is None else []
                 name = ".".join((*path, field))
+                staged = place is not None or field == TIMM
                 try:
                     student = self._try(trial)
                 except Exception as error:
-                    reasons.append(f"{name} = {len(self.numbers)} fails: {str(error).strip().splitlines()[0]}")
+                    reasons.append(f"{name} = {value} fails: {str(error).strip().splitlines()[0]}")
                     continue
                 changed = self._changed_stacks(student)
                 if changed is None:
@@ -206,7 +210,7 @@ class _Step:
                 if changed:
                     reasons.append(f"{name} also changes {join_names(changed)}")
                     continue
-                if place is not None:
+                if staged:
                     self._fit_sources(student)
                 fitting = self._fit_rhythm(trial, path, field, student)
                 for text in taps:
@@ -222,8 +226,8 @@ class _Step:
         with torch.device("meta"):
             return self.build(copy.deepcopy(config))
 
-    def _depth_fields(self, section: Any) -> list[tuple[str, int | None]]:
-        """Return the fields that may hold the depth, likely ones first, with the place in a list of depths."""
+    def _depth_fields(self, section: Any) -> list[tuple[str, int | None, Any]]:
+        """Return the fields that may hold the depth, likely ones first: name, place in a list of depths, and value."""
         side = "decoder" if "decoder" in self.stack else "encoder" if "encoder" in self.stack else None
         fields: list[tuple[str, int | None]] = []
         for name, value in vars(section).items():
@@ -234,14 +238,28 @@ class _Step:
             elif isinstance(value, list | tuple) and re.search(r"depth|num_.*(layers|blocks)", name):
                 fields += [(name, index) for index, entry in enumerate(value) if entry == self.depth]
         other = {"decoder": "encoder", "encoder": "decoder", None: None}[side]
-        return sorted(
-            fields,
+        fields.sort(
             key=lambda entry: (
                 entry[1] is not None,
                 other is not None and other in entry[0],
                 entry[0] not in ("num_hidden_layers", "num_layers", "n_layer", "depth"),
-            ),
+            )
         )
+        named = [(name, place, len(self.numbers)) for name, place in fields]
+        return [*named, *((TIMM, None, arguments) for arguments in self._timm_arguments(section))]
+
+    def _timm_arguments(self, section: Any) -> Iterator[dict[str, Any]]:
+        """Yield the arguments with which timm may build a model of another depth than its name says."""
+        if not hasattr(section, TIMM):
+            return
+        given = dict(getattr(section, TIMM) or {})
+        stages = re.compile(re.sub(r"\d+", r"\\d+", re.escape(self.stack)))
+        depths = {name: length for name, length in self.lengths.items() if stages.fullmatch(name)}
+        depths[self.stack] = len(self.numbers)
+        if len(depths) > 1:
+            yield from ({**given, name: list(depths.values())} for name in ("depths", "layers"))
+        else:
+            yield {**given, "depth": len(self.numbers)}
 
     def _changed_stacks(self, student: nn.Module) -> list[str] | None:
         """Return other stacks whose length changed; None if this one has not the wanted length."""
@@ -455,7 +473,7 @@ class _Step:
 REMEDY = "name a configuration for the student instead: student.model"
 
 
-def _set(section: Any, field: str, place: int | None, value: int) -> None:
+def _set(section: Any, field: str, place: int | None, value: Any) -> None:
     if place is not None:
         depths = getattr(section, field)
         setattr(section, field, type(depths)([*depths[:place], value, *depths[place + 1 :]]))

@@ -23,6 +23,7 @@ last, the connector has what lies between the towers and the language model.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
@@ -31,12 +32,15 @@ from typing import Any, Literal
 from torch import nn
 from transformers.models.auto import modeling_auto
 
+from worker.errors import RecipeError
 from worker.models.base import ModuleSpec
 
 Kind = Literal["text", "image", "audio", "answer", "other"]
 """The kind of positions that a module's hidden states have: tokens, patches, frames, tokens of the decoder's own."""
 
 THIRDS = ("lower", "middle", "upper")
+LANGUAGE = "language"
+"""The language model beside a tower: a module, or all of its thirds."""
 LONG = 6
 """Number of layers from which on a language model beside a tower is more than one module."""
 BEFORE = -1
@@ -48,7 +52,8 @@ _CONNECTOR = re.compile(
 """Names of what lies between a tower and a language model."""
 _ROLES = (
     ("audio", re.compile(r"audio|speech|sound")),
-    ("image", re.compile(r"vision|visual|image|video|vit(_|$)|pixel")),
+    ("video", re.compile(r"video")),
+    ("image", re.compile(r"vision|visual|image|vit(_|$)|pixel")),
     ("text", re.compile(r"text|language|(^|_)l?lm(_|$)")),
     ("encoder", re.compile(r"encoder")),
     ("decoder", re.compile(r"decoder")),
@@ -64,12 +69,10 @@ class Structure:
     Attributes:
         modules: Their declarations; their inputs are not known.
         kinds: The kind of positions of each module.
-        last: The module that has the head, if there is any.
     """
 
     modules: tuple[ModuleSpec, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    last: str | None = None
 
 
 @dataclass
@@ -97,7 +100,7 @@ def find_structure(model: Any, sizes: Mapping[str, int] | None = None) -> Struct
     if len(towers) == 1:
         specs = _split(model, _Tower("", towers[0].layers), sizes or {})
         kind = _kind_of_input(model)
-        return Structure(specs, {spec.name: kind for spec in specs}, specs[-1].name)
+        return Structure(specs, {spec.name: kind for spec in specs})
     joined = _is_joined(model)
     _name_roles(model, towers, joined)
     joined = joined and any(tower.role not in ("encoder", "decoder") for tower in towers)
@@ -111,6 +114,31 @@ def split_depth(depth: int) -> list[int]:
     count = min(len(THIRDS), depth)
     bounds = [index * depth // count for index in range(count + 1)]
     return [after - before for before, after in pairwise(bounds)]
+
+
+def spread_language(keep: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return ``keep`` with the layers of a whole language model, if it has any, spread over its thirds.
+
+    Args:
+        keep: Number of layers to keep, by module.
+        sizes: Number of layers of each module.
+
+    Raises:
+        RecipeError: There are fewer layers than thirds, or a third is named too.
+    """
+    thirds = [name for name in THIRDS if name in sizes]
+    if LANGUAGE not in keep or LANGUAGE in sizes or not thirds:
+        return dict(keep)
+    count, named = keep[LANGUAGE], [name for name in thirds if name in keep]
+    if named:
+        raise RecipeError(f"keep names {LANGUAGE} and {named[0]}, which is a part of it; remove one of them")
+    if count < len(thirds):
+        raise RecipeError(
+            f"keep asks for {count} layers of {LANGUAGE}, which is {', '.join(thirds)}; keep at least {len(thirds)}"
+        )
+    bounds = [index * count // len(thirds) for index in range(len(thirds) + 1)]
+    spread = {name: end - first for name, (first, end) in zip(thirds, pairwise(bounds), strict=True)}
+    return {name: number for name, number in keep.items() if name != LANGUAGE} | spread
 
 
 # Stacks and towers
@@ -212,9 +240,12 @@ def _name_roles(model: Any, towers: Sequence[_Tower], joined: bool) -> None:
         if not tower.role and joined and _has_embeddings(model, tower):
             tower.role = "text"
         tower.role = tower.role or _leaf(tower.path)
+    roles = Counter(tower.role for tower in towers)
+    leaves = Counter(_leaf(tower.path) for tower in towers)
     for tower in towers:
-        if sum(other.role == tower.role for other in towers) > 1 and tower.role != "connector":
-            tower.role = _leaf(tower.path) if _leaf(tower.path) != tower.role else tower.path.replace(".", "_")
+        if roles[tower.role] > 1 and tower.role != "connector":
+            leaf = _leaf(tower.path)
+            tower.role = leaf if leaves[leaf] == 1 else tower.path.replace(".", "_")
     texts = [tower for tower in towers if tower.role == "text"]
     others = [tower for tower in towers if tower.role not in ("text", "connector")]
     if joined and len(texts) == 1 and others:
@@ -269,7 +300,7 @@ def _distribute(model: Any, towers: Sequence[_Tower], connector: _Tower | None) 
             language.after.append(path)
     if connector is not None:
         for tower in towers:
-            if tower.role in ("image", "audio"):
+            if tower.role in ("image", "video", "audio"):
                 children = model.get_submodule(tower.path).named_children()
                 within = [_join(tower.path, name) for name, child in children if _connects(name, child)]
                 connector.after += within
@@ -341,7 +372,7 @@ def _declare(
     model: nn.Module, towers: Sequence[_Tower], connector: _Tower | None, sizes: Mapping[str, int]
 ) -> Structure:
     """Declare a module for each tower, and for the connector if it has parameters."""
-    order = {"image": 0, "audio": 1, "connector": 2}
+    order = {"image": 0, "video": 0, "audio": 1, "connector": 2}
     declared: list[tuple[int, tuple[ModuleSpec, ...], Kind]] = []
     connecting = connector.after if connector else []
     for tower in towers:
@@ -359,7 +390,7 @@ def _declare(
     declared.sort(key=lambda entry: entry[0])
     specs = tuple(spec for _, group, _ in declared for spec in group)
     kinds = {spec.name: kind for _, group, kind in declared for spec in group}
-    return Structure(specs, kinds, specs[-1].name)
+    return Structure(specs, kinds)
 
 
 def _outer_layers(model: nn.Module, paths: Sequence[str]) -> Iterator[str]:
@@ -376,8 +407,10 @@ def _kind(model: Any, tower: _Tower) -> Kind:
         return "answer"
     if tower.role in ("language", "text"):
         return "text"
-    if tower.role in ("image", "audio"):
-        return tower.role  # type: ignore[return-value]
+    if tower.role in ("image", "video"):
+        return "image"
+    if tower.role == "audio":
+        return "audio"
     if tower.role != "encoder":
         return "other"
     # A frame's encoder is a model by itself; every other PyTorch module of transformers says input_ids.

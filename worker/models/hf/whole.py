@@ -9,6 +9,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,7 @@ import torch
 from torch import Tensor
 
 from worker.models.base import Batch, Boundary
-from worker.models.generic import MODEL
-from worker.models.hf.structure import Structure
+from worker.models.hf.structure import THIRDS, Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ALIASES = {"input_ids": "text", "pixel_values": "image"}
 """Entries of a batch under another name, as the data modules call them."""
 _LOSS = "loss/"
+_OUTPUT = "output"
 _FRAMES = ("feature_attention_mask", "input_features_mask", "padding_mask", "attention_mask")
 """Batch entries that mask audio before the model shortens it."""
 
@@ -45,14 +46,17 @@ class WholeAdapter(TextAdapter):
     def __init__(self, model: Any, structure: Structure) -> None:
         self.modules = structure.modules
         self._kinds = structure.kinds
-        self._last = structure.last or MODEL
+        self._last = self.modules[-1].name
         self.pad = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._generates = model.can_generate()
         self._answers = bool(getattr(model.config, "is_encoder_decoder", False))
         self._causal = self._generates and not self._answers
         self._frames = _frame_counter(model)
-        if structure.last and _has_head(model):
+        if _has_head(model):
             self.logits = (self._last, "logits")
+        elif all(module.name in THIRDS for module in self.modules):
+            # A plain encoder: what comes behind its last layer is compared as well.
+            self.modules = (*self.modules[:-1], replace(self.modules[-1], matched=(_OUTPUT,)))
         self._term = "tokens" if self._generates else "loss"
         self._config = model.config
         self.task_weights = {self._term: 1.0}
@@ -68,6 +72,8 @@ class WholeAdapter(TextAdapter):
             boundary["logits"] = self._predictions(logits, batch)
         for name, loss in self._losses(output).items():
             boundary[_LOSS + name] = loss
+        if self.modules[-1].matched:
+            boundary[_OUTPUT] = output[0]
         return {**{module.name: {} for module in self.modules}, self._last: boundary}
 
     def arguments(self, model: Any, batch: Batch) -> dict[str, Any]:
