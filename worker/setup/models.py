@@ -103,7 +103,6 @@ def load_models(recipe: Recipe) -> Models:
         whole = kept_whole(recipe, student_modular, teacher_modular, pairs)
         arms, left_out = default_arms(modules, owned, whole, [recipe.policy.name.removeprefix("fixed:")])
     check_trainable(arms, owned)
-    _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
     seconds = time.monotonic() - started
@@ -165,16 +164,6 @@ def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
 
 def _as_tuple(patterns: Patterns) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
-
-
-def _check_dimensions(student: nn.Module) -> None:
-    """Raise RecipeError if DeepSpeed cannot shard a parameter."""
-    scalars = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
-    if scalars:
-        raise RecipeError(
-            f"the student's parameters {', '.join(scalars)} have no dimension, and DeepSpeed cannot shard those; "
-            "give each the shape [1]"
-        )
 
 
 @contextmanager
