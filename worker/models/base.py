@@ -273,7 +273,9 @@ def check_same(
 def _identical(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype:
         return False
-    return torch.equal(one.detach().cpu().contiguous().view(torch.uint8), other.detach().contiguous().view(torch.uint8))
+    # Flat: a tensor without dimensions cannot be viewed as bytes.
+    ours, theirs = one.detach().cpu().flatten(), other.detach().flatten()
+    return torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
 
 
 def entry(batch: Batch, *names: str) -> Tensor:

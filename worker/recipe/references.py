@@ -9,6 +9,7 @@ from worker.distill.plan import check_declared
 from worker.errors import RecipeError
 from worker.imports import lookup_or_import
 from worker.models.base import Adapter
+from worker.models.generic import GenericAdapter
 from worker.names import suggest
 from worker.recipe.recipe import Recipe
 
@@ -28,7 +29,7 @@ def reference_errors(
     teacher_modules = [module.name for module in teacher.modules]
     if not modules or not teacher_modules:
         field = recipe.at("student" if not modules else "teacher", "model")
-        yield f"{field}: the modules of this model are unknown; name them under `modules` (see --list-modules)"
+        yield f"{field}: {unknown_modules(adapter if not modules else teacher)}"
         return
     if modules != teacher_modules:
         yield (
@@ -49,6 +50,12 @@ def reference_errors(
             check_declared(adapter.modules)
         except RecipeError as error:
             yield f"{recipe.at('train')}: {error}"
+
+
+def unknown_modules(adapter: Adapter) -> str:
+    """Return the sentence about a model whose adapter has no modules, with the reason if there is one."""
+    reason = f" ({adapter.reason})" if isinstance(adapter, GenericAdapter) and adapter.reason else ""
+    return f"the modules of this model are unknown{reason}; name them under `modules` (--list-modules prints such a block)"
 
 
 def _unknown_losses(recipe: Recipe) -> Iterator[str]:

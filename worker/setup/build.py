@@ -25,7 +25,7 @@ from worker.evaluation.probe import Probe
 from worker.recipe.recipe import Recipe
 from worker.recipe.sections import DataRecipe, ProbeRecipe
 from worker.setup.dry_run import DryRun
-from worker.setup.models import Models, build_data
+from worker.setup.models import Models, build_data, settle
 from worker.setup.shape_check import Widths, compare_shapes
 
 SHAPE_CHECK_ROWS = 2
@@ -101,6 +101,8 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     """
     torch.manual_seed(recipe.seed)
     data = build_data(recipe, models)
+    rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
+    settle(models, rows)
     logits_module = models.adapter.logits[0] if models.adapter.logits else None
     if isinstance(data, Judged) and logits_module is None:
         raise RecipeError(
@@ -110,7 +112,6 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
     planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
-    rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
     widths = compare_shapes(models, rows, forced=recipe.train == "forced", objective=objective)
     projections = _projections(models, widths, data, process_group, recipe.data.batch_size)
     student = Student(models.student, objective, projections)

@@ -1,0 +1,179 @@
+"""``--list-modules``: what it prints of any model, and a block that is valid as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from torch import Tensor, nn
+from torchvision.models import SwinTransformer
+from torchvision.models.resnet import BasicBlock
+
+from tests.worker.models.tiny_families import CONFIGS, TEXT, directory, rows
+from worker import job
+from worker.cli import parse
+from worker.engine.process_group import ProcessGroup
+from worker.errors import RecipeError
+from worker.models.paths import parameters_of
+from worker.models.stacks import find_modules
+from worker.recipe.recipe import read_recipe
+from worker.setup.build import build
+from worker.setup.models import load_models
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+TOWER = {**SMALL, "image_size": 8, "patch_size": 4}
+HF: dict[str, transformers.PreTrainedConfig] = {
+    "CLIPModel": transformers.CLIPConfig(text_config={**SMALL, **TEXT}, vision_config=TOWER, projection_dim=8),
+    "AlbertForMaskedLM": transformers.AlbertConfig(**SMALL, **TEXT, embedding_size=8, max_position_embeddings=16),
+    "ResNetForImageClassification": transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2]),
+}
+
+
+def hf(name: str, where: Path) -> str:
+    """A model of transformers, as a configuration without weights."""
+    config = HF[name]
+    config.architectures = [name]
+    config.save_pretrained(where / name)
+    return f"hf:{where / name}"
+
+
+class Data:
+    """Rows of all that the models of these tests read, and of what none of them does."""
+
+    def __init__(self) -> None:
+        self.train = self.held_out = self.questions = Items()
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        tensors = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "note"}
+        text = {"input_ids": tensors["input_ids"]}
+        return {
+            **tensors,
+            "x": tensors["pixel_values"],
+            "return_loss": True,
+            "notes": [item["note"] for item in items],
+            "nothing": None,
+            "nested": {"text": text, "sizes": [(8, 8)] * len(items)},
+            # Packed: as many rows as patches, not as many as pictures.
+            "patches": torch.zeros(3 * len(items) + 1, 2),
+            "box": Box(torch.zeros(2, 4), "corner"),
+        }
+
+    def metrics(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        assert batch["notes"][0].startswith("row")
+        return {"rows": (float(len(batch["notes"])), float(len(logits)))}
+
+
+@dataclasses.dataclass
+class Box:
+    corners: Tensor
+    kind: str
+
+
+class Items:
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < 64:
+            raise IndexError(index)
+        row = {name: tensor[index % 4] for name, tensor in rows(index // 4).items() if name not in ("labels",)}
+        return {**row, "pixel_values": row["image"], "note": f"row {index}"}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]
+
+
+def data(options: Mapping[str, Any]) -> Data:
+    return Data()
+
+
+def swin() -> nn.Module:
+    return SwinTransformer([2, 2], 8, [2, 2], [2, 2], [2, 2], num_classes=5)
+
+
+class Pictures(nn.Module):
+    """Feature maps in stages, as a ResNet, of a width that can be chosen."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.layer1 = nn.Sequential(BasicBlock(width, width), BasicBlock(width, width))
+        self.layer2 = nn.Sequential(BasicBlock(width, width), BasicBlock(width, width))
+        self.gain = nn.Parameter(torch.tensor(1.5))
+        self.fc = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor, notes: list[str]) -> Tensor:
+        assert self.gain.shape == ()
+        assert len(notes) == len(x)
+        logits: Tensor = self.fc(self.layer2(self.layer1(self.stem(x))).mean((-1, -2)))
+        return logits * self.gain
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Return the list and the block that a command prints."""
+    capsys.readouterr()
+    job.run(parse(arguments))
+    text, _, block = capsys.readouterr().out.partition("\n\n")
+    assert "modules" in yaml.safe_load(block)
+    return text, block
+
+
+def pasted(where: Path, teacher: str, block: str, student: str, more: str = "") -> Path:
+    weights = ", weights: random" if teacher.startswith("hf") else ""
+    path = where / "recipe.yaml"
+    path.write_text(
+        f"teacher: {{model: '{teacher}'{weights}}}\nstudent: {student}\n{block}\ntrain: active\n"
+        f"data: {{name: 'tests.worker.setup.test_listing:data', batch_size: 4}}\n"
+        f"probe: {{batches: 1, batch_size: 4, evaluate_every: 1, questions: 4}}\n{more}",
+        encoding="utf-8",
+    )
+    return path
+
+
+HERE = "tests.worker.setup.test_listing"
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "keep"),
+    [
+        ("CLIPModel", ["text_model", "vision_model"], {"text_model": 2}),
+        ("AlbertForMaskedLM", [], {}),
+        ("ResNetForImageClassification", ["stages"], {}),
+        ("gpt2", ["lower", "middle", "upper"], {"lower": 1, "upper": 1}),
+        (f"{HERE}:swin", ["features_1", "features_3"], {"features_1": 1}),
+        (f"{HERE}:Pictures", ["layer1", "layer2"], {"layer2": 1}),
+        ("tests.worker.models.tiny_families:Towers", ["below"], {"below": 3}),
+    ],
+)
+def test_the_block_is_valid_in_a_recipe_as_it_is(
+    process_group: ProcessGroup,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    names: list[str],
+    keep: dict[str, int],
+) -> None:
+    spec = model if ":" in model else f"hf:{directory(model, tmp_path)}" if model in CONFIGS else hf(model, tmp_path)
+    text, block = printed(["--list-modules", spec], capsys)
+    modules = yaml.safe_load(block)["modules"]
+    assert [name for name in names if name not in modules] == []
+    made = load_models(read_recipe(pasted(tmp_path, spec, block, json.dumps({"keep": keep})), {}))
+    assert made.ownership.unowned == ()
+    shapes = {name: value.shape for name, value in made.student.model.state_dict().items()}
+    components = build(read_recipe(tmp_path / "recipe.yaml", {}), made, process_group)
+    checks = components.dry_run.check_arms(repeats=0)
+    assert [check.arm for check in checks] == [*modules, "joint"]
+    probe = components.probe(read_recipe(tmp_path / "recipe.yaml", {}).probe)
+    assert torch.isfinite(torch.tensor(probe.evaluate().total_loss))
+    # Whatever DeepSpeed makes of it, the exported student has the shapes of its library.
+    state = components.engine.state_dict()
+    assert {name: value.shape for name, value in state.items()} == shapes
+
