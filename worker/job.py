@@ -52,10 +52,7 @@ def run(arguments: Arguments) -> None:
         if is_rank0:
             print(_listing(arguments), flush=True)
         return
-    if arguments.resume:
-        recipe = read_saved_recipe(arguments.resume)
-    else:
-        recipe = read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
+    recipe = _read_recipe(arguments)
     if recipe.data.workers and not arguments.dry_run:
         start_fork_server()
     with without_garbage_collection():
@@ -79,21 +76,24 @@ def run(arguments: Arguments) -> None:
         process_group.close()
 
 
+def _read_recipe(arguments: Arguments) -> Recipe:
+    if arguments.resume:
+        return read_saved_recipe(arguments.resume)
+    return read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
+
+
 def _listing(arguments: Arguments) -> str:
     """Return what ``--list-modules`` prints. Nothing but the teacher has to be valid in the recipe."""
     if arguments.list_modules:
         model = _listed(arguments.list_modules, {}, Path())
         return f"{list_modules(model.model)}\n\n{modules_block(model)}"
-    path = arguments.recipe or BUILT_IN
     try:
-        if arguments.resume:
-            recipe = read_saved_recipe(arguments.resume)
-        else:
-            recipe = read_recipe(path, overrides(arguments))
+        recipe = _read_recipe(arguments)
         student = load_models(recipe).student.model
     except RecipeError as error:
         if arguments.resume:
             raise
+        path = arguments.recipe or BUILT_IN
         section = read_teacher(path, overrides(arguments))
         teacher = _listed(section.model, section.options, path.resolve().parent)
         note = f"# the teacher's modules; the rest of the recipe was not checked ({' '.join(str(error).split())})"

@@ -1,4 +1,4 @@
-"""The entries of a batch: mostly tensors, alone or in containers, and anything else that a model's forward pass reads."""
+"""The entries of a batch: tensors, alone or in containers, and anything else that a model's forward pass reads."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from worker.models.paths import owned_names, parameters_of
+
 TOWER = 0.1
 """Share of the model's parameters from which a PyTorch module without a stack is a tower of its own."""
 _PLAIN = re.compile(r"^(model|module|layers?|blocks?|resblocks|h)$")
@@ -26,7 +28,7 @@ Found = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 def is_list(module: nn.Module) -> bool:
-    """Return whether a PyTorch module is a list of others: a container of torch's, or one whose children are numbered."""
+    """Return whether a PyTorch module is a list of others: one of torch's, or one whose children are numbered."""
     names = [name for name, _ in module.named_children()]
     known = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
     return bool(names) and (known or all(name.isdigit() for name in names))
@@ -63,6 +65,26 @@ def find_modules(model: nn.Module) -> Found:
         # The whole model has no path.
         found[name] = (tuple(paths) if tower else tuple(_children(model, "")), (layers[tower],))
     return found
+
+
+def with_the_rest(model: nn.Module, found: Found) -> Found:
+    """Return modules with all parameters of the model that none of them owns: with the first module, or the last."""
+    paths = [glob for globs, _ in found.values() for glob in globs]
+    owned = {id(parameter) for parameter in parameters_of(model, tuple(paths))}
+    places = [name for path in paths for name in owned_names(model, path)]
+    order = list(_largest(model, "", places))
+    first = min((order.index(place) for place in places if place in order), default=0)
+    names = list(found)
+    rest: dict[str, list[str]] = {name: [] for name in names}
+    for index, path in enumerate(order):
+        module = _module(model, path)
+        inside = model.get_parameter(path) if module is None else None
+        parameters = [inside] if inside is not None else list(model.get_submodule(path).parameters())
+        if path in places or all(id(parameter) in owned for parameter in parameters):
+            continue
+        is_last = bool(_LAST.search(path.rpartition(".")[2])) if module is None else index > first
+        rest[names[-1] if is_last else names[0]].append(path)
+    return {name: ((*globs, *rest[name]), layers) for name, (globs, layers) in found.items()}
 
 
 def _owner(module: nn.Module | None, path: str, before: Sequence[str], after: Sequence[str]) -> str:

@@ -55,7 +55,9 @@ def reference_errors(
 def unknown_modules(adapter: Adapter) -> str:
     """Return the sentence about a model whose adapter has no modules, with the reason if there is one."""
     reason = f" ({adapter.reason})" if isinstance(adapter, GenericAdapter) and adapter.reason else ""
-    return f"the modules of this model are unknown{reason}; name them under `modules` (--list-modules prints such a block)"
+    return (
+        f"the modules of this model are unknown{reason}; name them under `modules` (--list-modules prints such a block)"
+    )
 
 
 def _unknown_losses(recipe: Recipe) -> Iterator[str]:

@@ -19,7 +19,7 @@ from torch import nn
 from worker.errors import RecipeError
 from worker.models.base import Adapter, patterns
 from worker.models.paths import check_owned, layer_names
-from worker.models.stacks import find_modules, is_list
+from worker.models.stacks import find_modules, is_list, with_the_rest
 
 
 def list_modules(model: nn.Module) -> str:
@@ -89,7 +89,8 @@ class Listed:
     def modules(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """The family's modules, or those found from the model's stacks: (paths, layers) by name."""
         if self.known:
-            return {each.name: (patterns(each.path), patterns(each.layers)) for each in self.adapter.modules}
+            known = {each.name: (patterns(each.path), patterns(each.layers)) for each in self.adapter.modules}
+            return with_the_rest(self.model, known)
         return find_modules(self.model)
 
     @property
@@ -111,7 +112,7 @@ def modules_block(teacher: Listed, student: Listed | None = None) -> str:
         teacher: The teacher.
         student: The student, if it is another model and not cut from the teacher.
     """
-    known = "the modules that OPTIMA knows for this model" if teacher.known else "one module for each stack or tower"
+    known = "OPTIMA's own modules for this model" if teacher.known else "one module for each stack or tower"
     entries: dict[str, dict[str, Any]] = {}
     theirs = teacher.modules
     ours = theirs if student is None else student.modules
@@ -127,12 +128,22 @@ def modules_block(teacher: Listed, student: Listed | None = None) -> str:
         if teacher_layers != layers:
             entry["teacher_layers"] = _flat(teacher_layers)
         entries[name] = entry
-    return f"# {known}, for the recipe:\n" + _yaml({"modules": entries})
+    return f"# {known}; paste them into a recipe to change them:\n" + _yaml({"modules": entries})
 
 
 def _flat(globs: Sequence[str]) -> str | list[str]:
     return globs[0] if len(globs) == 1 else list(globs)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes lists in one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
 def _yaml(content: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(content, default_flow_style=None, sort_keys=False, width=110).rstrip()
+    text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, sort_keys=False, width=110)
+    return text.rstrip()

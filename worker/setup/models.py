@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from worker import data as data_modules
 from worker.data import Context, DataModule
@@ -220,8 +219,8 @@ def settle(models: Models, batch: Batch) -> None:
         modular.model.train(training)
         if reason:
             log.warning(
-                "the %s is called with the entries of a batch that its forward pass names, since OPTIMA's adapter for it "
-                "cannot read the batches: %s",
+                "the %s is called with the entries of a batch that its forward pass names, since OPTIMA's adapter for "
+                "it cannot read the batches: %s",
                 role,
                 reason,
             )
@@ -242,5 +241,3 @@ def build_data(recipe: Recipe, models: Models) -> DataModule:
         return data_modules.build(recipe.data.name, recipe.data.options, context)
     except (ValueError, RecipeError) as error:
         raise RecipeError(f"{recipe.at('data')}: {error}") from None
-
-

@@ -134,14 +134,14 @@ def _misread(
     if mask is not None and not _covers(mask.shape, shape[:-1]):
         yield (
             f"{_arms(models, module)}: the mask of module {module} is {list(mask.shape)}, but the layer {layer} puts "
-            f"out {list(shape)}; a mask has an entry for each position, {list(shape[:-1])}: remove modules.{module}.mask "
-            "or name another entry of the batch"
+            f"out {list(shape)}; a mask has an entry for each position, {list(shape[:-1])}: remove "
+            f"modules.{module}.mask or name another entry of the batch"
         )
     is_map = axis == 1 or _is_feature_map(models.teacher.model.get_submodule(layer), shape)
     if is_map and objective is not None and objective.compares_vectors(module):
         yield (
-            f"{_arms(models, module)}: the layer loss cosine compares vectors along the last axis, but the layer {layer} "
-            f"puts out {list(shape)}, whose channels are not there; set loss.layer_loss: {{{module}: mse}}"
+            f"{_arms(models, module)}: the layer loss cosine compares vectors along the last axis, but the layer "
+            f"{layer} puts out {list(shape)}, whose channels are not there; set loss.layer_loss: {{{module}: mse}}"
         )
 
 

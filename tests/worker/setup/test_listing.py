@@ -162,7 +162,7 @@ def test_the_block_is_valid_in_a_recipe_as_it_is(
     keep: dict[str, int],
 ) -> None:
     spec = model if ":" in model else f"hf:{directory(model, tmp_path)}" if model in CONFIGS else hf(model, tmp_path)
-    text, block = printed(["--list-modules", spec], capsys)
+    _, block = printed(["--list-modules", spec], capsys)
     modules = yaml.safe_load(block)["modules"]
     assert [name for name in names if name not in modules] == []
     made = load_models(read_recipe(pasted(tmp_path, spec, block, json.dumps({"keep": keep})), {}))
@@ -177,3 +177,78 @@ def test_the_block_is_valid_in_a_recipe_as_it_is(
     state = components.engine.state_dict()
     assert {name: value.shape for name, value in state.items()} == shapes
 
+
+def test_stacks_are_one_line_and_what_is_inside_is_listed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _ = printed(["--list-modules", f"open_clip:{directory('clip', tmp_path)}"], capsys)
+    lines = [re.sub(r" {2,}", "  ", line.strip()) for line in text.splitlines()]
+    assert "visual.transformer.resblocks.0 … 2  3 × ResidualAttentionBlock  12,704 each" in lines
+    assert "visual.transformer.resblocks.*.mlp.c_fc  Linear  4,224" in lines
+    assert "visual.class_embedding  Parameter [32]  32" in lines
+    assert [line for line in lines if line.startswith("visual.transformer.resblocks.1")] == []
+    # Layers that are built unlike the others have lines of their own.
+    text, _ = printed(["--list-modules", f"hf:{directory('t5', tmp_path)}"], capsys)
+    assert re.search(r"^encoder\.block\.0 +T5Block +2,144$", text, re.MULTILINE)
+    assert re.search(r"^encoder\.block\.1 … 2 +2 × T5Block +2,080 each$", text, re.MULTILINE)
+    assert re.search(r"^ +encoder\.block\.1\.layer\.0\.SelfAttention\.q ", text, re.MULTILINE)
+
+
+def test_only_the_teacher_of_a_recipe_has_to_be_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    # The weights are not there yet either.
+    directory("gpt2", tmp_path)
+    path.write_text("teacher: {model: 'hf:gpt2'}\nstudent: {kep: {a: 1}}\nmodules: 3\n", encoding="utf-8")
+    text, block = printed(["--recipe", str(path), "--list-modules"], capsys)
+    first, *rest = text.splitlines()
+    assert first.startswith("# the teacher's modules; the rest of the recipe was not checked (the recipe ")
+    assert "line 2: student.kep: unknown field; did you mean 'keep'?" in first
+    assert any(line.startswith("transformer.h.0 … 5 ") for line in rest)
+    assert list(yaml.safe_load(block)["modules"]) == ["lower", "middle", "upper"]
+    for content, message in (
+        ("student: {keep: {}}\n", r"the teacher of the recipe .* is not valid: teacher.model: Field required"),
+        ("teacher: {modl: x}\n", "line 1: teacher.modl: Extra inputs are not permitted"),
+        ("[]", "must be a mapping of fields"),
+        (f"teacher: {{model: '{HERE}:swim'}}\n", "has no function 'swim'; did you mean 'swin'"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(RecipeError, match=message):
+            job.run(parse(["--recipe", str(path), "--list-modules"]))
+
+
+def test_the_block_of_two_models_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    modules = "modules: {all: {path: layer1, teacher_path: features}}"
+    path = pasted(tmp_path, f"{HERE}:swin", modules, f"{{model: '{HERE}:Pictures'}}")
+    _, block = printed(["--recipe", str(path), "--list-modules"], capsys)
+    assert yaml.safe_load(block)["modules"]["layer2"] == {
+        "path": ["layer2", "fc", "gain"],
+        "layers": "layer2.*",
+        "teacher_path": ["features.3", "norm", "head"],
+        "teacher_layers": "features.3.*",
+    }
+
+
+def test_the_modules_found_own_everything() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.place = nn.Parameter(torch.ones(3))
+            self.words = nn.Embedding(3, 4)
+            self.tower = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+            self.layers = nn.Sequential()
+            for index in range(3):
+                self.layers.add_module(f"layer_{index}", nn.TransformerEncoderLayer(4, 2, 4))
+            self.between = nn.Linear(4, 4)
+            self.second = nn.ModuleDict({name: nn.TransformerEncoderLayer(4, 2, 4) for name in ("a", "b")})
+            self.norm = nn.LayerNorm(4)
+
+    for model in (Plain(), swin(), Pictures(), nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))):
+        found = find_modules(model)
+        owned = [id(parameter) for paths, _ in found.values() for parameter in parameters_of(model, paths)]
+        assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
+    assert find_modules(Plain()) == {
+        "layers": (("place", "words", "tower", "layers", "between"), ("layers.*",)),
+        "second": (("scale", "second", "norm"), ("second.*",)),
+    }
+    assert find_modules(nn.Linear(2, 2)) == {}

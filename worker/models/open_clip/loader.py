@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from worker.errors import RecipeError
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
-from worker.models.generic import adapter_or_generic
 from worker.models.folders import no_weights_error, resolve_path
+from worker.models.generic import adapter_or_generic
 from worker.models.open_clip.clip import ClipAdapter
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.models.open_clip.cut import cut
