@@ -131,7 +131,9 @@ def _hidden_state(name: str, output: Any) -> Tensor:
     """Return the hidden state in a module's output. Raises RecipeError if there is none that can be compared."""
     state = _first_tensor(output)
     if state is None or not state.is_floating_point():
-        kind = f"a {type(output).__name__} without a tensor" if state is None else f"of the type {state.dtype}"
+        scalar = isinstance(output, Tensor)
+        nothing = "a tensor without dimensions" if scalar else f"a {type(output).__name__} without a tensor"
+        kind = nothing if state is None else f"of the type {state.dtype}"
         raise RecipeError(
             f"the output of {name} is {kind}, so it cannot be compared with the teacher's; name PyTorch modules that "
             "put out floating-point tensors under `layers`"

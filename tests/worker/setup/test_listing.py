@@ -22,9 +22,13 @@ from worker import job
 from worker.cli import parse
 from worker.engine.process_group import ProcessGroup
 from worker.errors import RecipeError
+from worker.models.base import ModuleSpec
+from worker.models.generic import MODEL, NamedModule, RegroupedAdapter, adapter_or_generic
+from worker.models.hf.seq2seq import Seq2SeqAdapter
 from worker.models.paths import parameters_of
 from worker.models.stacks import find_modules
 from worker.recipe.recipe import read_recipe
+from worker.recipe.references import unknown_modules
 from worker.setup.build import build
 from worker.setup.models import load_models
 
@@ -91,8 +95,23 @@ class Items:
         return [self[index] for index in indices]
 
 
+class Embedded(Data):
+    """Texts that are embedded already, which OPTIMA's adapters for language models do not read."""
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        token_ids = torch.stack([item["input_ids"] for item in items])
+        return {"inputs_embeds": token_ids[..., None].expand(-1, -1, 16) / 20, "labels": token_ids}
+
+    def metrics(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        return {"rows": (float(len(logits)), float(len(logits)))}
+
+
 def data(options: Mapping[str, Any]) -> Data:
     return Data()
+
+
+def embedded(options: Mapping[str, Any]) -> Data:
+    return Embedded()
 
 
 def swin() -> nn.Module:
@@ -221,7 +240,7 @@ def test_the_block_of_two_models_names_both(tmp_path: Path, capsys: pytest.Captu
     path = pasted(tmp_path, f"{HERE}:swin", modules, f"{{model: '{HERE}:Pictures'}}")
     _, block = printed(["--recipe", str(path), "--list-modules"], capsys)
     assert yaml.safe_load(block)["modules"]["layer2"] == {
-        "path": ["layer2", "fc", "gain"],
+        "path": ["layer2", "fc"],
         "layers": "layer2.*",
         "teacher_path": ["features.3", "norm", "head"],
         "teacher_layers": "features.3.*",
@@ -252,3 +271,48 @@ def test_the_modules_found_own_everything() -> None:
         "second": (("scale", "second", "norm"), ("second.*",)),
     }
     assert find_modules(nn.Linear(2, 2)) == {}
+
+
+BLOCKS = "modules: {blocks: {path: [transformer, lm_head], layers: transformer.h.*}}"
+
+
+def test_modules_of_a_recipe_work_although_the_familys_adapter_cannot_read_the_data(
+    process_group: ProcessGroup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pasted(tmp_path, f"hf:{directory('gpt2', tmp_path)}", BLOCKS, "{keep: {blocks: 2}}")
+    recipe = read_recipe(path, {"data.name": f"{HERE}:embedded"})
+    components = build(recipe, load_models(recipe), process_group)
+    assert [check.arm for check in components.dry_run.check_arms(repeats=0)] == ["blocks", "joint"]
+    evaluation = components.probe(recipe.probe).evaluate()
+    # The model's own loss, and logits of every position.
+    assert set(evaluation.terms) == {"layers/blocks", "logits/kl", "task/loss"}
+    assert "cannot read the batches: the data's batches have no input_ids or text" in caplog.text
+
+
+def test_an_adapter_that_cannot_be_built_is_only_needed_without_modules() -> None:
+    adapter = adapter_or_generic(lambda: Seq2SeqAdapter(nn.Linear(2, 2)))
+    sentence = (
+        r"the modules of this model are unknown \(AttributeError: 'Linear' object .*\); name them under `modules`"
+    )
+    assert re.match(sentence, unknown_modules(adapter))
+    regrouped = RegroupedAdapter(adapter, [NamedModule(ModuleSpec("all", ("weight", "bias"), ()))])
+    assert regrouped.run_whole(nn.Linear(2, 2), {"input": torch.ones(3, 2)})[MODEL]["logits"].shape == (3, 2)
+
+
+def test_modules_that_name_layers_by_number_follow_them_into_a_cut_student(tmp_path: Path) -> None:
+    towers = "tests.worker.models.tiny_families:Towers"
+    block = (
+        "modules:\n  first: {path: [words, below.0, below.1], layers: [below.0, below.1]}\n"
+        "  second: {path: [below.2, below.3, above, head], layers: [below.2, below.3]}"
+    )
+    made = load_models(read_recipe(pasted(tmp_path, towers, block, "{keep: {first: 1, second: 2}}"), {}))
+    # Of the first two the second one is kept.
+    assert made.pairs == {
+        "first": [("below.0", "below.1")], "second": [("below.1", "below.2"), ("below.2", "below.3")],
+    }  # fmt: skip
+    owned = {name.rpartition(".0.")[0] for name in made.ownership.owned["second"] if name.startswith("below")}
+    assert owned == {"below.1", "below.2"}
+    # Names for the teacher alone leave the student's as they are.
+    theirs = "  first: {path: [words, below.0], layers: [below.0], teacher_path: below, teacher_layers: below.*}"
+    made = load_models(read_recipe(pasted(tmp_path, towers, f"modules:\n{theirs}", "{keep: {first: 1}}"), {}))
+    assert made.pairs == {"first": [("below.0", "below.3")]}
