@@ -186,6 +186,8 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
     plan = Planner(models.adapter.modules, None, "active").task()
     with torch.no_grad():
         computed = objective.task_terms(plan, models.student.model, student, batch)
+    if student.logits is None and not computed:
+        log.warning("the student's forward pass returns neither logits nor a loss, so only layers are compared")
     for name in objective.named:
         if name not in computed:
             hint = suggest(name, computed, "task losses that it computes")
