@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -132,7 +132,7 @@ def _holds(path: str, other: str) -> bool:
     return not path or other == path or other.startswith(f"{path}.")
 
 
-def _largest(model: nn.Module, path: str, towers: Sequence[str]) -> Iterator[str]:
+def _largest(model: nn.Module, path: str, towers: Collection[str]) -> Iterator[str]:
     """Yield the towers within a module, and the largest PyTorch modules and the single parameters outside of them."""
     for tower in towers:
         if _holds(path, tower) and tower != path:
