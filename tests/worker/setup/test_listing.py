@@ -14,8 +14,8 @@ import torch
 import transformers
 import yaml
 from torch import Tensor, nn
-from torchvision.models import SwinTransformer
-from torchvision.models.resnet import BasicBlock
+from torchvision.models import SwinTransformer  # type: ignore[import-untyped]
+from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 
 from tests.worker.models.tiny_families import CONFIGS, TEXT, directory, rows
 from worker import job
@@ -32,7 +32,7 @@ from worker.recipe.references import unknown_modules
 from worker.setup.build import build
 from worker.setup.models import load_models
 
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 TOWER = {**SMALL, "image_size": 8, "patch_size": 4}
 HF: dict[str, transformers.PreTrainedConfig] = {
     "CLIPModel": transformers.CLIPConfig(text_config={**SMALL, **TEXT}, vision_config=TOWER, projection_dim=8),
@@ -115,7 +115,8 @@ def embedded(options: Mapping[str, Any]) -> Data:
 
 
 def swin() -> nn.Module:
-    return SwinTransformer([2, 2], 8, [2, 2], [2, 2], [2, 2], num_classes=5)
+    model: nn.Module = SwinTransformer([2, 2], 8, [2, 2], [2, 2], [2, 2], num_classes=5)
+    return model
 
 
 class Pictures(nn.Module):

@@ -126,7 +126,7 @@ def test_feature_maps_of_another_number_of_channels_are_projected_over_the_chann
     hidden = models.student.run(["one"], PICTURES).hidden
     lifted = projections.lift(hidden)["layer"]
     assert lifted.shape == models.teacher.run(["one"], PICTURES).hidden["layer"].shape
-    weight = projections.hidden["layer"].weight[:, :, None, None]
+    weight = projections.get_parameter("hidden.layer.weight")[:, :, None, None]
     assert torch.allclose(lifted, nn.functional.conv2d(hidden["layer"], weight), atol=1e-6)
 
 
