@@ -32,11 +32,12 @@ from worker.recipe.references import unknown_modules
 from worker.setup.build import build
 from worker.setup.models import load_models
 
+WORDS: dict[str, Any] = {**TEXT}
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 TOWER = {**SMALL, "image_size": 8, "patch_size": 4}
 HF: dict[str, transformers.PreTrainedConfig] = {
     "CLIPModel": transformers.CLIPConfig(text_config={**SMALL, **TEXT}, vision_config=TOWER, projection_dim=8),
-    "AlbertForMaskedLM": transformers.AlbertConfig(**SMALL, **TEXT, embedding_size=8, max_position_embeddings=16),
+    "AlbertForMaskedLM": transformers.AlbertConfig(**SMALL, **WORDS, embedding_size=8, max_position_embeddings=16),
     "ResNetForImageClassification": transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2]),
 }
 
