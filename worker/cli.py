@@ -33,7 +33,7 @@ class Arguments:
         resume: The output directory of the worker to resume.
         bandit_patience: Seconds to wait for the server in one outage, in total.
         allow_offline: Start even if the server cannot be reached.
-        list_modules: Print the student's modules and exit.
+        list_modules: Print the modules of this model ("" for those of the recipe), and exit.
         dry_run: Check and measure every arm and exit.
     """
 
@@ -50,7 +50,7 @@ class Arguments:
     resume: Path | None = None
     bandit_patience: float = 10.0
     allow_offline: bool = False
-    list_modules: bool = False
+    list_modules: str | None = None
     dry_run: bool = False
 
 
@@ -169,7 +169,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--bandit-patience", type=_seconds, default=10.0, metavar="SECONDS",
               help="How long to wait for the server in one outage, in total (default: 10).")  # fmt: skip
 @click.option("--allow-offline", is_flag=True, help="Start even if the server cannot be reached.")
-@click.option("--list-modules", is_flag=True, help="Print the student's modules and exit.")
+@click.option("--list-modules", is_flag=False, flag_value="", metavar="[MODEL]",
+              help="Print the modules of MODEL (default: of the recipe's student, or of its teacher if the rest of the "
+                   "recipe is not valid yet) with a `modules:` block for a recipe, and exit.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
               help="Check that every arm trains exactly its modules, print the cost of a step, and exit.")  # fmt: skip
 # The launcher adds it; the rank is read from the environment.
@@ -177,7 +179,9 @@ _PATH = click.Path(path_type=Path)
 def _command(resume: str | None, **flags: Any) -> Arguments:
     """Distil a student module by module; the bandit server decides which module is next."""
     arguments = Arguments(**flags)
-    if not (arguments.list_modules or arguments.dry_run or arguments.bandit_addr):
+    if arguments.list_modules and (arguments.recipe or resume is not None):
+        _fail("--list-modules MODEL needs no recipe; leave out either MODEL or --recipe and --resume")
+    if not (arguments.list_modules is not None or arguments.dry_run or arguments.bandit_addr):
         _fail("--bandit-addr HOST:PORT is required; start a server with `optima serve`")
     return arguments if resume is None else _with_resume(arguments, resume)
 

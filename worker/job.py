@@ -7,7 +7,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +19,17 @@ from worker.client.client import BanditClient
 from worker.client.credentials import Credentials
 from worker.data.loader import start_fork_server
 from worker.engine.process_group import ProcessGroup
-from worker.errors import Diverged, Interrupted
+from worker.errors import Diverged, Interrupted, RecipeError
 from worker.evaluation.probe import Evaluation
+from worker.models import sources
 from worker.output_dir import OutputDir, read_saved_recipe
 from worker.process import without_garbage_collection
-from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe
+from worker.recipe.recipe import BUILT_IN, Recipe, read_recipe, read_teacher
 from worker.setup.autotune import autotune
 from worker.setup.build import build
 from worker.setup.dry_run import report
-from worker.setup.models import Models, list_modules, load_models
+from worker.setup.listing import Listed, list_modules, modules_block
+from worker.setup.models import Models, load_models
 from worker.training import rng
 from worker.training.checkpoint import Checkpoints
 from worker.training.chooser import Chooser, ServerChooser
@@ -46,18 +48,15 @@ def run(arguments: Arguments) -> None:
     """
     started = time.monotonic()
     is_rank0 = int(os.environ.get("RANK", "0")) == 0
-    if arguments.resume:
-        recipe = read_saved_recipe(arguments.resume)
-    else:
-        recipe = read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
-    if recipe.data.workers and not (arguments.list_modules or arguments.dry_run):
+    if arguments.list_modules is not None:
+        if is_rank0:
+            print(_listing(arguments), flush=True)
+        return
+    recipe = _read_recipe(arguments)
+    if recipe.data.workers and not arguments.dry_run:
         start_fork_server()
     with without_garbage_collection():
         models = load_models(recipe)
-    if arguments.list_modules:
-        if is_rank0:
-            print(list_modules(models.student.model), flush=True)
-        return
     if arguments.dry_run:
         process_group = ProcessGroup()
         checks = build(recipe, models, process_group).dry_run.check_arms(repeats=3)
@@ -75,6 +74,38 @@ def run(arguments: Arguments) -> None:
             process_group.close()
             raise
         process_group.close()
+
+
+def _read_recipe(arguments: Arguments) -> Recipe:
+    if arguments.resume:
+        return read_saved_recipe(arguments.resume)
+    return read_recipe(arguments.recipe or BUILT_IN, overrides(arguments))
+
+
+def _listing(arguments: Arguments) -> str:
+    """Return what ``--list-modules`` prints. Nothing but the teacher has to be valid in the recipe."""
+    if arguments.list_modules:
+        model = _listed(arguments.list_modules, {}, Path())
+        return f"{list_modules(model.model)}\n\n{modules_block(model)}"
+    try:
+        recipe = _read_recipe(arguments)
+        student = load_models(recipe).student.model
+    except RecipeError as error:
+        if arguments.resume:
+            raise
+        path = arguments.recipe or BUILT_IN
+        section = read_teacher(path, overrides(arguments))
+        teacher = _listed(section.model, section.options, path.resolve().parent)
+        note = f"# the teacher's modules; the rest of the recipe was not checked ({' '.join(str(error).split())})"
+        return f"{note}\n{list_modules(teacher.model)}\n\n{modules_block(teacher)}"
+    teacher = _listed(recipe.teacher.model, recipe.teacher.options, recipe.directory)
+    other = recipe.student.model and _listed(recipe.student.model, recipe.student.options, recipe.directory)
+    return f"{list_modules(student)}\n\n{modules_block(teacher, other or None)}"
+
+
+def _listed(model: str, options: Mapping[str, Any], directory: Path) -> Listed:
+    outlined = sources.outline(model, options=options, directory=directory)
+    return Listed(outlined.model, outlined.adapter)
 
 
 @contextmanager

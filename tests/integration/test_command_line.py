@@ -97,6 +97,6 @@ def test_a_dry_run_reports_on_every_arm_and_writes_nothing(tmp_path: Path) -> No
 def test_list_modules_prints_the_students_modules(capsys: pytest.CaptureFixture[str]) -> None:
     run(parse(["--list-modules"]))
     output = capsys.readouterr().out
-    assert "visual.transformer.resblocks.1 " in output
-    assert "visual.transformer.resblocks.2 " not in output
-    assert "text_decoder.cross_attn.3 " in output
+    assert "\nvisual.transformer.resblocks.0 … 1 " in output
+    assert "\ntext_decoder.cross_attn.0 … 3 " in output
+    assert "\nmodules:\n  image:\n    path: visual\n" in output

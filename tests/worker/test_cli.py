@@ -25,7 +25,7 @@ FLAGS = {
     "--resume": "[DIR]",
     "--bandit-patience": "SECONDS",
     "--allow-offline": "",
-    "--list-modules": "",
+    "--list-modules": "[MODEL]",
     "--dry-run": "",
     "--help": "",
 }
@@ -54,6 +54,15 @@ def test_flags_that_are_not_set_have_their_defaults() -> None:
     assert parse(SERVER) == Arguments(bandit_addr="h:1")
     assert overrides(parse(SERVER)) == {}
     assert parse(["--dry-run"]) == Arguments(dry_run=True), "no server is needed"
+
+
+def test_modules_are_listed_of_the_recipe_or_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--list-modules"]) == Arguments(list_modules="")
+    assert parse(["--list-modules", "--recipe", "r.yaml"]) == Arguments(list_modules="", recipe=Path("r.yaml"))
+    assert parse(["--list-modules", "hf:model"]) == Arguments(list_modules="hf:model")
+    for more in (["--recipe", "r.yaml"], ["--resume", "runs/a"]):
+        message = refused(["--list-modules", "hf:model", *more], capsys)
+        assert "leave out either MODEL or --recipe and --resume" in message
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=1", "--local-rank=1"])

@@ -63,7 +63,8 @@ def test_a_recipe_of_the_tutorial_trains_what_it_says(process_group: ProcessGrou
 
 def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job.run(parse(["--recipe", "reader.yaml", "--list-modules"]))
-    assert re.search(r"^mind\.1 +TransformerEncoderLayer", capsys.readouterr().out, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert re.search(r"^mind\.0 … 1 +2 × TransformerEncoderLayer", output, re.MULTILINE)
 
 
 def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:

@@ -66,7 +66,9 @@ class Stream(Protocol):
 class DataModule(Protocol):
     """The data of one distillation problem; either `Measured` or `Judged`.
 
-    A batch is a dict of tensors:
+    A batch is a dict. Its tensors, also those in containers, are moved to the device and converted to the job's
+    floating-point type; a data module of one's own may have any other entries, which are passed on as they are (a tuple
+    may become a list), and tensors of any shape. The built-in ones have:
 
     - ``image`` [B, C, H, W] float32, normalised.
     - ``text`` [B, L] int64: start token, text, end token, padded with ``pad_id``.

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from worker.distill.stand_ins import StandIns
+from worker.errors import RecipeError
 from worker.models.base import Adapter, Batch, Boundary
 from worker.models.paths import check_owned, layer_names
 
@@ -52,6 +53,11 @@ class ModularModel:
             check_owned(model, module.path)
         self.layers = layer_names(model, adapter, layers)
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """How often each layer was called in the last run, by name."""
+        return self._capture.calls
 
     def filter_layers(self, layers: Iterable[str]) -> None:
         """Record the hidden states of these layers only, from now on."""
@@ -124,10 +130,14 @@ class Capture:
 
     Make it of the bare model, before any engine wraps it, so that names have no wrapper's prefix. Outside of
     :meth:`recording` the hooks do nothing; this also ignores the second forward pass of activation checkpointing,
-    which runs during the backward pass.
+    which runs during the backward pass. Of a module that is called several times, the last output is recorded.
+
+    Attributes:
+        calls: How often each module was called in the last :meth:`recording`, by name.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self.calls: dict[str, int] = {}
         self._record: dict[str, Tensor] | None = None
         self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
@@ -146,7 +156,8 @@ class Capture:
     def _hook(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self._record is not None:
-                self._record[name] = _first(output)
+                self._record[name] = _hidden_state(name, output)
+                self.calls[name] = self.calls.get(name, 0) + 1
 
         return record
 
@@ -154,15 +165,40 @@ class Capture:
     def recording(self) -> Iterator[dict[str, Tensor]]:
         """Record hidden states by layer name until the block ends. Not reentrant."""
         record: dict[str, Tensor] = {}
-        self._record = record
+        self._record, self.calls = record, {}
         try:
             yield record
         finally:
             self._record = None
 
 
-def _first(output: Any) -> Any:
-    """Return the hidden state in an output, which may be a tuple, or a mapping as in the models of transformers."""
+def _hidden_state(name: str, output: Any) -> Tensor:
+    """Return the hidden state in a module's output. Raises RecipeError if there is none that can be compared."""
+    state = _first_tensor(output)
+    if state is None or not state.is_floating_point():
+        scalar = isinstance(output, Tensor)
+        nothing = "a tensor without dimensions" if scalar else f"a {type(output).__name__} without a tensor"
+        kind = nothing if state is None else f"of the type {state.dtype}"
+        raise RecipeError(
+            f"the output of {name} is {kind}, so it cannot be compared with the teacher's; name PyTorch modules that "
+            "put out floating-point tensors under `layers`"
+        )
+    return state
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """Return the first tensor [B, …] in an output: a tensor, or any nesting of sequences, mappings and dataclasses.
+
+    In the outputs of transformers ``last_hidden_state`` comes first; scalars, such as a loss, are left out.
+    """
+    if isinstance(output, Tensor):
+        return output if output.ndim else None
     if isinstance(output, Mapping):
-        output = tuple(output.values())
-    return output[0] if isinstance(output, tuple) else output
+        entries = [output.get("last_hidden_state"), *output.values()]
+    elif isinstance(output, list | tuple):
+        entries = list(output)
+    elif is_dataclass(output):
+        entries = [getattr(output, field.name) for field in fields(output)]
+    else:
+        return None
+    return next((state for state in map(_first_tensor, entries) if state is not None), None)

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss, normalised_mse, root_mean_square
+from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss, cosine, normalised_mse, root_mean_square
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.errors import RecipeError
@@ -179,6 +179,10 @@ class Objective:
         if student.logits is not None:
             terms.update({name: loss(student.logits, batch) for name, loss in self._own_terms.items()})
         return terms
+
+    def compares_vectors(self, module: str) -> bool:
+        """Return whether a module's layers are compared by the direction of vectors along the last axis."""
+        return self._layer_losses[module] is cosine and bool(self._layer_weights[module])
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -21,11 +21,19 @@ from worker.models.base import Boundary
 
 @dataclass(frozen=True)
 class HiddenWidths:
-    """The two widths of a pair of layers that differ in width."""
+    """The two widths of a pair of layers that differ in width.
+
+    Attributes:
+        module: The module that the layer belongs to.
+        student: The width of the student's layer.
+        teacher: The width of the teacher's layer.
+        axis: The axis of the hidden states that is the width: the last, or 1 for feature maps [B, C, H, W].
+    """
 
     module: str
     student: int
     teacher: int
+    axis: int = -1
 
 
 class Projections(nn.Module):
@@ -39,6 +47,7 @@ class Projections(nn.Module):
     def __init__(self, hidden: Mapping[str, HiddenWidths], boundary: Mapping[tuple[str, str], Tensor]) -> None:
         super().__init__()
         self._module_of = {layer: widths.module for layer, widths in hidden.items()}
+        self._axis = {layer: widths.axis for layer, widths in hidden.items()}
         self.hidden = nn.ModuleDict(
             {_key(layer): nn.Linear(widths.student, widths.teacher, bias=False) for layer, widths in hidden.items()}
         )
@@ -55,9 +64,13 @@ class Projections(nn.Module):
         if not self._module_of:
             return hidden
         return {
-            layer: self.hidden[_key(layer)](state) if layer in self._module_of else state
-            for layer, state in hidden.items()
+            layer: self._lifted(layer, state) if layer in self._module_of else state for layer, state in hidden.items()
         }
+
+    def _lifted(self, layer: str, state: Tensor) -> Tensor:
+        axis = self._axis[layer]
+        lifted: Tensor = self.hidden[_key(layer)](state.movedim(axis, -1))
+        return lifted.movedim(-1, axis)
 
     def reduce(self, boundary: dict[str, Boundary]) -> dict[str, Boundary]:
         """Project the teacher's boundary tensors to the student's widths."""

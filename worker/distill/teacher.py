@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from worker.data.entries import map_tensors
 from worker.distill.modular import ModularModel, Outputs
 from worker.models.base import Batch, Boundary
 from worker.models.precision import to_dtype
@@ -72,5 +73,8 @@ def _replicated(modular: ModularModel, device: torch.device) -> Run:
     return lambda modules, batch, known: modular.run(modules, batch, known=known)
 
 
-def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+def _in(dtype: torch.dtype, entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, entry)
+        for name, entry in entries.items()
+    }

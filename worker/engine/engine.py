@@ -14,6 +14,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor
 
+from worker.data.entries import map_tensors
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.distill.student import Student
@@ -21,6 +22,7 @@ from worker.engine import optimizer
 from worker.engine.checkpoint_files import CheckpointFiles
 from worker.engine.gradient_averaging import BUCKET_BYTES, GradientAverager
 from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
+from worker.engine.scalars import flatten_scalars, full_names, view_scalars
 from worker.engine.sharding import let_go
 from worker.engine.statistics import RunningStatistics
 from worker.models.base import Batch, Boundary
@@ -56,6 +58,8 @@ class Engine:
         micro_batch: int,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
+        scalars = flatten_scalars(student.model)
+        self._scalars = full_names(scalars)
         groups = optimizer.parameter_groups(student, owned, recipe.weight_decay)
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
         for group in groups:
@@ -84,6 +88,7 @@ class Engine:
             _register_external_parameters(student)
             let_go(self._engine, student.enclosing)
             student.renew_hooks()
+        view_scalars(student, student.model, scalars)
         self._files = self._engine.checkpoint_engine = CheckpointFiles()
         plain, alone = self._averages_plainly(), dist.get_world_size() == 1
         # A single rank has nothing to average, but DeepSpeed packs, sends and unpacks its gradients all the same.
@@ -112,11 +117,15 @@ class Engine:
             return self._engine.torch_autocast_dtype()  # type: ignore[no-any-return]
         return torch.bfloat16 if self._engine.bfloat16_enabled() else torch.float32
 
-    def to_device(self, batch: Batch) -> dict[str, Tensor]:
+    def to_device(self, batch: Batch) -> dict[str, Any]:
         """Return the batch on the device, floating tensors in the engine's dtype; pinned ones without waiting."""
-        # Copied first, then converted: both at once would convert on the host, into memory that is not pinned.
-        moved = {name: tensor.to(self._engine.device, non_blocking=True) for name, tensor in batch.items()}
-        return {name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in moved.items()}
+
+        def moved(tensor: Tensor) -> Tensor:
+            # Copied first, then converted: both at once would convert on the host, into memory that is not pinned.
+            copied = tensor.to(self._engine.device, non_blocking=True)
+            return copied.to(self.dtype) if copied.is_floating_point() else copied
+
+        return {name: map_tensors(moved, entry) for name, entry in batch.items()}
 
     def activate(self, modules: Sequence[str]) -> None:
         """Train these modules in the next steps, and freeze all others, including moments and running statistics.
@@ -290,7 +299,11 @@ class Engine:
             if dist.get_rank() != 0:
                 return {}
             copies = {id(tensor): _to_cpu(tensor) for name, tensor in named if name in persistent}
-            return {name: copies[id(tensor)] for name, tensor in named if name in persistent}
+            return {
+                name: copies[id(tensor)].view(()) if name in self._scalars else copies[id(tensor)]
+                for name, tensor in named
+                if name in persistent
+            }
 
 
 def _register_external_parameters(student: Student) -> None:

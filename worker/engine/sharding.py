@@ -23,6 +23,7 @@ from torch import nn
 
 from worker.distill.modular import ModularModel, Outputs
 from worker.distill.teacher import Run
+from worker.engine.scalars import flatten_scalars, view_scalars
 from worker.models.base import Batch, Boundary
 
 
@@ -78,6 +79,7 @@ def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
+    scalars = flatten_scalars(modular.model)
     # One parameter after the other: the device never holds the whole model.
     deepspeed.zero.Init(module=modular.model, config_dict_or_path=config, dtype=dtype)
     for buffer in modular.model.buffers():
@@ -89,6 +91,7 @@ def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
     for parameter in modular.model.parameters(recurse=False):
         deepspeed.zero.register_external_parameter(wrapper, parameter)
     engine, _, _, _ = deepspeed.initialize(model=wrapper, config=config, dist_init_required=False)
+    view_scalars(wrapper, modular.model, scalars)
     engine.eval()
     let_go(engine, modular.enclosing)
 

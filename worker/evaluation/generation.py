@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.data.base import Batch, Writing
+from worker.data.entries import repeat_rows
 from worker.distill.plan import Planner
 from worker.distill.teacher import Run, Teacher
 from worker.engine.engine import Engine
@@ -65,12 +66,9 @@ class Generator:
         known = self.run(once, batch, {}).boundary if once else {}
         beams = options.beams
         if beams > 1:
-            text, position = _repeat(text, beams), _repeat(position, beams)
-            known = {
-                module: {name: _repeat(tensor, beams) for name, tensor in tensors.items()}
-                for module, tensors in known.items()
-            }
-            batch = {name: _repeat(tensor, beams) for name, tensor in batch.items()}
+            text, position = repeat_rows(text, rows, beams), repeat_rows(position, rows, beams)
+            known = {module: repeat_rows(tensors, rows, beams) for module, tensors in known.items()}
+            batch = repeat_rows(dict(batch), rows, beams)
         all_rows = torch.arange(len(text), device=text.device)
         start, done = position.clone(), position >= length
         score = torch.full((rows, beams), float("-inf"), device=text.device)
@@ -107,10 +105,6 @@ def _prompts(text: Tensor, answer: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     position = answer.long().argmax(1)
     columns = torch.arange(text.shape[1], device=text.device)
     return torch.where(columns < position[:, None], text, pad), position
-
-
-def _repeat(tensor: Tensor, times: int) -> Tensor:
-    return tensor.repeat_interleave(times, 0)
 
 
 def _mask_forbidden(logits: Tensor, options: Writing, pad: int, step: int) -> Tensor:

@@ -108,6 +108,22 @@ class LayerSelection:
                 return name if candidate not in available and SHARED.search(name) else candidate
         return name
 
+    def renumbered(self, globs: Sequence[str]) -> tuple[str, ...]:
+        """Return dotted globs of the model that is cut as globs of the student, without the layers that are left out.
+
+        A glob that names a layer by its number follows that layer; all others mean the same in both.
+        """
+        renumbered = (self._in_student(glob) for glob in globs)
+        return tuple(glob for glob in renumbered if glob is not None)
+
+    def _in_student(self, glob: str) -> str | None:
+        for stack, numbers in self.origins.items():
+            match = re.match(rf"{re.escape(stack)}\.(\d+)(?=\.|$)", glob)
+            if match:
+                number = int(match[1])
+                return f"{stack}.{numbers.index(number)}{glob[match.end() :]}" if number in numbers else None
+        return glob
+
     def leaves_out(self, name: str) -> bool:
         """Return whether a tensor of the model that is cut belongs to a layer that is not kept."""
         matches = (

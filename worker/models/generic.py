@@ -13,8 +13,8 @@ Hidden states are captured by hooks, so the model needs no change for them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,9 +28,19 @@ _LOSS = "loss/"
 
 
 class GenericAdapter(Adapter):
-    """The adapter of any PyTorch module; it has no modules until a recipe defines them."""
+    """The adapter of any PyTorch module; it has no modules until a recipe defines them.
+
+    Args:
+        reason: Why a model of a known family has no other adapter; "" for all other models.
+
+    Attributes:
+        reason: The same.
+    """
 
     logits = (MODEL, "logits")
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
         """Run the whole model and return the boundary tensors."""
@@ -44,7 +54,8 @@ class GenericAdapter(Adapter):
             boundary["logits"] = fields["logits"]
         losses = {"loss": fields["loss"], **(fields["losses"] or {})}
         boundary |= {f"{_LOSS}{name}": loss for name, loss in losses.items() if isinstance(loss, Tensor)}
-        if not boundary:
+        # An encoder may put out nothing but hidden states, of which layers are compared.
+        if not boundary and not _has_tensor(output):
             raise RecipeError(
                 f"the forward pass of {type(model).__name__} returns a {type(output).__name__} without logits, loss "
                 "or losses; docs/bring-your-own-model.md says what it should return"
@@ -65,6 +76,21 @@ class GenericAdapter(Adapter):
         if not hasattr(model, "gradient_checkpointing_enable"):
             super().checkpoint_activations(model)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def adapter_or_generic(find: Callable[[], Adapter]) -> Adapter:
+    """Return the adapter of a model's family; the generic one, with the reason, if the family has none for the model.
+
+    Then a recipe can still define the modules.
+
+    Args:
+        find: Builds the adapter. It reads a model of which no more than its family is known, so it may fail in any way.
+    """
+    try:
+        return find()
+    except Exception as error:
+        kind = "" if isinstance(error, RecipeError) else f"{type(error).__name__}: "
+        return GenericAdapter(kind + str(error).strip().partition("\n")[0])
 
 
 @dataclass(frozen=True)
@@ -91,12 +117,37 @@ class RegroupedAdapter(Adapter):
     """
 
     def __init__(self, inner: Adapter, modules: list[NamedModule], logits_mask: str | None = None) -> None:
-        self._inner = inner
+        self._use(inner)
         self._masks = {named.module.name: named.mask for named in modules}
         self._logits_mask = logits_mask
         self.modules = tuple(replace(named.module, inputs=None) for named in modules)
+
+    def _use(self, inner: Adapter) -> None:
+        self._inner = inner
         self.logits = inner.logits
         self.task_weights = inner.task_weights
+
+    def with_modules(self, modules: Sequence[ModuleSpec]) -> RegroupedAdapter:
+        """Return the same adapter with other globs for its modules."""
+        named = [NamedModule(module, self._masks[module.name]) for module in modules]
+        return RegroupedAdapter(self._inner, named, self._logits_mask)
+
+    def fault(self, model: nn.Module, batch: Batch) -> str:
+        """Return why the family's adapter cannot run the model on such batches; "" if it can."""
+        if isinstance(self._inner, GenericAdapter):
+            return ""
+        try:
+            boundary = self.run_whole(model, batch)
+            self._inner.logits_of(model, boundary)
+            self._inner.logits_mask(batch)
+            self._inner.task_terms(model, batch, boundary)
+        except Exception as error:
+            return str(error).strip().partition("\n")[0] or type(error).__name__
+        return ""
+
+    def run_as_any_module(self) -> None:
+        """Call the model with the entries of a batch that its forward pass names, as one of no known family."""
+        self._use(GenericAdapter())
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
         """Run the whole model and return the boundary tensors."""
@@ -130,6 +181,12 @@ class RegroupedAdapter(Adapter):
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass."""
         self._inner.checkpoint_activations(model)
+
+
+def _has_tensor(output: Any) -> bool:
+    """Return whether a model's output has named tensors."""
+    fields = output.values() if isinstance(output, Mapping) else vars(output).values() if is_dataclass(output) else ()
+    return any(isinstance(field, Tensor) and field.ndim > 1 for field in fields)
 
 
 def _field(output: Any, name: str) -> Any:

@@ -54,11 +54,22 @@ def layer_names(
     }
 
 
+def owned_names(model: nn.Module, path: Patterns) -> Iterator[str]:
+    """Yield the names of the PyTorch modules, or of the single parameters, that dotted globs match.
+
+    Raises:
+        RecipeError: One matches nothing.
+    """
+    for pattern in patterns(path):
+        globs = pattern.split(".")
+        named = model.named_parameters(remove_duplicate=False)
+        yield from [name for name, _ in named if _matches(name.split("."), globs)] or matching_modules(model, pattern)
+
+
 def check_owned(model: nn.Module, path: Patterns) -> None:
     """Raise RecipeError unless every one of these dotted globs matches a PyTorch module or a single parameter."""
-    for pattern in patterns(path):
-        if not _named_parameters(model, pattern):
-            matching_modules(model, pattern)
+    for _ in owned_names(model, path):
+        pass
 
 
 def _named_parameters(model: nn.Module, pattern: str) -> list[nn.Parameter]:

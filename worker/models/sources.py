@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worker.errors import RecipeError
 from worker.models.base import Fresh, Loaded
 
@@ -51,3 +53,27 @@ def load(
     from worker.models import factory
 
     return factory.load(spec, checkpoint=checkpoint, options=options or {}, directory=directory)
+
+
+def outline(spec: str, *, options: Mapping[str, Any] | None = None, directory: Path = Path()) -> Loaded:
+    """Build a model for its structure alone: without its weights and, unless a factory makes it, without memory.
+
+    Args:
+        spec: One of `FORMS`.
+        options: As for `load`.
+        directory: The directory that relative paths start from.
+
+    Raises:
+        RecipeError: The spec names no model.
+    """
+    family, _, source = spec.partition(":")
+    if family == "open_clip" and source:
+        from worker.models.open_clip import loader as open_clip_loader
+
+        return open_clip_loader.outline(spec, directory)
+    if family == "hf" and source:
+        fields = {name: value for name, value in (options or {}).items() if name != "variant"}
+        # transformers loads its own models in this way.
+        with torch.device("meta"):
+            return load(spec, options=fields, directory=directory, fresh="always")
+    return load(spec, options=options, directory=directory)

@@ -186,18 +186,8 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: The file cannot be read, or is not a valid recipe; the message lists every error.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content, lines = yaml.safe_load(text), FieldLines.from_yaml(text)
-    except OSError as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {os.strerror(error.errno or 0)}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
+    content, lines = _read_content(path, overrides)
     directory = path.resolve().parent
-    for field, value in overrides.items():
-        _set_field(content, field.split("."), value)
     if isinstance(content.get("deepspeed"), str):
         content["deepspeed"] = _read_deepspeed(directory / content["deepspeed"])
     messages: list[str] = list(lines.duplicates)
@@ -210,6 +200,40 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
         raise RecipeError(f"the recipe {path} has {len(messages)} error(s):{listed}")
     recipe._lines = lines
     return recipe
+
+
+def read_teacher(path: Path, overrides: dict[str, Any]) -> TeacherRecipe:
+    """Read and validate the section ``teacher`` of a recipe; nothing else in it has to be valid.
+
+    Args:
+        path: A YAML file.
+        overrides: As for `read_recipe`.
+
+    Raises:
+        RecipeError: The file cannot be read, or its section ``teacher`` is not valid.
+    """
+    content, lines = _read_content(path, overrides)
+    try:
+        return TeacherRecipe.model_validate(content.get("teacher") or {})
+    except ValidationError as error:
+        faults = [f"{lines.locate(('teacher', *one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise RecipeError(f"the teacher of the recipe {path} is not valid: {'; '.join(faults)}") from None
+
+
+def _read_content(path: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], FieldLines]:
+    """Read the fields of a recipe, with those that replace them, and the lines they are in. Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, lines = yaml.safe_load(text), FieldLines.from_yaml(text)
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"the recipe {path} must be a mapping of fields, such as `teacher:` and `student:`")
+    for field, value in overrides.items():
+        _set_field(content, field.split("."), value)
+    return content, lines
 
 
 def read_written_recipe(path: Path) -> Recipe:

@@ -8,6 +8,7 @@ from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES
 from worker.errors import RecipeError
 from worker.imports import lookup_or_import
 from worker.models.base import Adapter
+from worker.models.generic import GenericAdapter
 from worker.names import suggest
 from worker.recipe.recipe import Recipe
 
@@ -27,7 +28,7 @@ def reference_errors(
     teacher_modules = [module.name for module in teacher.modules]
     if not modules or not teacher_modules:
         field = recipe.at("student" if not modules else "teacher", "model")
-        yield f"{field}: the modules of this model are unknown; name them under `modules` (see --list-modules)"
+        yield f"{field}: {unknown_modules(adapter if not modules else teacher)}"
         return
     if modules != teacher_modules:
         yield (
@@ -43,6 +44,14 @@ def reference_errors(
     for arm, sentence in arm_faults(arms, modules):
         yield f"{recipe.at('arms', arm)}: {sentence}"
     yield from _unknown_losses(recipe)
+
+
+def unknown_modules(adapter: Adapter) -> str:
+    """Return the sentence about a model whose adapter has no modules, with the reason if there is one."""
+    reason = f" ({adapter.reason})" if isinstance(adapter, GenericAdapter) and adapter.reason else ""
+    return (
+        f"the modules of this model are unknown{reason}; name them under `modules` (--list-modules prints such a block)"
+    )
 
 
 def _unknown_losses(recipe: Recipe) -> Iterator[str]:

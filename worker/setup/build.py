@@ -26,7 +26,7 @@ from worker.recipe.recipe import Recipe
 from worker.recipe.sections import DataRecipe, ProbeRecipe
 from worker.setup.dry_run import DryRun
 from worker.setup.forced import with_stand_ins
-from worker.setup.models import Models, build_data
+from worker.setup.models import Models, build_data, settle
 from worker.setup.shape_check import Widths, compare_shapes
 
 SHAPE_CHECK_ROWS = 2
@@ -103,6 +103,7 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     torch.manual_seed(recipe.seed)
     data = build_data(recipe, models)
     rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
+    settle(models, rows)
     if recipe.train == "forced" and not all(modular.adapter.declared for modular, _ in models.both):
         models = with_stand_ins(models, rows)
     logits_module = models.adapter.logits[0] if models.adapter.logits else None

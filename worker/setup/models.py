@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from worker import data as data_modules
 from worker.data import Context, DataModule
@@ -23,12 +23,15 @@ from worker.distill.arms import (
 from worker.distill.modular import ModularModel
 from worker.errors import RecipeError
 from worker.models import sources
-from worker.models.base import Adapter, Fresh, Loaded, ModuleSpec
+from worker.models.base import Adapter, Batch, Fresh, Loaded, ModuleSpec, patterns
+from worker.models.cut import LayerSelection
 from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
-from worker.recipe.references import reference_errors
+from worker.recipe.references import reference_errors, unknown_modules
 from worker.recipe.sections import ModuleRecipe, Patterns, StudentRecipe, TeacherRecipe
 from worker.setup.kept_whole import kept_whole
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def load_models(recipe: Recipe) -> Models:
     teacher_adapter = _adapter(recipe, loaded.adapter, teacher=True)
     student = _student(recipe, loaded, teacher_adapter)
     adapter = _adapter(recipe, student.adapter, teacher=False)
+    if recipe.student.keep and isinstance(adapter, RegroupedAdapter):
+        adapter = _renumbered(recipe, adapter, LayerSelection(loaded.model, teacher_adapter, recipe.student.keep))
     modules = [module.name for module in adapter.modules]
     arms = {name: [name] for name in modules} if recipe.arms is None else recipe.arms
     faults = list(reference_errors(recipe, adapter, teacher_adapter, arms))
@@ -103,7 +108,6 @@ def load_models(recipe: Recipe) -> Models:
         whole = kept_whole(recipe, student_modular, teacher_modular, pairs)
         arms, left_out = default_arms(modules, owned, whole, [recipe.policy.name.removeprefix("fixed:")])
     check_trainable(arms, owned)
-    _check_dimensions(student.model)
     if recipe.student.checkpointing != "none":
         adapter.checkpoint_activations(student.model)
     seconds = time.monotonic() - started
@@ -125,6 +129,8 @@ def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
     """Cut the student from the teacher, or load it."""
     section = recipe.student
     if section.model is None:
+        if section.keep and not adapter.modules:
+            raise RecipeError(f"{recipe.at('teacher', 'model')}: {unknown_modules(adapter)}")
         with _locating_errors(recipe, "student", "keep"):
             student = teacher.cut(section.keep or {}, adapter)
             student.check_export()
@@ -163,18 +169,26 @@ def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
     return RegroupedAdapter(family, named, recipe.logits_mask)
 
 
-def _as_tuple(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _renumbered(recipe: Recipe, adapter: RegroupedAdapter, selection: LayerSelection) -> RegroupedAdapter:
+    """Return the adapter of a student that was cut: what its modules name by number follows the teacher's layers.
+
+    Names that a recipe gives for both, by ``teacher_path`` or ``teacher_layers``, stay as they are.
+    """
+    modules = []
+    for spec in adapter.modules:
+        entry = (recipe.modules or {})[spec.name]
+        module = ModuleRecipe(path=entry) if isinstance(entry, str) else entry
+        path, layers = patterns(spec.path), patterns(spec.layers)
+        if module.teacher_path is None:
+            path = selection.renumbered(path)
+        if module.teacher_layers is None and (module.layers is not None or module.teacher_path is None):
+            layers = selection.renumbered(layers)
+        modules.append(replace(spec, path=path, layers=layers))
+    return adapter.with_modules(modules)
 
 
-def _check_dimensions(student: nn.Module) -> None:
-    """Raise RecipeError if DeepSpeed cannot shard a parameter."""
-    scalars = [name for name, parameter in student.named_parameters() if parameter.ndim == 0]
-    if scalars:
-        raise RecipeError(
-            f"the student's parameters {', '.join(scalars)} have no dimension, and DeepSpeed cannot shard those; "
-            "give each the shape [1]"
-        )
+def _as_tuple(globs: Patterns) -> tuple[str, ...]:
+    return (globs,) if isinstance(globs, str) else tuple(globs)
 
 
 @contextmanager
@@ -184,6 +198,36 @@ def _locating_errors(recipe: Recipe, *where: str) -> Iterator[None]:
         yield
     except RecipeError as error:
         raise RecipeError(f"{recipe.at(*where)}: {error}") from error
+
+
+def settle(models: Models, batch: Batch) -> None:
+    """Let modules that the recipe defines run without the family's adapter if that cannot read the data's batches.
+
+    Both models are then run in the same way, so that their logits are alike.
+
+    Args:
+        models: Both models, on the CPU.
+        batch: A few rows.
+    """
+    for modular, role in models.both:
+        if not isinstance(modular.adapter, RegroupedAdapter):
+            return
+        training = modular.model.training
+        modular.model.eval()
+        with torch.no_grad():
+            reason = modular.adapter.fault(modular.model, batch)
+        modular.model.train(training)
+        if reason:
+            log.warning(
+                "the %s is called with the entries of a batch that its forward pass names, since OPTIMA's adapter for "
+                "it cannot read the batches: %s",
+                role,
+                reason,
+            )
+            for one, _ in models.both:
+                if isinstance(one.adapter, RegroupedAdapter):
+                    one.adapter.run_as_any_module()
+            return
 
 
 def build_data(recipe: Recipe, models: Models) -> DataModule:
@@ -197,14 +241,3 @@ def build_data(recipe: Recipe, models: Models) -> DataModule:
         return data_modules.build(recipe.data.name, recipe.data.options, context)
     except (ValueError, RecipeError) as error:
         raise RecipeError(f"{recipe.at('data')}: {error}") from None
-
-
-def list_modules(model: nn.Module) -> str:
-    """Return a line for every module of a model: its dotted path, class and number of parameters."""
-    rows = [
-        (name, type(module).__name__, sum(p.numel() for p in module.parameters()))
-        for name, module in model.named_modules()
-        if name
-    ]
-    width = max(len(name) for name, _, _ in rows)
-    return "\n".join(f"{name:{width}}  {kind:28} {count:>12,}" for name, kind, count in rows)

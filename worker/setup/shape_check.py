@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from worker.data.entries import describe
 from worker.distill.modular import ModularModel, Outputs
 from worker.distill.objective import Objective
 from worker.distill.plan import Planner
@@ -18,10 +20,12 @@ from worker.models.base import Batch
 from worker.names import suggest
 from worker.setup.models import Models
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Widths:
-    """The tensors whose last dimension differs between student and teacher.
+    """The tensors whose width differs between student and teacher.
 
     Attributes:
         hidden: Both widths, by the name of the student's layer.
@@ -58,12 +62,14 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
             faults += missing
             if not missing:
                 ours, theirs = pair
-                student_shape, teacher_shape = student.hidden[ours].shape, teacher.hidden[theirs].shape
-                if student_shape[:-1] != teacher_shape[:-1]:
-                    names = f"layer {ours}", f"layer {theirs}"
-                    faults.append(_mismatch(models, module, names, (student_shape, teacher_shape)))
-                elif student_shape != teacher_shape:
-                    widths.hidden[ours] = HiddenWidths(module, student_shape[-1], teacher_shape[-1])
+                shapes = student.hidden[ours].shape, teacher.hidden[theirs].shape
+                axis = _width_axis(*shapes)
+                if axis is None:
+                    faults.append(_mismatch(models, module, (f"layer {ours}", f"layer {theirs}"), shapes))
+                elif shapes[0] != shapes[1]:
+                    widths.hidden[ours] = HiddenWidths(module, shapes[0][axis], shapes[1][axis], axis)
+                faults += _misread(models, objective, module, theirs, shapes[1], axis, batch)
+    _warn_of_repeated_calls(models)
     for module, name in _boundaries(models, student, forced):
         teacher_tensor = teacher.boundary[module].get(name)
         if teacher_tensor is None:
@@ -102,10 +108,73 @@ def evaluating(model: nn.Module, batch: Batch, role: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
-        raise RecipeError(f"the {role}'s forward pass fails on the data's batches ({shapes}): {error}") from error
+        raise RecipeError(
+            f"the {role}'s forward pass fails on the data's batches ({describe(batch)}): {error}"
+        ) from error
     finally:
         model.train(training)
+
+
+def _width_axis(student: torch.Size, teacher: torch.Size) -> int | None:
+    """Return the axis in which a projection makes these shapes equal; None if there is none.
+
+    That is the last axis; for feature maps [B, C, H, W] it is 1.
+    """
+    if student[:-1] == teacher[:-1]:
+        return -1
+    is_map = len(student) >= 4
+    return 1 if is_map and (student[0], student[2:]) == (teacher[0], teacher[2:]) else None
+
+
+def _misread(
+    models: Models,
+    objective: Objective | None,
+    module: str,
+    layer: str,
+    shape: torch.Size,
+    axis: int | None,
+    batch: Batch,
+) -> Iterator[str]:
+    """Yield a sentence if the mask or the loss of a module would take another axis of its layers for the width."""
+    mask = models.adapter.mask(module, "hidden", batch)
+    if mask is not None and not _covers(mask.shape, shape[:-1]):
+        yield (
+            f"{_arms(models, module)}: the mask of module {module} is {list(mask.shape)}, but the layer {layer} puts "
+            f"out {list(shape)}; a mask has an entry for each position, {list(shape[:-1])}: remove "
+            f"modules.{module}.mask or name another entry of the batch"
+        )
+    is_map = axis == 1 or _is_feature_map(models.teacher.model.get_submodule(layer), shape)
+    if is_map and objective is not None and objective.compares_vectors(module):
+        yield (
+            f"{_arms(models, module)}: the layer loss cosine compares vectors along the last axis, but the layer "
+            f"{layer} puts out {list(shape)}, whose channels are not there; set loss.layer_loss: {{{module}: mse}}"
+        )
+
+
+def _covers(mask: torch.Size, positions: torch.Size) -> bool:
+    return len(mask) == len(positions) and all(one in (1, all_) for one, all_ in zip(mask, positions, strict=True))
+
+
+def _is_feature_map(layer: nn.Module, shape: torch.Size) -> bool:
+    """Return whether an output is [B, C, H, W] and not [B, H, W, C], as far as can be told: its layer convolves."""
+    inside = {type(module).__module__.rpartition(".")[2] for module in layer.modules()}
+    if len(shape) < 4:
+        # Some transformers have convolutions as well.
+        return len(shape) == 3 and "conv" in inside and "linear" not in inside
+    is_last = len(shape) == 4 and shape[1] == shape[2] != shape[3]
+    return not is_last and bool(inside & {"conv", "batchnorm", "pooling"})
+
+
+def _warn_of_repeated_calls(models: Models) -> None:
+    for modular, role in models.both:
+        for layer, calls in modular.calls.items():
+            if calls > 1:
+                log.warning(
+                    "the %s calls %s %d times in a forward pass, with the same weights; its last output is compared",
+                    role,
+                    layer,
+                    calls,
+                )
 
 
 def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:
@@ -123,6 +192,8 @@ def _unknown_terms(models: Models, objective: Objective, student: Outputs, batch
     plan = Planner(models.adapter.modules, None, "active").task()
     with torch.no_grad():
         computed = objective.task_terms(plan, models.student.model, student, batch)
+    if student.logits is None and not computed:
+        log.warning("the student's forward pass returns neither logits nor a loss, so only layers are compared")
     for name in objective.named:
         if name not in computed:
             hint = suggest(name, computed, "task losses that it computes")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.models.base import Adapter
-from worker.models.generic import GenericAdapter
+from worker.models.generic import GenericAdapter, adapter_or_generic
 from worker.models.hf.blip import BlipAdapter
 from worker.models.hf.decoder import decoder_adapter
 from worker.models.hf.seq2seq import Seq2SeqAdapter
@@ -13,7 +13,7 @@ from worker.models.hf.whole import WholeAdapter
 
 
 def find_adapter(model: Any, sizes: Mapping[str, int] | None = None) -> Adapter:
-    """Return the adapter of a model; the generic one, without modules, if its structure is not known.
+    """Return the adapter of a model; the generic one, without modules, if its structure is not known or is unusual.
 
     A few families have one that runs their modules alone, so that an arm costs less. All others are run as a whole.
 
@@ -21,6 +21,10 @@ def find_adapter(model: Any, sizes: Mapping[str, int] | None = None) -> Adapter:
         model: A model of transformers.
         sizes: Number of layers of each module, for a model that was cut.
     """
+    return adapter_or_generic(lambda: _find(model, sizes))
+
+
+def _find(model: Any, sizes: Mapping[str, int] | None) -> Adapter:
     if model.config.model_type == "blip" and type(model).__name__ == "BlipForConditionalGeneration":
         return BlipAdapter(model.config)
     structure = find_structure(model, sizes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from worker.errors import RecipeError
 from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
 from worker.models.folders import no_weights_error, resolve_path
+from worker.models.generic import adapter_or_generic
 from worker.models.open_clip.clip import ClipAdapter
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.models.open_clip.cut import cut
@@ -54,7 +56,9 @@ class OpenClipModel(Loaded):
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
-        adapter = CoCaAdapter() if "multimodal_cfg" in self.config else ClipAdapter(self.model)
+        adapter = adapter_or_generic(
+            lambda: CoCaAdapter() if "multimodal_cfg" in self.config else ClipAdapter(self.model)
+        )
         object.__setattr__(self, "adapter", adapter)
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> OpenClipModel:
@@ -129,6 +133,13 @@ def load(
     model = create(config, base_towers=fresh == "if_bare").train()
     why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
     return OpenClipModel(model, config, preprocess, f"random ({why})")
+
+
+def outline(spec: str, directory: Path) -> OpenClipModel:
+    """Build a model without memory, for its structure; arguments as for `load`."""
+    config = read_config(_split_tag(_source(spec), directory)[0], directory)
+    with torch.device("meta"):
+        return OpenClipModel(create(config, device="meta"), config)
 
 
 def _split_tag(source: str, directory: Path) -> tuple[str, str]:
