@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from benchmarks.zoo.configs import CONFIGS, build
 from worker.distill.arms import ownership
 from worker.distill.modular import ModularModel
+from worker.errors import RecipeError
 from worker.models.hf.adapters import find_adapter
-from worker.models.hf.loader import HfModel
+from worker.models.hf.loader import HfModel, _kind, load
+from worker.models.paths import layer_names
 
 CUT = (
     "opt", "qwen3_moe", "bert_masked", "bert_classifier", "deberta", "vit_encoder", "dinov2", "clip_vision", "swin",
@@ -67,3 +71,96 @@ def test_every_class_has_its_modules_and_computes_what_it_does_by_itself(name: s
         expected = {module: len(layers) for module, layers in modular.layers.items()}
         assert {module: len(layers) for module, layers in cut.layers.items()} == {**expected, **CONFIGS[name].keep}
         student.check_export()
+
+
+def test_layers_of_a_whole_language_model_are_spread_over_its_thirds() -> None:
+    teacher = HfModel(build("llava_long"), find_adapter(build("llava_long")), "/nowhere", {}, "fresh")
+    student = teacher.cut({"image": 2, "language": 4}, teacher.adapter)
+    sizes = {name: len(layers) for name, layers in layer_names(student.model, student.adapter).items()}
+    assert sizes == {"image": 2, "connector": 1, "lower": 1, "middle": 1, "upper": 2}
+    with pytest.raises(RecipeError, match=r"2 layers of language, which is lower, middle, upper; keep at least 3"):
+        teacher.cut({"language": 2}, teacher.adapter)
+    with pytest.raises(RecipeError, match=r"keep names language and upper, which is a part of it; remove one of them"):
+        teacher.cut({"language": 3, "upper": 1}, teacher.adapter)
+    whisper = HfModel(build("whisper"), find_adapter(build("whisper")), "/nowhere", {}, "fresh")
+    with pytest.raises(RecipeError, match=r"keep names 'language', but the modules .* are encoder, decoder"):
+        whisper.cut({"language": 2}, whisper.adapter)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ("BertConfig", "BertForMaskedLM"),
+        ("GPT2Config", "GPT2LMHeadModel"),
+        ("T5Config", "T5ForConditionalGeneration"),
+        ("WhisperConfig", "WhisperForConditionalGeneration"),
+        ("BlipConfig", "BlipForConditionalGeneration"),
+        ("LlavaConfig", "LlavaForConditionalGeneration"),
+        ("Gemma3Config", "Gemma3ForConditionalGeneration"),
+        ("Qwen2AudioConfig", "Qwen2AudioForConditionalGeneration"),
+        ("VisionEncoderDecoderConfig", "VisionEncoderDecoderModel"),
+        ("DetrConfig", "DetrForObjectDetection"),
+        ("CLIPConfig", "CLIPModel"),
+        ("ViTConfig", "ViTModel"),
+        ("HubertConfig", "HubertModel"),
+    ],
+)
+def test_the_class_of_a_configuration_that_names_none_is_that_of_its_usual_task(config: str, kind: str) -> None:
+    halves = {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}} if "EncoderDec" in config else {}
+    assert _kind(getattr(transformers, config)(**halves), "model").__name__ == kind
+
+
+def test_an_encoder_that_can_decode_does_so_where_its_configuration_says_it() -> None:
+    assert _kind(transformers.BertConfig(is_decoder=True), "model").__name__ == "BertLMHeadModel"
+    assert (
+        _kind(transformers.BertConfig(architectures=["BertForPreTraining"]), "model").__name__ == "BertForPreTraining"
+    )
+
+
+def test_a_model_without_a_stack_has_no_modules() -> None:
+    model: Any = transformers.XLMModel(transformers.XLMConfig(vocab_size=20, emb_dim=16, n_layers=2, n_heads=2))
+    assert find_adapter(model).modules == ()
+
+
+def test_padding_of_a_text_without_a_mask_is_not_attended_to() -> None:
+    model, batch = build("bert_masked").eval(), CONFIGS["bert_masked"].batch()
+    adapter: Any = find_adapter(model)
+    with torch.no_grad():
+        ours = adapter.run_whole(model, {"text": batch["input_ids"], "labels": batch["labels"]})
+        theirs = adapter.run_whole(model, batch)
+    assert torch.equal(ours["upper"]["logits"], theirs["upper"]["logits"])
+    assert torch.equal(adapter.mask("lower", "hidden", {"text": batch["input_ids"]}), batch["attention_mask"].bool())
+
+
+def test_frames_of_padding_do_not_count() -> None:
+    model, batch = build("wav2vec2_ctc"), CONFIGS["wav2vec2_ctc"].batch()
+    adapter = find_adapter(model)
+    mask = adapter.mask("lower", "hidden", batch)
+    lengths = model._get_feat_extract_output_lengths(batch["attention_mask"].sum(-1))
+    assert mask is not None
+    assert mask.sum(-1).tolist() == lengths.tolist()
+    assert lengths[0] < lengths[1] == mask.shape[1]
+    assert adapter.mask("lower", "hidden", {"input_values": batch["input_values"]}) is None
+
+
+def test_a_detectors_losses_are_those_of_all_its_decoders_layers() -> None:
+    fields = CONFIGS["detr"].config()
+    fields.auxiliary_loss = True
+    torch.manual_seed(0)
+    model: Any = transformers.DetrForObjectDetection(fields).eval()
+    batch, adapter = CONFIGS["detr"].batch(), find_adapter(model)
+    with torch.no_grad():
+        terms = adapter.task_terms(model, batch, adapter.run_whole(model, batch))
+        own = model(**batch)
+    assert terms.keys() == {"loss_ce", "loss_bbox", "loss_giou"}
+    assert torch.allclose(torch.stack(list(terms.values())).sum(), own.loss)
+    expected = sum(part for name, part in own.loss_dict.items() if name.startswith("loss_giou"))
+    assert torch.allclose(terms["loss_giou"], model.config.giou_loss_coefficient * expected)
+
+
+def test_no_layer_is_left_out_at_random(tmp_path: Path) -> None:
+    fields = CONFIGS["hubert"].config()
+    fields.layerdrop, fields.architectures = 0.5, ["HubertModel"]
+    fields.save_pretrained(tmp_path)
+    model: Any = load(str(tmp_path), checkpoint=None, options={}, directory=tmp_path, fresh="always").model
+    assert model.config.layerdrop == 0

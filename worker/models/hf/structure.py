@@ -248,7 +248,7 @@ def _name_roles(model: Any, towers: Sequence[_Tower], joined: bool) -> None:
             tower.role = leaf if leaves[leaf] == 1 else tower.path.replace(".", "_")
     texts = [tower for tower in towers if tower.role == "text"]
     others = [tower for tower in towers if tower.role not in ("text", "connector")]
-    if joined and len(texts) == 1 and others:
+    if joined and len(texts) == 1 and others and all(tower.role != "decoder" for tower in others):
         texts[0].role = "language"
     if joined and not texts and not any(tower.role in ("decoder", "language") for tower in towers):
         towers[-1].role = "language"
