@@ -147,7 +147,8 @@ def test_a_detectors_losses_are_those_of_all_its_decoders_layers() -> None:
     fields = CONFIGS["detr"].config()
     fields.auxiliary_loss = True
     torch.manual_seed(0)
-    model: Any = transformers.DetrForObjectDetection(fields).eval()
+    kind: Any = transformers.DetrForObjectDetection
+    model = kind(fields).eval()
     batch, adapter = CONFIGS["detr"].batch(), find_adapter(model)
     with torch.no_grad():
         terms = adapter.task_terms(model, batch, adapter.run_whole(model, batch))
