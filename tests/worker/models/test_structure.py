@@ -11,20 +11,28 @@ import transformers
 from torch import Tensor
 
 from benchmarks.zoo.configs import CONFIGS, build
-from worker.distill.arms import ownership
+from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import ModularModel
+from worker.distill.objective import LossWeights, Objective
+from worker.distill.plan import Planner
+from worker.distill.student import Student
+from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.models.hf.adapters import find_adapter
 from worker.models.hf.loader import HfModel, _kind, load
 from worker.models.paths import layer_names
+from worker.setup.forced import with_stand_ins
+from worker.setup.models import Models
+from worker.setup.shape_check import compare_shapes
 
 CUT = (
-    "opt", "qwen3_moe", "bert_masked", "bert_classifier", "deberta", "vit_encoder", "dinov2", "clip_vision", "swin",
-    "convnext", "resnet", "segformer", "wav2vec2_ctc", "moonshine", "pix2struct", "vit_gpt2", "trocr", "donut",
-    "speech_frame", "bert2bert", "blip2", "llava", "llava_long", "gemma3", "internvl", "idefics3", "mistral3",
-    "qwen2_5_vl", "qwen3_vl", "florence2", "qwen2_audio", "clip", "siglip", "clap", "detr",
+    "qwen3_moe", "bert_masked", "bert_classifier", "dinov2", "clip_vision", "swin", "convnext", "resnet", "segformer",
+    "timm_resnet", "wav2vec2_ctc", "pix2struct", "vit_gpt2", "donut", "speech_frame", "bert2bert", "blip2", "llava",
+    "gemma3", "idefics3", "mistral3", "qwen3_vl", "florence2", "qwen2_audio", "siglip", "clap",
 )  # fmt: skip
 """The classes from which a student is cut here; benchmarks.zoo cuts all of them."""
+OWN_WARNINGS = ("ignore:Version v4:FutureWarning", "ignore:Support for mismatched:UserWarning")
+"""Of transformers: frames of two models train otherwise since 2021; a mask has another type than a bias."""
 
 
 def own_logits(model: Any, output: Any, positions: int) -> Tensor:
@@ -37,8 +45,7 @@ def own_logits(model: Any, output: Any, positions: int) -> Tensor:
     return logits[:, :-1][:, -positions:] if model.can_generate() and not model.config.is_encoder_decoder else logits
 
 
-# Of transformers' own: frames of two models train otherwise since 2021, and a mask has another type than a bias.
-@pytest.mark.filterwarnings("ignore:Version v4:FutureWarning", "ignore:Support for mismatched:UserWarning")
+@pytest.mark.filterwarnings(*OWN_WARNINGS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_class_has_its_modules_and_computes_what_it_does_by_itself(name: str) -> None:
     model, batch = build(name).eval(), CONFIGS[name].batch()
@@ -165,3 +172,36 @@ def test_no_layer_is_left_out_at_random(tmp_path: Path) -> None:
     fields.save_pretrained(tmp_path)
     model: Any = load(str(tmp_path), checkpoint=None, options={}, directory=tmp_path, fresh="always").model
     assert model.config.layerdrop == 0
+
+
+@pytest.mark.filterwarnings(*OWN_WARNINGS)
+@pytest.mark.parametrize("name", ["llava", "clip", "detr", "vit_encoder"])
+def test_teacher_forced_modules_are_trained_by_what_they_put_out(name: str) -> None:
+    model, batch = build(name), CONFIGS[name].batch()
+    adapter = find_adapter(model)
+    student = HfModel(model, adapter, "/nowhere", {}, "fresh").cut(CONFIGS[name].keep, adapter)
+    teacher_modular, modular = ModularModel(model, adapter, {}), ModularModel(student.model, student.adapter, {})
+    modules = CONFIGS[name].modules
+    pairs = {module: layer_pairs(modular.layers[module], teacher_modular.layers[module]) for module in modules}
+    owned = ownership(student.model, {module.name: module.path for module in student.adapter.modules})
+    arms = {module: [module] for module in modules}
+    models = with_stand_ins(Models(student.adapter, teacher_modular, modular, student, arms, pairs, owned), batch)
+    objective = Objective(models.adapter, models.pairs, LossWeights())
+    compare_shapes(models, batch, forced=True, objective=objective)
+    teacher = Teacher(models.teacher, torch.device("cpu"), torch.float32)
+    parameters = dict(student.model.named_parameters())
+    planner = Planner(models.adapter.modules, models.adapter.logits[0] if models.adapter.logits else None, "forced")
+    for module in modules:
+        plan, own = planner.arm([module]), owned.owned[module]
+        for key, parameter in parameters.items():
+            parameter.grad = None
+            parameter.requires_grad_(key in own)
+        loss, terms, _ = Student(models.student, objective)(batch, teacher.run(plan.teacher, batch), plan)
+        loss.backward()
+        assert torch.isfinite(loss)
+        reached = {key for key, parameter in parameters.items() if parameter.grad is not None}
+        assert reached <= set(own)
+        idle = {"post_layernorm", "pooler", "image_newline", "query_position_embeddings"}
+        assert all(set(key.split(".")) & idle for key in set(own) - reached)
+        ends = module == modules[-1] and name not in ("clip", "vit_encoder")
+        assert {term.partition("/")[0] for term in terms} == ({"layers", "logits", "task"} if ends else {"layers"})

@@ -404,7 +404,7 @@ def _outer_layers(model: nn.Module, paths: Sequence[str]) -> Iterator[str]:
 
 def _kind(model: Any, tower: _Tower) -> Kind:
     if tower.role == "decoder":
-        return "answer"
+        return "answer" if model.can_generate() else "other"
     if tower.role in ("language", "text"):
         return "text"
     if tower.role in ("image", "video"):

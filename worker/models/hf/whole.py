@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,13 +44,16 @@ class WholeAdapter(TextAdapter):
         structure: Its modules.
     """
 
+    # Which losses there are depends on the batch: each weighs 1.
+    task_weights = MappingProxyType({})
+
     def __init__(self, model: Any, structure: Structure) -> None:
         self.modules = structure.modules
         self._kinds = structure.kinds
         self._last = self.modules[-1].name
         self.pad = _pad(model.config)
         self._generates = model.can_generate()
-        self._answers = bool(getattr(model.config, "is_encoder_decoder", False))
+        self._answers = self._generates and bool(getattr(model.config, "is_encoder_decoder", False))
         self._causal = self._generates and not self._answers
         self._frames = _frame_counter(model)
         if _has_head(model):
@@ -61,7 +64,6 @@ class WholeAdapter(TextAdapter):
         reads_text_only = all(kind == "text" for kind in structure.kinds.values())
         self._term = "tokens" if self._answers or (self._causal and reads_text_only) else "loss"
         self._config = model.config
-        self.task_weights = {self._term: 1.0}
         self._warned: set[str] = set()
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
