@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = dict[str, Any]
 Fields = dict[str, Any]
@@ -38,11 +38,28 @@ class Tiny:
 
 
 def build(name: str, seed: int = 0) -> Any:
-    """Return a model with fresh weights, in train mode."""
+    """Return a model with fresh weights that is fit to be a teacher, in train mode.
+
+    Matrices that a class fills with zeros get noise, and the statistics of BatchNorm are those of the batch: otherwise
+    some layers put out nothing, and others far too much.
+    """
     torch.manual_seed(seed)
     tiny = CONFIGS[name]
     kind = getattr(transformers, tiny.model)
-    return kind(tiny.config()).float().train()
+    model = kind(tiny.config()).float().train()
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    if norms:
+        for norm in norms:
+            norm.momentum = None
+        with torch.no_grad():
+            model(**tiny.batch())
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return model
 
 
 # Configurations

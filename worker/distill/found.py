@@ -39,6 +39,12 @@ class FoundAdapter(Adapter):
         key, is_entry, entry = name.partition(">")
         return self._inner.mask(key, entry, batch) if is_entry else None
 
+    def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
+        """Return the mask of one of a module's tensors."""
+        if name == "hidden":
+            return self._inner.mask_for(module, name, batch, tensor)
+        return self.mask(module, name, batch)
+
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         """Compute the task losses that need no other boundary tensors than these."""
         return self._inner.task_terms(model, batch, decoded(boundary))
@@ -50,6 +56,10 @@ class FoundAdapter(Adapter):
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Return which positions of the logits count."""
         return self._inner.logits_mask(batch)
+
+    def logits_mask_for(self, batch: Batch, logits: Tensor) -> Tensor | None:
+        """Return the mask of these logits."""
+        return self._inner.logits_mask_for(batch, logits)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass."""

@@ -176,7 +176,9 @@ class RegroupedAdapter(Adapter):
         """Return the mask of these logits."""
         if self._logits_mask is None:
             return self._inner.logits_mask_for(batch, logits)
-        return self.logits_mask(batch)
+        mask = self.logits_mask(batch)
+        # A mask of tokens, for logits that predict the next token: the first token is not predicted.
+        return mask[:, 1:] if mask is not None and mask.shape[1:] == (logits.shape[1] + 1,) else mask
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass."""

@@ -1,9 +1,7 @@
 """The modules of a model of transformers, found in its PyTorch modules: which towers it has, and what lies around them.
 
-A *stack* is a numbered list of blocks; a *block* has at least two weight matrices and a norm. The stages of an encoder
-like Swin or ResNet, which hold a list of blocks each, are one stack together. A *tower* is the largest PyTorch module
-that has one stack. A model with one tower is split by depth into thirds; one with several has a module for each tower,
-and for what connects them:
+A model with one tower (towers.py) is split by depth into thirds; one with several has a module for each tower, and for
+what connects them:
 
 =======================================  =============================================================================
 model                                    modules
@@ -26,7 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from torch import nn
@@ -34,6 +32,7 @@ from transformers.models.auto import modeling_auto
 
 from worker.errors import RecipeError
 from worker.models.base import ModuleSpec
+from worker.models.hf.towers import CONNECTOR, Tower, find_towers, join, leaf, numbered, outside
 
 Kind = Literal["text", "image", "audio", "answer", "other"]
 """The kind of positions that a module's hidden states have: tokens, patches, frames, tokens of the decoder's own."""
@@ -46,10 +45,6 @@ LONG = 6
 BEFORE = -1
 """The place of what comes before the first block."""
 
-_CONNECTOR = re.compile(
-    r"connector|projector|merger|aligner|abstractor|resampler|perceiver|q_?former|multi_?modal|multi_?media|bridge|adapt"
-)
-"""Names of what lies between a tower and a language model."""
 _ROLES = (
     ("audio", re.compile(r"audio|speech|sound")),
     ("video", re.compile(r"video")),
@@ -75,17 +70,6 @@ class Structure:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
 
 
-@dataclass
-class _Tower:
-    """A tower: its path, the names of its blocks, and its role."""
-
-    path: str
-    layers: list[str]
-    role: str = ""
-    before: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-
-
 def find_structure(model: Any, sizes: Mapping[str, int] | None = None) -> Structure:
     """Return the modules of a model; none if no stack is found.
 
@@ -94,11 +78,11 @@ def find_structure(model: Any, sizes: Mapping[str, int] | None = None) -> Struct
         sizes: Number of layers of each module, for a model that was cut; by default a tower that is split has modules
             of equal depth, the later ones deeper if the depth is not divisible.
     """
-    towers = _towers(model, "", _scopes(model))
+    towers = find_towers(model)
     if not towers:
         return Structure()
     if len(towers) == 1:
-        specs = _split(model, _Tower("", towers[0].layers), sizes or {})
+        specs = _split(model, Tower("", towers[0].layers), sizes or {})
         kind = _kind_of_input(model)
         return Structure(specs, {spec.name: kind for spec in specs})
     joined = _is_joined(model)
@@ -141,83 +125,6 @@ def spread_language(keep: Mapping[str, int], sizes: Mapping[str, int]) -> dict[s
     return {name: number for name, number in keep.items() if name != LANGUAGE} | spread
 
 
-# Stacks and towers
-
-
-def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the entries of a list; those without parameters say nothing about it."""
-    entries = list(module.named_children()) if isinstance(module, nn.ModuleList | nn.Sequential) else []
-    return [(name, entry) for name, entry in entries if any(True for _ in entry.parameters())]
-
-
-def _is_block(module: nn.Module) -> bool:
-    matrices = islice((parameter for parameter in module.parameters() if parameter.ndim > 1), 2)
-    return len(list(matrices)) == 2 and any("norm" in type(inside).__name__.lower() for inside in module.modules())
-
-
-def _blocks(path: str, module: nn.Module) -> list[str]:
-    """Return the names of the blocks in a list, those of its stages one after the other; none if it is no stack."""
-    entries = _numbered(module)
-    if not entries or not all(_is_block(entry) for _, entry in entries):
-        return []
-    stages = [_stage_blocks(f"{path}.{name}", entry) for name, entry in entries]
-    if all(stages):
-        return [name for stage in stages for name in stage]
-    return [f"{path}.{name}" for name, _ in entries]
-
-
-def _stage_blocks(path: str, stage: nn.Module) -> list[str]:
-    """Return the names of the blocks in a stage, which is a list of blocks of one class, or has one as its child."""
-    if blocks := _blocks(path, stage):
-        return blocks
-    lists = [(f"{path}.{name}", child) for name, child in stage.named_children()]
-    alike = [(name, child) for name, child in lists if len({type(entry) for _, entry in _numbered(child)}) == 1]
-    found = [blocks for name, child in alike if (blocks := _blocks(name, child))]
-    return found[0] if len(found) == 1 else []
-
-
-def _stacks(module: nn.Module, path: str = "") -> list[list[str]]:
-    """Return the blocks of each outermost stack in a module."""
-    if path and (blocks := _blocks(path, module)):
-        return [blocks]
-    stacks = []
-    children = [(_join(path, name), child) for name, child in module.named_children()]
-    # torchvision's and timm's ResNets have their stages as layer1 to layer4.
-    numbered = [(name, child) for name, child in children if re.fullmatch(r"(layer|stage)s?_?\d+", _leaf(name))]
-    staged = [_stage_blocks(name, child) for name, child in numbered]
-    if len(staged) > 1 and all(staged):
-        stacks.append([name for stage in staged for name in stage])
-        children = [entry for entry in children if entry not in numbered]
-    for name, child in children:
-        stacks += _stacks(child, name)
-    return stacks
-
-
-def _towers(module: nn.Module, path: str, scopes: Mapping[str, str]) -> list[_Tower]:
-    """Return the towers in a module, in its order."""
-    stacks = _stacks(module, path)
-    parents = {name.rpartition(".")[0].rpartition(".")[0] for blocks in stacks for name in blocks[:1]}
-    if path in scopes:
-        main = [blocks for blocks in stacks if not _CONNECTOR.search(blocks[0].removeprefix(path))]
-        return [_Tower(path, [name for blocks in main for name in blocks], scopes[path])] if main else []
-    # Lists beside each other belong together; the longest is what the tower's depth means.
-    if len(stacks) == 1 or (len(parents) == 1 and path):
-        return [_Tower(path, max(stacks, key=len))] if stacks else []
-    return [tower for name, child in module.named_children() for tower in _towers(child, _join(path, name), scopes)]
-
-
-def _scopes(model: Any) -> dict[str, str]:
-    """Return the paths of the encoders that the model itself names, with their roles."""
-    names = {id(module): name for name, module in model.named_modules()}
-    scopes = {}
-    for role in ("image", "audio"):
-        encoder = model.get_encoder(modality=role) if hasattr(model, "get_encoder") else model
-        path = names.get(id(encoder), "")
-        if path and encoder is not model.base_model:
-            scopes[path] = role
-    return scopes
-
-
 # Roles
 
 
@@ -228,33 +135,33 @@ def _is_joined(model: Any) -> bool:
     return not contrasts and (model.can_generate() or type(model.config) in mapping)
 
 
-def _name_roles(model: Any, towers: Sequence[_Tower], joined: bool) -> None:
-    """Give each tower its role: the first that a component of its path names, from the end."""
+def _name_roles(model: Any, towers: Sequence[Tower], joined: bool) -> None:
+    """Give each tower its role: the first that a component of its path names, from the end; and its name."""
+    named = [tower for tower in towers if tower.role]
     for tower in towers:
         parts = tower.path.split(".")
-        if joined and not tower.role and _CONNECTOR.search(tower.path):
+        if joined and not tower.role and CONNECTOR.search(tower.path):
             tower.role = "connector"
         if not tower.role:
             found = (role for part in reversed(parts) for role, pattern in _ROLES if pattern.search(part.lower()))
             tower.role = next(found, "")
         if not tower.role and joined and _has_embeddings(model, tower):
             tower.role = "text"
-        tower.role = tower.role or _leaf(tower.path)
-    roles = Counter(tower.role for tower in towers)
-    leaves = Counter(_leaf(tower.path) for tower in towers)
-    for tower in towers:
-        if roles[tower.role] > 1 and tower.role != "connector":
-            leaf = _leaf(tower.path)
-            tower.role = leaf if leaves[leaf] == 1 else tower.path.replace(".", "_")
+        tower.role = tower.role or leaf(tower.path)
     texts = [tower for tower in towers if tower.role == "text"]
     others = [tower for tower in towers if tower.role not in ("text", "connector")]
-    if joined and len(texts) == 1 and others:
-        texts[0].role = "language"
-    if joined and not texts and not any(tower.role in ("decoder", "language") for tower in towers):
-        towers[-1].role = "language"
+    if joined and len(texts) == 1 and others and all(tower.role != "decoder" for tower in others):
+        texts[0].role = LANGUAGE
+    if joined and not texts and not any(tower.role in ("decoder", LANGUAGE) for tower in towers):
+        towers[-1].role = LANGUAGE
+    roles = Counter(tower.role for tower in towers)
+    leaves = Counter(leaf(tower.path) for tower in towers)
+    for tower in towers:
+        own = leaf(tower.path) if leaves[leaf(tower.path)] == 1 else tower.path.replace(".", "_")
+        tower.name = tower.role if roles[tower.role] == 1 or tower in named else own
 
 
-def _has_embeddings(model: Any, tower: _Tower) -> bool:
+def _has_embeddings(model: Any, tower: Tower) -> bool:
     try:
         embeddings = model.get_input_embeddings()
     except NotImplementedError:
@@ -262,9 +169,9 @@ def _has_embeddings(model: Any, tower: _Tower) -> bool:
     return any(inside is embeddings for inside in model.get_submodule(tower.path).modules())
 
 
-def _connector(model: Any, towers: list[_Tower]) -> _Tower:
+def _connector(model: Any, towers: list[Tower]) -> Tower:
     """Return the connector, with what of the towers belongs to it; towers that connect are removed from the list."""
-    connector = _Tower("", [], "connector")
+    connector = Tower("", [], "connector")
     for tower in [tower for tower in towers if tower.role == "connector"]:
         connector.layers += tower.layers
         connector.after.append(tower.path)
@@ -275,16 +182,16 @@ def _connector(model: Any, towers: list[_Tower]) -> _Tower:
 # Parts around the stacks
 
 
-def _distribute(model: Any, towers: Sequence[_Tower], connector: _Tower | None) -> None:
+def _distribute(model: Any, towers: Sequence[Tower], connector: Tower | None) -> None:
     """Give everything outside of the towers to one of them or to the connector."""
     base = "" if model.base_model is model else next(n for n, m in model.named_modules() if m is model.base_model)
     inside_base = bool(base) and all(tower.path.startswith(f"{base}.") for tower in towers)
     head = model.get_output_embeddings()
     order = {name: index for index, (name, _) in enumerate(model.named_modules())}
     taken = {*(tower.path for tower in towers), *(connector.after if connector else ())}
-    language = next((tower for tower in towers if tower.role in ("language", "decoder")), towers[-1])
-    for path, module in _loose(model, "", taken):
-        name = _leaf(path).lower()
+    language = next((tower for tower in towers if tower.role in (LANGUAGE, "decoder")), towers[-1])
+    for path, module in outside(model, "", taken):
+        name = leaf(path).lower()
         # A module's own parameters come before its children, wherever they are used.
         single = isinstance(module, nn.Parameter)
         following = [] if single else [tower for tower in towers if order[tower.path] > order[path]]
@@ -302,34 +209,19 @@ def _distribute(model: Any, towers: Sequence[_Tower], connector: _Tower | None) 
         for tower in towers:
             if tower.role in ("image", "video", "audio"):
                 children = model.get_submodule(tower.path).named_children()
-                within = [_join(tower.path, name) for name, child in children if _connects(name, child)]
+                within = [join(tower.path, name) for name, child in children if _connects(name, child)]
                 connector.after += within
 
 
 def _connects(name: str, child: nn.Module) -> bool:
-    return bool(_CONNECTOR.search(name.lower())) and any(True for _ in child.parameters())
+    return bool(CONNECTOR.search(name.lower())) and any(True for _ in child.parameters())
 
 
 def _roles(name: str) -> set[str]:
     return {role for role, pattern in _ROLES if pattern.search(name)}
 
 
-def _loose(module: nn.Module, path: str, taken: set[str]) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """Yield the outermost modules and the single parameters that are in no tower, if they have a dimension."""
-    for name, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim:
-            yield _join(path, name), parameter
-    for name, child in module.named_children():
-        full = _join(path, name)
-        if full in taken:
-            continue
-        if any(tower.startswith(f"{full}.") for tower in taken):
-            yield from _loose(child, full, taken)
-        elif any(parameter.ndim for parameter in child.parameters()):
-            yield full, child
-
-
-def _places(model: nn.Module, tower: _Tower, connector: Sequence[str]) -> list[tuple[str, int]]:
+def _places(model: nn.Module, tower: Tower, connector: Sequence[str]) -> list[tuple[str, int]]:
     """Return what is in a tower and in none of its blocks, each with the index of the block that it goes with.
 
     The index is `BEFORE` for what comes before the first block, and the number of blocks for what comes behind the
@@ -339,8 +231,8 @@ def _places(model: nn.Module, tower: _Tower, connector: Sequence[str]) -> list[t
     last = len(tower.layers) - 1
     trunk = _common(tower.layers)
     places = []
-    for path, module in _loose(model.get_submodule(tower.path), tower.path, {*tower.layers, *connector}):
-        name = _leaf(path).lower()
+    for path, module in outside(model, tower.path, {*tower.layers, *connector}):
+        name = leaf(path).lower()
         stage = path.removeprefix(trunk).partition(".")[0]
         beside = [index for index, layer in enumerate(tower.layers) if layer.startswith(f"{trunk}{stage}.")]
         if beside and path.startswith(trunk) and len(beside) <= last:
@@ -368,21 +260,19 @@ def _common(layers: Sequence[str]) -> str:
 # Declarations
 
 
-def _declare(
-    model: nn.Module, towers: Sequence[_Tower], connector: _Tower | None, sizes: Mapping[str, int]
-) -> Structure:
+def _declare(model: nn.Module, towers: Sequence[Tower], connector: Tower | None, sizes: Mapping[str, int]) -> Structure:
     """Declare a module for each tower, and for the connector if it has parameters."""
     order = {"image": 0, "video": 0, "audio": 1, "connector": 2}
     declared: list[tuple[int, tuple[ModuleSpec, ...], Kind]] = []
     connecting = connector.after if connector else []
     for tower in towers:
-        split = tower.role == "language" and ("language" not in sizes if sizes else len(tower.layers) >= LONG)
+        split = tower.role == LANGUAGE and (LANGUAGE not in sizes if sizes else len(tower.layers) >= LONG)
         if split:
             specs = _split(model, tower, sizes, connecting)
         else:
             within = [path for path in connecting if path.startswith(f"{tower.path}.")]
             owns = [path for path, _ in _places(model, tower, within)] + tower.layers if within else [tower.path]
-            specs = (ModuleSpec(tower.role, (*owns, *tower.before, *tower.after), tuple(tower.layers), None),)
+            specs = (ModuleSpec(tower.name, (*owns, *tower.before, *tower.after), tuple(tower.layers), None),)
         declared.append((order.get(tower.role, 3), specs, _kind(model, tower)))
     if connector is not None and connecting:
         layers = tuple(connector.layers) or tuple(_outer_layers(model, connecting))
@@ -398,14 +288,14 @@ def _outer_layers(model: nn.Module, paths: Sequence[str]) -> Iterator[str]:
     modules = dict(model.named_modules())
     for path in paths:
         if path in modules:
-            entries = _numbered(modules[path]) if isinstance(modules[path], nn.ModuleList) else []
+            entries = numbered(modules[path]) if isinstance(modules[path], nn.ModuleList) else []
             yield from [f"{path}.{name}" for name, _ in entries] or [path]
 
 
-def _kind(model: Any, tower: _Tower) -> Kind:
+def _kind(model: Any, tower: Tower) -> Kind:
     if tower.role == "decoder":
-        return "answer"
-    if tower.role in ("language", "text"):
+        return "answer" if model.can_generate() else "other"
+    if tower.role in (LANGUAGE, "text"):
         return "text"
     if tower.role in ("image", "video"):
         return "image"
@@ -428,7 +318,7 @@ def _kind_of_input(model: Any) -> Kind:
 
 
 def _split(
-    model: nn.Module, tower: _Tower, sizes: Mapping[str, int], connector: Sequence[str] = ()
+    model: nn.Module, tower: Tower, sizes: Mapping[str, int], connector: Sequence[str] = ()
 ) -> tuple[ModuleSpec, ...]:
     """Declare modules of consecutive layers; the first also owns what comes before, the last what comes behind."""
     counts = [sizes[name] for name in THIRDS if name in sizes] or split_depth(len(tower.layers))
@@ -446,11 +336,3 @@ def _split(
         after = [path for path, place in places if first <= place < end or place == end == depth]
         specs.append(ModuleSpec(name, (*before, *layers, *after), tuple(layers), None))
     return tuple(specs)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]

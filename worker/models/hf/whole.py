@@ -9,15 +9,16 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.models.base import Batch, Boundary
+from worker.models.base import Adapter, Batch, Boundary
 from worker.models.hf.structure import THIRDS, Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
@@ -43,13 +44,16 @@ class WholeAdapter(TextAdapter):
         structure: Its modules.
     """
 
+    # Which losses there are depends on the batch: each weighs 1.
+    task_weights = MappingProxyType({})
+
     def __init__(self, model: Any, structure: Structure) -> None:
         self.modules = structure.modules
         self._kinds = structure.kinds
         self._last = self.modules[-1].name
-        self.pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+        self.pad = _pad(model.config)
         self._generates = model.can_generate()
-        self._answers = bool(getattr(model.config, "is_encoder_decoder", False))
+        self._answers = self._generates and bool(getattr(model.config, "is_encoder_decoder", False))
         self._causal = self._generates and not self._answers
         self._frames = _frame_counter(model)
         if _has_head(model):
@@ -57,9 +61,9 @@ class WholeAdapter(TextAdapter):
         elif all(module.name in THIRDS for module in self.modules):
             # A plain encoder: what comes behind its last layer is compared as well.
             self.modules = (*self.modules[:-1], replace(self.modules[-1], matched=(_OUTPUT,)))
-        self._term = "tokens" if self._generates else "loss"
+        reads_text_only = all(kind == "text" for kind in structure.kinds.values())
+        self._term = "tokens" if self._answers or (self._causal and reads_text_only) else "loss"
         self._config = model.config
-        self.task_weights = {self._term: 1.0}
         self._warned: set[str] = set()
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
@@ -135,6 +139,12 @@ class WholeAdapter(TextAdapter):
             terms[self._term] = token_loss(tensors["logits"], self.targets(batch))
         return terms
 
+    def checkpoint_activations(self, model: Any) -> None:
+        """Make the model recompute its layers in the backward pass."""
+        if not model.supports_gradient_checkpointing:
+            Adapter.checkpoint_activations(self, model)
+        super().checkpoint_activations(model)
+
     @property
     def _aligns_freely(self) -> bool:
         """Whether labels are not those of the positions at the same place, as under CTC."""
@@ -200,6 +210,14 @@ def _parameters(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     parameters = list(inspect.signature(forward).parameters.values())[1:]
     named = frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
     return named, any(one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def _pad(config: Any) -> int | None:
+    """Return the token that pads a text; None if there is none, or several texts."""
+    with suppress(ValueError):
+        config = config.get_text_config()
+    pad: int | None = getattr(config, "pad_token_id", None)
+    return pad
 
 
 def _has_head(model: Any) -> bool:
