@@ -68,7 +68,9 @@ def owners(model: nn.Module, adapter: Adapter) -> dict[str, str]:
         if owner.get(name) != owner.get(name.rsplit(".", depth)[0])
     }
     # A shared PyTorch module has several paths.
-    first = {id(module): name for name, module in reversed([*model.named_modules(remove_duplicate=False)]) if name in owner}
+    first = {
+        id(module): name for name, module in reversed([*model.named_modules(remove_duplicate=False)]) if name in owner
+    }
     return {name: owner[name] for name in first.values() if name not in mixed}
 
 
@@ -114,9 +116,11 @@ class _Experiment:
         }
         found.maker = _maker(makers)
         for module in self._modules:
-            ours = set() if found.maker != module else {
-                output for output, modules in makers.items() if modules <= {module}
-            }
+            ours = (
+                set()
+                if found.maker != module
+                else {output for output, modules in makers.items() if modules <= {module}}
+            )
             # An adapter may name outputs of its own that are compared.
             spec = next(spec for spec in self._stand_ins.adapter.modules if spec.name == module)
             ours |= {(module, name) for name in spec.matched}
@@ -178,7 +182,9 @@ class _Experiment:
         for other in self._modules:
             for name in self._boundary[other] if other != module else ():
                 rest = {key: tensor for key, tensor in self._boundary[other].items() if key != name}
-                if self._needs(module, self._changed({**self._boundary, other: rest}, self._last(module, found)), found):
+                if self._needs(
+                    module, self._changed({**self._boundary, other: rest}, self._last(module, found)), found
+                ):
                     missed.setdefault(other, []).append(name)
         for other, names in missed.items():
             if other in computed:
@@ -223,9 +229,9 @@ class _Experiment:
         ]
         if differs:
             raise RecipeError(
-                f"train: forced: the module {module} of a {type(self._stand_ins.model).__name__} computes something else "
-                f"when the other modules are replaced by their recorded outputs ({differs[0]} differs); use train: active "
-                "or all, or declare the modules' inputs in an adapter (worker/models/base.py)"
+                f"train: forced: {module} of a {type(self._stand_ins.model).__name__} computes something else when the "
+                f"other modules are replaced by their recorded outputs ({differs[0]} differs); use train: active or "
+                "all, or declare the modules' inputs in an adapter (worker/models/base.py)"
             )
 
     def _needs(self, module: str, changed: set[Any], found: Reads) -> set[Any]:
@@ -275,7 +281,7 @@ def _closure(inputs: Mapping[str, set[str]], module: str) -> set[str]:
 
 
 def _maker(makers: Mapping[Output, set[str]]) -> str | None:
-    """Return the only module that the logits change with; in a model without logits, that all task terms change with."""
+    """Return the only module that the logits change with; without logits, the only one that all task terms do."""
     counting = [makers[LOGITS]] if LOGITS in makers else [some for output, some in makers.items() if output[0] == TASK]
     modules = set().union(*counting)
     return modules.pop() if len(modules) == 1 and all(counting) else None

@@ -29,7 +29,7 @@ from worker.models.base import Adapter, Batch, Boundary
 WHOLE = ""
 """The boundary tensors of a whole pass that no module makes alone have this name in place of a module's."""
 CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
-"""The plain values that an output may hold beside tensors. Anything else, such as a cache of keys and values, is answered by None."""
+"""The plain values that an output may hold beside tensors. Anything else, such as a key-value cache, becomes None."""
 
 
 class _Stop(Exception):
@@ -81,8 +81,8 @@ class StandIns:
     Attributes:
         order: All calls of a forward pass, in order; set by `learn`.
         names: The tensors that are recorded, each with the name that it gets; None for all, under their own names.
-        spare: By module, the units of other modules that its pass computes although nothing reads what they put out: the
-            code around them would fail without.
+        spare: By module, the units of other modules that its pass computes although nothing reads what they put out:
+            the code around them would fail without.
         outputs: The entries of `run_whole` that a module's pass returns, by module; a pass with such entries is a whole
             one. An entry is a pair of keys.
     """
@@ -99,7 +99,7 @@ class StandIns:
         self._forwards: dict[str, Any] = {}
         self._hooks: dict[str, Any] = {}
         self._pass: Pass | None = None
-        # Modules computed in the last step and the others' answers, for layers that are recomputed in its backward pass.
+        # The modules that a pass has computed and the others' answers, while its layers are recomputed in the backward.
         self._recompute: tuple[Collection[str], Mapping[str, Boundary]] | None = None
         for name, unit in self._units.items():
             self._forwards[name] = unit.__dict__.get("forward")
@@ -185,12 +185,31 @@ class StandIns:
         return boundary
 
     @contextmanager
-    def recomputing(self, modules: Collection[str], answers: Mapping[str, Boundary]) -> Iterator[None]:
-        """Make a step of passes, whose backward pass may compute layers again."""
-        self._recompute = None
-        yield
-        if torch.is_grad_enabled():
-            self._recompute = modules, answers
+    def recomputing(
+        self, modules: Collection[str], answers: Mapping[str, Boundary], *, several: bool
+    ) -> Iterator[None]:
+        """Make a pass whose backward pass may compute layers again, by activation checkpointing.
+
+        Args:
+            modules: The modules that the pass computes.
+            answers: The boundary tensors of other modules.
+            several: Whether other passes belong to the same step.
+        """
+        this = modules, answers
+        if not torch.is_grad_enabled():
+            yield
+        elif not several:
+            yield
+            self._recompute = this
+        else:
+            # Checkpointing unpacks a region's inputs right before it runs the region again: this tells whose it is.
+
+            def unpack(tensor: Tensor) -> Tensor:
+                self._recompute = this
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+                yield
 
     def _wrapped(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the forward of a unit that may stand in."""

@@ -22,6 +22,7 @@ from worker.models.base import Batch, ModuleSpec
 from worker.setup.models import Models
 from worker.setup.shape_check import evaluating
 
+
 @dataclass(frozen=True)
 class _Tensors:
     """The tensors that modules read of each other, by module: the student's names, in order, and the teacher's."""
@@ -109,7 +110,7 @@ def _match(models: Models, ours: Reads, theirs: Reads) -> _Tensors:
 
 
 def _counterpart(models: Models, module: str, name: str) -> str:
-    """Return the name that a tensor of the student has in the teacher: its layer is the one that it is compared with."""
+    """Return the name that a tensor of the student has in the teacher, whose layer is the compared one."""
     for layer, teacher_layer in models.pairs[module]:
         if name == layer or name.startswith((f"{layer}.", f"{layer}:", f"{layer}#")):
             return teacher_layer + name[len(layer) :]
