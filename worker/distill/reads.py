@@ -101,10 +101,17 @@ class _Experiment:
 
     def reads(self) -> Reads:
         found = Reads(boundary=self._boundary)
+        kind = type(self._stand_ins.model).__name__
+        for module, tensors in self._boundary.items():
+            if not tensors:
+                raise RecipeError(
+                    f"train: forced: the forward pass of {kind} calls no PyTorch module of {module}; name those that "
+                    "it calls under `modules`, or use train: active or all"
+                )
         different = self._changed(self._boundary)
         if different:
             raise RecipeError(
-                f"train: forced: the modules of a {type(self._stand_ins.model).__name__} pass each other more than "
+                f"train: forced: the modules of a {kind} pass each other more than "
                 f"tensors (with recorded outputs in their place, {_words(next(iter(different)))} differs); use train: "
                 "active or all, or declare the modules' inputs in an adapter (worker/models/base.py)"
             )
@@ -221,18 +228,24 @@ class _Experiment:
         current = Pass([module], self._answers(module, found), self._last(module, found), found.spare[module])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
+            try:
+                outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
+            except Exception as error:
+                raise self._unlike(module, str(error)) from error
         computed = current.boundary.get(module, {})
         differs = [name for name, tensor in self._boundary[module].items() if not _close(tensor, computed.get(name))]
         differs += [
             "its output" for output in found.outputs[module] if not _close(self._tensors[output][0], outputs[output][0])
         ]
         if differs:
-            raise RecipeError(
-                f"train: forced: {module} of a {type(self._stand_ins.model).__name__} computes something else when the "
-                f"other modules are replaced by their recorded outputs ({differs[0]} differs); use train: active or "
-                "all, or declare the modules' inputs in an adapter (worker/models/base.py)"
-            )
+            raise self._unlike(module, f"{differs[0]} differs")
+
+    def _unlike(self, module: str, why: str) -> RecipeError:
+        return RecipeError(
+            f"train: forced: {module} of a {type(self._stand_ins.model).__name__} computes something else when the "
+            f"other modules are replaced by their recorded outputs ({why}); use train: active or all, or declare the "
+            "modules' inputs in an adapter (worker/models/base.py)"
+        )
 
     def _needs(self, module: str, changed: set[Any], found: Reads) -> set[Any]:
         calls = {call for call in self._order if self._stand_ins.module_of(call) == module}

@@ -80,7 +80,7 @@ class StandIns:
 
     Attributes:
         order: All calls of a forward pass, in order; set by `learn`.
-        names: The tensors that are recorded, each with the name that it gets; None for all, under their own names.
+        names: The tensors that are recorded, each with the names that it gets; None for all, under their own names.
         spare: By module, the units of other modules that its pass computes although nothing reads what they put out:
             the code around them would fail without.
         outputs: The entries of `run_whole` that a module's pass returns, by module; a pass with such entries is a whole
@@ -90,7 +90,7 @@ class StandIns:
     def __init__(self, model: nn.Module, adapter: Adapter, owners: Mapping[str, str]) -> None:
         self.model, self.adapter = model, adapter
         self.order: list[str] = []
-        self.names: Mapping[str, str] | None = None
+        self.names: Mapping[str, Sequence[str]] | None = None
         self.spare: dict[str, set[str]] = {}
         self.outputs: dict[str, set[tuple[str, str]]] = {}
         self._owners = dict(owners)
@@ -255,10 +255,10 @@ class StandIns:
                 self._structures[call] = _structure(call, output)
             for path, leaf in _leaves(output):
                 own_name = f"{call}:{path}" if path else call
-                if self.names is None or own_name in self.names:
-                    # What comes behind may write into it; with a graph, torch would notice.
-                    kept = leaf if leaf.requires_grad else leaf.clone()
-                    boundary[own_name if self.names is None else self.names[own_name]] = kept
+                names = [own_name] if self.names is None else self.names.get(own_name, ())
+                if names:
+                    # The code behind it may write into it; with a graph, torch would notice.
+                    boundary |= dict.fromkeys(names, leaf if leaf.requires_grad else leaf.clone())
             if call == current.last:
                 raise _Stop
 
@@ -276,7 +276,8 @@ class StandIns:
         def fill(leaf: Any) -> Any:
             if not isinstance(leaf, _Slot):
                 return leaf
-            tensor = tensors.get(leaf.name if self.names is None else self.names.get(leaf.name, ""))
+            names = (leaf.name,) if self.names is None else self.names.get(leaf.name, ())
+            tensor = tensors.get(names[0]) if names else None
             # A copy: models write into what they get, and the same answer serves several passes.
             return None if tensor is None else tensor.clone()
 
