@@ -133,9 +133,12 @@ class StandIns:
 
     def last(self, modules: Collection[str]) -> str | None:
         """Return the call behind which nothing is needed by these modules; None if the pass must be a whole one."""
-        if any(self.outputs.get(module) for module in modules):
+        if self._is_all(modules) or any(self.outputs.get(module) for module in modules):
             return None
         return next((call for call in reversed(self.order) if self.module_of(call) in modules), None)
+
+    def _is_all(self, modules: Collection[str]) -> bool:
+        return set(self._owners.values()) <= set(modules)
 
     def learn(self, batch: Batch) -> tuple[Pass, dict[str, Boundary]]:
         """Compute the whole model, and learn its units, their order and the structure of their outputs."""
@@ -180,7 +183,7 @@ class StandIns:
             for module in modules:
                 entries = everything.keys() & self.outputs.get(module, set())
                 boundary[module] |= {encoded(*entry): everything[entry] for entry in sorted(entries)}
-            if set(modules) == set(self._owners.values()):
+            if self._is_all(modules):
                 boundary[WHOLE] = {encoded(*entry): tensor for entry, tensor in everything.items()}
         return boundary
 

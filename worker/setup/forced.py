@@ -99,17 +99,19 @@ def _counterpart(models: Models, module: str, name: str) -> str:
 def _with_matched(models: Models, module: ModuleSpec, read: Sequence[str], whole: Outputs) -> ModuleSpec:
     """Add the tensors of a module that are compared: those that others read and that are not a compared layer's."""
     tensors = {name: whole.boundary[module.name][name] for name in read}
-    layers = [whole.hidden[layer] for layer, _ in models.pairs[module.name] if layer in whole.hidden]
     assert models.student.stand_ins is not None
     own = next(spec for spec in models.student.stand_ins.adapter.modules if spec.name == module.name)
+    own_names = [encoded(module.name, name) for name in own.matched]
+    compared = [whole.hidden[layer] for layer, _ in models.pairs[module.name] if layer in whole.hidden]
+    compared += [whole.boundary[module.name][name] for name in own_names]
     found = [
         name
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
         and tensor.ndim > 1
-        and not any(layer.shape == tensor.shape and torch.equal(layer, tensor) for layer in layers)
+        and not any(other.shape == tensor.shape and torch.equal(other, tensor) for other in compared)
     ]
-    return replace(module, matched=(*found, *(encoded(module.name, name) for name in own.matched)))
+    return replace(module, matched=(*found, *own_names))
 
 
 def _whole(modular: ModularModel, batch: Batch) -> Outputs:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.deepspeed
     ],
 )
 def test_only_the_arm_moves_while_other_modules_stand_in(ranks: int, cases: tuple[str, ...]) -> None:
-    """Test a narrower student, accumulation, clipping, weight decay, a dry run, and a teacher that is sharded at stage 3.
+    """Test a narrower student, accumulation, clipping, decay, a dry run, and a teacher that is sharded at stage 3.
 
     In the cases with ``recompute``, activation checkpointing runs regions again that hold units of several modules.
     """

@@ -114,6 +114,8 @@ def check_own_shoes(modular: ModularModel, batch: Batch) -> None:
     modular.model.eval()
     whole = outputs(modular, batch)
     maker = (modular.adapter.logits or ("", ""))[0]
+    # End to end there are task terms, even if no module makes them alone.
+    assert modular.adapter.task_terms(modular.model, batch, whole.boundary) or "labels" not in batch
     for spec in modular.adapter.modules:
         with counted(modular, spec.name) as calls:
             alone = outputs(modular, batch, spec.name, whole.boundary)
