@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -17,27 +17,26 @@ class FoundAdapter(Adapter):
         inner: The model's own adapter, which runs the whole model and does not declare inputs.
         modules: Its modules with the inputs that were found, and with the tensors to compare in ``matched``.
         maker: The module that makes logits and losses alone, if there is one.
-        masked: Boundary tensors [B, positions, …] that the mask of their module's hidden states fits: (module, name).
     """
 
-    def __init__(
-        self,
-        inner: Adapter,
-        modules: tuple[ModuleSpec, ...],
-        maker: str | None,
-        masked: Collection[tuple[str, str]],
-    ) -> None:
-        self._inner, self._masked = inner, frozenset(masked)
+    def __init__(self, inner: Adapter, modules: tuple[ModuleSpec, ...], maker: str | None) -> None:
+        self._inner = inner
         self.modules = modules
         self.logits = None if maker is None else (maker, encoded(*(inner.logits or (maker, ""))))
         self.task_weights = inner.task_weights
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         """Return which positions of a tensor count."""
-        if name == "hidden" or (module, name) in self._masked:
-            return self._inner.mask(module, "hidden", batch)
         key, is_entry, entry = name.partition(">")
-        return self._inner.mask(key, entry, batch) if is_entry else None
+        return self._inner.mask(key, entry, batch) if is_entry else self._inner.mask(module, "hidden", batch)
+
+    def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
+        """Return the mask of a tensor; one that was found has that of the hidden states, if it has their positions."""
+        key, is_entry, entry = name.partition(">")
+        if is_entry:
+            return self._inner.mask_for(key, entry, batch, tensor)
+        mask = self._inner.mask_for(module, "hidden", batch, tensor)
+        return mask if name == "hidden" or mask is None or mask.shape == tensor.shape[:-1] else None
 
     def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
         """Return the mask of one of a module's tensors."""

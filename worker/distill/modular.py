@@ -105,12 +105,12 @@ class ModularModel:
         passes = [modules] if inputs is None else [[module] for module in modules]
         answers = known if inputs is None else inputs
         boundary, hidden = dict(known), {}
-        with stand_ins.recomputing(modules, answers):
-            for computed in passes if modules else []:
-                with self._capture.recording() as recorded:
-                    boundary |= stand_ins.run(computed, batch, answers)
-                layers = {layer for module in computed for layer in self.layers[module]}
-                hidden |= {layer: state for layer, state in recorded.items() if layer in layers}
+        for computed in passes if modules else []:
+            recomputing = stand_ins.recomputing(computed, answers, several=len(passes) > 1)
+            with self._capture.recording() as recorded, recomputing:
+                boundary |= stand_ins.run(computed, batch, answers)
+            layers = {layer for module in computed for layer in self.layers[module]}
+            hidden |= {layer: state for layer, state in recorded.items() if layer in layers}
         return Outputs(boundary, hidden, self.adapter.logits_of(self.model, boundary))
 
     def renew_hooks(self) -> None:

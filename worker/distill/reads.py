@@ -68,7 +68,9 @@ def owners(model: nn.Module, adapter: Adapter) -> dict[str, str]:
         if owner.get(name) != owner.get(name.rsplit(".", depth)[0])
     }
     # A shared PyTorch module has several paths.
-    first = {id(module): name for name, module in reversed([*model.named_modules(remove_duplicate=False)]) if name in owner}
+    first = {
+        id(module): name for name, module in reversed([*model.named_modules(remove_duplicate=False)]) if name in owner
+    }
     return {name: owner[name] for name in first.values() if name not in mixed}
 
 
@@ -99,10 +101,17 @@ class _Experiment:
 
     def reads(self) -> Reads:
         found = Reads(boundary=self._boundary)
+        kind = type(self._stand_ins.model).__name__
+        for module, tensors in self._boundary.items():
+            if not tensors:
+                raise RecipeError(
+                    f"train: forced: the forward pass of {kind} calls no PyTorch module of {module}; name those that "
+                    "it calls under `modules`, or use train: active or all"
+                )
         different = self._changed(self._boundary)
         if different:
             raise RecipeError(
-                f"train: forced: the modules of a {type(self._stand_ins.model).__name__} pass each other more than "
+                f"train: forced: the modules of a {kind} pass each other more than "
                 f"tensors (with recorded outputs in their place, {_words(next(iter(different)))} differs); use train: "
                 "active or all, or declare the modules' inputs in an adapter (worker/models/base.py)"
             )
@@ -114,9 +123,11 @@ class _Experiment:
         }
         found.maker = _maker(makers)
         for module in self._modules:
-            ours = set() if found.maker != module else {
-                output for output, modules in makers.items() if modules <= {module}
-            }
+            ours = (
+                set()
+                if found.maker != module
+                else {output for output, modules in makers.items() if modules <= {module}}
+            )
             # An adapter may name outputs of its own that are compared.
             spec = next(spec for spec in self._stand_ins.adapter.modules if spec.name == module)
             ours |= {(module, name) for name in spec.matched}
@@ -178,7 +189,9 @@ class _Experiment:
         for other in self._modules:
             for name in self._boundary[other] if other != module else ():
                 rest = {key: tensor for key, tensor in self._boundary[other].items() if key != name}
-                if self._needs(module, self._changed({**self._boundary, other: rest}, self._last(module, found)), found):
+                if self._needs(
+                    module, self._changed({**self._boundary, other: rest}, self._last(module, found)), found
+                ):
                     missed.setdefault(other, []).append(name)
         for other, names in missed.items():
             if other in computed:
@@ -215,18 +228,24 @@ class _Experiment:
         current = Pass([module], self._answers(module, found), self._last(module, found), found.spare[module])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
+            try:
+                outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
+            except Exception as error:
+                raise self._unlike(module, str(error)) from error
         computed = current.boundary.get(module, {})
         differs = [name for name, tensor in self._boundary[module].items() if not _close(tensor, computed.get(name))]
         differs += [
             "its output" for output in found.outputs[module] if not _close(self._tensors[output][0], outputs[output][0])
         ]
         if differs:
-            raise RecipeError(
-                f"train: forced: the module {module} of a {type(self._stand_ins.model).__name__} computes something else "
-                f"when the other modules are replaced by their recorded outputs ({differs[0]} differs); use train: active "
-                "or all, or declare the modules' inputs in an adapter (worker/models/base.py)"
-            )
+            raise self._unlike(module, f"{differs[0]} differs")
+
+    def _unlike(self, module: str, why: str) -> RecipeError:
+        return RecipeError(
+            f"train: forced: {module} of a {type(self._stand_ins.model).__name__} computes something else when the "
+            f"other modules are replaced by their recorded outputs ({why}); use train: active or all, or declare the "
+            "modules' inputs in an adapter (worker/models/base.py)"
+        )
 
     def _needs(self, module: str, changed: set[Any], found: Reads) -> set[Any]:
         calls = {call for call in self._order if self._stand_ins.module_of(call) == module}
@@ -275,7 +294,7 @@ def _closure(inputs: Mapping[str, set[str]], module: str) -> set[str]:
 
 
 def _maker(makers: Mapping[Output, set[str]]) -> str | None:
-    """Return the only module that the logits change with; in a model without logits, that all task terms change with."""
+    """Return the only module that the logits change with; without logits, the only one that all task terms do."""
     counting = [makers[LOGITS]] if LOGITS in makers else [some for output, some in makers.items() if output[0] == TASK]
     modules = set().union(*counting)
     return modules.pop() if len(modules) == 1 and all(counting) else None

@@ -29,7 +29,7 @@ from worker.models.base import Adapter, Batch, Boundary
 WHOLE = ""
 """The boundary tensors of a whole pass that no module makes alone have this name in place of a module's."""
 CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
-"""The plain values that an output may hold beside tensors. Anything else, such as a cache of keys and values, is answered by None."""
+"""The plain values that an output may hold beside tensors. Anything else, such as a key-value cache, becomes None."""
 
 
 class _Stop(Exception):
@@ -80,9 +80,9 @@ class StandIns:
 
     Attributes:
         order: All calls of a forward pass, in order; set by `learn`.
-        names: The tensors that are recorded, each with the name that it gets; None for all, under their own names.
-        spare: By module, the units of other modules that its pass computes although nothing reads what they put out: the
-            code around them would fail without.
+        names: The tensors that are recorded, each with the names that it gets; None for all, under their own names.
+        spare: By module, the units of other modules that its pass computes although nothing reads what they put out:
+            the code around them would fail without.
         outputs: The entries of `run_whole` that a module's pass returns, by module; a pass with such entries is a whole
             one. An entry is a pair of keys.
     """
@@ -90,7 +90,7 @@ class StandIns:
     def __init__(self, model: nn.Module, adapter: Adapter, owners: Mapping[str, str]) -> None:
         self.model, self.adapter = model, adapter
         self.order: list[str] = []
-        self.names: Mapping[str, str] | None = None
+        self.names: Mapping[str, Sequence[str]] | None = None
         self.spare: dict[str, set[str]] = {}
         self.outputs: dict[str, set[tuple[str, str]]] = {}
         self._owners = dict(owners)
@@ -99,7 +99,7 @@ class StandIns:
         self._forwards: dict[str, Any] = {}
         self._hooks: dict[str, Any] = {}
         self._pass: Pass | None = None
-        # Modules computed in the last step and the others' answers, for layers that are recomputed in its backward pass.
+        # The modules that a pass has computed and the others' answers, while its layers are recomputed in the backward.
         self._recompute: tuple[Collection[str], Mapping[str, Boundary]] | None = None
         for name, unit in self._units.items():
             self._forwards[name] = unit.__dict__.get("forward")
@@ -133,9 +133,12 @@ class StandIns:
 
     def last(self, modules: Collection[str]) -> str | None:
         """Return the call behind which nothing is needed by these modules; None if the pass must be a whole one."""
-        if any(self.outputs.get(module) for module in modules):
+        if self._is_all(modules) or any(self.outputs.get(module) for module in modules):
             return None
         return next((call for call in reversed(self.order) if self.module_of(call) in modules), None)
+
+    def _is_all(self, modules: Collection[str]) -> bool:
+        return set(self._owners.values()) <= set(modules)
 
     def learn(self, batch: Batch) -> tuple[Pass, dict[str, Boundary]]:
         """Compute the whole model, and learn its units, their order and the structure of their outputs."""
@@ -180,17 +183,36 @@ class StandIns:
             for module in modules:
                 entries = everything.keys() & self.outputs.get(module, set())
                 boundary[module] |= {encoded(*entry): everything[entry] for entry in sorted(entries)}
-            if set(modules) == set(self._owners.values()):
+            if self._is_all(modules):
                 boundary[WHOLE] = {encoded(*entry): tensor for entry, tensor in everything.items()}
         return boundary
 
     @contextmanager
-    def recomputing(self, modules: Collection[str], answers: Mapping[str, Boundary]) -> Iterator[None]:
-        """Make a step of passes, whose backward pass may compute layers again."""
-        self._recompute = None
-        yield
-        if torch.is_grad_enabled():
-            self._recompute = modules, answers
+    def recomputing(
+        self, modules: Collection[str], answers: Mapping[str, Boundary], *, several: bool
+    ) -> Iterator[None]:
+        """Make a pass whose backward pass may compute layers again, by activation checkpointing.
+
+        Args:
+            modules: The modules that the pass computes.
+            answers: The boundary tensors of other modules.
+            several: Whether other passes belong to the same step.
+        """
+        this = modules, answers
+        if not torch.is_grad_enabled():
+            yield
+        elif not several:
+            yield
+            self._recompute = this
+        else:
+            # Checkpointing unpacks a region's inputs right before it runs the region again: this tells whose it is.
+
+            def unpack(tensor: Tensor) -> Tensor:
+                self._recompute = this
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+                yield
 
     def _wrapped(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the forward of a unit that may stand in."""
@@ -236,10 +258,10 @@ class StandIns:
                 self._structures[call] = _structure(call, output)
             for path, leaf in _leaves(output):
                 own_name = f"{call}:{path}" if path else call
-                if self.names is None or own_name in self.names:
-                    # What comes behind may write into it; with a graph, torch would notice.
-                    kept = leaf if leaf.requires_grad else leaf.clone()
-                    boundary[own_name if self.names is None else self.names[own_name]] = kept
+                names = [own_name] if self.names is None else self.names.get(own_name, ())
+                if names:
+                    # The code behind it may write into it; with a graph, torch would notice.
+                    boundary |= dict.fromkeys(names, leaf if leaf.requires_grad else leaf.clone())
             if call == current.last:
                 raise _Stop
 
@@ -257,7 +279,8 @@ class StandIns:
         def fill(leaf: Any) -> Any:
             if not isinstance(leaf, _Slot):
                 return leaf
-            tensor = tensors.get(leaf.name if self.names is None else self.names.get(leaf.name, ""))
+            names = (leaf.name,) if self.names is None else self.names.get(leaf.name, ())
+            tensor = tensors.get(names[0]) if names else None
             # A copy: models write into what they get, and the same answer serves several passes.
             return None if tensor is None else tensor.clone()
 

@@ -311,8 +311,8 @@ def _register_external_parameters(student: Student) -> None:
 
     Otherwise it finds out during the first step; the second step then needs more than its trace says, and fails.
     """
-    # Parameters of the model itself, outside its towers (a logit scale), are read by the wrapper. Those around units are
-    # too: the forward of the PyTorch module that has them may end early, and then nothing gathers them for the backward.
+    # Parameters of the model itself, outside its towers (a logit scale), are read by the wrapper. So are those around
+    # units: the forward that reads them may end early, and then nothing else would gather them for the backward pass.
     for module in {student.model: None} | dict.fromkeys(student.enclosing):
         for parameter in module.parameters(recurse=False):
             deepspeed.zero.register_external_parameter(student, parameter)

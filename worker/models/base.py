@@ -55,7 +55,7 @@ class ModuleSpec:
         name: Its name in recipes and arms.
         path: Dotted globs of the PyTorch modules it owns, or of single parameters.
         layers: Dotted globs of the PyTorch modules whose outputs are its hidden states, in order.
-        inputs: Names of the modules whose boundary tensors it reads; None if that is not declared.
+        inputs: Names of the modules whose boundary tensors it reads; None if that is to be found.
         matched: Names of its boundary tensors that are compared in addition to the hidden states, so that what
             follows the last layer (poolers, norms, projections) is distilled too.
         textless: Whether it reads no text, so that it runs only once while text is generated token by token.
@@ -88,9 +88,10 @@ class Adapter:
     """The module structure of one kind of model: its modules and how to run them. It holds no weights.
 
     An adapter whose modules declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
-    that does not know which module reads which leaves ``inputs`` at None and implements :meth:`run_whole`: then every
-    forward pass is a full one, and ``train: forced`` is refused. Teacher and student may have different adapters if
-    their modules and boundary tensors have the same names.
+    that does not know which module reads which leaves ``inputs`` at None and implements :meth:`run_whole`, by the
+    model's own forward pass: then it is found before training what feeds what, and the modules outside of an arm stand in
+    (worker/setup/forced.py). Teacher and student may have different adapters if their modules and boundary tensors have
+    the same names.
     """
 
     modules: tuple[ModuleSpec, ...] = ()

@@ -1,7 +1,7 @@
 """A user's own models, by the import path of their factory: ``package.module:factory``.
 
 A factory returns a PyTorch module that follows the protocol in worker/models/generic.py. It may return an adapter
-(``worker.models.base.Adapter``) with it, which declares the inputs of each module and so allows ``train: forced``.
+(``worker.models.base.Adapter``) with it, which declares what each module reads, and runs it alone.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Recipe(BaseModel, extra="forbid"):
     """Training and held-out data."""
     modules: dict[Name, str | ModuleRecipe] | None = None
     """The modules by name, each with one path or more, instead of the model family's own. Needed for a model whose
-    modules are unknown. It is then also unknown which module feeds which, so ``train: forced`` is refused."""
+    modules are unknown. ``train: forced`` finds out which of them reads which."""
     logits_mask: str | None = None
     """With ``modules``: the batch's entry [B, positions] that is nonzero where logits count; by default the model
     family's."""

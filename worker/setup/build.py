@@ -160,7 +160,10 @@ def _projections(
     maps = {
         (module, name): principal_map(
             [boundary[module][name] for boundary in boundaries],
-            [models.adapter.mask(module, name, batch) for batch in batches],
+            [
+                models.adapter.mask_for(module, name, batch, boundary[module][name])
+                for batch, boundary in zip(batches, boundaries, strict=True)
+            ],
             width,
         )
         for (module, name), width in widths.boundary.items()

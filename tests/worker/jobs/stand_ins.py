@@ -1,6 +1,6 @@
 """Run by DeepSpeed's launcher: trains arms of a model that declares nothing, and checks what must not change.
 
-    deepspeed tests/worker/jobs/stand_ins.py STAGE...
+    deepspeed tests/worker/jobs/stand_ins.py STAGE:DTYPE[:recompute]...
 
 Rank 0 prints one JSON line per case.
 """
@@ -31,8 +31,15 @@ from worker.setup.forced import with_stand_ins  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
 from worker.setup.shape_check import compare_shapes  # noqa: E402
 
-ARMS = {"eye": ["eye"], "bridge": ["bridge"], "lower": ["lower"], "ends": ["eye", "upper"], "language": ["lower", "upper"]}
-PLAYED = (None, ["eye"], ["bridge"], ["lower"], ["eye", "upper"], ["lower", "upper"], ["eye"])
+ARMS = {
+    "eye": ["eye"],
+    "bridge": ["bridge"],
+    "lower": ["lower"],
+    "ends": ["eye", "upper"],
+    "language": ["lower", "upper"],
+}
+PLAYED = (None, ["bridge"], ["eye", "upper"], ["lower", "upper"], ["eye"])
+STEPS = 1
 OPTIMIZER = OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=0, eps=1e-4)
 ACCUMULATION = 2
 
@@ -75,13 +82,17 @@ def run_case(process_group: ProcessGroup, stage: int, dtype: str, checkpointing:
         if turn == 2:
             before = by_module(engine.state_dict(), owned), moments(engine)
             DryRun(pair, process_group, engine, student, teacher, plans, rows).check_arms(repeats=0)
-            same = all(torch.equal(a, b) for name in owned for a, b in zip(before[0][name], by_module(engine.state_dict(), owned)[name], strict=True))
+            same = all(
+                torch.equal(a, b)
+                for name in owned
+                for a, b in zip(before[0][name], by_module(engine.state_dict(), owned)[name], strict=True)
+            )
             if not same or before[1] != moments(engine):
                 faults.append("the dry run changed something")
         plan = plans.joint() if modules is None else plans.arm(modules)
         before = by_module(engine.state_dict(), owned), moments(engine)
         engine.activate(plan.trained)
-        for _ in range(2):
+        for _ in range(STEPS):
             micro_batches = []
             for _ in range(ACCUMULATION):
                 data = engine.to_device(batch(index, process_group.rank))
@@ -101,23 +112,33 @@ def run_case(process_group: ProcessGroup, stage: int, dtype: str, checkpointing:
     if ours and dtype == "fp32":
         pair, student = made(checkpointing=False)
         bare_teacher = Teacher(pair.teacher, torch.device("cpu"), torch.float32)
-        theirs = bare_loop.train(student, bare_teacher, planner(pair), student.owned(pair.ownership.owned), OPTIMIZER, PLAYED,
-                                 steps=2, accumulation=ACCUMULATION, world=process_group.world_size, batches=batch)  # fmt: skip
+        theirs = bare_loop.train(
+            student,
+            bare_teacher,
+            planner(pair),
+            student.owned(pair.ownership.owned),
+            OPTIMIZER,
+            PLAYED,
+            steps=STEPS,
+            accumulation=ACCUMULATION,
+            world=process_group.world_size,
+            batches=batch,
+        )
         off = max(float((ours[name] - value).abs().max()) for name, value in theirs.items())
     return {"faults": faults, "off": off}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("stages", nargs="+", type=int)
+    parser.add_argument("cases", nargs="+")
     parser.add_argument("--local_rank", type=int)
     arguments = parser.parse_args()
     process_group = ProcessGroup()
-    for stage in arguments.stages:
-        for turn, dtype in enumerate(("fp32", "bf16", *([] if stage else ["autocast"]))):
-            case = run_case(process_group, stage, dtype, checkpointing=(stage + turn + process_group.world_size) % 2 == 0)
-            if process_group.rank == 0:
-                print("CASE " + json.dumps({"stage": stage, "dtype": dtype, **case}), flush=True)
+    for name in arguments.cases:
+        stage, dtype, *recompute = name.split(":")
+        case = run_case(process_group, int(stage), dtype, checkpointing=bool(recompute))
+        if process_group.rank == 0:
+            print("CASE " + json.dumps({"name": name, **case}), flush=True)
     process_group.close()
 
 

@@ -65,7 +65,10 @@ class Vlm(nn.Module):
             recompute = self.recompute and self.training
             hidden = checkpoint(pair, hidden, use_reentrant=False) if recompute else pair(hidden)
         logits = self.head(self.norm(hidden))[:, :-1]
-        return {"logits": logits, "loss": nn.functional.cross_entropy(logits.flatten(0, 1).float(), text[:, 1:].flatten())}
+        return {
+            "logits": logits,
+            "loss": nn.functional.cross_entropy(logits.flatten(0, 1).float(), text[:, 1:].flatten()),
+        }
 
 
 MODULES = {
@@ -95,7 +98,13 @@ def models(teacher: Vlm, student: Vlm, arms: dict[str, list[str]]) -> Models:
     deep = {**MODULES, "lower": (("words", "mind.0", "mind.1"), ("mind.0", "mind.1")),
             "upper": (("mind.2", "mind.3", "norm", "head"), ("mind.2", "mind.3"))}  # fmt: skip
     ours, theirs = (
-        ModularModel(model, RegroupedAdapter(GenericAdapter(), [NamedModule(ModuleSpec(name, *paths)) for name, paths in modules.items()]), {})
+        ModularModel(
+            model,
+            RegroupedAdapter(
+                GenericAdapter(), [NamedModule(ModuleSpec(name, *paths)) for name, paths in modules.items()]
+            ),
+            {},
+        )
         for model, modules in ((student, MODULES), (teacher, deep))
     )
     pairs = {name: layer_pairs(ours.layers[name], theirs.layers[name]) for name in MODULES}
