@@ -24,6 +24,7 @@ class Seq2SeqAdapter(TextAdapter):
     logits = ("decoder", "logits")
 
     def __init__(self, model: Any) -> None:
+        super().__init__(model.config)
         names = {id(module): name for name, module in model.named_modules()}
         encoder, decoder = names[id(model.get_encoder())], names[id(model.get_decoder())]
         head = names[id(model.get_output_embeddings())]
@@ -31,7 +32,6 @@ class Seq2SeqAdapter(TextAdapter):
             ModuleSpec("encoder", encoder, _stack(model, encoder), matched=("tokens",)),
             ModuleSpec("decoder", (decoder, head), _stack(model, decoder), inputs=("encoder",)),
         )
-        self.pad = model.config.pad_token_id
         self._start = getattr(model.config, "decoder_start_token_id", None)
         self._reads_audio = model.main_input_name == "input_features"
 

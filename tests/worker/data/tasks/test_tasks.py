@@ -202,8 +202,8 @@ def test_without_java_captions_are_refused_at_the_start(folder: Path, monkeypatc
 
 def test_what_is_too_long_loses_the_end_of_its_question_and_keeps_its_answer(folder: Path) -> None:
     data = task("snli_ve", folder)
-    text, answer = data._codec.row("word " * 50 + ": ", "yes")
-    prompt, text_of_answer = prompt_and_answer({"text": text, "answer": answer})
+    row = data._codec.row("word " * 50 + ": ", "yes")
+    prompt, text_of_answer = prompt_and_answer(row)
     assert (prompt, text_of_answer) == (" ".join(["word"] * 21), "yes")
 
 
