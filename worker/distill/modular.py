@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from worker.data.base import entries_for
 from worker.models.base import Adapter, Batch, Boundary
 from worker.models.paths import check_owned, layer_names
 
@@ -33,6 +34,7 @@ class ModularModel:
         model: The bare model, before any engine wraps it.
         adapter: Its adapter.
         layers: Globs of a module's layers that replace the adapter's.
+        teacher: Whether it is the teacher, which reads entries of the batch that are made for it.
 
     Attributes:
         layers: Names of the layers by module, in order.
@@ -41,9 +43,10 @@ class ModularModel:
         RecipeError: A path or glob matches nothing.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str]) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str], *, teacher: bool = False) -> None:
         self.model = model
         self.adapter = adapter
+        self._teacher = teacher
         for module in adapter.modules:
             check_owned(model, module.path)
         self.layers = layer_names(model, adapter, layers)
@@ -69,6 +72,7 @@ class ModularModel:
             inputs: The teacher's boundary tensors, which every module reads instead of the model's own (``forced``).
             known: The model's own boundary tensors of modules that need not be run again.
         """
+        batch = entries_for(batch, teacher=self._teacher)
         boundary: dict[str, Boundary] = dict(known or {})
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
