@@ -155,12 +155,15 @@ class Preprocessing:
     def _vocabulary_difference(self, student: TextEncoder, teacher: TextEncoder) -> str:
         """Return a sentence about the first token of a sample that means different things; empty if there is none."""
         assert self.teacher is not None
-        size = max(vocabulary_size(encoder, 0) for encoder in (student, teacher))
-        sampled = {int(token) for token in np.linspace(0, size, SAMPLED, endpoint=False)}
-        decode_ours, decode_theirs = self.student.detokenizer(), self.teacher.detokenizer()
-        for token in sorted(sampled | set(range(max(0, size - SAMPLED), size))):
-            ours, theirs = decode_ours([token]), decode_theirs([token])
-            if ours != theirs:
+        sizes = [vocabulary_size(encoder, 0) for encoder in (student, teacher)]
+        last = max(sizes)
+        sampled = {int(token) for token in np.linspace(0, last, SAMPLED, endpoint=False)}
+        decode = self.student.detokenizer(), self.teacher.detokenizer()
+        for token in sorted(sampled | set(range(max(0, last - SAMPLED), last))):
+            ours, theirs = (each([token]) for each in decode)
+            # Special tokens decode to nothing, and a text contains none; so do tokens that a vocabulary does not have.
+            special = any(not word and token < size for word, size in zip((ours, theirs), sizes, strict=True))
+            if ours != theirs and not special:
                 return f"the token {token} is {theirs!r} for the teacher and {ours!r} for the student"
         return ""
 

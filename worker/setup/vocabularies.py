@@ -102,6 +102,6 @@ def text_fault(
     if not remedies:
         return ""
     return (
-        f"teacher and student have different tokenizers ({difference}), so nothing can be compared token by token; use "
-        f"a student with the teacher's tokenizer, or set {' and '.join(remedies)}"
+        f"teacher and student encode texts differently ({difference}), so nothing can be compared token by token; use "
+        f"a student with the teacher's tokenizer and context length, or set {' and '.join(remedies)}"
     )

@@ -88,9 +88,9 @@ class HfInputs:
     @property
     def pad_id(self) -> int:
         """The token that pads a text: the tokenizer's, or the configuration's, or else the one that ends a text."""
-        own = getattr(self._known_tokenizer, "pad_token_id", None)
-        pads = SpecialTokens.from_config(self._text).pads
-        return next(token for token in (own, *pads[:1], self.end_id, 0) if token is not None)
+        sources = (self._known_tokenizer, self._text)
+        named = [getattr(source, "pad_token_id", None) for source in sources]
+        return next(int(token) for token in (*named, self.end_id, 0) if token is not None and token >= 0)
 
     @property
     def end_id(self) -> int | None:
