@@ -61,7 +61,7 @@ class OpenClipInputs:
         """The token that ends a text; None if there is none."""
         of_transformers = self._known_tokenizer
         if of_transformers is None:
-            return _simple(self.context_length).eot_token_id
+            return int(_simple(self.context_length).eot_token_id)
         return next(
             (end for end in (of_transformers.eos_token_id, of_transformers.sep_token_id) if end is not None), None
         )
