@@ -89,9 +89,9 @@ def text_fault(
         )
     ]
     remedies = [f"loss.layers: {{{', '.join(f'{module}: 0' for module in compared)}}}"] if compared else []
-    logits = (student.logits, other_texts.logits)
-    if (objective is None or objective.compares_logits) and None not in logits and depends(*logits):
-        remedies.append("loss.logits: 0")
+    compares_logits = objective is None or objective.compares_logits
+    if compares_logits and student.logits is not None and other_texts.logits is not None:
+        remedies += ["loss.logits: 0"] if depends(student.logits, other_texts.logits) else []
     read = {name for module in models.adapter.modules for name in module.inputs or ()} if forced else set()
     if any(
         depends(tensor, other_texts.boundary[module][name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
@@ -13,6 +14,10 @@ from worker.data.base import Context, Inputs
 from worker.data.preprocessing import Preprocessing
 from worker.models.hf.inputs import HfInputs
 from worker.models.open_clip.inputs import OpenClipInputs
+
+
+def itself(inputs: Inputs) -> Callable[[], Inputs]:
+    return lambda: inputs
 
 
 def test_clips_tokenizers_of_open_clip_and_transformers_differ_by_their_padding_alone(tmp_path: Path) -> None:
@@ -28,9 +33,7 @@ def test_clips_tokenizers_of_open_clip_and_transformers_differ_by_their_padding_
         HfInputs(str(tmp_path), transformers.CLIPConfig()),
     ]
     for student, teacher in (both, both[::-1]):
-        made = Preprocessing(
-            Context(tmp_path, lambda student=student: student, lambda teacher=teacher: teacher)
-        ).texts()
+        made = Preprocessing(Context(tmp_path, itself(student), itself(teacher))).texts()
         assert made.difference == ""
         entries = pickle.loads(pickle.dumps(made)).encode("a cat")
         assert entries["text"][:4].tolist() == [49406, 320, 2368, 49407]

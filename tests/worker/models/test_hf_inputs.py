@@ -70,10 +70,10 @@ def test_a_text_is_no_longer_than_the_model_and_its_tokenizer_allow(tmp_path: Pa
     # RoBERTa's positions begin behind that of the padding.
     config = transformers.RobertaConfig(vocab_size=16, max_position_embeddings=10, pad_token_id=1, hidden_size=8,
                                         intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)  # fmt: skip
-    model = transformers.RobertaModel(config).eval()
+    model: Any = transformers.RobertaModel(config)
     made = HfInputs(str(tmp_path / "none"), config, positions=usable_positions(model))
     assert made.context_length == 8
-    model(torch.full((1, 8), 4))
+    model.eval()(torch.full((1, 8), 4))
 
 
 @pytest.mark.parametrize(

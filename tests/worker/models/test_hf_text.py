@@ -12,13 +12,13 @@ from torch import Tensor
 from worker.models.hf.adapters import find_adapter
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
-SMALL = {"vocab_size": 16, "n_embd": 8, "n_layer": 3, "n_head": 2, "n_positions": 8}
+SMALL: dict[str, Any] = {"vocab_size": 16, "n_embd": 8, "n_layer": 3, "n_head": 2, "n_positions": 8}
 
 
 def adapter(**tokens: Any) -> tuple[Any, TextAdapter]:
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SMALL, **tokens)).eval()
-    found = find_adapter(model)
+    model: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SMALL, **tokens))
+    found = find_adapter(model.eval())
     assert isinstance(found, TextAdapter)
     return model, found
 

@@ -27,4 +27,5 @@ def save_tokenizer(where: Path, words: Sequence[str] = WORDS, *, ends: bool = Tr
     if ends:
         ids = [(token, words.index(token)) for token in ("<s>", "</s>")]
         inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **special).save_pretrained(where)
+    kind: Any = transformers.PreTrainedTokenizerFast
+    kind(tokenizer_object=inner, **special).save_pretrained(where)
