@@ -89,6 +89,8 @@ def text_fault(
         )
     ]
     remedies = [f"loss.layers: {{{', '.join(f'{module}: 0' for module in compared)}}}"] if compared else []
+    if any(set(modules) <= set(compared) for modules in models.arms.values()):
+        remedies.append(f"arms without {', '.join(compared)}")
     compares_logits = objective is None or objective.compares_logits
     if compares_logits and student.logits is not None and other_texts.logits is not None:
         remedies += ["loss.logits: 0"] if depends(student.logits, other_texts.logits) else []

@@ -1,4 +1,4 @@
-"""Two libraries' versions of one tokenizer are recognised as the same."""
+"""Teacher and student see the same crop, and one tokenizer of two libraries is recognised."""
 
 from __future__ import annotations
 
@@ -7,13 +7,36 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 import transformers
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
 
 from worker.data.base import Context, Inputs
+from worker.data.pictures import transform_with_seed
 from worker.data.preprocessing import Preprocessing
 from worker.models.hf.inputs import HfInputs
 from worker.models.open_clip.inputs import OpenClipInputs
+
+
+def test_both_see_the_same_crop(tmp_path: Path) -> None:
+    config = {"vision_cfg": {"image_size": 8}, "text_cfg": {}}
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    inputs = OpenClipInputs(config), OpenClipInputs(config, {"mean": mean, "std": std})
+    transforms = Preprocessing(Context(tmp_path, *map(itself, inputs))).image_transforms(augmented=True)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
+    first, second = (transform_with_seed(transforms, picture, seed) for seed in (1, 2))
+    ours, theirs = (
+        first[name] * torch.tensor(deviations)[:, None, None] + torch.tensor(means)[:, None, None]
+        for name, means, deviations in (
+            ("image", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
+            ("teacher/image", mean, std),
+        )
+    )
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not torch.equal(first["image"], second["image"])
 
 
 def itself(inputs: Inputs) -> Callable[[], Inputs]:

@@ -30,7 +30,7 @@ from worker.setup.models import Models, build_data, load_models
 from worker.setup.shape_check import compare_shapes
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
-KEEP_TEXT_OUT = "loss: {layers: {text: 0}}\n"
+KEEP_TEXT_OUT = "loss: {layers: {text: 0}}\narms: {image: [image]}\n"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,8 @@ def test_another_tokenizer_is_refused_unless_nothing_is_compared_token_by_token(
     with pytest.raises(
         RecipeError,
         match=rf"teacher and student encode texts differently \({difference}.*\), so nothing can be compared token by "
-        r"token; use a student with the teacher's tokenizer and context length, or set loss\.layers: \{text: 0\}$",
+        r"token; use a student with the teacher's tokenizer and context length, or set loss\.layers: \{text: 0\} "
+        r"and arms without text$",
     ):
         check(*setup(tmp_path, shards, theirs, ours))
     recipe, models = setup(tmp_path, shards, theirs, ours, KEEP_TEXT_OUT)

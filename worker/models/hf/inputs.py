@@ -99,8 +99,8 @@ class HfInputs:
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens in the vocabulary."""
-        return int(self._text.vocab_size)
+        """The number of tokens in the vocabulary; 0 if the model reads no text."""
+        return int(getattr(self._text, "vocab_size", 0))
 
     @property
     def context_length(self) -> int:
@@ -129,6 +129,8 @@ class HfInputs:
 
     def tokenizer(self) -> Callable[[list[str]], Tensor]:
         """Return a function N texts -> [N, context_length]."""
+        if not self.vocab_size:
+            raise ValueError(f"hf:{self.place} reads no text; {OWN_DATA}")
         tokenizer = self._tokenizer
         if len(tokenizer) > self.vocab_size:
             raise ValueError(
