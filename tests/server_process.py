@@ -69,7 +69,9 @@ class ServerProcess:
     def kill(self) -> None:
         """Kill it as the kernel would, its store with it."""
         for process in self._tree():
-            process.kill()
+            # A child ends with its parent, maybe before its own turn.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._wait()
 
     def restart(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,12 +32,13 @@ def replace(target: Path, write: Callable[[Path], object]) -> None:
         OSError: The file cannot be written; ``target`` is unchanged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    path = Path(name)
+    path = target.parent / f".{target.name}.{secrets.token_hex(8)}"
+    path.touch(exist_ok=False)
+    # As the umask says; `write` may put another file in its place (safetensors makes one for its owner alone).
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         write(path)
-        path.chmod(0o644)
+        path.chmod(mode)
         with path.open("rb") as written:
             os.fsync(written.fileno())
         path.replace(target)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.data.base import entries_for
+from worker.distill.stand_ins import StandIns
 from worker.models.base import Adapter, Batch, Boundary
 from worker.models.paths import check_owned, layer_names
 
@@ -38,10 +39,13 @@ class ModularModel:
 
     Attributes:
         layers: Names of the layers by module, in order.
+        stand_ins: The model's units, if its adapter does not say how to run one module alone and ``forced`` needs it.
 
     Raises:
         RecipeError: A path or glob matches nothing.
     """
+
+    stand_ins: StandIns | None = None
 
     def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str], *, teacher: bool = False) -> None:
         self.model = model
@@ -51,6 +55,10 @@ class ModularModel:
             check_owned(model, module.path)
         self.layers = layer_names(model, adapter, layers)
         self._capture = Capture(model, [name for names in self.layers.values() for name in names])
+
+    def entries(self, batch: Batch) -> Batch:
+        """Return the entries of a batch that this model reads, by their plain names."""
+        return entries_for(batch, teacher=self._teacher)
 
     def filter_layers(self, layers: Iterable[str]) -> None:
         """Record the hidden states of these layers only, from now on."""
@@ -72,7 +80,9 @@ class ModularModel:
             inputs: The teacher's boundary tensors, which every module reads instead of the model's own (``forced``).
             known: The model's own boundary tensors of modules that need not be run again.
         """
-        batch = entries_for(batch, teacher=self._teacher)
+        batch = self.entries(batch)
+        if self.stand_ins is not None:
+            return self._run_forward(self.stand_ins, modules, batch, inputs, known or {})
         boundary: dict[str, Boundary] = dict(known or {})
         with self._capture.recording() as hidden:
             if not self.adapter.declared:
@@ -84,18 +94,57 @@ class ModularModel:
                     )
         return Outputs(boundary, dict(hidden), self.adapter.logits_of(self.model, boundary))
 
+    def _run_forward(
+        self,
+        stand_ins: StandIns,
+        modules: Sequence[str],
+        batch: Batch,
+        inputs: Mapping[str, Boundary] | None,
+        known: Mapping[str, Boundary],
+    ) -> Outputs:
+        """Run modules by the model's own forward pass, in which the others stand in."""
+        # Teacher-forced modules have a pass each: two of them may read each other.
+        passes = [modules] if inputs is None else [[module] for module in modules]
+        answers = known if inputs is None else inputs
+        boundary, hidden = dict(known), {}
+        with stand_ins.recomputing(modules, answers):
+            for computed in passes if modules else []:
+                with self._capture.recording() as recorded:
+                    boundary |= stand_ins.run(computed, batch, answers)
+                layers = {layer for module in computed for layer in self.layers[module]}
+                hidden |= {layer: state for layer, state in recorded.items() if layer in layers}
+        return Outputs(boundary, hidden, self.adapter.logits_of(self.model, boundary))
+
+    def renew_hooks(self) -> None:
+        """Register all hooks again, behind those of an engine, which may change what a PyTorch module puts out."""
+        self._capture.renew()
+        if self.stand_ins is not None:
+            self.stand_ins.renew_hooks()
+
+    @property
+    def enclosing(self) -> list[nn.Module]:
+        """The PyTorch modules that a forward pass may leave before it has come to their end."""
+        return [] if self.stand_ins is None else self.stand_ins.enclosing
+
 
 class Capture:
     """Hooks that record the outputs of named PyTorch modules during one forward pass.
 
-    Register it on the bare model, before any engine wraps it, so that names have no wrapper's prefix. Outside of
+    Make it of the bare model, before any engine wraps it, so that names have no wrapper's prefix. Outside of
     :meth:`recording` the hooks do nothing; this also ignores the second forward pass of activation checkpointing,
     which runs during the backward pass.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._record: dict[str, Tensor] | None = None
+        self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
+
+    def renew(self) -> None:
+        """Register the hooks again, behind all others."""
+        names = list(self._hooks)
+        self.filter([])
+        self._hooks = {name: self._model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
     def filter(self, names: Iterable[str]) -> None:
         """Remove the hooks of all other modules: a recorded output stays in memory until the step is over."""

@@ -135,7 +135,7 @@ class Objective:
             if self._layer_weights[module]
         }
         if plan.logits and self._logit_weight and student.logits is not None and teacher.logits is not None:
-            mask = self._adapter.logits_mask(batch)
+            mask = self._adapter.logits_mask_for(batch, student.logits)
             logits = common_classes(student.logits, teacher.logits, self.classes)
             terms[self._logit_term] = self._logit_loss(*logits, mask, self._temperature)
         if plan.task:
@@ -177,11 +177,12 @@ class Objective:
         self, module: str, student: Outputs, teacher: Outputs, batch: Batch
     ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
         """Yield the pairs of tensors of a module that are compared: name, student's, teacher's, mask."""
-        hidden_mask = self._adapter.mask(module, "hidden", batch)
         for layer, teacher_layer in self._pairs[module]:
-            yield f"layer {teacher_layer}", student.hidden[layer], teacher.hidden[teacher_layer], hidden_mask
+            hidden = student.hidden[layer]
+            mask = self._adapter.mask_for(module, "hidden", batch, hidden)
+            yield f"layer {teacher_layer}", hidden, teacher.hidden[teacher_layer], mask
         for name in self._matched[module]:
-            mask = self._adapter.mask(module, name, batch)
+            mask = self._adapter.mask_for(module, name, batch, student.boundary[module][name])
             yield f"output {name}", student.boundary[module][name], teacher.boundary[module][name], mask
 
     def task_terms(self, plan: Plan, model: nn.Module, student: Outputs, batch: Batch) -> dict[str, Tensor]:

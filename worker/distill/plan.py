@@ -16,15 +16,15 @@ joint   its own               all modules    all                       everythin
 ======  ====================  =============  ========================  ======================  =====================
 
 "joint" is the last row in every mode: it is played by an arm of that name and by the tail. The reward is the relative
-decrement of the bandit loss; rounds of the tail have none. If a model's adapter does not declare the inputs of its
-modules, everything is computed in every round, and ``forced`` is refused.
+decrement of the bandit loss; rounds of the tail have none. An adapter declares the inputs of its modules, or they are
+found before training (worker/setup/forced.py). Under ``active`` and ``all`` they need not be known: then everything is
+computed in every round.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.errors import RecipeError
 from worker.models.base import ModuleSpec
 
 Mode = Literal["forced", "active", "all"]
@@ -53,29 +53,15 @@ class Plan:
     logits: bool
 
 
-def check_declared(specs: Sequence[ModuleSpec]) -> None:
-    """Raise RecipeError unless every module declares its inputs."""
-    undeclared = [spec.name for spec in specs if spec.inputs is None]
-    if undeclared:
-        raise RecipeError(
-            "train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
-            f"{', '.join(undeclared)} are not declared; use train: active or all, or declare the inputs in the model's "
-            "adapter"
-        )
-
-
 class Planner:
     """Derives plans for one model.
 
     Args:
-        specs: The model's modules, each after its inputs.
+        specs: The model's modules; for ``forced`` with their inputs.
         logits_module: The module that computes the logits, which owns the task and logit terms; None if no module
             computes them alone, so that only joint rounds have such terms.
         mode: The recipe's ``train``.
         readers: The other modules that use a module's own (tied) parameters, by module.
-
-    Raises:
-        RecipeError: The mode is ``forced`` and the inputs of a module are not declared.
     """
 
     def __init__(
@@ -85,8 +71,8 @@ class Planner:
         mode: Mode,
         readers: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        if mode == "forced":
-            check_declared(specs)
+        if mode == "forced" and any(spec.inputs is None for spec in specs):
+            raise ValueError("`forced` needs the inputs of every module; worker/setup/forced.py finds them")
         self._specs = tuple(specs)
         self._names = tuple(spec.name for spec in specs)
         self._logits_module = logits_module
@@ -159,8 +145,10 @@ class Planner:
 
     def _with_inputs(self, modules: Sequence[str]) -> tuple[str, ...]:
         """Return the modules and all of their direct and indirect inputs, in order."""
-        needed = set(modules)
-        for spec in reversed(self._specs):
-            if spec.name in needed:
-                needed.update(spec.inputs or ())
+        inputs = {spec.name: spec.inputs or () for spec in self._specs}
+        needed, pending = set(modules), list(modules)
+        while pending:
+            new = set(inputs[pending.pop()]) - needed
+            needed |= new
+            pending += new
         return tuple(name for name in self._names if name in needed)

@@ -42,7 +42,7 @@ class Projections(nn.Module):
         self.hidden = nn.ModuleDict(
             {_key(layer): nn.Linear(widths.student, widths.teacher, bias=False) for layer, widths in hidden.items()}
         )
-        self._boundary = {pair: f"boundary_{'_'.join(pair)}" for pair in boundary}
+        self._boundary = {pair: _key(f"boundary_{'_'.join(pair)}") for pair in boundary}
         for pair, name in self._boundary.items():
             self.register_buffer(name, boundary[pair].float())
 
@@ -102,6 +102,6 @@ def principal_map(tensors: Iterable[Tensor], masks: Sequence[Tensor | None], wid
     return torch.cat([vectors[:width], padding])
 
 
-def _key(layer: str) -> str:
-    """Return a layer's name as a key that torch's ModuleDict accepts."""
-    return layer.replace(".", "/")
+def _key(name: str) -> str:
+    """Return a dotted name as one that torch accepts for an entry or a buffer."""
+    return name.replace(".", "/")

@@ -50,6 +50,15 @@ class Student(nn.Module):
             for module, names in owned.items()
         }
 
+    @property
+    def enclosing(self) -> list[nn.Module]:
+        """The PyTorch modules that a forward pass may leave before it has come to their end."""
+        return self._modular.enclosing
+
+    def renew_hooks(self) -> None:
+        """Register the model's hooks again, behind those of an engine."""
+        self._modular.renew_hooks()
+
     def forward(
         self, batch: Batch, teacher: Outputs, plan: Plan, known: Mapping[str, Boundary] | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Outputs | None]:

@@ -21,6 +21,7 @@ from worker.engine import optimizer
 from worker.engine.checkpoint_files import CheckpointFiles
 from worker.engine.gradient_averaging import BUCKET_BYTES, GradientAverager
 from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
+from worker.engine.sharding import let_go
 from worker.engine.statistics import RunningStatistics
 from worker.models.base import Batch, Boundary
 from worker.models.precision import round_buffers
@@ -81,6 +82,8 @@ class Engine:
             round_buffers(student.model, torch.bfloat16)
         if self._engine.zero_optimization_partition_weights():
             _register_external_parameters(student)
+            let_go(self._engine, student.enclosing)
+            student.renew_hooks()
         self._files = self._engine.checkpoint_engine = CheckpointFiles()
         plain, alone = self._averages_plainly(), dist.get_world_size() == 1
         # A single rank has nothing to average, but DeepSpeed packs, sends and unpacks its gradients all the same.
@@ -295,9 +298,11 @@ def _register_external_parameters(student: Student) -> None:
 
     Otherwise it finds out during the first step; the second step then needs more than its trace says, and fails.
     """
-    # Parameters of the model itself, outside its towers (a logit scale), are read by the wrapper.
-    for parameter in student.model.parameters(recurse=False):
-        deepspeed.zero.register_external_parameter(student, parameter)
+    # Parameters of the model itself, outside its towers (a logit scale), are read by the wrapper. Those around units are
+    # too: the forward of the PyTorch module that has them may end early, and then nothing gathers them for the backward.
+    for module in {student.model: None} | dict.fromkeys(student.enclosing):
+        for parameter in module.parameters(recurse=False):
+            deepspeed.zero.register_external_parameter(student, parameter)
     for module in student.modules():
         if isinstance(module, torch.nn.MultiheadAttention):
             for parameter in module.out_proj.parameters():

@@ -12,11 +12,12 @@ copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero import parameter_offload
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
@@ -36,6 +37,27 @@ class _ModularForward(nn.Module):
     def forward(self, modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> tuple[Any, ...]:
         """Return the fields of `Outputs` as plain containers: DeepSpeed looks for tensors in those only."""
         return tuple(vars(self._modular.run(modules, batch, known=known)).values())
+
+
+def let_go(engine: Any, modules: Iterable[nn.Module]) -> None:
+    """Release what ZeRO 3 has gathered for these PyTorch modules when their forward is left by an exception.
+
+    A pass that ends behind an arm leaves the forward of every module around it; DeepSpeed's own hook runs only if a
+    forward returns.
+
+    Args:
+        engine: DeepSpeed's engine at stage 3.
+        modules: Modules whose forward may be left early.
+    """
+    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+
+    def release(module: nn.Module, _args: Any, _output: Any) -> None:
+        if parameter_offload.FWD_MODULE_STACK[-1:] == [module]:
+            parameter_offload.FWD_MODULE_STACK.pop()
+            offload.post_sub_module_forward_function(module)
+
+    for module in modules:
+        module.register_forward_hook(release, always_call=True)
 
 
 def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
@@ -68,6 +90,7 @@ def shard(modular: ModularModel, device: torch.device, *, offload: bool) -> Run:
         deepspeed.zero.register_external_parameter(wrapper, parameter)
     engine, _, _, _ = deepspeed.initialize(model=wrapper, config=config, dist_init_required=False)
     engine.eval()
+    let_go(engine, modular.enclosing)
 
     def run(modules: Sequence[str], batch: Batch, known: Mapping[str, Boundary]) -> Outputs:
         if not modules:

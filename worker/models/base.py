@@ -142,6 +142,10 @@ class Adapter:
         """
         return None
 
+    def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
+        """Return the mask of one of a module's tensors, whose shape may decide whether :meth:`mask` applies to it."""
+        return self.mask(module, name, batch)
+
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         """Compute the task losses that need no other boundary tensors than these, by name, each a scalar."""
         return {}
@@ -156,6 +160,10 @@ class Adapter:
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Return which positions of the logits count: [B, positions] bool, or None for all."""
         return None if self.logits is None else self.mask(*self.logits, batch)
+
+    def logits_mask_for(self, batch: Batch, logits: Tensor) -> Tensor | None:
+        """Return the mask of these logits, whose shape may decide whether :meth:`logits_mask` applies to them."""
+        return self.logits_mask(batch)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass, by non-reentrant checkpointing.
@@ -190,7 +198,7 @@ class Loaded(ABC):
         Raises:
             RecipeError: There is no such module, it has fewer layers, or the model cannot be cut.
         """
-        raise RecipeError(f"student.keep: a student cannot be cut from a {type(self.model).__name__}")
+        raise RecipeError(f"a student cannot be cut from a {type(self.model).__name__}")
 
     def inputs(self) -> Inputs:
         """Return the preprocessing of the model.
@@ -273,7 +281,9 @@ def check_same(
 def _identical(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype:
         return False
-    return torch.equal(one.detach().cpu().contiguous().view(torch.uint8), other.detach().contiguous().view(torch.uint8))
+    # A tensor without a dimension cannot be viewed as bytes.
+    ours, theirs = (tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8) for tensor in (one, other))
+    return one.shape == other.shape and torch.equal(ours, theirs)
 
 
 def entry(batch: Batch, *names: str) -> Tensor:

@@ -41,7 +41,7 @@ class FactoryModel(Loaded):
             module_list = student.get_submodule(stack)
             if not isinstance(module_list, nn.ModuleList | nn.Sequential):
                 raise RecipeError(
-                    f"student.keep: {stack} is a {type(module_list).__name__}; layers can be removed only from a "
+                    f"{stack} is a {type(module_list).__name__}; layers can be removed only from a "
                     "ModuleList or Sequential. Build the student by a factory instead: student.model"
                 )
             remaining = [module_list[number] for number in numbers]

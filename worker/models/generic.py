@@ -121,6 +121,12 @@ class RegroupedAdapter(Adapter):
             return self._inner.logits_mask(batch)
         return _entry(batch, self._logits_mask).bool()
 
+    def logits_mask_for(self, batch: Batch, logits: Tensor) -> Tensor | None:
+        """Return the mask of these logits."""
+        if self._logits_mask is None:
+            return self._inner.logits_mask_for(batch, logits)
+        return self.logits_mask(batch)
+
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass."""
         self._inner.checkpoint_activations(model)

@@ -78,6 +78,16 @@ def parameters_of(model: nn.Module, path: Patterns) -> Iterator[nn.Parameter]:
                 yield from model.get_submodule(name).parameters()
 
 
+def owned_modules(model: nn.Module, path: Patterns) -> list[str]:
+    """Return the names of the PyTorch modules that a module owns; some of its patterns may name parameters instead."""
+    return [
+        name
+        for pattern in patterns(path)
+        if not _named_parameters(model, pattern)
+        for name in matching_modules(model, pattern)
+    ]
+
+
 def _matches(name: Sequence[str], globs: Sequence[str]) -> bool:
     """Return whether the components of a dotted name match the globs, one for each component."""
     return len(name) == len(globs) and all(fnmatchcase(part, glob) for part, glob in zip(name, globs, strict=True))

@@ -5,7 +5,6 @@ from typing import Any
 
 from worker.distill.arms import arm_faults
 from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES
-from worker.distill.plan import check_declared
 from worker.errors import RecipeError
 from worker.imports import lookup_or_import
 from worker.models.base import Adapter
@@ -44,11 +43,6 @@ def reference_errors(
     for arm, sentence in arm_faults(arms, modules):
         yield f"{recipe.at('arms', arm)}: {sentence}"
     yield from _unknown_losses(recipe)
-    if recipe.train == "forced":
-        try:
-            check_declared(adapter.modules)
-        except RecipeError as error:
-            yield f"{recipe.at('train')}: {error}"
 
 
 def _unknown_losses(recipe: Recipe) -> Iterator[str]:

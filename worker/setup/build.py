@@ -25,6 +25,7 @@ from worker.evaluation.probe import Probe
 from worker.recipe.recipe import Recipe
 from worker.recipe.sections import DataRecipe, ProbeRecipe
 from worker.setup.dry_run import DryRun
+from worker.setup.forced import with_stand_ins
 from worker.setup.models import Models, build_data
 from worker.setup.shape_check import Widths, compare_shapes
 
@@ -101,6 +102,9 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     """
     torch.manual_seed(recipe.seed)
     data = build_data(recipe, models)
+    rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
+    if recipe.train == "forced" and not all(modular.adapter.declared for modular, _ in models.both):
+        models = with_stand_ins(models, rows)
     logits_module = models.adapter.logits[0] if models.adapter.logits else None
     if isinstance(data, Judged) and logits_module is None:
         raise RecipeError(
@@ -110,7 +114,6 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
     planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
-    rows = first_batches(data, count=1, size=SHAPE_CHECK_ROWS)[0]
     widths = compare_shapes(
         models,
         rows,

@@ -41,7 +41,9 @@ def kept_whole(
     for module in adapter.modules:
         name = module.name
         has_task = recipe.loss.task is None or any(recipe.loss.task.values())
-        makes_logits = adapter.logits is not None and adapter.logits[0] == name
+        # Without declared inputs it is found out later; mostly it is the last one.
+        maker = adapter.modules[-1].name if not adapter.declared else (adapter.logits or ("", ""))[0]
+        makes_logits = maker == name
         # A user's own loss of equal tensors need not be 0.
         known = layer_losses[name] in LAYER_LOSSES and (not makes_logits or recipe.loss.logit_loss in LOGIT_LOSSES)
         unlike = [pair for pair in zip_longest(student.layers[name], teacher.layers[name]) if pair not in pairs[name]]

@@ -105,16 +105,22 @@ def compare_shapes(
 
 def _outputs(modular: ModularModel, batch: Batch, role: str) -> Outputs:
     """Run a whole model in eval mode and without gradient."""
-    training = modular.model.training
-    modular.model.eval()
+    with evaluating(modular.model, batch, role), torch.no_grad():
+        return modular.run([module.name for module in modular.adapter.modules], batch)
+
+
+@contextmanager
+def evaluating(model: nn.Module, batch: Batch, role: str) -> Iterator[None]:
+    """Set eval mode within the block, and turn errors of the model's forward pass into sentences."""
+    training = model.training
+    model.eval()
     try:
-        with torch.no_grad():
-            return modular.run([module.name for module in modular.adapter.modules], batch)
+        yield
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batch.items())
         raise RecipeError(f"the {role}'s forward pass fails on the data's batches ({shapes}): {error}") from error
     finally:
-        modular.model.train(training)
+        model.train(training)
 
 
 def _boundaries(models: Models, student: Outputs, forced: bool) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,6 @@ from worker.distill.objective import LossWeights, Objective
 from worker.distill.plan import Plan, Planner
 from worker.distill.student import Student
 from worker.distill.teacher import Teacher
-from worker.errors import RecipeError
 from worker.models.base import Adapter
 from worker.models.open_clip.coca import CoCaAdapter
 
@@ -123,7 +122,7 @@ def test_a_model_that_does_not_say_what_feeds_what_is_run_whole() -> None:
     assert pair.calls == {
         f"{who} {module}": 1 for who in ("student", "teacher") for module in ("left", "right", "head")
     }
-    with pytest.raises(RecipeError, match=r"inputs of left, right, head are not declared; use train: active or all"):
+    with pytest.raises(ValueError, match="`forced` needs the inputs of every module"):
         Planner(GenericAdapter.modules, "head", "forced")
 
 

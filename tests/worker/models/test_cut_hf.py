@@ -309,12 +309,6 @@ REFUSED: dict[str, tuple[str, Any, str, int, str]] = {
         "Qwen3VLForConditionalGeneration", CASES["qwen3_vl"][1], "model.visual.blocks", 2,
         r"deepstack_visual_indexes reads the outputs of 3 layers of model\.visual\.blocks \(1, 4, 6\), and 2 layers",
     ),
-    "windows that would shift": (
-        "SwinModel",
-        lambda: config("SwinConfig", image_size=32, patch_size=2, embed_dim=8, depths=[2, 8], num_heads=[1, 2],
-                       window_size=4),
-        "encoder.layers.1.blocks", 4, r"layers 1, 3, 5, 7 that are kept .*: layer 0, from 1: shift_size is 0",
-    ),
     "tensors that depend on the depth": (
         "Gemma3nForCausalLM",
         lambda: config("Gemma3nTextConfig", **{**DECODER, "intermediate_size": [32] * 4}, num_hidden_layers=4,
@@ -333,17 +327,21 @@ def test_a_cut_that_would_be_wrong_is_refused_with_the_reason(name: str) -> None
         teacher.cut({"stack": count}, grouped({"stack": stack}))
 
 
-def test_swin_is_cut_where_its_windows_alternate_still() -> None:
-    kind, configuration, stack, *_ = REFUSED["windows that would shift"]
-    teacher = made(kind, configuration())
-    student: Any = teacher.cut({"stack": 2}, grouped({"stack": "encoder.layers.0.blocks"}))
-    assert student.model.config.depths == [2, 8]
-    teacher = made(kind, config("SwinConfig", image_size=32, patch_size=2, embed_dim=8, depths=[2, 6], num_heads=[1, 2],
-                                window_size=4))  # fmt: skip
-    student = teacher.cut({"stack": 2}, grouped({"stack": stack}))
-    assert student.model.config.depths == [2, 2]
+@pytest.mark.parametrize(
+    ("depths", "count", "sources"), [([2, 6], 2, [2, 5]), ([2, 8], 4, [0, 3, 4, 7]), ([2, 2], 1, [0])]
+)
+def test_blocks_of_a_stage_come_from_the_nearest_that_are_built_alike(
+    depths: list[int], count: int, sources: list[int]
+) -> None:
+    """The windows of every second block are shifted."""
+    fields = config(
+        "SwinConfig", image_size=32, patch_size=2, embed_dim=8, depths=depths, num_heads=[1, 2], window_size=4
+    )
+    teacher, stack = made("SwinModel", fields), "encoder.layers.1.blocks"
+    student: Any = teacher.cut({"stack": count}, grouped({"stack": stack}))
+    assert student.model.config.depths == [2, count]
     ours, theirs = student.model.state_dict(), teacher.model.state_dict()
-    kept_layers = {"stack": [2, 5]}
+    kept_layers = {"stack": sources}
     assert all(torch.equal(value, theirs[by_hand(key, {"stack": stack}, kept_layers)]) for key, value in ours.items())
     student.check_export()
 
@@ -486,6 +484,7 @@ modules:
     assert models.pairs["text"] == [("model.language_model.layers.0", "model.language_model.layers.3")]
     (tmp_path / "recipe.yaml").write_text(recipe.partition("modules:")[0], encoding="utf-8")
     with pytest.raises(
-        RecipeError, match=r"student\.keep: .*are not known; name them, with their layers, under `modules`"
+        RecipeError,
+        match=r"student\.keep: keep names 'text', but the modules of a Llava\w+ are image, connector, language",
     ):
         load_models(read_recipe(tmp_path / "recipe.yaml", {}))

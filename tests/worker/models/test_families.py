@@ -19,6 +19,7 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.recipe.recipe import read_recipe
+from worker.setup.forced import with_stand_ins
 from worker.setup.models import Models, load_models
 from worker.setup.shape_check import compare_shapes
 
@@ -61,12 +62,14 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
     assert {module: len(made.student.layers[module]) for module in family.keep if name != "factory"} == (
         family.keep if name != "factory" else {}
     )
-    student, teacher, objective = wrapped(made)
-    widths = compare_shapes(made, data, forced=family.forced, objective=objective)
-    assert (widths.hidden, widths.boundary) == ({}, {})
+    assert made.adapter.declared == family.declared
     parameters = dict(made.student.model.named_parameters())
-    assert made.adapter.declared == family.forced
-    for mode in ("forced", "active", "all") if family.forced else ("active", "all"):
+    for mode in ("active", "all", "forced"):
+        if mode == "forced" and not family.declared:
+            made = with_stand_ins(made, data)
+        student, teacher, objective = wrapped(made)
+        widths = compare_shapes(made, data, forced=mode == "forced", objective=objective)
+        assert (widths.hidden, widths.boundary) == ({}, {})
         plans = planner(made, mode)
         for module in family.modules:
             plan = plans.arm([module])
@@ -88,7 +91,7 @@ def test_an_arms_rounds_move_its_own_parameters_and_reach_every_layer(name: str,
                              {"layers"} if mode == "forced" else {"layers", "logits", "task"})  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.forced])
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.declared])
 def test_parts_run_one_after_the_other_are_the_model(name: str, tmp_path: Path) -> None:
     """The modules compute the same as the library's own forward pass."""
     made = assembled(name, tmp_path)
@@ -203,7 +206,7 @@ def test_what_two_modules_share_is_measured_with_both(tmp_path: Path) -> None:
     assert plans.measured(["upper"]).student == ("upper",)
 
 
-def test_forced_is_refused_without_declared_inputs_and_all_wrong_names_are_reported(tmp_path: Path) -> None:
+def test_all_wrong_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         assembled(
             "factory",
@@ -220,8 +223,6 @@ def test_forced_is_refused_without_declared_inputs_and_all_wrong_names_are_repor
         f"({Path(__file__).parent / 'tiny_families.py'}) has no function 'hlf'; did you mean 'half'?",
         "  line 5: loss.layer_loss.above: 'mze' is neither a layer loss nor the import path of one "
         "(package.module:function); did you mean 'mse'?",
-        "  line 4: train: train: forced feeds every module with the teacher's boundary tensors, but the inputs of "
-        "below, above are not declared; use train: active or all, or declare the inputs in the model's adapter",
     ]
 
 

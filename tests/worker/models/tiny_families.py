@@ -87,7 +87,7 @@ class Family:
 
     Attributes:
         modules: Its modules, in order.
-        forced: Whether it is known what feeds what.
+        declared: Whether its adapter declares what feeds what; otherwise it is found.
         keep: Layers of a student cut from it.
         spec: What a recipe calls it; a configuration's directory takes the braces' place.
         more: Further lines of the recipe.
@@ -96,7 +96,7 @@ class Family:
     modules: tuple[str, ...]
     keep: dict[str, int]
     spec: str = "hf:{}"
-    forced: bool = True
+    declared: bool = True
     more: str = ""
 
 
@@ -109,7 +109,7 @@ FAMILIES: dict[str, Family] = {
     "whisper": Family(("encoder", "decoder"), {"encoder": 1, "decoder": 2}),
     "gpt2": Family(THIRDS, {"lower": 1, "upper": 1}),
     "llama": Family(THIRDS, {"middle": 1, "upper": 1}),
-    "opt": Family(THIRDS, {"lower": 1}, forced=False),
+    "opt": Family(THIRDS, {"lower": 1}, declared=False),
     "factory": Family(("below", "above"), {"below": 2}, "tests.worker.models.tiny_families:Towers", False, MODULES),
 }
 

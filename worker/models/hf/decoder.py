@@ -1,72 +1,35 @@
-"""The modules of transformers' decoder-only models, by depth: lower, middle and upper layers.
+"""The adapters of decoder-only models whose thirds are run alone: GPT-2, and the models built like Llama.
 
-The forward pass of GPT-2 and of the models built like Llama is reimplemented here layer by layer, so that each third
-can be run alone on the output of the third below. Of other models only the layers are known: they train under
-``active`` and ``all``.
+Their forward pass is reimplemented here layer by layer, so that each third can be run alone on the output of the third
+below. All other decoders are run as a whole (whole.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
+from worker.models.hf.structure import Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
-NAMES = ("lower", "middle", "upper")
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def decoder_adapter(model: Any, sizes: Sequence[int] | None = None) -> Adapter | None:
-    """Return the adapter of a decoder-only model; None for other models.
-
-    Args:
-        model: A model of transformers.
-        sizes: Number of layers of each module; by default three modules of equal depth, the later ones larger if the
-            depth is not divisible by three.
-    """
-    depth = getattr(model.config, "num_hidden_layers", None)
-    stacks = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if depth is None or model.get_output_embeddings() is None or len(stacks) != 1:
+def decoder_adapter(model: Any, structure: Structure) -> Adapter | None:
+    """Return the adapter of a causal language model whose layers can be run one by one; None for other models."""
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         return None
-    modules = _declare_modules(model, stacks[0], sizes or _split_depth(depth))
-    kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else _GenericDecoder
-    return kind(model, modules)
-
-
-def _split_depth(depth: int) -> list[int]:
-    count = min(len(NAMES), depth)
-    bounds = [index * depth // count for index in range(count + 1)]
-    return [after - before for before, after in pairwise(bounds)]
-
-
-def _declare_modules(model: Any, stack: str, sizes: Sequence[int]) -> tuple[ModuleSpec, ...]:
-    """Declare modules that own their layers; the first also owns the embeddings, the last the final norm and head."""
-    base = stack.rpartition(".")[0]
-    heads = [name for name, child in model.named_children() if not _holds(child, model.get_submodule(stack))]
-    siblings = model.get_submodule(base).named_children() if base else ()
-    around = {f"{base}.{name}": child for name, child in siblings if child is not model.get_submodule(stack)}
-    with_parameters = {name: child for name, child in around.items() if any(True for _ in child.parameters())}
-    before = [name for name, child in with_parameters.items() if isinstance(child, nn.Embedding)]
-    after = [*(name for name in with_parameters if name not in before), *heads]
-    names = NAMES if len(sizes) == len(NAMES) else (NAMES[0], NAMES[-1])[: len(sizes)]
-    modules, first = [], 0
-    for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
-        layers = [f"{stack}.{number}" for number in range(first, first + size)]
-        owns = [*(before if index == 0 else ()), *layers, *(after if index == len(sizes) - 1 else ())]
-        modules.append(ModuleSpec(name, tuple(owns), tuple(layers), (names[index - 1],) if index else ()))
-        first += size
-    return tuple(modules)
-
-
-def _holds(module: nn.Module, submodule: nn.Module) -> bool:
-    return any(inside is submodule for inside in module.modules())
+    kind = _Gpt2 if model.config.model_type == "gpt2" else _Llama if _is_like_llama(model) else None
+    if kind is None:
+        return None
+    names = [module.name for module in structure.modules]
+    inputs = [(), *((name,) for name in names[:-1])]
+    modules = (replace(module, inputs=read) for module, read in zip(structure.modules, inputs, strict=True))
+    return kind(model, tuple(modules))
 
 
 def _is_like_llama(model: Any) -> bool:
@@ -76,7 +39,7 @@ def _is_like_llama(model: Any) -> bool:
     return model.config.model_type in LIKE_LLAMA and alike and not slides
 
 
-class _Decoder(TextAdapter):
+class _ModularDecoder(TextAdapter, ABC):
     """The common base: logits at position i predict token i + 1; those of the last position are left out."""
 
     def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
@@ -91,10 +54,6 @@ class _Decoder(TextAdapter):
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         logits = self.logits_of(model, boundary)
         return {} if logits is None else {"tokens": token_loss(logits, self.targets(batch))}
-
-
-class _ModularDecoder(_Decoder, ABC):
-    """The adapter of a model whose layers can be run one by one."""
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         index = next(index for index, spec in enumerate(self.modules) if spec.name == module)
@@ -156,17 +115,3 @@ class _Llama(_ModularDecoder):
 
     def finish(self, base: Any, hidden: Tensor) -> Tensor:
         return base.norm(hidden)  # type: ignore[no-any-return]
-
-
-class _GenericDecoder(_Decoder):
-    """The adapter of a model whose layers are known but can only be run together."""
-
-    def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
-        super().__init__(model, tuple(replace(module, inputs=None) for module in modules))
-
-    def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
-        arguments = {"input_ids": self.token_ids(batch), "use_cache": False}
-        if "attention_mask" in batch:
-            arguments["attention_mask"] = batch["attention_mask"]
-        logits = model(**arguments).logits[:, :-1]
-        return {**{module.name: {} for module in self.modules}, self.modules[-1].name: {"logits": logits}}

@@ -33,7 +33,10 @@ from worker.models.folders import join_names, no_weights_error, resolve_path, we
 from worker.models.hf.adapters import find_adapter
 from worker.models.hf.inputs import HfInputs, usable_positions
 from worker.models.hf.preparation import list_files, preparation_files
-from worker.models.hf.shorten import differing, shorten, signature
+from worker.models.hf.shorten import keep_every_layer, shorten
+from worker.models.hf.signature import differing, signature
+from worker.models.hf.structure import spread_language
+from worker.models.paths import layer_names
 from worker.models.weights import check_names, load_weights, read_weights
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class HfModel(Loaded):
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> HfModel:
         """Cut a student from this model."""
         model: Any = self.model
+        keep = spread_language(keep, {name: len(names) for name, names in layer_names(model, adapter).items()})
         selection = LayerSelection(model, adapter, keep)
 
         def build(config: Any) -> Any:
@@ -74,7 +78,9 @@ class HfModel(Loaded):
             student.generation_config = _generation(model.generation_config, selection)
         # The student's adapter declares its modules by these sizes, unless the recipe defines the modules.
         layers = selection.layers
-        sizes = [keep.get(name, len(names)) for name, names in layers.items()] if adapter is self.adapter else None
+        sizes = (
+            {name: keep.get(name, len(names)) for name, names in layers.items()} if adapter is self.adapter else None
+        )
         return HfModel(student, find_adapter(student, sizes), self.place, self.within, "cut from the teacher")
 
     def inputs(self) -> HfInputs:
@@ -198,6 +204,7 @@ def load(
     bare = folder is not None and not weight_files(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(place, **within, **fields)
+        keep_every_layer(config)
         kind = _kind(config, source)
         without = f"the directory {folder} has {CONFIG_NAME} but no file of weights"
         if bare and own_weights and fresh == "never":
@@ -304,18 +311,31 @@ def _kind(config: Any, source: str) -> Any:
     for name in getattr(config, "architectures", None) or ():
         if hasattr(transformers, name):
             return getattr(transformers, name)
-    usual = {"blip": "BlipForConditionalGeneration", "whisper": "WhisperForConditionalGeneration"}
-    if config.model_type in usual:
-        return getattr(transformers, usual[config.model_type])
-    encodes = getattr(config, "is_encoder_decoder", False)
-    auto = transformers.AutoModelForSeq2SeqLM if encodes else transformers.AutoModelForCausalLM
-    try:
-        return auto._model_mapping[type(config)]
-    except KeyError:
-        raise RecipeError(
-            f"hf:{source}: config.json names no class of transformers under `architectures`, and the type "
-            f"{config.model_type} is not a language model; add the class to config.json"
-        ) from None
+    encodes, decodes = getattr(config, "is_encoder_decoder", False), getattr(config, "is_decoder", False)
+    for auto in USUAL:
+        # Many encoders can be used as decoders too, which their configuration then says.
+        other = auto is transformers.AutoModelForCausalLM and not decodes and not encodes
+        if other and type(config) in transformers.AutoModelForMaskedLM._model_mapping:
+            continue
+        if type(config) in auto._model_mapping:
+            kind = auto._model_mapping[type(config)]
+            return kind[0] if isinstance(kind, tuple) else kind
+    raise RecipeError(
+        f"hf:{source}: config.json names no class of transformers under `architectures`, and there is no usual one for "
+        f"the type {config.model_type}; add the class to config.json"
+    )
+
+
+USUAL = (
+    transformers.AutoModelForMultimodalLM,
+    transformers.AutoModelForSpeechSeq2Seq,
+    transformers.AutoModelForSeq2SeqLM,
+    transformers.AutoModelForCausalLM,
+    transformers.AutoModelForMaskedLM,
+    transformers.AutoModelForObjectDetection,
+    transformers.AutoModel,
+)
+"""The tasks for which a model is trained whose configuration does not say so; the first that it has."""
 
 
 def _build(kind: Any, config: Any) -> Any:

@@ -1,13 +1,16 @@
 """The modules of transformers' encoder-decoder models: T5, BART, Whisper and similar ones."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from worker.errors import RecipeError
-from worker.models.base import Batch, Boundary, ModuleSpec, Patterns, entry
+from worker.models.base import Batch, Boundary, entry
+from worker.models.hf.structure import Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
@@ -23,17 +26,23 @@ class Seq2SeqAdapter(TextAdapter):
 
     logits = ("decoder", "logits")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, structure: Structure) -> None:
         super().__init__(model.config)
-        names = {id(module): name for name, module in model.named_modules()}
-        encoder, decoder = names[id(model.get_encoder())], names[id(model.get_decoder())]
-        head = names[id(model.get_output_embeddings())]
+        encoder, decoder = structure.modules
         self.modules = (
-            ModuleSpec("encoder", encoder, _stack(model, encoder), matched=("tokens",)),
-            ModuleSpec("decoder", (decoder, head), _stack(model, decoder), inputs=("encoder",)),
+            replace(encoder, inputs=(), matched=("tokens",)),
+            replace(decoder, inputs=("encoder",)),
         )
         self._start = getattr(model.config, "decoder_start_token_id", None)
         self._reads_audio = model.main_input_name == "input_features"
+
+    @staticmethod
+    def fits(model: Any, structure: Structure) -> bool:
+        """Return whether a model has such an encoder and decoder, of one configuration, and nothing else."""
+        names = tuple(module.name for module in structure.modules)
+        reads = getattr(model, "main_input_name", None) in ("input_ids", "input_features")
+        frames = isinstance(getattr(model.config, "encoder", None), PreTrainedConfig)
+        return names == ("encoder", "decoder") and reads and not frames and model.get_output_embeddings() is not None
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         """Run one module and return its boundary tensors."""
@@ -70,12 +79,3 @@ class Seq2SeqAdapter(TextAdapter):
         shifted = labels.roll(1, dims=1)
         shifted[:, 0] = self._start
         return shifted.masked_fill(shifted == IGNORED, self.pad)
-
-
-def _stack(model: nn.Module, path: str) -> Patterns:
-    """Return the glob of the layers in a tower: its longest list of PyTorch modules."""
-    tower = model.get_submodule(path)
-    lists = [(len(module), name) for name, module in tower.named_children() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise RecipeError(f"{path} of {type(model).__name__} has no list of layers; define its modules under `modules`")
-    return f"{path}.{max(lists)[1]}.*"

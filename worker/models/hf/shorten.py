@@ -32,6 +32,7 @@ from transformers import PreTrainedConfig
 from worker.errors import RecipeError
 from worker.models.cut import LayerSelection
 from worker.models.folders import join_names
+from worker.models.hf.signature import compare_layers, differing, layer_signature
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ FLAGS = ("no_rope_layers",)
 BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
 """Fields that make a layer's computation depend on its number."""
 
+TIMM = "model_args"
+"""The field with the arguments of a model of timm; its depth is one of them, or follows from its name."""
+
 _DEPTH = re.compile(r"layer|depth|block|stage")
 _NUMBERS = re.compile(r"(layers?|layer_ids|indexe?s|indices|idxs?|block_ids)$")
 _NO_LAYERS = re.compile(
@@ -57,10 +61,6 @@ _NO_LAYERS = re.compile(
 """Names of lists that say nothing about single layers, whatever their lengths and values."""
 _RHYTHM = re.compile(r"step$|interval$|frequency$|freq$|period$|offset$|every|pattern$|rhythm")
 _NO_RHYTHM = re.compile(r"time|rope|rotary|mask|vocab|rescale|dropout|position|sampling|noise")
-_OF_ITS_PLACE = re.compile(
-    r"(^|_)(idx|index|id|number|training|gradient_checkpointing)$|^name_or_path$|drop|has_relative_(attention|position)_bias"
-)
-"""Attributes of a layer that may differ from its source's: its number, and noise in training."""
 _TRIALS = 200
 """Values of rhythms that are tried at most; each builds the model without memory."""
 
@@ -83,11 +83,11 @@ def shorten(model: Any, selection: LayerSelection, build: Callable[[Any], Any]) 
         if len(numbers) == depth:
             continue
         if not numbers:
-            raise RecipeError(f"no layer of {stack} is left; keep at least one")
+            raise RecipeError(f"no layer of {stack} is left, and the model needs at least one; keep more layers")
         step = _Step(model, stack, depth, numbers, lengths, build)
         config, student = step.run(config)
         lengths = _stacks(student)
-        selection.origins.update(dict.fromkeys(step.parallel, numbers))
+        selection.origins.update(dict.fromkeys((stack, *step.parallel), step.numbers))
     if student is not None:
         _check_complete(model, student, selection)
     return config
@@ -120,78 +120,6 @@ def _check_complete(model: nn.Module, student: nn.Module, selection: LayerSelect
         )
 
 
-def compare_layers(model: nn.Module, student: nn.Module, stack: str, numbers: Sequence[int]) -> list[str]:
-    """Return where layers of a student are built unlike the layers they come from, as texts."""
-    differences = []
-    for index, number in enumerate(numbers):
-        student_layer = _without_lists(signature(student.get_submodule(f"{stack}.{index}")))
-        source_layer = _without_lists(signature(model.get_submodule(f"{stack}.{number}")))
-        faults = differing(student_layer, source_layer, numbers=(index, number))
-        differences += [f"layer {index}, from {number}: {fault}" for fault in faults]
-    return differences
-
-
-def _without_lists(layer: Signature) -> Signature:
-    """Return a layer's signature without lists: some layers hold those of the whole stack (GPT-Neo)."""
-    return {
-        name: (kind, {key: value for key, value in values.items() if not isinstance(value, list | tuple)})
-        for name, (kind, values) in layer.items()
-    }
-
-
-Signature = dict[str, tuple[str, dict[str, Any]]]
-
-
-def signature(module: nn.Module) -> Signature:
-    """Return the class and the plain attributes of a module and of every module in it, by name."""
-    return {
-        name: (
-            type(inside).__name__,
-            {
-                key: value
-                for key, value in vars(inside).items()
-                if not key.startswith("_") and not _OF_ITS_PLACE.search(key) and _is_plain(value)
-            },
-        )
-        for name, inside in module.named_modules()
-    }
-
-
-def differing(actual: Signature, expected: Signature, numbers: tuple[int, int] | None = None) -> Iterator[str]:
-    """Yield the differences of two signatures.
-
-    Args:
-        actual: One.
-        expected: The other.
-        numbers: The numbers of the two layers, which each may hold under any name.
-    """
-    for name in [*actual, *(name for name in expected if name not in actual)]:
-        if SHARED_MODULE.search(name):
-            continue
-        if name not in actual or name not in expected:
-            # Its own modules differ with it.
-            if name.rpartition(".")[0] in actual.keys() & expected.keys():
-                yield f"{'no ' if name not in actual else ''}{name}"
-            continue
-        (kind, values), (expected_kind, expected_values) = actual[name], expected[name]
-        if kind != expected_kind:
-            yield f"{name or 'it'} is a {kind} instead of a {expected_kind}"
-            continue
-        for key in sorted(values.keys() | expected_values.keys()):
-            value, expected_value = values.get(key), expected_values.get(key)
-            if value != expected_value and (value, expected_value) != numbers:
-                yield f"{'.'.join(filter(None, (name, key)))} is {value!r} instead of {expected_value!r}"
-
-
-SHARED_MODULE = re.compile(r"(^|\.)(relative_attention_bias|rel_attn_embed)$")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(entry) for entry in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def _stacks(model: nn.Module) -> dict[str, int]:
     return {
         name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)
@@ -204,6 +132,15 @@ def _sections(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             yield from _sections(value, (*path, name))
+
+
+def keep_every_layer(config: Any) -> None:
+    """Set the share of layers that a model leaves out at random in training to 0: all of them are compared."""
+    for path, section in _sections(config):
+        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+            if getattr(section, name, None):
+                log.info("%s is 0 instead of %s", ".".join((*path, name)), getattr(section, name))
+                setattr(section, name, 0.0)
 
 
 def _follow(config: Any, path: Sequence[str]) -> Any:
@@ -242,7 +179,7 @@ class _Step:
     model: Any
     stack: str
     depth: int
-    numbers: Sequence[int]
+    numbers: list[int]
     lengths: Mapping[str, int]
     build: Callable[[Any], Any]
     parallel: tuple[str, ...] = ()
@@ -251,19 +188,21 @@ class _Step:
         """Return the configuration with a shorter stack, and a model without memory that was built from it."""
         reasons: list[str] = []
         for path in _section_paths(self.model, self.stack):
-            for field, place in self._depth_fields(_follow(config, path)):
+            for field, place, value in self._depth_fields(_follow(config, path)):
                 trial = copy.deepcopy(config)
                 section = _follow(trial, path)
                 self._check_by_index(section)
                 self._check_deepstack(trial, path)
-                taps = self._renumber(section, field)
-                _set(section, field, place, len(self.numbers))
+                taps = self._renumber(section, field, place)
+                _set(section, field, place, value)
                 taps += self._renumber_vision_taps(trial, path)
+                taps += self._renumber_outputs(section) if place is None else []
                 name = ".".join((*path, field))
+                staged = place is not None or field == TIMM
                 try:
                     student = self._try(trial)
                 except Exception as error:
-                    reasons.append(f"{name} = {len(self.numbers)} fails: {str(error).strip().splitlines()[0]}")
+                    reasons.append(f"{name} = {value} fails: {str(error).strip().splitlines()[0]}")
                     continue
                 changed = self._changed_stacks(student)
                 if changed is None:
@@ -271,6 +210,8 @@ class _Step:
                 if changed:
                     reasons.append(f"{name} also changes {join_names(changed)}")
                     continue
+                if staged:
+                    self._fit_sources(student)
                 fitting = self._fit_rhythm(trial, path, field, student)
                 for text in taps:
                     log.info("%s", text)
@@ -285,8 +226,8 @@ class _Step:
         with torch.device("meta"):
             return self.build(copy.deepcopy(config))
 
-    def _depth_fields(self, section: Any) -> list[tuple[str, int | None]]:
-        """Return the fields that may hold the depth, likely ones first, with the place in a list of depths."""
+    def _depth_fields(self, section: Any) -> list[tuple[str, int | None, Any]]:
+        """Return the fields that may hold the depth, likely ones first: name, place in a list of depths, and value."""
         side = "decoder" if "decoder" in self.stack else "encoder" if "encoder" in self.stack else None
         fields: list[tuple[str, int | None]] = []
         for name, value in vars(section).items():
@@ -297,14 +238,28 @@ class _Step:
             elif isinstance(value, list | tuple) and re.search(r"depth|num_.*(layers|blocks)", name):
                 fields += [(name, index) for index, entry in enumerate(value) if entry == self.depth]
         other = {"decoder": "encoder", "encoder": "decoder", None: None}[side]
-        return sorted(
-            fields,
+        fields.sort(
             key=lambda entry: (
                 entry[1] is not None,
                 other is not None and other in entry[0],
                 entry[0] not in ("num_hidden_layers", "num_layers", "n_layer", "depth"),
-            ),
+            )
         )
+        named = [(name, place, len(self.numbers)) for name, place in fields]
+        return [*named, *((TIMM, None, arguments) for arguments in self._timm_arguments(section))]
+
+    def _timm_arguments(self, section: Any) -> Iterator[dict[str, Any]]:
+        """Yield the arguments with which timm may build a model of another depth than its name says."""
+        if not hasattr(section, TIMM):
+            return
+        given = dict(getattr(section, TIMM) or {})
+        stages = re.compile(re.sub(r"\d+", r"\\d+", re.escape(self.stack)))
+        depths = {name: length for name, length in self.lengths.items() if stages.fullmatch(name)}
+        depths[self.stack] = len(self.numbers)
+        if len(depths) > 1:
+            yield from ({**given, name: list(depths.values())} for name in ("depths", "layers"))
+        else:
+            yield {**given, "depth": len(self.numbers)}
 
     def _changed_stacks(self, student: nn.Module) -> list[str] | None:
         """Return other stacks whose length changed; None if this one has not the wanted length."""
@@ -346,8 +301,9 @@ class _Step:
                 f"each of its first layers; keep at least {len(features)} layers instead of {len(self.numbers)}"
             )
 
-    def _renumber(self, section: Any, field: str) -> list[str]:
+    def _renumber(self, section: Any, field: str, place: int | None) -> list[str]:
         """Change everything that a section says about single layers; return what has to be known about it."""
+        stages = len(getattr(section, field)) if place is not None else None
         dense = self._dense_layers(section)
         texts: list[str] = []
         for name, values in list(vars(section).items()):
@@ -357,7 +313,7 @@ class _Step:
                 setattr(section, name, sum(number < values for number in self.numbers))
             elif name in BEHIND and type(values) is int and values > 0:
                 setattr(section, name, sum(number >= self.depth - values for number in self.numbers))
-            elif isinstance(values, list | tuple) and values:
+            elif isinstance(values, list | tuple) and values and len(values) != stages:
                 renumbered = self._list(name, values, texts)
                 if renumbered is not None:
                     setattr(section, name, type(values)(renumbered))
@@ -419,6 +375,51 @@ class _Step:
             texts.append(f"{name} of the student is {getattr(outer, name)}, of the teacher {value}")
         return texts
 
+    def _renumber_outputs(self, section: Any) -> list[str]:
+        """Renumber the hidden states that a backbone puts out; number 0 is the input of its first layer."""
+        names, states = getattr(section, "stage_names", None), getattr(section, "_out_indices", None)
+        if not isinstance(names, list) or len(names) != self.depth + 1:
+            return []
+        section.stage_names = names[: len(self.numbers) + 1]
+        if not states:
+            return []
+        moved = [self._state(state % len(names)) for state in states]
+        if len(set(moved)) < len(moved):
+            raise RecipeError(
+                f"out_indices reads the outputs of {len(states)} layers of {self.stack}, and {len(self.numbers)} "
+                "layers are too few to keep them apart; keep more layers"
+            )
+        section._out_indices, section._out_features = moved, [section.stage_names[state] for state in moved]
+        return [f"out_indices of the student is {moved}, of the teacher {list(states)}"]
+
+    def _fit_sources(self, student: nn.Module) -> None:
+        """Choose the nearest sources that are built like the layers of a stage, if the chosen ones are not.
+
+        The first block of a stage may have a shortcut (ResNet), and the windows of every second one are shifted (Swin).
+        """
+        if not compare_layers(self.model, student, self.stack, self.numbers):
+            return
+        sources = [layer_signature(self.model, self.stack, number) for number in range(self.depth)]
+        # By the last source: the distance so far from the chosen ones, and the sources.
+        best: dict[int, tuple[int, list[int]]] = {-1: (0, [])}
+        for index, wanted in enumerate(self.numbers):
+            layer = layer_signature(student, self.stack, index)
+            alike = [
+                number
+                for number, source in enumerate(sources)
+                if next(differing(layer, source, numbers=(index, number)), None) is None
+            ]
+            longer: dict[int, tuple[int, list[int]]] = {}
+            for number in alike:
+                before = [(cost + abs(number - wanted), chain) for last, (cost, chain) in best.items() if last < number]
+                if before:
+                    cost, chain = min(before)
+                    longer[number] = cost, [*chain, number]
+            best = longer
+        if best:
+            self.numbers = min(best.values())[1]
+            log.info("%s keeps the layers %s: others would be built otherwise", self.stack, self.numbers)
+
     def _state(self, state: int) -> int:
         """Return the student's hidden state for one of the teacher's; negative ones, from the end, stay negative."""
         layer = (state + self.depth + 1 if state < 0 else state) - 1
@@ -472,7 +473,7 @@ class _Step:
 REMEDY = "name a configuration for the student instead: student.model"
 
 
-def _set(section: Any, field: str, place: int | None, value: int) -> None:
+def _set(section: Any, field: str, place: int | None, value: Any) -> None:
     if place is not None:
         depths = getattr(section, field)
         setattr(section, field, type(depths)([*depths[:place], value, *depths[place + 1 :]]))

@@ -1,0 +1,56 @@
+"""The adapter of a model whose modules stand in for each other: it declares the inputs that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+from worker.distill.stand_ins import decoded, encoded
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
+
+
+class FoundAdapter(Adapter):
+    """The adapter of a model that `ModularModel.stand_ins` runs.
+
+    Args:
+        inner: The model's own adapter, which runs the whole model and does not declare inputs.
+        modules: Its modules with the inputs that were found, and with the tensors to compare in ``matched``.
+        maker: The module that makes logits and losses alone, if there is one.
+        masked: Boundary tensors [B, positions, …] that the mask of their module's hidden states fits: (module, name).
+    """
+
+    def __init__(
+        self,
+        inner: Adapter,
+        modules: tuple[ModuleSpec, ...],
+        maker: str | None,
+        masked: Collection[tuple[str, str]],
+    ) -> None:
+        self._inner, self._masked = inner, frozenset(masked)
+        self.modules = modules
+        self.logits = None if maker is None else (maker, encoded(*(inner.logits or (maker, ""))))
+        self.task_weights = inner.task_weights
+
+    def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
+        """Return which positions of a tensor count."""
+        if name == "hidden" or (module, name) in self._masked:
+            return self._inner.mask(module, "hidden", batch)
+        key, is_entry, entry = name.partition(">")
+        return self._inner.mask(key, entry, batch) if is_entry else None
+
+    def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
+        """Compute the task losses that need no other boundary tensors than these."""
+        return self._inner.task_terms(model, batch, decoded(boundary))
+
+    def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
+        """Return the logits, or None if these boundary tensors are not enough to compute them."""
+        return self._inner.logits_of(model, decoded(boundary))
+
+    def logits_mask(self, batch: Batch) -> Tensor | None:
+        """Return which positions of the logits count."""
+        return self._inner.logits_mask(batch)
+
+    def checkpoint_activations(self, model: nn.Module) -> None:
+        """Make the model recompute its layers in the backward pass."""
+        self._inner.checkpoint_activations(model)

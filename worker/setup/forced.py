@@ -1,0 +1,143 @@
+"""``train: forced`` for models without declared inputs: who reads whom is found on a few rows, and proved.
+
+Each model is run by its own forward pass, with stand-ins for all modules but one (worker/distill/stand_ins.py). Before
+anything is trained, every module of either model is computed among stand-ins that answer with the model's own outputs:
+it must put out what it puts out in the model's own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from worker.distill.found import FoundAdapter
+from worker.distill.modular import ModularModel, Outputs
+from worker.distill.reads import Reads, find_reads, owners
+from worker.distill.stand_ins import StandIns, encoded
+from worker.errors import RecipeError
+from worker.models.base import Batch, ModuleSpec
+from worker.setup.models import Models
+from worker.setup.shape_check import evaluating
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The tensors that modules read of each other, by module: the student's names, in order, and the teacher's."""
+
+    ours: Mapping[str, Sequence[str]]
+    theirs: Mapping[str, Sequence[str]]
+
+
+def with_stand_ins(models: Models, batch: Batch) -> Models:
+    """Return the models with declared inputs.
+
+    Args:
+        models: Both models, on the CPU, before any engine wraps them. Their units are prepared to stand in.
+        batch: A few rows.
+
+    Raises:
+        RecipeError: A model does not compute the same with stand-ins, or student and teacher do not fit each other.
+    """
+    ours, theirs = (_find(modular, batch, role) for modular, role in models.both)
+    tensors = _match(models, ours, theirs)
+    maker = ours.maker if ours.maker == theirs.maker else None
+    inputs = {module: ours.inputs[module] | theirs.inputs[module] for module in ours.inputs}
+    order = [module.name for module in models.adapter.modules]
+    for modular, reads, names in ((models.student, ours, tensors.ours), (models.teacher, theirs, tensors.theirs)):
+        assert modular.stand_ins is not None
+        for module in order:
+            if module == ours.maker != maker or module == theirs.maker != maker:
+                matched = {(module, name) for spec in modular.adapter.modules for name in spec.matched}
+                reads.outputs[module] &= matched
+        modular.stand_ins.outputs, modular.stand_ins.spare = reads.outputs, reads.spare
+        modular.stand_ins.names = {
+            own_name: name
+            for module in order
+            for own_name, name in zip(names[module], tensors.ours[module], strict=True)
+        }
+    modules = tuple(
+        replace(module, inputs=tuple(name for name in order if name in inputs[module.name]), matched=())
+        for module in models.adapter.modules
+    )
+    for modular, _ in models.both:
+        modular.adapter = FoundAdapter(modular.adapter, modules, maker, ())
+    whole = _whole(models.student, batch)
+    matched = tuple(_with_matched(models, module, ours.read[module.name], whole) for module in modules)
+    masked = [
+        (module.name, name)
+        for module in matched
+        for name, tensor in whole.boundary[module.name].items()
+        if _fits(models.student.adapter.mask(module.name, "hidden", batch), tensor)
+    ]
+    for modular, _ in models.both:
+        assert modular.stand_ins is not None
+        modular.adapter = FoundAdapter(modular.stand_ins.adapter, matched, maker, masked)
+    return replace(models, adapter=models.student.adapter)
+
+
+def _find(modular: ModularModel, batch: Batch, role: str) -> Reads:
+    """Prepare a model's units to stand in, and find out what its modules read."""
+    modular.stand_ins = StandIns(modular.model, modular.adapter, owners(modular.model, modular.adapter))
+    with evaluating(modular.model, batch, role):
+        reads = find_reads(modular.stand_ins, modular.entries(batch))
+    for module, tensors in reads.boundary.items():
+        if not tensors:
+            raise RecipeError(
+                f"train: forced: the {role}'s forward pass calls no PyTorch module of {module}; name those that it "
+                "calls under `modules`, or use train: active or all"
+            )
+    return reads
+
+
+def _match(models: Models, ours: Reads, theirs: Reads) -> _Tensors:
+    """Pair the tensors that the student's modules read with those that the teacher's read."""
+    names: dict[str, list[str]] = {}
+    for module, needed in ours.needed.items():
+        read, teacher_read = ours.read[module], theirs.read[module]
+        # In order: what the teacher reads of its layer 22 the student may read of its layer 2.
+        paired = dict(zip(read, teacher_read, strict=False)) if len(read) == len(teacher_read) else {}
+        names[module] = [paired.get(name) or _counterpart(models, module, name) for name in needed]
+        if any(name not in theirs.boundary[module] for name in names[module]):
+            raise RecipeError(
+                f"train: forced: other modules read {len(read)} tensors of {module} in the student "
+                f"({', '.join(read)}) and {len(teacher_read)} in the teacher ({', '.join(teacher_read)}); use train: "
+                "active or all"
+            )
+    return _Tensors(ours.needed, names)
+
+
+def _counterpart(models: Models, module: str, name: str) -> str:
+    """Return the name that a tensor of the student has in the teacher: its layer is the one that it is compared with."""
+    for layer, teacher_layer in models.pairs[module]:
+        if name == layer or name.startswith((f"{layer}.", f"{layer}:", f"{layer}#")):
+            return teacher_layer + name[len(layer) :]
+    return name
+
+
+def _with_matched(models: Models, module: ModuleSpec, read: Sequence[str], whole: Outputs) -> ModuleSpec:
+    """Add the tensors of a module that are compared: those that others read and that are not a compared layer's."""
+    tensors = {name: whole.boundary[module.name][name] for name in read}
+    layers = [whole.hidden[layer] for layer, _ in models.pairs[module.name] if layer in whole.hidden]
+    assert models.student.stand_ins is not None
+    own = next(spec for spec in models.student.stand_ins.adapter.modules if spec.name == module.name)
+    found = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and tensor.ndim > 1
+        and not any(layer.shape == tensor.shape and torch.equal(layer, tensor) for layer in layers)
+    ]
+    return replace(module, matched=(*found, *(encoded(module.name, name) for name in own.matched)))
+
+
+def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
+    """Return whether a mask [B, positions] tells which positions of a tensor [B, positions, …] count."""
+    return mask is not None and tensor.ndim > mask.ndim and tensor.shape[: mask.ndim] == mask.shape
+
+
+def _whole(modular: ModularModel, batch: Batch) -> Outputs:
+    with torch.random.fork_rng(devices=[]), evaluating(modular.model, batch, "model"), torch.no_grad():
+        return modular.run([module.name for module in modular.adapter.modules], batch)
