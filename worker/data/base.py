@@ -15,6 +15,8 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 Cursor = tuple[int, ...]
 """The position at which a lane of a stream continues."""
+TEACHER = "teacher/"
+"""The prefix of a batch's entries that are made for the teacher: it reads ``teacher/image`` in place of ``image``."""
 
 
 class Rows(Protocol):
@@ -72,11 +74,18 @@ class DataModule(Protocol):
 
     - ``image`` [B, C, H, W] float32, normalised.
     - ``text`` [B, L] int64: start token, text, end token, padded with ``pad_id``.
+    - ``attention_mask`` [B, L] int64, optional: 0 at the padding of ``text``. Without it, padding is recognised by the
+      model's pad token.
     - ``answer`` [B, L] bool: the positions of ``text`` that are predicted and judged: the answer and the end token; all
       of a caption. The logits at position i - 1 predict position i.
     - ``paired`` [B] bool: whether the text identifies its image among others (a caption does), so that the row takes
       part in the contrastive loss.
     - ``kind`` [B] int64: index into ``kinds``.
+
+    A teacher that needs other inputs than the student, such as pictures of another size, reads the entries that begin
+    with ``teacher/`` in place of those with the rest of their name; the student does not see them. If the tokens of
+    ``teacher/text`` are not at the same positions as those of ``text``, the data module has the attribute
+    ``text_difference``, a sentence that says how they differ: then nothing is compared position by position over text.
     """
 
     @property
@@ -105,7 +114,7 @@ class DataModule(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens in the vocabulary."""
+        """The number of tokens in the vocabulary. Logits may have more classes, the last of which are then padding."""
         ...
 
     @property
@@ -177,6 +186,11 @@ class Inputs(Protocol):
         ...
 
     @property
+    def end_id(self) -> int | None:
+        """The token that ends a text; None if there is none. It may also be the one that pads."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """The number of tokens in the model's vocabulary."""
         ...
@@ -200,6 +214,9 @@ class Inputs(Protocol):
     def tokenizer(self) -> Callable[[list[str]], Tensor]:
         """Return a function N texts -> [N, context_length] int64; it can be pickled.
 
+        Texts are padded at their end, and truncated so that they keep their end token. Its attribute ``vocab_size`` is
+        the number of tokens that it knows, which may be fewer than the model's.
+
         Raises:
             ValueError: The family has no tokenizer that fits this model.
         """
@@ -220,11 +237,22 @@ class Context:
 
     Attributes:
         directory: The directory that relative paths start from.
-        inputs: Returns the preprocessing of its models; raises RecipeError if that is not known.
+        inputs: Returns the student's preprocessing; raises RecipeError if that is not known.
+        teacher: Returns the teacher's, in the same way; None if it is the student's.
     """
 
     directory: Path
     inputs: Callable[[], Inputs]
+    teacher: Callable[[], Inputs] | None = None
+
+
+def entries_for(batch: Mapping[str, Any], *, teacher: bool) -> Mapping[str, Any]:
+    """Return the entries of a batch that the teacher, or the student, reads, by their plain names."""
+    own = {name.removeprefix(TEACHER): entry for name, entry in batch.items() if name.startswith(TEACHER)}
+    if not own:
+        return batch
+    plain = {name: entry for name, entry in batch.items() if not name.startswith(TEACHER)}
+    return {**plain, **own} if teacher else plain
 
 
 DataModuleFactory = Callable[..., DataModule]

@@ -77,11 +77,9 @@ class Examples(Dataset[Batch]):
         return self._item(example, int(below(drawn[:1], len(example.answers))[0]), int(drawn[1] >> np.uint64(1)))
 
     def _item(self, example: Example, answer: int, seed: int) -> Batch:
-        text, in_answer = self._codec.row(example.prompt, self._answer_text(example, answer))
         return {
-            "image": self._images.read(example.pictures, seed),
-            "text": text,
-            "answer": in_answer,
+            **self._images.read(example.pictures, seed),
+            **self._codec.row(example.prompt, self._answer_text(example, answer)),
             "paired": torch.tensor(not example.prompt),
             "kind": torch.tensor(example.kind),
         }

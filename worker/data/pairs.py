@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from worker.data.base import Batch
 from worker.data.counter import draws
 from worker.data.examples import check_index
-from worker.data.pictures import DECODING_ERRORS, transform_with_seed
+from worker.data.pictures import DECODING_ERRORS, Transforms, to_rgb, transform_with_seed
+from worker.data.preprocessing import Texts
 from worker.errors import DataError
 
 Sample = Mapping[str, Any]
@@ -37,16 +38,16 @@ class Reader:
         image: Extensions of the picture; the first that a sample has is used.
         text: Extensions of the text.
         caption: The field of a ``json`` that holds the text.
-        transform: PIL image -> [C, H, W].
-        tokenizer: N texts -> [N, L].
-        seed: Seed of the random choices of ``transform``.
+        transforms: The image transforms, by the batch's entry that they make.
+        texts: Encodes the text.
+        seed: Seed of the random choices of ``transforms``.
     """
 
     image: tuple[str, ...]
     text: tuple[str, ...]
     caption: str
-    transform: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
+    transforms: Transforms
+    texts: Texts
     seed: int
 
     def check_complete(self, sample: Sample) -> None:
@@ -58,21 +59,22 @@ class Reader:
         """Decode a sample into an item, which is a function of seed, epoch and the sample.
 
         Returns:
-            ``image`` [C, H, W], ``text`` [L] and ``paired``.
+            ``image`` [C, H, W], ``text`` [L], ``attention_mask`` [L] and ``paired``; and those of the teacher, if it
+            needs others.
 
         Raises:
             UnusableSample: Picture or text is missing or cannot be read.
         """
-        text = self.tokenizer([self._text(sample)])[0]
+        texts = self.texts.encode(self._text(sample))
         key = np.array([zlib.crc32(str(sample["__key__"]).encode())], dtype=np.int64)
         seed = int(draws(self.seed + epoch, key, 1)[0, 0] >> np.uint64(1))
-        image = transform_with_seed(self.transform, self._image(sample), seed)
-        return {"image": image, "text": text, "paired": torch.tensor(True)}
+        images = transform_with_seed(self.transforms, self._image(sample), seed)
+        return {**images, **texts, "paired": torch.tensor(True)}
 
     def _image(self, sample: Sample) -> Image.Image:
         extension = _first(sample, self.image)
         try:
-            return Image.open(io.BytesIO(sample[extension])).convert("RGB")
+            return to_rgb(Image.open(io.BytesIO(sample[extension])))
         except DECODING_ERRORS as error:
             raise UnusableSample(f"with a {extension} that cannot be decoded") from error
 
@@ -125,15 +127,19 @@ def stack(items: Sequence[Batch]) -> Batch:
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-def correct_tokens(logits: Tensor, text: Tensor, pad_id: int) -> tuple[float, float]:
+def correct_tokens(logits: Tensor, text: Tensor, counted: Tensor) -> tuple[float, float]:
     """Count the tokens of texts [B, L] that logits [B, L - 1, V] predict.
+
+    Args:
+        logits: At position i, of token i + 1.
+        text: The texts.
+        counted: [B, L], 0 at padding.
 
     Returns:
         The number of correct tokens, and the number of all tokens without padding.
     """
-    target = text[:, 1:]
-    counted = target != pad_id
-    return float(((logits.argmax(dim=-1) == target) & counted).sum()), float(counted.sum())
+    mask = counted[:, 1:].bool()
+    return float(((logits.argmax(dim=-1) == text[:, 1:]) & mask).sum()), float(mask.sum())
 
 
 def _first(sample: Sample, extensions: Sequence[str]) -> str:

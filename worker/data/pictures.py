@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from worker.data.base import Batch
 from worker.errors import DataError
 
 CANVAS = 768
 """Side of the canvas for two pictures, in pixels; larger than any family's input, to which it is scaled down."""
 DECODING_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""The exceptions that PIL raises for a picture that it cannot decode."""
+"""The exceptions that PIL, and `to_rgb`, raise for a picture that cannot be decoded."""
+SIXTEEN_BITS = ("PNG", "PPM")
+"""File formats whose pixels have 16 bits where PIL decodes them to 32."""
+
+Transforms = Mapping[str, Callable[[Any], Tensor]]
+"""By the batch's entry that it makes: PIL image -> [C, H, W]. Teacher and student may have different ones."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +32,60 @@ class ImageReader:
 
     Attributes:
         folder: The directory that their paths are relative to.
-        transform: PIL image -> [C, H, W].
+        transforms: The transforms, by the batch's entry that they make.
     """
 
     folder: Path
-    transform: Callable[[Any], Tensor]
+    transforms: Transforms
 
-    def read(self, paths: Sequence[str], seed: int) -> Tensor:
-        """Return [C, H, W]: a function of the files and the seed alone.
+    def read(self, paths: Sequence[str], seed: int) -> Batch:
+        """Return the entries of an item, each [C, H, W]: a function of the files and the seed alone.
 
         Raises:
             DataError: A picture cannot be read.
         """
         images = [self._open(path) for path in paths]
         image = images[0] if len(images) == 1 else stack_on_canvas(images)
-        return transform_with_seed(self.transform, image, seed)
+        return transform_with_seed(self.transforms, image, seed)
 
     def _open(self, path: str) -> Image.Image:
         try:
             with Image.open(self.folder / path) as image:
-                return image.convert("RGB")
+                return to_rgb(image)
         except FileNotFoundError:
             raise DataError(f"the picture {path} does not exist in {self.folder}") from None
         except DECODING_ERRORS as error:
             raise DataError(f"the picture {self.folder / path} cannot be decoded: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture as a viewer shows it: upright, in 8 bits per channel, on white where it is transparent.
+
+    ``convert("RGB")`` alone ignores the orientation that a camera noted (EXIF), clips 16-bit values to white, and shows
+    the arbitrary colours under transparent pixels.
+
+    Raises:
+        ValueError: The pixels are 32-bit integers or floating-point numbers, whose range is not known.
+    """
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS)
+    if image.mode in ("I", "F") and not sixteen_bits:
+        raise ValueError("its pixels have 32 bits, and their range is not known; save it with 8 or 16 bits")
+    image = _upright(image)
+    if sixteen_bits:
+        values = np.asarray(image.convert("I"))
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # PIL raises errors of many types for damaged EXIF; the pixels may be whole, and are decoded by the caller.
+        return image
 
 
 def stack_on_canvas(images: Sequence[Image.Image]) -> Image.Image:
@@ -64,11 +101,15 @@ def stack_on_canvas(images: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def transform_with_seed(transform: Callable[[Any], Tensor], image: Image.Image, seed: int) -> Tensor:
-    """Apply a transform with torch's global random state seeded, and restore that state afterwards.
+def transform_with_seed(transforms: Transforms, image: Image.Image, seed: int) -> Batch:
+    """Apply transforms, each with torch's global random state seeded, and restore that state afterwards.
 
-    Augmentation draws from the global state, which does not depend on the position in the data; the seed does.
+    Augmentation draws from the global state, which does not depend on the position in the data; the seed does. With the
+    same seed, teacher and student see the same crop.
     """
+    entries = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return transform(image)
+        for name, transform in transforms.items():
+            torch.manual_seed(seed)
+            entries[name] = transform(image)
+    return entries

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.data.base import Inputs
+from worker.data.base import Batch, Inputs
+
+
+def not_padding(text: Tensor, pad: int, *, starts: Collection[int] = (), ends: Collection[int | None] = ()) -> Tensor:
+    """Return which tokens of padded texts are not padding.
+
+    Padding is the run of pad tokens at the end of a row, or at its beginning; a pad token between others is none. If
+    the pad token also ends texts, the first of the run at the end is the text's end token, and counts; if it also
+    starts them, so does the last of the run at the beginning.
+
+    Args:
+        text: Tokens [..., L].
+        pad: The pad token.
+        starts: The tokens that may start a text.
+        ends: The tokens that may end one.
+
+    Returns:
+        [..., L] bool.
+    """
+    columns = torch.arange(text.shape[-1], device=text.device)
+    other = text != pad
+    last = torch.where(other, columns, -1).amax(-1, keepdim=True)
+    first = torch.where(other, columns, text.shape[-1]).amin(-1, keepdim=True)
+    # A row of nothing else is an empty text, padded at its end.
+    first = torch.where(last < 0, 0, first)
+    return (columns <= last + int(pad in ends)) & (columns >= first - int(pad in starts))
+
+
+def written(text: Tensor, pad: int, end: int | None) -> Tensor:
+    """Return which tokens of a tokenizer's rows [..., L] are not padding; `Inputs.tokenizer` pads only at the end."""
+    return not_padding(text, pad, starts=(pad,), ends=(end,))
 
 
 @dataclass(frozen=True)
@@ -38,8 +68,8 @@ class TextCodec:
         Raises:
             ValueError: Its tokenizer does not put one token before and one after a text.
         """
-        tokenizer, pad = inputs.tokenizer(), inputs.pad_id
-        empty = _unpadded(tokenizer([""])[0], pad)
+        tokenizer, pad, end = inputs.tokenizer(), inputs.pad_id, inputs.end_id
+        empty = _unpadded(tokenizer([""])[0], pad, end)
         if len(empty) != 2:
             raise ValueError(
                 "questions with answers need a tokenizer that puts one token before and one after a text; the model's "
@@ -49,15 +79,16 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Return a text's tokens without start and end; at most as many as a row holds."""
-        return _unpadded(self.tokenizer([text])[0], self.pad)[1:-1]
+        return _unpadded(self.tokenizer([text])[0], self.pad, self.end)[1:-1]
 
-    def row(self, prompt: str, answer: str) -> tuple[Tensor, Tensor]:
+    def row(self, prompt: str, answer: str) -> Batch:
         """Encode a prompt followed by its answer.
 
         If both are too long, first the end of the prompt is cut off, then the end of the answer.
 
         Returns:
-            ``text`` [length] int64, and ``answer`` [length] bool, true at the answer's tokens and the end token.
+            ``text`` [length] int64; ``attention_mask`` [length] int64, 1 at its tokens; and ``answer`` [length] bool,
+            true at the answer's tokens and the end token.
         """
         answer_tokens = self.encode(answer)[: self.length - 2]
         prompt_tokens = self.encode(prompt)[: self.length - 2 - len(answer_tokens)]
@@ -66,11 +97,11 @@ class TextCodec:
         text[: len(row)] = torch.tensor(row)
         in_answer = torch.zeros(self.length, dtype=torch.bool)
         in_answer[1 + len(prompt_tokens) : len(row)] = True
-        return text, in_answer
+        mask = torch.zeros_like(text)
+        mask[: len(row)] = 1
+        return {"text": text, "attention_mask": mask, "answer": in_answer}
 
 
-def _unpadded(row: Tensor, pad: int) -> list[int]:
-    tokens: list[int] = row.tolist()
-    while tokens and tokens[-1] == pad:
-        tokens.pop()
+def _unpadded(row: Tensor, pad: int, end: int | None) -> list[int]:
+    tokens: list[int] = row[written(row, pad, end)].tolist()
     return tokens

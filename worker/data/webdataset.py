@@ -18,6 +18,7 @@ from itertools import groupby, islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from worker.data.base import Batch, Context, Cursor
 from worker.data.counter import draws, shuffled
 from worker.data.options import parse_options
 from worker.data.pairs import HeldOutSamples, Reader, Sample, UnusableSample, correct_tokens, stack
+from worker.data.preprocessing import Preprocessing, vocabulary_size
 from worker.data.shards import expand, samples
 from worker.errors import DataError
 from worker.imports import import_by_path
@@ -54,7 +56,8 @@ class WebDatasetOptions(BaseModel):
     caption: str = "caption"
     """The field of a ``json`` that holds the text."""
     tokenizer: str | None = None
-    """Replaces the model's own: ``package.module:function``, N texts -> [N, context length] int64."""
+    """Replaces that of both models: ``package.module:function``, N texts -> [N, context length] int64, padded at their
+    end with the student's pad token."""
     augment: bool = False
     """Whether training pictures are augmented by the model family's random crops."""
     shuffle: int = Field(default=1000, ge=0)
@@ -177,28 +180,39 @@ class WebDataset:
     collate = staticmethod(stack)
 
     def __init__(self, options: WebDatasetOptions, context: Context) -> None:
-        inputs = context.inputs()
-        self.pad_id, self.vocab_size, self.context_length = inputs.pad_id, inputs.vocab_size, inputs.context_length
+        preprocessing = Preprocessing(context)
+        inputs = preprocessing.student
+        own = import_by_path(options.tokenizer, "a tokenizer") if options.tokenizer else None
+        texts = preprocessing.texts(own)
+        self.text_difference = texts.difference
+        self.pad_id, self.context_length = inputs.pad_id, inputs.context_length
+        self.vocab_size = vocabulary_size(texts.student, inputs.vocab_size)
         train = expand("train", options.train, context.directory)
         held_out = expand("held_out", options.held_out, context.directory)
         both = set(train) & set(held_out)
         if both:
             raise ValueError(f"the shard {min(both)} is both in train and in held_out")
-        tokenizer = import_by_path(options.tokenizer, "a tokenizer") if options.tokenizer else inputs.tokenizer()
         strict = options.faulty == "fail"
 
         def reader(augmented: bool) -> Reader:
-            transform = inputs.image_transform(augmented=augmented)
+            transforms = preprocessing.image_transforms(augmented=augmented)
             image, text = tuple(options.image), tuple(options.text)
-            return Reader(image, text, options.caption, transform, tokenizer, options.seed)
+            return Reader(image, text, options.caption, transforms, texts, options.seed)
 
         self.train = Shards(train, reader(options.augment), shuffle=options.shuffle, seed=options.seed, strict=strict)
         self.held_out = _read_held_out(held_out, reader(False), options.held_out_items, strict=strict)
         self.questions = self.held_out
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Compute ``accuracy``: the fraction of tokens that are predicted correctly under teacher forcing."""
-        return {"accuracy": correct_tokens(logits, batch["text"], self.pad_id)}
+        """Compute ``accuracy``.
+
+        It is the fraction of tokens that are predicted correctly under teacher forcing, or of a model whose logits are
+        similarities [B, B] the fraction of pictures whose own text is the most similar one of the batch.
+        """
+        if logits.ndim == 2:
+            own = torch.arange(len(logits), device=logits.device)
+            return {"accuracy": (float((logits.argmax(dim=-1) == own).sum()), float(len(own)))}
+        return {"accuracy": correct_tokens(logits, batch["text"], batch["attention_mask"])}
 
 
 def build_webdataset(options: Mapping[str, Any], context: Context) -> WebDataset:

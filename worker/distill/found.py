@@ -38,12 +38,6 @@ class FoundAdapter(Adapter):
         mask = self._inner.mask_for(module, "hidden", batch, tensor)
         return mask if name == "hidden" or mask is None or mask.shape == tensor.shape[:-1] else None
 
-    def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
-        """Return the mask of one of a module's tensors."""
-        if name == "hidden":
-            return self._inner.mask_for(module, name, batch, tensor)
-        return self.mask(module, name, batch)
-
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         """Compute the task losses that need no other boundary tensors than these."""
         return self._inner.task_terms(model, batch, decoded(boundary))

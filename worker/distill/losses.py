@@ -73,5 +73,20 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
     return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
 
 
+def common_classes(student: Tensor, teacher: Tensor, classes: int | None) -> tuple[Tensor, Tensor]:
+    """Return the logits of the first classes: so many, or by default those that both have.
+
+    A vocabulary may be padded to a size that suits the hardware; the classes after the common ones are then no tokens.
+    Losses of logits begin with a softmax, which renormalises what is left.
+
+    Args:
+        student: Logits [B, …, classes].
+        teacher: The same, with more or fewer classes.
+        classes: The number of classes to compare.
+    """
+    count = classes or min(student.shape[-1], teacher.shape[-1])
+    return student[..., :count], teacher[..., :count]
+
+
 LAYER_LOSSES: dict[str, LayerLoss] = {"mse": normalised_mse, "cosine": cosine}
 LOGIT_LOSSES: dict[str, LogitLoss] = {"kl": logit_kl}

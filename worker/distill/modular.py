@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from worker.data.base import entries_for
 from worker.distill.stand_ins import StandIns
 from worker.errors import RecipeError
 from worker.models.base import Adapter, Batch, Boundary
@@ -35,6 +36,7 @@ class ModularModel:
         model: The bare model, before any engine wraps it.
         adapter: Its adapter.
         layers: Globs of a module's layers that replace the adapter's.
+        teacher: Whether it is the teacher, which reads entries of the batch that are made for it.
 
     Attributes:
         layers: Names of the layers by module, in order.
@@ -46,9 +48,10 @@ class ModularModel:
 
     stand_ins: StandIns | None = None
 
-    def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str]) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, layers: Mapping[str, str], *, teacher: bool = False) -> None:
         self.model = model
         self.adapter = adapter
+        self._teacher = teacher
         for module in adapter.modules:
             check_owned(model, module.path)
         self.layers = layer_names(model, adapter, layers)
@@ -58,6 +61,10 @@ class ModularModel:
     def calls(self) -> Mapping[str, int]:
         """How often each layer was called in the last run, by name."""
         return self._capture.calls
+
+    def entries(self, batch: Batch) -> Batch:
+        """Return the entries of a batch that this model reads, by their plain names."""
+        return entries_for(batch, teacher=self._teacher)
 
     def filter_layers(self, layers: Iterable[str]) -> None:
         """Record the hidden states of these layers only, from now on."""
@@ -79,6 +86,7 @@ class ModularModel:
             inputs: The teacher's boundary tensors, which every module reads instead of the model's own (``forced``).
             known: The model's own boundary tensors of modules that need not be run again.
         """
+        batch = self.entries(batch)
         if self.stand_ins is not None:
             return self._run_forward(self.stand_ins, modules, batch, inputs, known or {})
         boundary: dict[str, Boundary] = dict(known or {})

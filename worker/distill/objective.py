@@ -14,7 +14,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from worker.distill.losses import LAYER_LOSSES, LOGIT_LOSSES, LayerLoss, cosine, normalised_mse, root_mean_square
+from worker.distill.losses import (
+    LAYER_LOSSES,
+    LOGIT_LOSSES,
+    LayerLoss,
+    common_classes,
+    cosine,
+    normalised_mse,
+    root_mean_square,
+)
 from worker.distill.modular import Outputs
 from worker.distill.plan import Plan
 from worker.errors import RecipeError
@@ -65,6 +73,9 @@ class LossWeights(BaseModel):
     logit_loss: str = "kl"
     """Comparison of logits: ``kl`` (of the softened distributions), or the import path of a function of (student,
     teacher, mask, temperature)."""
+    classes: int | None = Field(default=None, ge=1)
+    """Number of classes that teacher and student have in common, the first ones, by which logits are compared. By
+    default all; of vocabularies that are padded to different sizes, those that both have."""
     temperature: float = Field(default=2.0, gt=0)
     """Temperature of the softening."""
     layers: Weight | dict[str, Weight] = 1.0
@@ -82,6 +93,9 @@ class Objective:
         pairs: (student layer, teacher layer) for each pair that is compared, by module.
         weights: The recipe's weights and loss functions.
 
+    Attributes:
+        classes: The number of classes by which logits are compared; None for those that both models have.
+
     Raises:
         RecipeError: A loss is neither known nor can be imported.
     """
@@ -91,6 +105,7 @@ class Objective:
         self._pairs = pairs
         self._matched = {module.name: module.matched for module in adapter.modules}
         self._logit_weight, self._temperature = weights.logits, weights.temperature
+        self.classes = weights.classes
         losses = by_module(weights.layer_loss, adapter, "mse")
         self._layer_losses: dict[str, LayerLoss] = {
             module: lookup_or_import(name, LAYER_LOSSES, "a layer loss") for module, name in losses.items()
@@ -122,7 +137,8 @@ class Objective:
         }
         if plan.logits and self._logit_weight and student.logits is not None and teacher.logits is not None:
             mask = self._adapter.logits_mask_for(batch, student.logits)
-            terms[self._logit_term] = self._logit_loss(student.logits, teacher.logits, mask, self._temperature)
+            logits = common_classes(student.logits, teacher.logits, self.classes)
+            terms[self._logit_term] = self._logit_loss(*logits, mask, self._temperature)
         if plan.task:
             computed = self.task_terms(plan, model, student, batch)
             terms.update({f"task/{name}": term for name, term in computed.items() if self._task_weight(name)})
@@ -188,6 +204,11 @@ class Objective:
     def named(self) -> tuple[str, ...]:
         """Names of the task terms that the recipe or the family defines."""
         return tuple(self._task)
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether the logit term has a weight."""
+        return self._logit_weight > 0
 
     def weight(self, term: str) -> float:
         """Return the weight of a term by its name."""

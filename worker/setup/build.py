@@ -115,7 +115,15 @@ def build(recipe: Recipe, models: Models, process_group: ProcessGroup) -> Compon
     readers = {module: models.ownership.readers(module) for module in models.ownership.owned}
     planner = Planner(models.adapter.modules, logits_module, recipe.train, readers)
     objective = Objective(models.adapter, models.pairs, recipe.loss)
-    widths = compare_shapes(models, rows, forced=recipe.train == "forced", objective=objective)
+    widths = compare_shapes(
+        models,
+        rows,
+        forced=recipe.train == "forced",
+        objective=objective,
+        # Data whose models generate no text need not have the former, and only some have the latter.
+        vocab_size=getattr(data, "vocab_size", 0),
+        text_difference=getattr(data, "text_difference", ""),
+    )
     projections = _projections(models, widths, data, process_group, recipe.data.batch_size)
     student = Student(models.student, objective, projections)
     engine = Engine(

@@ -67,7 +67,7 @@ def _find(modular: ModularModel, batch: Batch, role: str) -> Reads:
     """Prepare a model's units to stand in, and find out what its modules read."""
     modular.stand_ins = StandIns(modular.model, modular.adapter, owners(modular.model, modular.adapter))
     with evaluating(modular.model, batch, role):
-        return find_reads(modular.stand_ins, batch)
+        return find_reads(modular.stand_ins, modular.entries(batch))
 
 
 def _match(models: Models, ours: Reads, theirs: Reads) -> dict[str, str]:

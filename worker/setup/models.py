@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
 from worker import data as data_modules
-from worker.data import Context, DataModule
+from worker.data import Context, DataModule, Inputs
 from worker.distill.arms import (
     Ownership,
     check_trainable,
@@ -49,6 +49,7 @@ class Models:
         load_seconds: Seconds to load both, including the import of the library that they come from.
         teacher_weights: Where the teacher's weights come from, for people to read.
         left_out: A sentence for each module that is no arm by default.
+        teacher_inputs: Returns the teacher's preprocessing; None if the student was cut from it, and has the same.
     """
 
     adapter: Adapter
@@ -61,6 +62,7 @@ class Models:
     load_seconds: float = 0.0
     teacher_weights: str = ""
     left_out: tuple[str, ...] = ()
+    teacher_inputs: Callable[[], Inputs] | None = None
 
     @property
     def both(self) -> tuple[tuple[ModularModel, str], tuple[ModularModel, str]]:
@@ -89,7 +91,7 @@ def load_models(recipe: Recipe) -> Models:
     faults = list(reference_errors(recipe, adapter, teacher_adapter, arms))
     if faults:
         raise RecipeError("the recipe cannot be followed:" + "".join(f"\n  {fault}" for fault in faults))
-    teacher_modular = ModularModel(loaded.model, teacher_adapter, recipe.layers)
+    teacher_modular = ModularModel(loaded.model, teacher_adapter, recipe.layers, teacher=True)
     student_modular = ModularModel(student.model, adapter, recipe.layers)
     pairs = {}
     for name in modules:
@@ -122,6 +124,7 @@ def load_models(recipe: Recipe) -> Models:
         seconds,
         loaded.weights,
         tuple(left_out),
+        None if recipe.student.model is None else loaded.inputs,
     )
 
 
@@ -236,7 +239,7 @@ def build_data(recipe: Recipe, models: Models) -> DataModule:
     Raises:
         RecipeError: The name or an option is unknown.
     """
-    context = Context(recipe.directory, models.exported.inputs)
+    context = Context(recipe.directory, models.exported.inputs, models.teacher_inputs)
     try:
         return data_modules.build(recipe.data.name, recipe.data.options, context)
     except (ValueError, RecipeError) as error:

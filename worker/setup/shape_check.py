@@ -19,6 +19,7 @@ from worker.errors import RecipeError
 from worker.models.base import Batch
 from worker.names import suggest
 from worker.setup.models import Models
+from worker.setup.vocabularies import text_fault, vocabulary_fault, with_other_texts
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,15 @@ class Widths:
     boundary: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Objective | None = None) -> Widths:
+def compare_shapes(
+    models: Models,
+    batch: Batch,
+    *,
+    forced: bool,
+    objective: Objective | None = None,
+    vocab_size: int = 0,
+    text_difference: str = "",
+) -> Widths:
     """Run both models in full on a small batch and compare the shapes of their outputs.
 
     Args:
@@ -44,6 +53,8 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
         batch: A few rows.
         forced: Whether the student's modules will read the teacher's boundary tensors.
         objective: The objective whose task terms the model must be able to compute; by default none is checked.
+        vocab_size: The number of tokens that the data have; 0 if that is not known.
+        text_difference: How the teacher's texts differ from the student's; empty if they are the same.
 
     Raises:
         RecipeError: A hook does not fire, shapes differ in more than the last dimension, the model does not compute a
@@ -65,6 +76,8 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
                 shapes = student.hidden[ours].shape, teacher.hidden[theirs].shape
                 axis = _width_axis(*shapes)
                 if axis is None:
+                    if objective is not None and not objective.weight(f"layers/{module}"):
+                        continue
                     faults.append(_mismatch(models, module, (f"layer {ours}", f"layer {theirs}"), shapes))
                 elif shapes[0] != shapes[1]:
                     widths.hidden[ours] = HiddenWidths(module, shapes[0][axis], shapes[1][axis], axis)
@@ -80,11 +93,13 @@ def compare_shapes(models: Models, batch: Batch, *, forced: bool, objective: Obj
             faults.append(_mismatch(models, module, (name, name), (student_shape, teacher_shape)))
         elif student_shape != teacher_shape:
             widths.boundary[module, name] = student_shape[-1]
-    if student.logits is not None and teacher.logits is not None and student.logits.shape != teacher.logits.shape:
-        faults.append(
-            f"the student's logits are {list(student.logits.shape)} and the teacher's {list(teacher.logits.shape)}; "
-            "their shapes must be equal"
-        )
+    if text_difference:
+        # Its sentence says more than shapes that differ because of it.
+        other_texts = _outputs(models.student, with_other_texts(batch), "student")
+        fault = text_fault(models, student, other_texts, objective, forced=forced, difference=text_difference)
+        faults = [fault] if fault else faults
+    elif fault := vocabulary_fault(student, teacher, objective, vocab_size):
+        faults.append(fault)
     if objective is not None:
         faults += _unknown_terms(models, objective, student, batch)
         # With other faults, not every pair can be compared.

@@ -57,7 +57,7 @@ def png(image: Tensor) -> bytes:
 class Numbers:
     """A model's inputs: a text is a number, a picture its brightest pixel."""
 
-    pad_id, vocab_size, context_length = -1, 1000, 2
+    pad_id, end_id, vocab_size, context_length = -1, None, 1000, 2
 
     def image_transform(self, *, augmented: bool) -> Callable[[Any], Tensor]:
         return _brightest

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -152,6 +153,14 @@ def test_held_out_samples_are_rows_and_judged_by_the_words_they_predict(shards: 
     assert data.metrics(logits, batch) == {"accuracy": (1.0, 4.0)}
 
 
+def test_two_towers_are_judged_by_the_pictures_that_find_their_texts(shards: Path) -> None:
+    data = _data(shards)
+    assert isinstance(data, WebDataset)
+    similarities = torch.eye(4)
+    similarities[0, 1] = 2
+    assert data.metrics(similarities, fixed_batch(data, data.held_out, 0, 4)) == {"accuracy": (3.0, 4.0)}
+
+
 FAULTY: list[dict[str, Any]] = [
     {"__key__": "0", "png": plain(0), "txt": "0"},
     {"__key__": "1", "png": b"no picture", "txt": "1"},
@@ -272,11 +281,20 @@ def test_a_model_of_transformers_brings_its_processor_and_tokenizer(tmp_path: Pa
     (batch,) = first_batches(data, count=1, size=1)
     assert batch["image"].shape == (1, 3, 8, 8)
     assert batch["text"].tolist() == [[2, 5, 3, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
     assert fixed_batch(data, data.held_out, 0, 1)["text"].tolist() == [[2, 6, 3, 0, 0]]
     with pytest.raises(ValueError, match="no random crops; remove the option augment"):
         _data(tmp_path, inputs, train="0.tar", held_out="1.tar", augment=True)
     with pytest.raises(ValueError, match="has no tokenizer that can be loaded"):
         _data(tmp_path, HfInputs(str(tmp_path / "none"), config), train="0.tar", held_out="1.tar")
+
+
+def test_pictures_in_shards_are_read_as_a_viewer_shows_them(shards: Path, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 10 * 257, dtype=np.uint16)).save(file, "png")
+    write(tmp_path / "0.tar", [{"__key__": "0", "png": file.getvalue(), "txt": "10"}])
+    data = _data(tmp_path, train="0.tar", held_out=str(shards / "held-out.tar"))
+    assert of(first_batches(data, count=1, size=1)[0]) == [10]
 
 
 def test_a_model_with_a_vocabulary_of_its_own_names_its_tokenizer(shards: Path, tmp_path: Path) -> None:

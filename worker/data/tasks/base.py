@@ -17,6 +17,7 @@ from worker.data.base import Context, Writing
 from worker.data.examples import AnswerText, Example, Examples, in_fixed_order
 from worker.data.pairs import stack
 from worker.data.pictures import ImageReader
+from worker.data.preprocessing import Preprocessing, vocabulary_size
 from worker.data.shuffled import Shuffled
 from worker.data.tokens import TextCodec
 from worker.errors import DataError
@@ -71,13 +72,23 @@ class TaskData:
         judge: Callable[[TextCodec], Judge],
         writing: Callable[[TextCodec], Writing],
     ) -> None:
-        inputs, folder = context.inputs(), dataset_folder(options, context)
+        preprocessing, folder = Preprocessing(context), dataset_folder(options, context)
+        inputs, texts = preprocessing.student, preprocessing.texts()
+        difference = texts.difference or (
+            "" if texts.teacher_pad is None else f"the teacher pads with {texts.teacher_pad}, the student otherwise"
+        )
+        if difference:
+            raise ValueError(
+                f"teacher and student must have the same tokenizer for a task whose answers they generate, but "
+                f"{difference}; use a student with the teacher's tokenizer"
+            )
         self.kinds = kinds
-        self.pad_id, self.vocab_size, self.context_length = inputs.pad_id, inputs.vocab_size, inputs.context_length
+        self.pad_id, self.context_length = inputs.pad_id, inputs.context_length
+        self.vocab_size = vocabulary_size(texts.student, inputs.vocab_size)
         self._codec = TextCodec.from_inputs(inputs)
         self.writing, self._judge = writing(self._codec), judge(self._codec)
-        plain = ImageReader(folder, inputs.image_transform(augmented=False))
-        augmented = ImageReader(folder, inputs.image_transform(augmented=True)) if options.augment else plain
+        plain = ImageReader(folder, preprocessing.image_transforms(augmented=False))
+        augmented = ImageReader(folder, preprocessing.image_transforms(augmented=True)) if options.augment else plain
 
         def rows(examples: Sequence[Example], images: ImageReader) -> Examples:
             items = Examples(examples, images, self._codec, answer_text, options.seed)

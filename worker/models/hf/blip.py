@@ -26,7 +26,7 @@ class BlipAdapter(TextAdapter):
     task_weights: Mapping[str, float] = {"caption": 1.0}
 
     def __init__(self, config: Any) -> None:
-        self.pad = config.text_config.pad_token_id
+        super().__init__(config.text_config)
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         """Run one module and return its boundary tensors."""

@@ -43,9 +43,9 @@ class _ModularDecoder(TextAdapter, ABC):
     """The common base: logits at position i predict token i + 1; those of the last position are left out."""
 
     def __init__(self, model: Any, modules: tuple[ModuleSpec, ...]) -> None:
+        super().__init__(model.config)
         self.modules = modules
         self.logits = (modules[-1].name, "logits")
-        self.pad = model.config.pad_token_id
         self._own_mask = model.config._attn_implementation != "sdpa"
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:

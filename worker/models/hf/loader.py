@@ -31,7 +31,7 @@ from worker.models.base import WHOLE, Adapter, Fresh, Loaded, check_same, unread
 from worker.models.cut import LayerSelection
 from worker.models.folders import join_names, no_weights_error, resolve_path, weight_files
 from worker.models.hf.adapters import find_adapter
-from worker.models.hf.inputs import HfInputs
+from worker.models.hf.inputs import HfInputs, usable_positions
 from worker.models.hf.preparation import list_files, preparation_files
 from worker.models.hf.shorten import keep_every_layer, shorten
 from worker.models.hf.signature import differing, signature
@@ -85,7 +85,7 @@ class HfModel(Loaded):
 
     def inputs(self) -> HfInputs:
         """Return the preprocessing of this model."""
-        return HfInputs(self.place, self.model.config, self.within)
+        return HfInputs(self.place, self.model.config, self.within, usable_positions(self.model))
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
         """Write the student for ``from_pretrained("DIRECTORY")``.

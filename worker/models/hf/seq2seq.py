@@ -27,12 +27,12 @@ class Seq2SeqAdapter(TextAdapter):
     logits = ("decoder", "logits")
 
     def __init__(self, model: Any, structure: Structure) -> None:
+        super().__init__(model.config)
         encoder, decoder = structure.modules
         self.modules = (
             replace(encoder, inputs=(), matched=("tokens",)),
             replace(decoder, inputs=("encoder",)),
         )
-        self.pad = model.config.pad_token_id
         self._start = getattr(model.config, "decoder_start_token_id", None)
         self._reads_audio = model.main_input_name == "input_features"
 

@@ -48,10 +48,10 @@ class WholeAdapter(TextAdapter):
     task_weights = MappingProxyType({})
 
     def __init__(self, model: Any, structure: Structure) -> None:
+        super().__init__(_text_config(model.config))
         self.modules = structure.modules
         self._kinds = structure.kinds
         self._last = self.modules[-1].name
-        self.pad = _pad(model.config)
         self._generates = model.can_generate()
         self._answers = self._generates and bool(getattr(model.config, "is_encoder_decoder", False))
         self._causal = self._generates and not self._answers
@@ -212,12 +212,11 @@ def _parameters(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     return named, any(one.kind is one.VAR_KEYWORD for one in parameters)
 
 
-def _pad(config: Any) -> int | None:
-    """Return the token that pads a text; None if there is none, or several texts."""
+def _text_config(config: Any) -> Any:
+    """Return the part of a configuration that is about the text; all of it if there is none, or several texts."""
     with suppress(ValueError):
-        config = config.get_text_config()
-    pad: int | None = getattr(config, "pad_token_id", None)
-    return pad
+        return config.get_text_config()
+    return config
 
 
 def _has_head(model: Any) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -50,7 +51,20 @@ class OpenClipInputs:
     @property
     def pad_id(self) -> int:
         """The token that pads a text."""
-        return int(self._text.get("pad_id", 0))
+        of_transformers = self._known_tokenizer
+        if "pad_id" in self._text or of_transformers is None:
+            return int(self._text.get("pad_id", 0))
+        return int(of_transformers.pad_token_id or 0)
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends a text; None if there is none."""
+        of_transformers = self._known_tokenizer
+        if of_transformers is None:
+            return int(_simple(self.context_length).eot_token_id)
+        return next(
+            (end for end in (of_transformers.eos_token_id, of_transformers.sep_token_id) if end is not None), None
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -81,18 +95,36 @@ class OpenClipInputs:
         )
 
     def _tokenizer(self) -> Any:
-        name, options = self._text.get("hf_tokenizer_name"), dict(self._text.get("tokenizer_kwargs") or {})
-        if name:
-            mode = self._text.get("tokenizer_mode")
-            return HFTokenizer(name, context_length=self.context_length, tokenizer_mode=mode, **options)
-        length = self.context_length
-        tokenizer = SimpleTokenizer(context_length=length, **options) if options else _simple(length)
+        if self._text.get("hf_tokenizer_name"):
+            tokenizer = self._of_transformers
+            tokenizer.vocab_size = len(tokenizer.tokenizer)
+        else:
+            options, length = dict(self._text.get("tokenizer_kwargs") or {}), self.context_length
+            tokenizer = SimpleTokenizer(context_length=length, **options) if options else _simple(length)
         if tokenizer.vocab_size > self.vocab_size:
             raise ValueError(
                 f"open_clip's tokenizer has {tokenizer.vocab_size} tokens, but the model only {self.vocab_size}; name "
                 "the tokenizer that it was trained with as options.tokenizer, package.module:function"
             )
         return tokenizer
+
+    @cached_property
+    def _of_transformers(self) -> Any:
+        name, options = self._text["hf_tokenizer_name"], dict(self._text.get("tokenizer_kwargs") or {})
+        mode = self._text.get("tokenizer_mode")
+        try:
+            return HFTokenizer(name, context_length=self.context_length, tokenizer_mode=mode, **options)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {reason}") from error
+
+    @property
+    def _known_tokenizer(self) -> Any:
+        """The tokenizer of transformers that the configuration names; None if it names none that can be loaded."""
+        if self._text.get("hf_tokenizer_name"):
+            with suppress(ValueError):
+                return self._of_transformers.tokenizer
+        return None
 
     @property
     def _text(self) -> Mapping[str, Any]:

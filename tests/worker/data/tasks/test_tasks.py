@@ -202,9 +202,26 @@ def test_without_java_captions_are_refused_at_the_start(folder: Path, monkeypatc
 
 def test_what_is_too_long_loses_the_end_of_its_question_and_keeps_its_answer(folder: Path) -> None:
     data = task("snli_ve", folder)
-    text, answer = data._codec.row("word " * 50 + ": ", "yes")
-    prompt, text_of_answer = prompt_and_answer({"text": text, "answer": answer})
+    row = data._codec.row("word " * 50 + ": ", "yes")
+    prompt, text_of_answer = prompt_and_answer(row)
     assert (prompt, text_of_answer) == (" ".join(["word"] * 21), "yes")
+
+
+def test_a_teacher_gets_pictures_of_its_own_but_must_read_the_same_texts(folder: Path) -> None:
+    def data(**teacher: Any) -> TaskData:
+        config = {**INPUTS.config, **teacher}
+        context = Context(folder.parent, lambda: INPUTS, lambda: OpenClipInputs(config, {"mean": [0.1, 0.2, 0.3]}))
+        built = build("snli_ve", {"folder": folder.name, "augment": True}, context)
+        assert isinstance(built, TaskData)
+        return built
+
+    row = data(vision_cfg={"image_size": 12}).train[3]
+    assert (row["image"].shape, row["teacher/image"].shape) == ((3, 8, 8), (3, 12, 12))
+    text = {"context_length": 20, "vocab_size": 49408}
+    with pytest.raises(
+        ValueError, match=r"the same tokenizer for a task .*, but a text has 20 tokens for the teacher and"
+    ):
+        data(text_cfg=text)
 
 
 @pytest.mark.parametrize(
