@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import transformers
+
 from benchmarks.zoo.configs import CONFIGS
 from benchmarks.zoo.trial import STAGES, Trial, run
 
@@ -28,6 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+    transformers.utils.logging.disable_progress_bar()
     trials = []
     for name in arguments.only or CONFIGS:
         trials.append(run(name))

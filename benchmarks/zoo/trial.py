@@ -1,4 +1,4 @@
-"""One class of models through the whole job: written, loaded, listed, cut, proved, trained, exported and loaded back."""
+"""One class of models through the whole job: loaded, cut, proved, trained, exported and loaded back."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from worker.training.trainer import Trainer
 
 STAGES = ("modules", "cut", "forced", "joint", "export")
 """What is tried, in order. ``modules``: those that are expected are found, and own every parameter. ``cut``: a student
-of fewer layers. ``forced``: every module computes the same among stand-ins, and each arm trains a round on the teacher's
-boundary tensors, which changes nothing outside of it. ``joint``: a round of all modules. ``export``: the student is
+of fewer layers. ``forced``: every module computes the same among stand-ins, and each arm trains a round on the
+teacher's boundary tensors, which changes nothing outside of it. ``joint``: a round of all modules. ``export``: the student is
 written, and the library it came from loads the same tensors back."""
 
 
@@ -126,20 +126,19 @@ def _run(name: str, tiny: Tiny, trial: Trial, directory: Path) -> None:
     components = build(recipe, models, single_rank())
     components.dry_run.check_arms(repeats=0)
     probe = components.probe(recipe.probe)
-    trial.arms = list(models.arms)
+    arms = models.arms
+    trial.arms = list(arms)
     chooser = Turns(trial.arms)
     trainer = Trainer(recipe, components, probe, components.batches(recipe.data), chooser=chooser)
     components.engine.schedule.total_steps = 0
     probe.measure(components.planner.modules)
-    owned = models.ownership.owned
+    may_move = {arm: _tensors(models.student.model, models.ownership.owned, members) for arm, members in arms.items()}
     for number, arm in enumerate(trial.arms):
         before = components.engine.state_dict()
         assert trainer.play(number)
         trainer.state.next_round()
         moved = _changed(before, components.engine.state_dict())
-        outside = (
-            moved - {each for module in models.arms[arm] for each in owned[module]} - _buffers(models.student.model)
-        )
+        outside = moved - may_move[arm]
         assert moved, f"arm {arm} moves nothing"
         assert not outside, f"arm {arm} moves {', '.join(sorted(outside)[:3])}"
     trial.passed.append("forced")
@@ -163,8 +162,14 @@ def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[s
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
-def _buffers(model: Any) -> set[str]:
-    return {name for name, _ in model.named_buffers()}
+def _tensors(model: Any, owned: Mapping[str, Sequence[str]], modules: Sequence[str]) -> set[str]:
+    """Return the names of the tensors that a round of these modules may change: parameters, and all buffers."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    mine = {id(parameters[name]) for module in modules for name in owned[module]}
+    # Tied ones have several names.
+    return {name for name, parameter in parameters.items() if id(parameter) in mine} | {
+        name for name, _ in model.named_buffers()
+    }
 
 
 def _place(error: Exception) -> str:
