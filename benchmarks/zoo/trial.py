@@ -28,10 +28,14 @@ from worker.training.metrics import RoundRecord
 from worker.training.trainer import Trainer
 
 STAGES = ("modules", "cut", "forced", "joint", "export")
-"""What is tried, in order. ``modules``: those that are expected are found, and own every parameter. ``cut``: a student
-of fewer layers. ``forced``: every module computes the same among stand-ins, and each arm trains a round on the
-teacher's boundary tensors, which changes nothing outside of it. ``joint``: a round of all modules. ``export``: the student is
-written, and the library it came from loads the same tensors back."""
+"""What is tried, in order.
+
+- ``modules``: those that are expected are found, and own every parameter.
+- ``cut``: a student of fewer layers.
+- ``forced``: every module computes the same among stand-ins, and each arm trains a round on the teacher's boundary
+  tensors, which changes nothing outside of it.
+- ``joint``: a round of all modules.
+- ``export``: the student is written, and the library it came from loads the same tensors back."""
 
 
 @dataclass
