@@ -90,8 +90,8 @@ class Adapter:
     An adapter whose modules declare their inputs implements :meth:`run`, and only what an arm needs is computed. One
     that does not know which module reads which leaves ``inputs`` at None and implements :meth:`run_whole`, by the
     model's own forward pass: then it is found before training what feeds what, and the modules outside of an arm stand
-    in (worker/setup/forced.py). Teacher and student may have different adapters if their modules and boundary tensors have
-    the same names.
+    in (worker/setup/forced.py). Teacher and student may have different adapters if their modules and boundary tensors
+    have the same names.
     """
 
     modules: tuple[ModuleSpec, ...] = ()
