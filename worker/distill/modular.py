@@ -1,6 +1,6 @@
 """A model that runs some of its modules and records their outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -115,10 +115,10 @@ class ModularModel:
         boundary, hidden = dict(known), {}
         for computed in passes if modules else []:
             recomputing = stand_ins.recomputing(computed, answers, several=len(passes) > 1)
-            with self._capture.recording() as recorded, recomputing:
-                boundary |= stand_ins.run(computed, batch, answers)
             layers = {layer for module in computed for layer in self.layers[module]}
-            hidden |= {layer: state for layer, state in recorded.items() if layer in layers}
+            with self._capture.recording(layers) as recorded, recomputing:
+                boundary |= stand_ins.run(computed, batch, answers)
+            hidden |= recorded
         return Outputs(boundary, hidden, self.adapter.logits_of(self.model, boundary))
 
     def renew_hooks(self) -> None:
@@ -147,6 +147,7 @@ class Capture:
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.calls: dict[str, int] = {}
         self._record: dict[str, Tensor] | None = None
+        self._names: Collection[str] | None = None
         self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
@@ -163,17 +164,21 @@ class Capture:
 
     def _hook(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if self._record is not None:
+            if self._record is not None and (self._names is None or name in self._names):
                 self._record[name] = _hidden_state(name, output)
                 self.calls[name] = self.calls.get(name, 0) + 1
 
         return record
 
     @contextmanager
-    def recording(self) -> Iterator[dict[str, Tensor]]:
-        """Record hidden states by layer name until the block ends. Not reentrant."""
+    def recording(self, names: Collection[str] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Record hidden states by layer name until the block ends. Not reentrant.
+
+        Args:
+            names: The layers to record; by default all. Others may stand in, and put out nothing.
+        """
         record: dict[str, Tensor] = {}
-        self._record, self.calls = record, {}
+        self._record, self._names, self.calls = record, names, {}
         try:
             yield record
         finally:
