@@ -99,7 +99,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (place / name).write_text(text)
     (place / "config.json").write_text(json.dumps(CONFIG))
     torch.manual_seed(0)
-    kind = transformers.AutoModelForCausalLM
+    kind: Any = transformers.AutoModelForCausalLM
     model = kind.from_config(
         transformers.AutoConfig.from_pretrained(place, trust_remote_code=True), trust_remote_code=True
     )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worker.errors import RecipeError
+from worker.models.base import Role
 from worker.models.hf.peft import TunedModel
 from worker.models.precision import to_dtype
 from worker.models.sources import load
@@ -40,7 +41,8 @@ def logits(model: Any) -> Tensor:
 def write_bitsandbytes(place: Path, bits: int) -> None:
     pytest.importorskip("bitsandbytes")
     new_llama().save_pretrained(place.parent / "plain")
-    settings = transformers.BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    make: Any = transformers.BitsAndBytesConfig
+    settings = make(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
     kind = transformers.LlamaForCausalLM
     kind.from_pretrained(
         place.parent / "plain", quantization_config=settings, device_map="cpu", dtype=torch.float32
@@ -108,8 +110,9 @@ def test_weights_whose_kernels_need_a_gpu_are_dequantized_while_they_are_loaded(
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    for role in ("teacher", "student"):
-        loaded: Any = load(f"hf:{tmp_path}", role=role)  # type: ignore[arg-type]
+    roles: tuple[Role, Role] = ("teacher", "student")
+    for role in roles:
+        loaded: Any = load(f"hf:{tmp_path}", role=role)
         tensors = loaded.model.state_dict()
         assert tensors.keys() == expected.keys()
         for name, value in expected.items():
