@@ -62,7 +62,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def replace_all(directory: Path, write: Callable[[Path], object]) -> None:
-    """Replace several files of a directory, each atomically; weights come last.
+    """Replace several files of a directory and its folders, each atomically; weights come last.
 
     Args:
         directory: The directory. It is created if it does not exist.
@@ -71,9 +71,10 @@ def replace_all(directory: Path, write: Callable[[Path], object]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as name:
         write(Path(name))
-        files = sorted(Path(name).iterdir(), key=lambda path: path.suffix == ".safetensors")
-        for file in files:
-            replace(directory / file.name, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
+        written = [path for path in Path(name).rglob("*") if path.is_file()]
+        for file in sorted(written, key=lambda path: path.suffix == ".safetensors"):
+            target = directory / file.relative_to(name)
+            replace(target, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
 
 
 def lock(directory: Path, taken: str) -> int | None:

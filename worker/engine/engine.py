@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from worker.engine.scalars import flatten_scalars, full_names, view_scalars
 from worker.engine.sharding import let_go
 from worker.engine.statistics import RunningStatistics
 from worker.models.base import Batch, Boundary
-from worker.models.precision import round_buffers
+from worker.models.precision import lossy, round_buffers
 
 WHOLE = ZeroParamStatus.AVAILABLE
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
@@ -69,6 +69,8 @@ class Engine:
             parameter.requires_grad_(id(parameter) in in_groups)
         self._active = set(owned)
         self._statistics = RunningStatistics(student, owned)
+        fixed = self._statistics.fixed() | {id(p) for p in student.parameters() if id(p) not in in_groups}
+        self._unrounded = _unrounded(student.model, fixed) if _computes_in_bf16(config) else {}
         self.schedule = Schedule(recipe)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student,
@@ -299,11 +301,27 @@ class Engine:
             if dist.get_rank() != 0:
                 return {}
             copies = {id(tensor): _to_cpu(tensor) for name, tensor in named if name in persistent}
-            return {
-                name: copies[id(tensor)].view(()) if name in self._scalars else copies[id(tensor)]
-                for name, tensor in named
-                if name in persistent
-            }
+            return {name: self._exact(name, copies[id(tensor)]) for name, tensor in named if name in persistent}
+
+    def _exact(self, name: str, value: Tensor) -> Tensor:
+        """Return a tensor in its own shape, and as it was before the engine rounded it if it has not moved since."""
+        original = self._unrounded.get(name)
+        same = original is not None and torch.equal(original.to(torch.bfloat16).float(), value)
+        exact = original if original is not None and same else value
+        return exact.view(()) if name in self._scalars else exact
+
+
+def _computes_in_bf16(config: Mapping[str, Any]) -> bool:
+    """Return whether DeepSpeed will convert the student to bf16."""
+    return any(config.get(name, {}).get("enabled", False) for name in ("bf16", "bfloat16"))
+
+
+def _unrounded(model: torch.nn.Module, fixed: Collection[int]) -> dict[str, Tensor]:
+    """Return copies of what never moves and bf16 cannot hold, by name: it is exported as it came. On rank 0 only."""
+    if dist.get_rank() != 0:
+        return {}
+    tensors = model.state_dict(keep_vars=True)
+    return lossy({name: tensor for name, tensor in tensors.items() if id(tensor) in fixed}, torch.bfloat16)
 
 
 def _register_external_parameters(student: Student) -> None:

@@ -42,6 +42,10 @@ class RunningStatistics:
         for layer, owners in self._layers:
             layer.training = bool(owners) and owners.issubset(modules)
 
+    def fixed(self) -> set[int]:
+        """Return the ids of the statistics that never move, whatever is trained."""
+        return {id(buffer) for layer, owners in self._layers if not owners for buffer in _buffers(layer)}
+
     @torch.no_grad()
     def average(self) -> None:
         """Replace the statistics of the layers in train mode by their mean over the ranks; collective."""

@@ -38,6 +38,9 @@ Fresh = Literal["never", "if_bare", "always"]
 """Whether a model may start with fresh weights, from torch's global random state: never; if there is only a
 configuration and no weights; or always, whatever weights there are."""
 
+Role = Literal["teacher", "student"]
+"""The purpose that a model is loaded for: a student is trained and exported."""
+
 WHOLE = 2**30
 """Bytes of weights up to which a student is exported and loaded back completely before training."""
 
@@ -200,6 +203,20 @@ class Loaded(ABC):
             RecipeError: There is no such module, it has fewer layers, or the model cannot be cut.
         """
         raise RecipeError(f"a student cannot be cut from a {type(self.model).__name__}")
+
+    def tune(self, fields: Mapping[str, Any]) -> Loaded:
+        """Return this model with a new LoRA adapter inside; everything else in it is frozen.
+
+        Args:
+            fields: Arguments of ``peft.LoraConfig``.
+
+        Raises:
+            RecipeError: The arguments are not valid, or the model is not of a library that peft adapts.
+        """
+        raise RecipeError(
+            f"student.lora is for models of transformers (hf:…), not for a {type(self.model).__name__}; a factory may "
+            "return a model that peft has wrapped"
+        )
 
     def inputs(self) -> Inputs:
         """Return the preprocessing of the model.

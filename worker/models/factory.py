@@ -7,6 +7,8 @@ A factory returns a PyTorch module that follows the protocol in worker/models/ge
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
+from worker.files import replace_all
 from worker.imports import import_by_path
 from worker.models.base import Adapter, Loaded
 from worker.models.cut import LayerSelection
@@ -25,11 +28,12 @@ from worker.models.weights import STUDENT_FILE, check_names, load_weights, read_
 
 @dataclass(frozen=True)
 class FactoryModel(Loaded):
-    """A model from a factory, or a student cut from one."""
+    """A model from a factory, or a student cut from one (``is_cut``)."""
 
     model: nn.Module
     adapter: Adapter
     weights: str
+    is_cut: bool = False
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> FactoryModel:
         """Cut a student by removing layers from the model's stacks (``nn.ModuleList`` or ``nn.Sequential``).
@@ -50,13 +54,35 @@ class FactoryModel(Loaded):
         if not any(parameter.requires_grad for parameter in student.parameters()):
             # A teacher's factory that freezes all of it says nothing about a student.
             student.requires_grad_(True)
-        return FactoryModel(student.train(), self.adapter, "cut from the teacher")
+        return FactoryModel(student.train(), self.adapter, "cut from the teacher", is_cut=True)
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """Write the state dict of the model that the factory builds: ``student.safetensors``."""
+        """Write the state dict of the model that the factory builds: ``student.safetensors``.
+
+        The adapter of a model that peft has wrapped is also written as peft does. Not that of a student that was cut:
+        its configuration names the whole base model, whose layers have other numbers.
+        """
         check_names(state, self.model.state_dict())
-        write_tensors(state, directory / STUDENT_FILE)
+
+        def write(path: Path) -> None:
+            write_tensors(state, path / STUDENT_FILE)
+            if not self.is_cut:
+                _write_adapter(self.model, state, path)
+
+        replace_all(directory, write)
         return directory / STUDENT_FILE
+
+
+def _write_adapter(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
+    """Write the adapter of a model that peft has wrapped, if it is one."""
+    # Only who wraps a model has imported peft.
+    peft: Any = sys.modules.get("peft")
+    if peft is not None and isinstance(model, peft.PeftModel):
+        with warnings.catch_warnings():
+            # Peft compares the vocabulary with the base model's on the hub, and warns if it cannot.
+            warnings.simplefilter("ignore", UserWarning)
+            model.save_pretrained(str(directory), state_dict=dict(state))
+        (directory / "README.md").unlink(missing_ok=True)
 
 
 def load(spec: str, *, checkpoint: str | None, options: Mapping[str, Any], directory: Path) -> FactoryModel:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from worker.errors import RecipeError
 
 _WEIGHTS = re.compile(
-    r"\.(safetensors|bin|pt|pth|ckpt|h5|keras|msgpack|gguf|ggml|npz|onnx|distcp|tflite)$|\.index(\.[^.]+)?\.json$"
+    r"\.(safetensors|bin|pt|pth|ckpt|h5|keras|msgpack|gguf|ggml|npz|onnx|onnx_data|distcp|tflite|mlmodel|ot|nemo)$|\.index(\.[^.]+)?\.json$"
 )
 _OF_TRAINING = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state)\b")
 """Files of the training state, which the transformers library writes next to the weights."""
@@ -24,6 +24,12 @@ def resolve_path(directory: Path, name: str | Path) -> Path:
     return directory / path
 
 
+def is_weights(name: str) -> bool:
+    """Return whether a file of this name, or at this path, holds weights in any format."""
+    base = PurePosixPath(name).name
+    return bool(_WEIGHTS.search(base)) and not _OF_TRAINING.search(base)
+
+
 def weight_files(folder: Path) -> list[str]:
     """Return the sorted names of the files that hold weights, in any format, in a folder and its subfolders."""
     inside = [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]
@@ -31,7 +37,7 @@ def weight_files(folder: Path) -> list[str]:
         str(path.relative_to(folder))
         for place in inside
         for path in place.iterdir()
-        if _WEIGHTS.search(path.name) and not _OF_TRAINING.search(path.name) and not path.is_dir()
+        if is_weights(path.name) and not path.is_dir()
     )
 
 

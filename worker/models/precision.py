@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 MASKED = -1e4
 """At or below this, a buffer's value is that of a masked position: its exact size means nothing."""
@@ -20,7 +21,8 @@ def to_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """
     exact = list(exact_buffers(model, dtype))
     saved = [module._buffers[name] for module, name in exact]
-    model.to(dtype=dtype)
+    # Not the model's own method: that of transformers refuses a quantized model, whose codes are no floating point.
+    nn.Module.to(model, dtype=dtype)
     for (module, name), buffer in zip(exact, saved, strict=True):
         module._buffers[name] = buffer
     if exact:
@@ -45,14 +47,24 @@ def exact_buffers(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Mod
     """Yield (module, name) of each buffer that must keep its dtype when the model computes in a smaller one.
 
     These are the buffers that rounding would change, except for attention masks, which are added to scores of the
-    smaller dtype, and for buffers beside a parameter, which are used together with it (BatchNorm's statistics).
+    smaller dtype, and for buffers beside a parameter, which are used together with it, and BatchNorm's statistics,
+    which its kernel uses together with the inputs.
     """
     for module in model.modules():
-        if any(parameter is not None for parameter in module._parameters.values()):
+        if isinstance(module, _NormBase) or any(parameter is not None for parameter in module._parameters.values()):
             continue
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_floating_point() and _loses(buffer, dtype):
                 yield module, name
+
+
+def lossy(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return copies, on the CPU, of those floating-point tensors whose values a dtype cannot hold."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.equal(tensor.detach().to(dtype).to(tensor.dtype), tensor.detach())
+    }
 
 
 def _loses(buffer: Tensor, dtype: torch.dtype) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from worker.errors import RecipeError
-from worker.models.base import Fresh, Loaded
+from worker.models.base import Fresh, Loaded, Role
 
 FORMS = "open_clip:<name, path or hf-hub:id>[@<pretrained>], hf:<id or path>, or package.module:factory"
 
@@ -21,6 +21,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     directory: Path = Path(),
     fresh: Fresh = "never",
+    role: Role = "teacher",
 ) -> Loaded:
     """Build a model and load its weights.
 
@@ -28,9 +29,10 @@ def load(
         spec: One of `FORMS`.
         checkpoint: A file of weights to load, which must fit exactly; by default the weights of ``spec``.
         options: A factory's keyword arguments; for a model of transformers, fields of its configuration, and the
-            choice of its weights (``variant``, ``revision``, ``subfolder``).
+            choice of its weights and code (``variant``, ``revision``, ``subfolder``, ``trust_remote_code`` and others).
         directory: The directory that relative paths start from.
         fresh: Whether the weights may be fresh; does not apply to factories, which make their own.
+        role: What the model is for.
 
     Raises:
         RecipeError: The spec names no model, there are no weights, or they do not fit the model.
@@ -47,7 +49,9 @@ def load(
     if family == "hf":
         from worker.models.hf import loader as hf_loader
 
-        return hf_loader.load(source, checkpoint=checkpoint, options=options or {}, directory=directory, fresh=fresh)
+        return hf_loader.load(
+            source, checkpoint=checkpoint, options=options or {}, directory=directory, fresh=fresh, role=role
+        )
     if fresh == "always":
         raise RecipeError(f"{spec} is a factory, which makes its own weights; remove `weights: random`")
     from worker.models import factory

@@ -1,6 +1,8 @@
 """Files of weights: read without executing code from them, and loaded completely or not at all."""
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import torch
@@ -11,6 +13,10 @@ from worker.errors import RecipeError
 from worker.files import replace
 
 STUDENT_FILE = "student.safetensors"
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "module")
+"""Entries of a training program's checkpoint that hold the model's tensors."""
+_WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Names of modules that torch's wrappers put between others."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -27,18 +33,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RecipeError(f"{path} cannot be read as weights: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for name in _CONTAINERS:
+        state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise RecipeError(f"{path} is not a file of weights; expected tensors by name")
     return dict(state)
 
 
-def unwrapped(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Return tensors under a model's own names, without the ``module.`` of torch's data parallel wrappers."""
-    wrapped = state.keys() - expected
-    if wrapped == state.keys() and all(name.startswith("module.") for name in wrapped):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    return dict(state)
+def unwrapped(state: Mapping[str, Tensor], expected: AbstractSet[str]) -> dict[str, Tensor]:
+    """Return tensors under a model's own names, as far as they follow from its names in a wrapper or another version.
+
+    Wrappers are torch's (data parallel, compile, FSDP, activation checkpointing) and any module that holds the model
+    under one name, as a trainer does. The other version is that of torch's weight norm.
+    """
+    plain = {name if name in expected else _WRAPPERS.sub(r"\1", name): value for name, value in state.items()}
+    first = next(iter(plain), "")
+    for prefix in [first[: match.end()] for match in re.finditer(r"\.", first)]:
+        if not expected & plain.keys() and all(name.startswith(prefix) for name in plain):
+            stripped = {name.removeprefix(prefix): value for name, value in plain.items()}
+            plain = stripped if expected & stripped.keys() else plain
+    for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+        renamed = {name: name.removesuffix(old) + f"parametrizations.weight.{new}" for name in plain}
+        plain = {renamed[name] if renamed[name] in expected else name: value for name, value in plain.items()}
+    return plain if len(plain) == len(state) else dict(state)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -73,10 +90,25 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
                 if name in expected and value.shape != expected[name].shape
             ],
         ),
+        _fault(
+            "of another type",
+            [
+                f"{name} {value.dtype} instead of {expected[name].dtype}"
+                for name, value in state.items()
+                if name in expected and _misread(value.dtype, expected[name].dtype)
+            ],
+        ),
     ]
     if any(faults):
         raise RecipeError(f"{origin} does not fit the model: {'; '.join(filter(None, faults))}")
     model.load_state_dict(state, strict=True)
+
+
+def _misread(dtype: torch.dtype, expected: torch.dtype) -> bool:
+    """Return whether values of a dtype would not be what they are in another: codes of a quantization, or complex."""
+    if expected.is_floating_point:
+        return not dtype.is_floating_point
+    return dtype.is_complex and not expected.is_complex
 
 
 def _tied(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

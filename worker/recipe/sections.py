@@ -22,8 +22,9 @@ class TeacherRecipe(BaseModel, extra="forbid"):
     """``random``: initialize the weights at random, even if the model comes with weights. For trials and for
     measurements of speed and memory."""
     options: dict[str, Any] = {}
-    """Keyword arguments of the factory. For ``hf:`` models: fields of their configuration, and ``variant``,
-    ``revision`` and ``subfolder``."""
+    """Keyword arguments of the factory. For ``hf:`` models: fields of their configuration; ``variant``, ``revision``,
+    ``subfolder``, ``trust_remote_code`` and ``code_revision``, as in ``from_pretrained``; ``base``, the base model of
+    an adapter of peft; and ``dequantize``, whether quantized weights are dequantized."""
     dtype: Literal["fp32", "bf16"] | None = None
     """The floating-point type of its computation; by default the student's."""
     placement: Literal["replicate", "zero3", "cpu"] = "replicate"
@@ -52,6 +53,10 @@ class StudentRecipe(BaseModel, extra="forbid"):
     """``random``: initialize the weights of ``model`` at random, even if it comes with weights."""
     options: dict[str, Any] = {}
     """Options of ``model``, like the teacher's."""
+    lora: dict[str, Any] | None = None
+    """Train a new LoRA adapter inside of the student instead of its own weights, which are frozen: arguments of
+    ``peft.LoraConfig``, such as ``{r: 8, lora_alpha: 16, target_modules: all-linear}``. The adapter is exported as peft
+    writes it. For ``hf:`` models."""
     freeze: list[str] = []
     """Dotted globs of the student's PyTorch modules, or of single parameters, that are never trained, in addition to
     those that the model comes with as frozen (``requires_grad=False``)."""

@@ -23,7 +23,7 @@ from worker.distill.arms import (
 from worker.distill.modular import ModularModel
 from worker.errors import RecipeError
 from worker.models import sources
-from worker.models.base import Adapter, Batch, Fresh, Loaded, ModuleSpec, patterns
+from worker.models.base import Adapter, Batch, Fresh, Loaded, ModuleSpec, Role, patterns
 from worker.models.cut import LayerSelection
 from worker.models.generic import NamedModule, RegroupedAdapter
 from worker.recipe.recipe import Recipe
@@ -80,7 +80,12 @@ def load_models(recipe: Recipe) -> Models:
     # Fresh weights are the same on every rank, and differ from the student's.
     torch.manual_seed(recipe.seed + 1)
     with _locating_errors(recipe, "teacher", "model"):
-        loaded = _load(recipe, recipe.teacher, recipe.teacher.model, "never")
+        loaded = _load(recipe, recipe.teacher, recipe.teacher.model, "never", "teacher")
+    if getattr(loaded.model, "is_quantized", False) and recipe.teacher.placement != "replicate":
+        raise RecipeError(
+            f"{recipe.at('teacher', 'placement')}: quantized weights cannot be shared between ranks; write "
+            "`placement: replicate`, or `options: {dequantize: true}`"
+        )
     teacher_adapter = _adapter(recipe, loaded.adapter, teacher=True)
     student = _student(recipe, loaded, teacher_adapter)
     adapter = _adapter(recipe, student.adapter, teacher=False)
@@ -131,22 +136,25 @@ def load_models(recipe: Recipe) -> Models:
 def _student(recipe: Recipe, teacher: Loaded, adapter: Adapter) -> Loaded:
     """Cut the student from the teacher, or load it."""
     section = recipe.student
-    if section.model is None:
-        if section.keep and not adapter.modules:
-            raise RecipeError(f"{recipe.at('teacher', 'model')}: {unknown_modules(adapter)}")
-        with _locating_errors(recipe, "student", "keep"):
-            student = teacher.cut(section.keep or {}, adapter)
-            student.check_export()
-            return student
+    if section.model is None and section.keep and not adapter.modules:
+        raise RecipeError(f"{recipe.at('teacher', 'model')}: {unknown_modules(adapter)}")
     # Fresh weights are the same on every rank.
     torch.manual_seed(recipe.seed)
-    with _locating_errors(recipe, "student", "model"):
-        student = _load(recipe, section, section.model, "if_bare")
-        student.check_export()
-        return student
+    with _locating_errors(recipe, "student", "keep" if section.model is None else "model"):
+        if section.model is None:
+            student = teacher.cut(section.keep or {}, adapter)
+        else:
+            student = _load(recipe, section, section.model, "if_bare", "student")
+        if section.lora is None:
+            student.check_export()
+    if section.lora is not None:
+        with _locating_errors(recipe, "student", "lora"):
+            student = student.tune(section.lora)
+            student.check_export()
+    return student
 
 
-def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh) -> Loaded:
+def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fresh: Fresh, role: Role) -> Loaded:
     """Load a model with its weights; fresh weights where ``fresh`` allows them, or where the recipe asks for them."""
     return sources.load(
         model,
@@ -154,6 +162,7 @@ def _load(recipe: Recipe, section: TeacherRecipe | StudentRecipe, model: str, fr
         options=section.options,
         directory=recipe.directory,
         fresh="always" if section.weights == "random" else fresh,
+        role=role,
     )
 
 

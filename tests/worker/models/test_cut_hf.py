@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -417,22 +418,33 @@ FILES = {
     "tokenizer_config.json": '{"vocab_file": "words.lst", "tokenizer_class": "MarianTokenizer"}', "words.lst": "w",
     "source.spm": "s", "target.spm": "t", "vocab.json": "{}", "target_vocab.json": "{}", "merges.txt": "m",
     "sentencepiece.bpe.model": "b", "video_preprocessor_config.json": "{}", "chat_template.jinja": "c",
-    "special_tokens_map.json": "{}", "added_tokens.json": "{}", "preprocessor_config.json": "{}",
+    "special_tokens_map.json": "{}", "added_tokens.json": "{}", "preprocessor_config.json": "{}", "LICENSE": "l",
+    "additional_chat_templates/tools.jinja": "t", "tokenization_own.py": "p", "ranks.dat": "d", "voices/one.npy": "n",
+    "modules.json": '[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]', "sentence_bert_config.json": "{}",
+    "config_sentence_transformers.json": "{}", "1_Pooling/config.json": "{}", "2_Dense/config.json": "{}",
+    "2_Dense/model.safetensors": "w",
 }  # fmt: skip
-STRAYS = {"README.md": "r", "summary.json": "{}", "metrics.jsonl": "", "trainer_state.json": "{}",
-          "training_args.bin": "", "pytorch_model.bin": "", "tokens.jsonl": "", "data.txt": ""}  # fmt: skip
+STRAYS = {"README.md": "r", "summary.json": "{}", "metrics.jsonl": "", "recipe.yaml": "", "trainer_state.json": "{}",
+          "training_args.bin": "", "pytorch_model.bin": "", "model.gguf": "", "rust_model.ot": "", "picture.png": "",
+          "onnx/config.json": "{}", "onnx/model.onnx": "", "checkpoints/tokens.txt": "",
+          "checkpoint-5/vocab.json": "{}", "checkpoint-5/model.safetensors": "", ".cache/vocab.json": "{}",
+          "video.dat": "too large" * 100}  # fmt: skip
 
 
 @pytest.mark.parametrize("hub", [False, True])
-def test_every_file_of_the_preprocessing_goes_along(tmp_path: Path, hub: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_that_goes_with_the_weights_is_exported(
+    tmp_path: Path, hub: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     fields = config("MarianConfig", **SMALL, d_model=16, encoder_layers=2, decoder_layers=4, encoder_ffn_dim=16,
                     decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
                     decoder_start_token_id=0, max_position_embeddings=32, num_beams=4)  # fmt: skip
     place = tmp_path / "hub" / "models--org--marian" / "snapshots" / "abc" if hub else tmp_path / "marian"
     transformers.MarianMTModel(fields).save_pretrained(place)
     for name, text in {**FILES, **STRAYS}.items():
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(text)
     (place / "pytorch_model.bin").unlink()
+    monkeypatch.setattr("worker.models.hf.preparation.LARGEST", 200)
     if hub:
         (place.parents[1] / "refs").mkdir()
         (place.parents[1] / "refs" / "main").write_text("abc")
@@ -443,7 +455,9 @@ def test_every_file_of_the_preprocessing_goes_along(tmp_path: Path, hub: bool, m
     teacher = load("org/marian" if hub else str(place), checkpoint=None, options={}, directory=tmp_path)
     student = teacher.cut({"decoder": 2}, teacher.adapter)
     student.export(student.model.state_dict(), tmp_path / "out")
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in paths}
+    assert "video.dat" in caplog.text
     assert written == FILES.keys() | {"config.json", "generation_config.json", "model.safetensors"}
     assert all((tmp_path / "out" / name).read_text() == text for name, text in FILES.items())
 
@@ -488,3 +502,27 @@ modules:
         match=r"student\.keep: keep names 'text', but the modules of a Llava\w+ are image, connector, language",
     ):
         load_models(read_recipe(tmp_path / "recipe.yaml", {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_configuration_of_a_student_names_the_type_of_its_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    kind, configuration, stacks, _ = CASES["llava"]
+    model = getattr(transformers, kind)._from_config(configuration(), dtype=dtype)
+    model.save_pretrained(tmp_path / "teacher", max_shard_size="20KB")
+    assert (tmp_path / "teacher" / "model.safetensors.index.json").exists()
+    # Of sections inside of sections, transformers changes the outer ones only.
+    content = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    content["vision_config"]["dtype"] = content["text_config"]["dtype"] = str(dtype).removeprefix("torch.")
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(content))
+    teacher = load(str(tmp_path / "teacher"), checkpoint=None, options={}, directory=tmp_path)
+    originals = model.state_dict()
+    assert all(torch.equal(tensor, originals[name].float()) for name, tensor in teacher.model.state_dict().items())
+    student = teacher.cut({"image": 2}, grouped(stacks))
+    student.check_export()
+    student.export(student.model.state_dict(), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "config.json").read_text())
+    dtypes = [content["dtype"], content["vision_config"].get("dtype"), content["text_config"].get("dtype")]
+    assert set(dtypes) <= {"float32", None}
+    loaded: Any = getattr(transformers, kind).from_pretrained(tmp_path / "out", dtype="auto")
+    tensors = student.model.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in loaded.state_dict().items())

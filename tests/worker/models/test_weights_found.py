@@ -27,6 +27,7 @@ from worker.errors import RecipeError
 from worker.models.base import Fresh
 from worker.models.open_clip.files import CONFIG_FILE, PREFERRED, create, weights_of
 from worker.models.sources import load
+from worker.models.weights import load_weights
 from worker.recipe.recipe import read_recipe
 from worker.setup.models import Models, load_models
 
@@ -368,18 +369,6 @@ def test_a_model_in_a_folder_of_a_folder_and_a_file_in_its_place(gpt2: Any, tmp_
         load("hf:all/writer/config.json", directory=tmp_path, fresh="if_bare")
 
 
-@pytest.mark.parametrize("configured", [True, False])
-def test_an_adapter_is_refused_with_what_to_do(configured: bool, tmp_path: Path) -> None:
-    place = directory("gpt2", tmp_path)
-    if not configured:
-        (place / "config.json").unlink()
-    (place / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "peft_type": "LORA"}))
-    (place / "adapter_model.safetensors").touch()
-    for fresh in ("never", "if_bare"):
-        with pytest.raises(RecipeError, match=r"hf:gpt2 is a peft adapter .*merge it into its base"):
-            load("hf:gpt2", directory=tmp_path, fresh=fresh)
-
-
 def cached(hub: Path, name: str, files: Path) -> None:
     """Put a directory's files into the hub's cache, as a download does."""
     place = hub / f"models--{name.replace('/', '--')}"
@@ -393,6 +382,7 @@ import json, sys
 import torch
 from worker.errors import RecipeError
 from worker.models.sources import load
+from worker.models.weights import load_weights
 for spec, fresh, options in json.loads(sys.argv[1]):
     try:
         loaded = load(spec, fresh=fresh, options=options)
@@ -519,3 +509,40 @@ def test_a_recipe_says_whose_weights_may_be_fresh(clip: State, tmp_path: Path) -
 def test_a_recipe_asks_for_one_kind_of_weights(teacher: str, student: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         assembled(tmp_path, teacher, student)
+
+
+def test_weights_that_a_wrapper_or_a_training_program_wrote_are_read(tmp_path: Path) -> None:
+    towers = Towers()
+    state = dict(towers.state_dict())
+    deep = {name.replace(".", "._orig_mod.", 1): value for name, value in state.items()}
+    cases: list[Any] = [
+        {f"module.{name}": value for name, value in state.items()},
+        {f"_orig_mod.{name}": value for name, value in state.items()},
+        {f"module._orig_mod.{name}": value for name, value in state.items()},
+        {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        {f"student.network.{name}": value for name, value in state.items()},
+        deep,
+        {"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 3},
+        {"model_state_dict": state, "optimizer": {"lr": 0.1}},
+        {"module": {f"module.{name}": value for name, value in state.items()}},
+    ]
+    for index, case in enumerate(cases):
+        torch.save(case, tmp_path / f"{index}.pt")
+        made = load("tests.worker.models.tiny_families:Towers", checkpoint=f"{index}.pt", directory=tmp_path)
+        assert same(made.model, state), index
+    first = next(iter(state))
+    wrong = {**state, first: (100 * state[first]).to(torch.int8)}
+    torch.save(wrong, tmp_path / "int8.pt")
+    with pytest.raises(RecipeError, match=rf"of another type: {first} torch\.int8 instead of torch\.float32"):
+        load("tests.worker.models.tiny_families:Towers", checkpoint="int8.pt", directory=tmp_path)
+
+
+def test_weight_norm_is_read_in_both_versions() -> None:
+    model = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
+    state = dict(model.state_dict())
+    old = {"bias": state["bias"], "weight_g": state["parametrizations.weight.original0"],
+           "weight_v": state["parametrizations.weight.original1"]}  # fmt: skip
+    fresh = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
+    for version in (old, state):
+        load_weights(fresh, version, "a file")
+        assert torch.equal(fresh.weight, model.weight)

@@ -126,17 +126,17 @@ def _stacks(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _sections(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def sections(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield a configuration and those inside it, each with its path."""
     yield path, config
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
-            yield from _sections(value, (*path, name))
+            yield from sections(value, (*path, name))
 
 
 def keep_every_layer(config: Any) -> None:
     """Set the share of layers that a model leaves out at random in training to 0: all of them are compared."""
-    for path, section in _sections(config):
+    for path, section in sections(config):
         for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
             if getattr(section, name, None):
                 log.info("%s is 0 instead of %s", ".".join((*path, name)), getattr(section, name))
@@ -154,17 +154,17 @@ def _section_paths(model: Any, stack: str) -> list[tuple[str, ...]]:
 
     Some models give a stack a copy of the configuration, changed (T5) or not; one with equal content is found too.
     """
-    sections = list(_sections(model.config))
+    all_sections = list(sections(model.config))
     paths: list[tuple[str, ...]] = []
     ancestor = stack
     while ancestor:
         ancestor = ancestor.rpartition(".")[0]
         ancestor_config = getattr(model.get_submodule(ancestor), "config", None)
-        same = [path for path, section in sections if section is ancestor_config]
+        same = [path for path, section in all_sections if section is ancestor_config]
         if not same and isinstance(ancestor_config, PreTrainedConfig):
             same = [
                 path
-                for path, section in sections
+                for path, section in all_sections
                 if type(section) is type(ancestor_config) and section == ancestor_config
             ]
         if len(same) == 1 and same[0] not in paths:
