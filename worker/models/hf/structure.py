@@ -153,12 +153,17 @@ def _name_roles(model: Any, towers: Sequence[Tower], joined: bool) -> None:
     if joined and len(texts) == 1 and others and all(tower.role != "decoder" for tower in others):
         texts[0].role = LANGUAGE
     if joined and not texts and not any(tower.role in ("decoder", LANGUAGE) for tower in towers):
-        towers[-1].role = LANGUAGE
+        unknown = [tower for tower in towers if tower.role not in ("image", "video", "audio", "connector")]
+        max(unknown or towers, key=lambda tower: _size(model, tower)).role = LANGUAGE
     roles = Counter(tower.role for tower in towers)
     leaves = Counter(leaf(tower.path) for tower in towers)
     for tower in towers:
         own = leaf(tower.path) if leaves[leaf(tower.path)] == 1 else tower.path.replace(".", "_")
         tower.name = tower.role if roles[tower.role] == 1 or tower in named else own
+
+
+def _size(model: nn.Module, tower: Tower) -> int:
+    return sum(parameter.numel() for parameter in model.get_submodule(tower.path).parameters())
 
 
 def _has_embeddings(model: Any, tower: Tower) -> bool:

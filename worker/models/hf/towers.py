@@ -111,14 +111,17 @@ def _towers(module: nn.Module, path: str, scopes: Mapping[str, str]) -> list[Tow
 
 def _scopes(model: Any) -> dict[str, str]:
     """Return the paths of the encoders that the model itself names, with their roles."""
+    if not hasattr(model, "get_encoder"):
+        return {}
     names = {id(module): name for name, module in model.named_modules()}
-    scopes = {}
-    for role in ("image", "audio"):
-        encoder = model.get_encoder(modality=role) if hasattr(model, "get_encoder") else model
-        path = names.get(id(encoder), "")
-        if path and encoder is not model.base_model:
-            scopes[path] = role
-    return scopes
+    # Some models return the encoder of their text for everything.
+    others = (model, model.base_model, model.get_encoder())
+    encoders = {role: model.get_encoder(modality=role) for role in ("image", "audio")}
+    return {
+        names[id(encoder)]: role
+        for role, encoder in encoders.items()
+        if id(encoder) in names and all(encoder is not other for other in others)
+    }
 
 
 def outside(model: nn.Module, path: str, taken: set[str]) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
