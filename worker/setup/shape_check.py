@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from worker.data.entries import describe
 from worker.distill.modular import ModularModel, Outputs
@@ -81,7 +81,7 @@ def compare_shapes(
                     faults.append(_mismatch(models, module, (f"layer {ours}", f"layer {theirs}"), shapes))
                 elif shapes[0] != shapes[1]:
                     widths.hidden[ours] = HiddenWidths(module, shapes[0][axis], shapes[1][axis], axis)
-                faults += _misread(models, objective, module, theirs, shapes[1], axis, batch)
+                faults += _misread(models, objective, module, theirs, teacher.hidden[theirs], axis, batch)
     _warn_of_repeated_calls(models)
     for module, name in _boundaries(models, student, forced):
         teacher_tensor = teacher.boundary[module].get(name)
@@ -146,12 +146,13 @@ def _misread(
     objective: Objective | None,
     module: str,
     layer: str,
-    shape: torch.Size,
+    tensor: Tensor,
     axis: int | None,
     batch: Batch,
 ) -> Iterator[str]:
     """Yield a sentence if the mask or the loss of a module would take another axis of its layers for the width."""
-    mask = models.adapter.mask(module, "hidden", batch)
+    shape = tensor.shape
+    mask = models.adapter.mask_for(module, "hidden", batch, tensor)
     if mask is not None and not _covers(mask.shape, shape[:-1]):
         yield (
             f"{_arms(models, module)}: the mask of module {module} is {list(mask.shape)}, but the layer {layer} puts "
