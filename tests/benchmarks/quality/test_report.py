@@ -95,8 +95,9 @@ def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_oth
         for (lr, weight, seed), right in tried.items()
     }
     settings = tuned(runs)
-    assert settings["round robin"] == settings["uniform"] == (0.003, 1.0)
-    assert settings["joint"] == tuned({})["joint"]
+    assert settings[student, "round robin"] == settings[student, "uniform"] == (0.003, 1.0)
+    assert settings[student, "joint"] == tuned({})[student, "joint"]
+    assert settings["vlm", "round robin"] == tuned({})["vlm", "round robin"], "which is tuned for itself"
 
 
 def test_every_method_makes_a_recipe() -> None:
