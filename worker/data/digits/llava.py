@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from worker.data.base import Batch
-from worker.data.digits.rows import MEAN, SIZE, STD, Collages
+from worker.data.digits.rows import CELL, MEAN, SIZE, STD, Collages
 from worker.data.digits.text import CONTEXT_LENGTH, TOKEN_IDS, VOCABULARY, decode
 
-PATCH = 4
-"""Width and height of a patch, in pixels; every patch is one picture token."""
+PATCH = CELL
+"""Width and height of a patch, in pixels. Every patch is one picture token, and shows one digit."""
 PICTURE_TOKENS = (SIZE // PATCH) ** 2
 PICTURE, UNKNOWN = "<image>", "<unknown>"
 LLAVA_VOCABULARY = (*VOCABULARY, PICTURE, UNKNOWN)

@@ -21,9 +21,9 @@ def test_a_batch_has_the_coca_items_with_the_picture_in_the_text(data: DigitsDat
     coca = build_digits(MIX).held_out.batch(np.arange(64))
     assert {name: (*tensor.shape,) for name, tensor in batch.items()} == {
         "pixel_values": (64, 3, 16, 16),
-        "input_ids": (64, 31),
-        "attention_mask": (64, 31),
-        "labels": (64, 31),
+        "input_ids": (64, 19),
+        "attention_mask": (64, 19),
+        "labels": (64, 19),
         "kind": (64,),
     }
     assert torch.equal(batch["pixel_values"], coca["image"])
@@ -33,7 +33,7 @@ def test_a_batch_has_the_coca_items_with_the_picture_in_the_text(data: DigitsDat
     assert torch.equal(batch["attention_mask"][~pictures].view(64, -1).bool(), coca["text"] != 0)
     assert torch.equal(batch["labels"][~pictures].view(64, -1) != IGNORED, coca["answer"])
     assert set(batch["labels"][pictures].tolist()) == {IGNORED}
-    assert (data.vocab_size, data.context_length) == (31, 31)
+    assert (data.vocab_size, data.context_length) == (31, 19)
 
 
 def test_answers_are_judged_with_and_without_the_last_tokens_logits(data: DigitsData) -> None:
