@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -69,6 +70,12 @@ class Llava(Pretrained):
             label_smoothing=options.label_smoothing,
         )
         return (words.sum(dim=1) / (labels != IGNORED).sum(dim=1)).mean()
+
+    def load_weights(self, file: Path) -> None:
+        """Load weights from a safetensors file, whose names are those that transformers writes."""
+        weights = load_file(file)
+        model = type(self.model).from_pretrained(None, config=self.model.config, state_dict=weights)
+        self.model.load_state_dict(model.state_dict())
 
     def save(self, directory: Path) -> None:
         """Write the model as ``from_pretrained`` reads it, with its processor."""
