@@ -26,8 +26,8 @@ class DigitsOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     batches: Literal["coca", "llava"] = "coca"
-    """What a batch holds: ``image`` and ``text`` as in ``worker.data.base.DataModule``, or what a LLaVA of transformers
-    reads (worker/data/digits/llava.py)."""
+    """The form of a batch: ``image`` and ``text`` as in ``worker.data.base.DataModule``, or what a LLaVA of
+    transformers reads (worker/data/digits/llava.py)."""
     seed: int = Field(default=0, ge=0)
     """Seed of the training items."""
     source_digits: int = Field(default=TRAIN_DIGITS, ge=10, le=TRAIN_DIGITS)
