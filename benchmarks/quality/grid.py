@@ -98,6 +98,7 @@ class StudentKind:
         tuned_on: The problem on whose first seeds the settings of its methods are tuned.
         usual: Peak learning rate and weight of the layer terms where nothing was tuned: those of the recipe.
         arms: Names of its arms by their first letter, which stands for them in records.
+        tasks: The tasks that its teacher was trained for.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class StudentKind:
     tuned_on: str = "questions/uneven/little"
     usual: Settings = (6e-3, 100.0)
     arms: Mapping[str, str] = field(default_factory=lambda: {"i": "image", "t": "text", "m": "decoder"})
+    tasks: tuple[str, ...] = tuple(TASKS)
 
 
 STUDENTS = {
@@ -116,7 +118,8 @@ STUDENTS = {
         batches="llava",
         tuned_on="questions/vlm/little",
         usual=(6e-3, 100.0),
-        arms={name[0]: name for name in ("image", "connector", "lower", "middle", "upper")},
+        arms={name[0]: name for name in ("image", "lower", "middle", "upper")},
+        tasks=("questions", "entailment", "captions"),
     ),
 }
 """Students cut from the CoCa, of 8 image, 4 text and 4 decoder layers; and the one of the LLaVA's own recipe."""
@@ -276,6 +279,14 @@ def cells(
             pattern = "/".join("{" + ",".join(known) + "}" for known in names)
             raise ValueError(f"{problem!r} is not a recipe of the study; expected {pattern}")
         task, student, amount = parts
+        kind = STUDENTS[student]
+        if task not in kind.tasks:
+            raise ValueError(f"the teacher of {problem} was not trained for {task}, only for {', '.join(kind.tasks)}")
+        for name in methods:
+            if METHODS[name].shares and len(METHODS[name].shares) != len(kind.arms):
+                raise ValueError(
+                    f"{name!r} has other arms than {problem}, whose arms are {', '.join(kind.arms.values())}"
+                )
         for seed in numbers:
             for method in methods:
                 yield Cell(task, student, amount, method, seed, budget, *settings[student, method])
