@@ -80,7 +80,7 @@ class Llava(Pretrained):
     def save(self, directory: Path) -> None:
         """Write the model as ``from_pretrained`` reads it, with its processor."""
         text = processor()
-        self.model.generation_config = transformers.GenerationConfig(
+        self.model.generation_config = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=text.tokenizer.bos_token_id,
             eos_token_id=text.tokenizer.eos_token_id,
             pad_token_id=text.tokenizer.pad_token_id,
@@ -98,7 +98,7 @@ def processor() -> Any:
         image_mean=[MEAN] * 3,
         image_std=[STD] * 3,
     )
-    return transformers.LlavaProcessor(
+    return transformers.LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=image_processor,
         tokenizer=tokenizer(),
         patch_size=PATCH,
@@ -116,7 +116,7 @@ def tokenizer() -> Any:
     words = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, ids[START])])
-    return transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=words,
         pad_token=PAD,
         bos_token=START,
