@@ -105,7 +105,7 @@ def _selected(options: argparse.Namespace, records: Records) -> list[Cell]:
         finished = sorted(map(Cell.from_name, records.all("runs")), key=lambda cell: (-cell.budget, cell.rank))
         if options.tune:
             return [cell for cell in finished if cell.tunes]
-        return [c for c in finished if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == settings[c.method]]
+        return [c for c in finished if c.seed >= FIRST_REPORTED and (c.lr, c.weight) == settings[c.student, c.method]]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     plain = list(cells(options.recipes, options.methods, seeds, options.budget, settings))
     if not options.tune:

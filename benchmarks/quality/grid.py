@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.quality.tasks import TASKS
 from worker.data.digits.rows import TRAIN_DIGITS
@@ -80,22 +81,58 @@ METHODS: dict[str, Method] = {
     f"shares {image}:{text}:{decoder}": Method(shares=(image, text, decoder), tail=TAIL, like="round robin")
     for image, text, decoder in [(8, 1, 1), (6, 2, 2), (6, 1, 3), (6, 3, 1), (4, 3, 3), (4, 1, 5), (4, 5, 1), (2, 4, 4)]
 }
+
+
+Settings = tuple[float, float]
+"""Peak learning rate, and weight of the layer terms."""
+
+
+@dataclass(frozen=True)
+class StudentKind:
+    """One student of the study, and its teacher.
+
+    Attributes:
+        overrides: Fields of the recipe that make it.
+        recipe: The recipe.
+        batches: What a batch of the digits data holds.
+        tuned_on: The problem on whose first seeds the settings of its methods are tuned.
+        usual: Peak learning rate and weight of the layer terms where nothing was tuned: those of the recipe.
+        arms: Names of its arms by their first letter, which stands for them in records.
+        tasks: The tasks that its teacher was trained for.
+    """
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Path = BUILT_IN
+    batches: Literal["coca", "llava"] = "coca"
+    tuned_on: str = "questions/uneven/little"
+    usual: Settings = (6e-3, 100.0)
+    arms: Mapping[str, str] = field(default_factory=lambda: {"i": "image", "t": "text", "m": "decoder"})
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+
 STUDENTS = {
-    "uneven": {"image": 2, "text": 4, "multimodal": 4},
-    "even": {"image": 4, "text": 2, "multimodal": 2},
+    "uneven": StudentKind({"student.keep": {"image": 2, "text": 4, "multimodal": 4}}),
+    "even": StudentKind({"student.keep": {"image": 4, "text": 2, "multimodal": 2}}),
+    "vlm": StudentKind(
+        recipe=BUILT_IN.parent / "digits-vlm.yaml",
+        batches="llava",
+        tuned_on="questions/vlm/little",
+        usual=(6e-3, 100.0),
+        arms={name[0]: name for name in ("image", "lower", "middle", "upper")},
+        tasks=("questions", "entailment", "captions"),
+    ),
 }
-"""Layers kept of the teacher's 8 image, 4 text and 4 decoder layers."""
+"""Students cut from the CoCa, of 8 image, 4 text and 4 decoder layers; and the one of the LLaVA's own recipe."""
 AMOUNTS = {"little": 150, "plenty": TRAIN_DIGITS}
 """Number of source digits in the transfer set."""
-USUAL = (6e-3, 100.0)
-"""Peak learning rate and weight of the layer terms where nothing was tuned: those of the built-in recipe."""
 BARE = (7.5e-4, 0.0)
-"""The same for methods without layer terms, for which that rate is far too high."""
+"""Learning rate and weight, where nothing was tuned, of methods without layer terms, for which the usual rate is far
+too high."""
 ALIKE = 0.005
 """Difference in the metric below which two settings count as equally good."""
-TUNED_ON, FIRST_TRIED, FIRST_REPORTED = "questions/uneven/little", 110, 200
-"""Settings are tuned on this recipe with seeds below the first number; everything else is tried out on seeds from the
-first to the second number; seeds from the second number on are reported."""
+FIRST_TRIED, FIRST_REPORTED = 110, 200
+"""Settings are tuned with seeds below the first number; everything else is tried out on seeds from the first to the
+second number; seeds from the second number on are reported."""
 
 _NAME = re.compile(r"(\w+)/(\w+)/(\w+) (.+) (\S+)s lr=(\S+) layers=(\S+) #(\d+)")
 
@@ -147,7 +184,7 @@ class Cell:
     @property
     def tunes(self) -> bool:
         """Whether settings are tuned on it."""
-        return self.problem == TUNED_ON and self.seed < FIRST_TRIED
+        return self.problem == STUDENTS[self.student].tuned_on and self.seed < FIRST_TRIED
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -157,12 +194,17 @@ class Cell:
         return (*(list(order).index(part) for part, order in zip(parts, orders, strict=True)), self.seed)
 
     def recipe(self, steps_per_round: int = STEPS_PER_ROUND) -> Recipe:
-        """Return the built-in recipe with the changes of this run."""
-        method = METHODS[self.method]
+        """Return the student's recipe with the changes of this run."""
+        method, student = METHODS[self.method], STUDENTS[self.student]
         overrides: dict[str, Any] = {
-            "student.keep": STUDENTS[self.student],
+            **student.overrides,
             "data.name": "benchmarks.quality.tasks:build",
-            "data.options": {"task": self.task, "seed": self.seed, "source_digits": AMOUNTS[self.amount]},
+            "data.options": {
+                "task": self.task,
+                "seed": self.seed,
+                "source_digits": AMOUNTS[self.amount],
+                "batches": student.batches,
+            },
             "data.batch_size": BATCH,
             "train": method.train,
             "cost_aware": method.cost_aware,
@@ -179,14 +221,11 @@ class Cell:
         }
         if self.task == "two_pictures":
             overrides["teacher.checkpoint"] = "../models/digits-coca-two-pictures/model.safetensors"
-        return read_recipe(BUILT_IN, overrides).fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
+        return read_recipe(student.recipe, overrides).fixed(steps_per_round, probe_batches=1, evaluate_every=10**9)
 
 
-Settings = tuple[float, float]
-
-
-def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
-    """Return the learning rate and layer weight with which each method did best on the tuning seeds.
+def tuned(runs: Mapping[str, Any]) -> dict[tuple[str, str], Settings]:
+    """Return the settings with which each method did best on the tuning seeds, by student and method.
 
     The best settings have the lowest mean held-out loss among those whose metric is within half a point of the highest:
     one or two seeds do not show smaller differences.
@@ -194,21 +233,27 @@ def tuned(runs: Mapping[str, Any]) -> dict[str, Settings]:
     Args:
         runs: All records of runs, by name.
     """
-    ends: dict[str, dict[Settings, list[tuple[float, float]]]] = {}
+    ends: dict[tuple[str, str], dict[Settings, list[tuple[float, float]]]] = {}
     for name, record in runs.items():
         cell = Cell.from_name(name)
         if cell.tunes:
             last = record["results"][-1]
             score = sum(last["right"]) / (last["items"] * len(last["right"]))
-            ends.setdefault(cell.method, {}).setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
-    best: dict[str, Settings] = {}
-    for method, tried in ends.items():
+            tried = ends.setdefault((cell.problem, cell.method), {})
+            tried.setdefault((cell.lr, cell.weight), []).append((score, fmean(last["loss"])))
+    best: dict[tuple[str, str], Settings] = {}
+    for where, tried in ends.items():
         means = {settings: tuple(map(fmean, zip(*pairs, strict=True))) for settings, pairs in tried.items()}
         highest = max(score for score, _ in means.values())
         near = {settings: loss for settings, (score, loss) in means.items() if score > highest - ALIKE}
-        best[method] = min(near, key=near.__getitem__)
-    usual = {name: USUAL if method.layers else BARE for name, method in METHODS.items()}
-    return {name: best.get(name, best.get(method.like, usual[name])) for name, method in METHODS.items()}
+        best[where] = min(near, key=near.__getitem__)
+    return {
+        (name, method): best.get((kind.tuned_on, method))
+        or best.get((kind.tuned_on, METHODS[method].like))
+        or (kind.usual if METHODS[method].layers else BARE)
+        for name, kind in STUDENTS.items()
+        for method in METHODS
+    }
 
 
 def cells(
@@ -216,7 +261,7 @@ def cells(
     methods: Sequence[str],
     seeds: Iterable[int],
     budget: float,
-    settings: Mapping[str, Settings],
+    settings: Mapping[tuple[str, str], Settings],
 ) -> Iterator[Cell]:
     """Yield runs, the most informative first: all methods of a problem, seed by seed.
 
@@ -234,6 +279,14 @@ def cells(
             pattern = "/".join("{" + ",".join(known) + "}" for known in names)
             raise ValueError(f"{problem!r} is not a recipe of the study; expected {pattern}")
         task, student, amount = parts
+        kind = STUDENTS[student]
+        if task not in kind.tasks:
+            raise ValueError(f"the teacher of {problem} was not trained for {task}, only for {', '.join(kind.tasks)}")
+        for name in methods:
+            if METHODS[name].shares and len(METHODS[name].shares) != len(kind.arms):
+                raise ValueError(
+                    f"{name!r} has other arms than {problem}, whose arms are {', '.join(kind.arms.values())}"
+                )
         for seed in numbers:
             for method in methods:
-                yield Cell(task, student, amount, method, seed, budget, *settings[method])
+                yield Cell(task, student, amount, method, seed, budget, *settings[student, method])

@@ -23,8 +23,11 @@ from worker.setup.models import Models
 GLANCE, LOOK = 24, 120
 """Items per block for a point of a curve, and for a result."""
 
-WEIGHTS = LossWeights(task={"caption": 1.0, "contrastive": 0.1}, logits=1.0, temperature=2.0, layers=1.0)
-"""Weights of the reported loss."""
+WEIGHTS = {
+    "coca": LossWeights(task={"caption": 1.0, "contrastive": 0.1}, logits=1.0, temperature=2.0, layers=1.0),
+    "llava": LossWeights(logits=1.0, temperature=2.0, layers=1.0),
+}
+"""Weights of the reported loss, by what a batch holds."""
 
 Items = list[tuple[Batch, Outputs]]
 _cache: dict[str, dict[int, Items]] = {}
@@ -68,7 +71,7 @@ class Judge:
     """
 
     def __init__(self, problem: str, models: Models, data: TaskData, planner: Planner, teacher: Teacher) -> None:
-        objective = Objective(models.adapter, models.pairs, WEIGHTS)
+        objective = Objective(models.adapter, models.pairs, WEIGHTS[data.batches])
         self._student, self._weighted = Student(models.student, objective), objective.weighted
         self._data, self._plan, self._teacher = data, planner.joint(), teacher
         self._problem = problem

@@ -12,7 +12,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.quality.grid import Cell
+from benchmarks.quality.grid import STUDENTS, Cell
 
 COLOURS = {
     "joint": "#555555",
@@ -22,7 +22,10 @@ COLOURS = {
     "optima": "#d1495b",
     "optima per cost": "#e8a33d",
 }
-ARMS = {"i": ("image", "#4c9f70"), "t": ("text", "#8d6cab"), "m": ("decoder", "#e07a3f"), "j": ("joint", "#999999")}
+ARM_COLOURS = {
+    "i": "#4c9f70", "t": "#8d6cab", "m": "#e07a3f", "c": "#e8c547", "l": "#8d6cab", "u": "#a63d40", "j": "#999999",
+}  # fmt: skip
+"""Colours of arms by their first letter."""
 BINS = 14
 
 
@@ -49,7 +52,7 @@ def plot(runs: Mapping[Cell, Mapping[str, Any]], file: Path) -> None:
             axis.grid(alpha=0.25)
         row[0].legend(fontsize=8)
         if "optima" in methods:
-            _arms(row[2], [run["arms"] for run in methods["optima"]])
+            _arms(row[2], [run["arms"] for run in methods["optima"]], STUDENTS[problem.split("/")[1]].arms)
     figure.tight_layout()
     figure.savefig(file, dpi=90)
     plt.close(figure)
@@ -74,14 +77,15 @@ def _curves(axes: Any, runs: list[Mapping[str, Any]], name: str, colour: str) ->
         axis.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
 
 
-def _arms(axis: Any, sequences: list[str]) -> None:
+def _arms(axis: Any, sequences: list[str], arms: Mapping[str, str]) -> None:
     """Draw the arms' shares over the rounds of all runs, stacked."""
-    shares = np.zeros((len(ARMS), BINS))
+    names = {**arms, "j": "joint"}
+    shares = np.zeros((len(names), BINS))
     for sequence in sequences:
         for index, letter in enumerate(sequence):
-            shares[list(ARMS).index(letter), index * BINS // len(sequence)] += 1
+            shares[list(names).index(letter), index * BINS // len(sequence)] += 1
     shares /= shares.sum(0).clip(min=1)
-    names, colours = zip(*ARMS.values(), strict=True)
-    axis.stackplot((np.arange(BINS) + 0.5) / BINS, shares, labels=names, colors=colours, alpha=0.85)
+    colours = [ARM_COLOURS[letter] for letter in names]
+    axis.stackplot((np.arange(BINS) + 0.5) / BINS, shares, labels=list(names.values()), colors=colours, alpha=0.85)
     axis.set(title="what optima trains", xlabel="share of its rounds", ylabel="share", xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=8, loc="lower left")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.grid import Cell
+from benchmarks.quality.grid import STUDENTS, Cell
 
 Floats = npt.NDArray[np.float64]
 Record = Mapping[str, Any]
@@ -145,14 +145,14 @@ def _by_problem(runs: Runs) -> Iterator[tuple[str, dict[str, BySeed]]]:
 def _problem(name: str, methods: dict[str, BySeed]) -> Iterator[str]:
     teacher = next(iter(next(iter(methods.values())).values()))["teacher"]
     yield f"### {name}\n\nTeacher: {teacher:.1%}. Task metric / held-out distillation loss, by share of the budget:"
-    yield "\n".join(_results(methods))
+    yield "\n".join(_results(methods, STUDENTS[name.split("/")[1]].arms))
     differences = list(_attributed(methods))
     if differences:
         head = "| what | difference | metric, points | held-out loss | seeds |"
         yield "\n".join([head, "|---|---|---|---|---|", *differences])
 
 
-def _results(methods: dict[str, BySeed]) -> Iterator[str]:
+def _results(methods: dict[str, BySeed], arms: Mapping[str, str]) -> Iterator[str]:
     """Yield a table: metric and loss at shares of the budget, the cost to joint's final loss, shares of the arms."""
     yield f"| method | {' | '.join(SHARES)} | cost to joint's final loss, at most | rounds by arm | seeds |"
     yield "|---|" + "---|" * (len(SHARES) + 3)
@@ -164,7 +164,7 @@ def _results(methods: dict[str, BySeed]) -> Iterator[str]:
             loss = np.mean([np.mean(each[at]["loss"]) for each in results])
             columns.append(f"{score:.1%} / {loss:.3f}")
         cost = _cost_to_reach(by_seed, methods.get("joint", {}))
-        yield f"| {method} | {' | '.join(columns)} | {cost} | {_shares(by_seed)} | {len(by_seed)} |"
+        yield f"| {method} | {' | '.join(columns)} | {cost} | {_shares(by_seed, arms)} | {len(by_seed)} |"
 
 
 def costs_to_reach(ours: Mapping[int, Record], joint: Mapping[int, Record]) -> list[float | None]:
@@ -189,10 +189,10 @@ def _cost_to_reach(ours: BySeed, joint: BySeed) -> str:
     return f"{np.mean(reached):.2f}{missed}"
 
 
-def _shares(by_seed: BySeed) -> str:
-    arms = "".join(record["arms"] for record in by_seed.values())
-    names = {"i": "image", "t": "text", "m": "decoder", "j": "joint"}
-    return ", ".join(f"{name} {arms.count(letter) / len(arms):.0%}" for letter, name in names.items() if letter in arms)
+def _shares(by_seed: BySeed, arms: Mapping[str, str]) -> str:
+    played = "".join(record["arms"] for record in by_seed.values())
+    names = (*arms.items(), ("j", "joint"))
+    return ", ".join(f"{name} {played.count(letter) / len(played):.0%}" for letter, name in names if letter in played)
 
 
 def _attributed(methods: dict[str, BySeed]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The shipped teacher has its recorded accuracy, and its command works."""
+"""The shipped teachers have their recorded accuracy, and their command works."""
 
 import json
 from pathlib import Path
@@ -8,22 +8,25 @@ import torch
 
 from worker.data.digits.dataset import build_digits
 from worker.models.open_clip.loader import load
-from worker.pretrain import evaluate, main
+from worker.pretrain.__main__ import KNOWN, main
+from worker.pretrain.coca import Coca
+from worker.pretrain.training import evaluate
 
-TEACHER = Path(__file__).parents[2] / "deploy" / "models" / "digits-coca"
+TEACHER = KNOWN["coca"]
 
 
 def test_shipped_teacher_reproduces_its_recorded_accuracy() -> None:
     recorded = json.loads((TEACHER / "metrics.json").read_text())
     data = build_digits({})
     assert recorded["held_out_questions"] == len(data.questions)
-    measured = evaluate(load(f"open_clip:{TEACHER}").model, data, data.questions)
+    measured = evaluate(Coca(load(f"open_clip:{TEACHER}").model, {}), data, data.questions)
     assert measured["accuracy"] == pytest.approx(recorded["held_out"]["accuracy"], abs=0.002)
     assert measured["accuracy"] >= 0.95
 
 
-def test_shipped_teacher_is_small() -> None:
-    assert (TEACHER / "model.safetensors").stat().st_size <= 8 * 2**20
+@pytest.mark.parametrize("model", KNOWN)
+def test_shipped_teachers_are_small(model: str) -> None:
+    assert (KNOWN[model] / "model.safetensors").stat().st_size <= 8 * 2**20
 
 
 def test_student_cut_from_the_teacher_starts_clearly_worse() -> None:
@@ -31,8 +34,8 @@ def test_student_cut_from_the_teacher_starts_clearly_worse() -> None:
     student = teacher.cut({"image": 2, "text": 4, "multimodal": 4}, teacher.adapter).model
     data = build_digits({"question_items": 1000})
     assert (
-        evaluate(student, data, data.questions)["accuracy"]
-        < evaluate(teacher.model, data, data.questions)["accuracy"] - 0.10
+        evaluate(Coca(student, {}), data, data.questions)["accuracy"]
+        < evaluate(Coca(teacher.model, {}), data, data.questions)["accuracy"] - 0.10
     )
 
 

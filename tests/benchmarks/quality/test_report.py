@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.quality import report
@@ -95,13 +96,32 @@ def test_each_method_is_run_with_what_was_best_on_the_tuning_seeds_and_on_no_oth
         for (lr, weight, seed), right in tried.items()
     }
     settings = tuned(runs)
-    assert settings["round robin"] == settings["uniform"] == (0.003, 1.0)
-    assert settings["joint"] == tuned({})["joint"]
+    assert settings[student, "round robin"] == settings[student, "uniform"] == (0.003, 1.0)
+    assert settings[student, "joint"] == tuned({})[student, "joint"]
+    assert settings["vlm", "round robin"] == tuned({})["vlm", "round robin"], "which is tuned for itself"
 
 
 def test_every_method_makes_a_recipe() -> None:
     for cell in cells([PROBLEM], list(METHODS), (200,), 40.0, tuned({})):
         assert cell.recipe().seed == 200
+
+
+def test_the_llava_has_a_recipe_tasks_and_arms_of_its_own() -> None:
+    problem = "questions/vlm/little"
+    methods = [name for name, method in METHODS.items() if not method.shares]
+    for cell in cells([problem], methods, (200,), 40.0, tuned({})):
+        recipe = cell.recipe()
+        assert recipe.name == "digits-vlm"
+        batch = build(recipe.data.options).blocks[0].batch(np.arange(4))
+        assert {"pixel_values", "input_ids", "labels"} < batch.keys()
+    with pytest.raises(ValueError, match="'image only' has other arms than questions/vlm/little"):
+        list(cells([problem], ["image only"], (200,), 40.0, tuned({})))
+    with pytest.raises(ValueError, match="was not trained for two_pictures"):
+        list(cells(["two_pictures/vlm/little"], ["joint"], (200,), 40.0, tuned({})))
+    played = {
+        cell: record(1.0, 80) | {"arms": "iilmuj"} for cell in cells([problem], ["optima"], (200,), 12.0, tuned({}))
+    }
+    assert "image 33%, lower 17%, middle 17%, upper 17%, joint 17%" in report.tables(played)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,15 +1,16 @@
-"""Collages of four real handwritten digits with captions, questions and statements, for CoCa.
+"""Collages of four real handwritten digits with captions, questions and statements, for CoCa and LLaVA.
 
 Nothing is downloaded: the scans come with scikit-learn. 1,400 of them are for training, the other 397 only for
 measuring.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
+from worker.data.digits.llava import IGNORED, LLAVA_CONTEXT_LENGTH, LLAVA_VOCABULARY, LlavaRows
 from worker.data.digits.rows import TRAIN_DIGITS, Collages, sources
 from worker.data.digits.text import ASKING, CONTEXT_LENGTH, KINDS, QUESTIONS, VOCABULARY
 from worker.data.options import parse_options
@@ -24,6 +25,9 @@ class DigitsOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    batches: Literal["coca", "llava"] = "coca"
+    """The form of a batch: ``image`` and ``text`` as in ``worker.data.base.DataModule``, or what a LLaVA of
+    transformers reads (worker/data/digits/llava.py)."""
     seed: int = Field(default=0, ge=0)
     """Seed of the training items."""
     source_digits: int = Field(default=TRAIN_DIGITS, ge=10, le=TRAIN_DIGITS)
@@ -43,30 +47,41 @@ class DigitsOptions(BaseModel):
 
 
 class DigitsData:
-    """The data module; its attributes are those of ``worker.data.base.DataModule``."""
+    """The data module; its attributes are those of ``worker.data.base.DataModule``.
+
+    Attributes:
+        rows: The class of its three datasets.
+    """
 
     pad_id = 0
-    vocab_size = len(VOCABULARY)
-    context_length = CONTEXT_LENGTH
     kinds = KINDS
     collate = staticmethod(stack)
 
     def __init__(self, options: DigitsOptions) -> None:
+        llava = options.batches == "llava"
+        self.rows = LlavaRows if llava else Collages
+        self.vocab_size = len(LLAVA_VOCABULARY if llava else VOCABULARY)
+        self.context_length = LLAVA_CONTEXT_LENGTH if llava else CONTEXT_LENGTH
         shares, asked = ([mix.get(kind, 0.0) for kind in KINDS] for mix in (options.mix, options.asked))
         scans = sources(train=True)[: options.source_digits]
         unseen = sources(train=False)
-        self.train = Collages(scans, options.seed, options.length, shares, options.shift)
-        self.held_out = Collages(unseen, HELD_OUT_SEED, options.held_out_items, shares, shift=0)
-        self.questions = Collages(unseen, HELD_OUT_SEED + 1, options.question_items, asked, shift=0)
+        self.train = self.rows(scans, options.seed, options.length, shares, options.shift)
+        self.held_out = self.rows(unseen, HELD_OUT_SEED, options.held_out_items, shares, shift=0)
+        self.questions = self.rows(unseen, HELD_OUT_SEED + 1, options.question_items, asked, shift=0)
 
     def metrics(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
         """Count exact matches: all answer tokens are correct under teacher forcing.
 
         This equals an exact match of greedy decoding, since up to its first mistake a greedy decoder reads the correct
         tokens. ``accuracy`` is over the questions and statements, without the captions.
+
+        Args:
+            logits: [B, positions, V]; those at position i predict token i + 1, and any at the last token are ignored.
+            batch: The batch.
         """
-        asked = batch["answer"][:, 1:]
-        right = ((logits.argmax(dim=-1) == batch["text"][:, 1:]) | ~asked).all(dim=1)
+        labels = batch["labels"] if "labels" in batch else batch["text"].masked_fill(~batch["answer"], IGNORED)
+        labels = labels[:, 1:]
+        right = ((logits[:, : labels.shape[1]].argmax(dim=-1) == labels) | (labels == IGNORED)).all(dim=1)
         kind = batch["kind"]
         by_kind = {}
         for number, name in enumerate(KINDS):

@@ -1,0 +1,1 @@
+"""Pretraining of the teachers of the built-in recipes, from scratch, on the digits data."""
