@@ -1,6 +1,6 @@
 """A model that runs some of its modules and records their outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -112,13 +112,15 @@ class ModularModel:
         # Teacher-forced modules have a pass each: two of them may read each other.
         passes = [modules] if inputs is None else [[module] for module in modules]
         answers = known if inputs is None else inputs
-        boundary, hidden = dict(known), {}
+        boundary = dict(known)
+        hidden: dict[str, Tensor] = {}
         for computed in passes if modules else []:
             recomputing = stand_ins.recomputing(computed, answers, several=len(passes) > 1)
-            with self._capture.recording() as recorded, recomputing:
-                boundary |= stand_ins.run(computed, batch, answers)
+            # A layer that stands in puts out what need not be a hidden state.
             layers = {layer for module in computed for layer in self.layers[module]}
-            hidden |= {layer: state for layer, state in recorded.items() if layer in layers}
+            with self._capture.recording(layers) as recorded, recomputing:
+                boundary |= stand_ins.run(computed, batch, answers)
+            hidden |= recorded
         return Outputs(boundary, hidden, self.adapter.logits_of(self.model, boundary))
 
     def renew_hooks(self) -> None:
@@ -147,6 +149,7 @@ class Capture:
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.calls: dict[str, int] = {}
         self._record: dict[str, Tensor] | None = None
+        self._wanted: Collection[str] | None = None
         self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
@@ -163,17 +166,21 @@ class Capture:
 
     def _hook(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if self._record is not None:
+            if self._record is not None and (self._wanted is None or name in self._wanted):
                 self._record[name] = _hidden_state(name, output)
                 self.calls[name] = self.calls.get(name, 0) + 1
 
         return record
 
     @contextmanager
-    def recording(self) -> Iterator[dict[str, Tensor]]:
-        """Record hidden states by layer name until the block ends. Not reentrant."""
+    def recording(self, layers: Collection[str] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Record hidden states by layer name until the block ends. Not reentrant.
+
+        Args:
+            layers: The layers to record; by default all.
+        """
         record: dict[str, Tensor] = {}
-        self._record, self.calls = record, {}
+        self._record, self._wanted, self.calls = record, layers, {}
         try:
             yield record
         finally:
