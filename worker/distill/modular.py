@@ -112,9 +112,11 @@ class ModularModel:
         # Teacher-forced modules have a pass each: two of them may read each other.
         passes = [modules] if inputs is None else [[module] for module in modules]
         answers = known if inputs is None else inputs
-        boundary, hidden = dict(known), {}
+        boundary = dict(known)
+        hidden: dict[str, Tensor] = {}
         for computed in passes if modules else []:
             recomputing = stand_ins.recomputing(computed, answers, several=len(passes) > 1)
+            # A layer that stands in puts out what need not be a hidden state.
             layers = {layer for module in computed for layer in self.layers[module]}
             with self._capture.recording(layers) as recorded, recomputing:
                 boundary |= stand_ins.run(computed, batch, answers)
@@ -147,7 +149,7 @@ class Capture:
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.calls: dict[str, int] = {}
         self._record: dict[str, Tensor] | None = None
-        self._names: Collection[str] | None = None
+        self._wanted: Collection[str] | None = None
         self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
@@ -164,21 +166,21 @@ class Capture:
 
     def _hook(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if self._record is not None and (self._names is None or name in self._names):
+            if self._record is not None and (self._wanted is None or name in self._wanted):
                 self._record[name] = _hidden_state(name, output)
                 self.calls[name] = self.calls.get(name, 0) + 1
 
         return record
 
     @contextmanager
-    def recording(self, names: Collection[str] | None = None) -> Iterator[dict[str, Tensor]]:
+    def recording(self, layers: Collection[str] | None = None) -> Iterator[dict[str, Tensor]]:
         """Record hidden states by layer name until the block ends. Not reentrant.
 
         Args:
-            names: The layers to record; by default all. Others may stand in, and put out nothing.
+            layers: The layers to record; by default all.
         """
         record: dict[str, Tensor] = {}
-        self._record, self._names, self.calls = record, names, {}
+        self._record, self._wanted, self.calls = record, layers, {}
         try:
             yield record
         finally:

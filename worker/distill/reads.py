@@ -102,8 +102,8 @@ class _Experiment:
     def reads(self) -> Reads:
         found = Reads(boundary=self._boundary)
         kind = type(self._stand_ins.model).__name__
-        for module, tensors in self._boundary.items():
-            if not tensors:
+        for module, put_out in self._boundary.items():
+            if not put_out:
                 raise RecipeError(
                     f"train: forced: the forward pass of {kind} calls no PyTorch module of {module}; name those that "
                     "it calls under `modules`, or use train: active or all"
@@ -269,7 +269,7 @@ class _Experiment:
                 # The code between the units cannot do with these answers: what it has not reached depends on them.
                 whole = None
         assert current.inputs is not None
-        seen = {**current.inputs, **self._outputs(whole or {})}
+        seen: dict[Any, list[Tensor]] = {**current.inputs, **self._outputs(whole or {})}
         return {what for what, tensors in self._tensors.items() if not _equal(tensors, seen.get(what))}
 
     def _outputs(self, whole: Mapping[str, Boundary]) -> dict[Output, list[Tensor]]:
