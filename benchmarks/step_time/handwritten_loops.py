@@ -14,6 +14,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from open_clip.loss import gather_features
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -143,14 +144,22 @@ class Distillation(nn.Module):
 
 
 def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, paired: Tensor) -> Tensor:
-    """Return the contrastive loss over the rows whose text describes their image alone."""
-    similarity = logit_scale.detach().exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    target = torch.arange(len(paired), device=paired.device)
-    impossible = ~paired[None, :] & (target[None, :] != target[:, None])
-    both = F.cross_entropy(similarity.masked_fill(impossible, -1e4), target, reduction="none")
-    both = both + F.cross_entropy(similarity.T.masked_fill(impossible, -1e4), target, reduction="none")
-    weight = paired.float()
-    return (both * weight).sum() / (2 * weight.sum().clamp(min=1))
+    """Return a rank's share of the contrastive loss over all ranks' rows whose text describes their image alone."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    images, texts, all_paired = image, text, paired
+    if ranks > 1:
+        images, texts = gather_features(image, text, local_loss=True, gather_with_grad=True, world_size=ranks)
+        marks = [torch.empty_like(paired) for _ in range(ranks)]
+        dist.all_gather(marks, paired)
+        all_paired = torch.cat(marks)
+    scale = logit_scale.detach().float().exp()
+    target = rank * len(paired) + torch.arange(len(paired), device=paired.device)
+    columns = torch.arange(len(all_paired), device=paired.device)
+    impossible = ~all_paired[None, :] & (columns[None, :] != target[:, None])
+    both = F.cross_entropy((scale * image @ texts.T).masked_fill(impossible, -1e4), target, reduction="none")
+    both = both + F.cross_entropy((scale * text @ images.T).masked_fill(impossible, -1e4), target, reduction="none")
+    return (both * paired).sum() * ranks / (2 * all_paired.sum().clamp(min=1))
 
 
 @dataclass(frozen=True)

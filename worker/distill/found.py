@@ -46,6 +46,10 @@ class FoundAdapter(Adapter):
         """Return the logits, or None if these boundary tensors are not enough to compute them."""
         return self._inner.logits_of(model, decoded(boundary))
 
+    def embeddings_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Boundary | None:
+        """Return the embeddings of two towers whose similarities are the logits."""
+        return self._inner.embeddings_of(model, decoded(boundary))
+
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Return which positions of the logits count."""
         return self._inner.logits_mask(batch)

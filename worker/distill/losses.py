@@ -1,10 +1,12 @@
-"""Losses of layers and logits. Pure functions of tensors; each reduces in fp32 to a scalar."""
+"""Losses of layers and logits. Each reduces in fp32 to a scalar; all but `affinity` are pure functions of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worker.models.task_losses import IMPOSSIBLE, Similarities
 
 LayerLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(student, teacher, mask) -> scalar; see :func:`normalised_mse`."""
@@ -71,6 +73,41 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature:
     if mask is None:
         return temperature**2 * divergence.mean()
     return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+def affinity(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], paired: Tensor | None, temperature: float
+) -> Tensor:
+    """Return T² · KL(teacher ‖ student) of the softened affinities of image and text, in both directions.
+
+    The affinity of an image to a text is the softmax of its similarities with the texts of all ranks, and in the other
+    direction likewise: TinyCLIP's affinity mimicking (Wu et al. 2023, arXiv 2309.12314, §3.1), which has the
+    cross-entropy at T = 1 in place of the KL. The gradient is the same, but the KL is 0 for a perfect match. A bias of
+    the similarities has no effect. The widths of student and teacher may differ.
+
+    Args:
+        student: Its embeddings, see `worker.models.base.Adapter.embeddings_of`.
+        teacher: Those of the teacher on the same rows.
+        paired: [B] bool, the rows that count as rows and as candidates; None for all.
+        temperature: T > 0.
+
+    Returns:
+        This rank's share: the mean of the ranks' shares is the mean over the paired rows of all ranks.
+    """
+    ours, theirs = (
+        Similarities.from_embeddings(each["image"], each["text"], each["scale"] / temperature, paired)
+        for each in (student, teacher)
+    )
+    divergences = [
+        F.kl_div(
+            F.log_softmax(own.masked_fill(~ours.counts, IMPOSSIBLE), dim=-1),
+            F.log_softmax(target.masked_fill(~ours.counts, IMPOSSIBLE), dim=-1),
+            reduction="none",
+            log_target=True,
+        ).sum(-1)
+        for own, target in ((ours.by_image, theirs.by_image), (ours.by_text, theirs.by_text))
+    ]
+    return temperature**2 * ours.mean(torch.stack(divergences).mean(0))
 
 
 def common_classes(student: Tensor, teacher: Tensor, classes: int | None) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,13 @@ class Outputs:
         boundary: Boundary tensors by module.
         hidden: Hidden states by the name of their layer.
         logits: The logits, or None if the modules that were run do not compute them.
+        embeddings: The embeddings of two towers whose similarities are the logits, see `Adapter.embeddings_of`.
     """
 
     boundary: dict[str, Boundary]
     hidden: dict[str, Tensor]
     logits: Tensor | None = None
+    embeddings: Boundary | None = None
 
 
 class ModularModel:
@@ -98,7 +100,7 @@ class ModularModel:
                     boundary[module] = self.adapter.run(
                         self.model, module, batch, boundary if inputs is None else inputs
                     )
-        return Outputs(boundary, dict(hidden), self.adapter.logits_of(self.model, boundary))
+        return self._outputs(boundary, dict(hidden))
 
     def _run_forward(
         self,
@@ -121,7 +123,11 @@ class ModularModel:
             with self._capture.recording(layers) as recorded, recomputing:
                 boundary |= stand_ins.run(computed, batch, answers)
             hidden |= recorded
-        return Outputs(boundary, hidden, self.adapter.logits_of(self.model, boundary))
+        return self._outputs(boundary, hidden)
+
+    def _outputs(self, boundary: dict[str, Boundary], hidden: dict[str, Tensor]) -> Outputs:
+        logits = self.adapter.logits_of(self.model, boundary)
+        return Outputs(boundary, hidden, logits, self.adapter.embeddings_of(self.model, boundary))
 
     def renew_hooks(self) -> None:
         """Register all hooks again, behind those of an engine, which may change what a PyTorch module puts out."""

@@ -1,6 +1,7 @@
 """The distillation objective: named terms, and their weighted sum under a plan.
 
-The terms are ``task/<name>``, ``logits/kl`` and ``layers/<module>`` for each module. The *total distillation loss*
+The terms are ``task/<name>``, ``logits/kl`` (for models of two towers ``logits/affinity``) and ``layers/<module>`` for
+each module. The *total distillation loss*
 is the weighted sum of all terms, end to end with the student's own inputs, whatever the arm. A module's *own*
 loss is the weighted sum of its own terms, on the teacher's boundary tensors: its layer term, and for the module that
 computes the logits also the task and logit terms that can be computed there.
@@ -18,8 +19,10 @@ from worker.distill.losses import (
     LAYER_LOSSES,
     LOGIT_LOSSES,
     LayerLoss,
+    affinity,
     common_classes,
     cosine,
+    logit_kl,
     normalised_mse,
     root_mean_square,
 )
@@ -71,8 +74,9 @@ class LossWeights(BaseModel):
     logits: Weight = 1.0
     """Weight of the logit term."""
     logit_loss: str = "kl"
-    """Comparison of logits: ``kl`` (of the softened distributions), or the import path of a function of (student,
-    teacher, mask, temperature)."""
+    """Comparison of logits: ``kl`` (of the softened distributions; for models of two towers, whose logits are the
+    similarities of images and texts, in both directions and over the rows of all ranks), or the import path of a
+    function of (student, teacher, mask, temperature)."""
     classes: int | None = Field(default=None, ge=1)
     """Number of classes that teacher and student have in common, the first ones, by which logits are compared. By
     default all; of vocabularies that are padded to different sizes, those that both have."""
@@ -135,10 +139,8 @@ class Objective:
             for module in plan.layers
             if self._layer_weights[module]
         }
-        if plan.logits and self._logit_weight and student.logits is not None and teacher.logits is not None:
-            mask = self._adapter.logits_mask_for(batch, student.logits)
-            logits = common_classes(student.logits, teacher.logits, self.classes)
-            terms[self._logit_term] = self._logit_loss(*logits, mask, self._temperature)
+        if plan.logits and self._logit_weight:
+            terms |= self._logits(student, teacher, batch)
         if plan.task:
             computed = self.task_terms(plan, model, student, batch)
             terms.update({f"task/{name}": term for name, term in computed.items() if self._task_weight(name)})
@@ -147,6 +149,19 @@ class Objective:
                 f"no loss would train {', '.join(plan.trained)}: all of its terms have weight 0 under `loss`"
             )
         return terms
+
+    def _logits(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the logit term, if both models have logits."""
+        ours, theirs = student.embeddings, teacher.embeddings
+        if ours is not None and theirs is not None and self._logit_loss is logit_kl:
+            # Similarities are compared in both directions, and over the rows of all ranks.
+            mask = self._adapter.logits_mask(batch)
+            return {"logits/affinity": affinity(ours, theirs, mask, self._temperature)}
+        if student.logits is None or teacher.logits is None:
+            return {}
+        mask = self._adapter.logits_mask_for(batch, student.logits)
+        logits = common_classes(student.logits, teacher.logits, self.classes)
+        return {self._logit_term: self._logit_loss(*logits, mask, self._temperature)}
 
     def faint(self, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Faint]:
         """Yield the teacher's outputs that have too little energy to be divided by it, as ``mse`` does.
@@ -216,6 +231,10 @@ class Objective:
         if kind == "layers":
             return self._layer_weights[name]
         return self._logit_weight if kind == "logits" else self._task_weight(name)
+
+    def takes(self, name: str) -> bool:
+        """Return whether the family's own task term of this name is in the loss."""
+        return self._task_weight(name) > 0 and name not in self._own_terms
 
     def _task_weight(self, name: str) -> float:
         return self._task.get(name, self._others)

@@ -1,6 +1,7 @@
 """The PyTorch module that the engine wraps: the student with its partial forward pass and its losses."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -81,8 +82,8 @@ class Student(nn.Module):
         terms = self._objective.terms(
             plan,
             self.model,
-            Outputs(outputs.boundary, self.projections.lift(outputs.hidden), outputs.logits),
-            Outputs(target, teacher.hidden, teacher.logits),
+            replace(outputs, hidden=self.projections.lift(outputs.hidden)),
+            replace(teacher, boundary=target),
             batch,
         )
         # Only evaluations read the outputs; in training they would stay in memory through the backward pass.

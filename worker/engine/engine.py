@@ -25,6 +25,7 @@ from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
 from worker.engine.scalars import flatten_scalars, full_names, view_scalars
 from worker.engine.sharding import let_go
 from worker.engine.statistics import RunningStatistics
+from worker.models.all_ranks import all_ranks_together
 from worker.models.base import Batch, Boundary
 from worker.models.precision import lossy, round_buffers
 
@@ -188,7 +189,8 @@ class Engine:
         self._statistics.activate(self._active)
         losses, terms = [], []
         for batch, teacher in batches:
-            loss, computed, _ = self._engine(batch, teacher, plan)
+            with all_ranks_together():
+                loss, computed, _ = self._engine(batch, teacher, plan)
             with self._averaging():
                 self._engine.backward(loss)
             self._engine.step()
@@ -228,7 +230,8 @@ class Engine:
     def measure(self, batch: Batch, teacher: Outputs, plan: Plan) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the plan's unweighted terms, scalars, on one batch in eval mode, and its logits if it has any."""
         self._train(False)
-        _, terms, outputs = self._engine(batch, teacher, plan)
+        with all_ranks_together():
+            _, terms, outputs = self._engine(batch, teacher, plan)
         return terms, outputs.logits
 
     @torch.no_grad()

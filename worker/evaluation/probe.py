@@ -72,7 +72,9 @@ class Probe:
 
     def measure(self, trained: Sequence[str]) -> float:
         """Measure the terms that training these modules can have changed, and return the bandit loss."""
-        self.terms.update(self._terms(self.planner.measured(trained)))
+        plan = self.planner.measured(trained)
+        # Under ``forced`` the terms of other modules are as they were.
+        self.terms = {**(self.terms if plan.forced else {}), **self._terms(plan)}
         return self.loss
 
     def evaluate(self) -> Evaluation:

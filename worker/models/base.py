@@ -72,6 +72,19 @@ class ModuleSpec:
     textless: bool = False
 
 
+@dataclass(frozen=True)
+class OwnForward:
+    """The results of a model's own forward pass, against which its adapter is checked before training.
+
+    Attributes:
+        logits: The logits as the adapter returns them; None if they are not compared.
+        losses: The task terms by name, scalars; those that are missing are not compared.
+    """
+
+    logits: Tensor | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class _Parts:
     """The name that adapters of version 0.1 use for `Adapter.modules`; it works until version 0.3."""
 
@@ -168,6 +181,23 @@ class Adapter:
     def logits_mask_for(self, batch: Batch, logits: Tensor) -> Tensor | None:
         """Return the mask of these logits, whose shape may decide whether :meth:`logits_mask` applies to them."""
         return self.logits_mask(batch)
+
+    def embeddings_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Boundary | None:
+        """Return the embeddings of two towers whose similarities are the logits; None if the model is none such.
+
+        Returns:
+            ``image`` and ``text`` [B, width], not normalised; ``scale``, the factor of their cosines, one element. None
+            also if these boundary tensors are not enough.
+        """
+        return None
+
+    def own_forward(self, model: Any, batch: Batch) -> OwnForward | None:
+        """Run the model by its own forward pass, with its library's own losses; None if there is none to compare with.
+
+        An adapter that computes logits or losses otherwise than by the model's own forward pass should implement this:
+        a difference between the two is then an error before training.
+        """
+        return None
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Make the model recompute its layers in the backward pass, by non-reentrant checkpointing.

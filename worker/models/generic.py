@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
-from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec, OwnForward
 
 MODEL = "model"
 """The boundary tensors of the whole model have this name in place of a module's."""
@@ -165,6 +165,14 @@ class RegroupedAdapter(Adapter):
     def logits_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Tensor | None:
         """Return the logits, if these boundary tensors are enough."""
         return self._inner.logits_of(model, boundary)
+
+    def embeddings_of(self, model: nn.Module, boundary: Mapping[str, Boundary]) -> Boundary | None:
+        """Return the embeddings of two towers whose similarities are the logits."""
+        return self._inner.embeddings_of(model, boundary)
+
+    def own_forward(self, model: nn.Module, batch: Batch) -> OwnForward | None:
+        """Run the model by its own forward pass."""
+        return self._inner.own_forward(model, batch)
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Return which positions of the logits count."""

@@ -19,6 +19,7 @@ from worker.errors import RecipeError
 from worker.models.base import Batch
 from worker.names import suggest
 from worker.setup.models import Models
+from worker.setup.own_forward import own_forward_faults
 from worker.setup.vocabularies import text_fault, vocabulary_fault, with_other_texts
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ def compare_shapes(
 
     Raises:
         RecipeError: A hook does not fire, shapes differ in more than the last dimension, the model does not compute a
-            task term, or a compared layer of the teacher puts out next to nothing; the message lists every fault.
+            task term, an adapter's logits or losses are not those of the model's own forward pass, or a compared layer
+            of the teacher puts out next to nothing; the message lists every fault.
     """
     student, teacher = (_outputs(modular, batch, role) for modular, role in models.both)
     faults: list[str] = []
@@ -102,6 +104,8 @@ def compare_shapes(
         faults.append(fault)
     if objective is not None:
         faults += _unknown_terms(models, objective, student, batch)
+        for (modular, role), outputs in zip(models.both, (student, teacher), strict=True):
+            faults += own_forward_faults(modular, outputs, batch, objective, role)
         # With other faults, not every pair can be compared.
         faults += [] if faults else _faint_outputs(models, objective, student, teacher, batch)
     if faults:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worker.models.base import Batch, Boundary, ModuleSpec, entry
+from worker.models.base import Batch, Boundary, ModuleSpec, OwnForward, entry
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
 
@@ -50,4 +50,16 @@ class BlipAdapter(TextAdapter):
         """Compute the task losses of these boundary tensors."""
         if "text" not in boundary:
             return {}
-        return {"caption": token_loss(boundary["text"]["logits"], self.targets(batch))}
+        # BLIP's own loss is smoothed by .1 unless its configuration says otherwise.
+        smoothing = model.text_decoder.label_smoothing
+        return {"caption": token_loss(boundary["text"]["logits"], self.targets(batch), smoothing)}
+
+    def own_forward(self, model: Any, batch: Batch) -> OwnForward:
+        """Run the model by its own forward pass, with its own loss."""
+        output = model(
+            pixel_values=entry(batch, "pixel_values", "image"),
+            input_ids=self.token_ids(batch),
+            attention_mask=self.token_mask(batch),
+            labels=self.own_labels(batch),
+        )
+        return OwnForward(output.logits[:, :-1], {"caption": output.loss})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.models.base import Adapter, Batch, Boundary, ModuleSpec
+from worker.models.base import Adapter, Batch, Boundary, ModuleSpec, OwnForward
 from worker.models.hf.structure import Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
@@ -54,6 +54,11 @@ class _ModularDecoder(TextAdapter, ABC):
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         logits = self.logits_of(model, boundary)
         return {} if logits is None else {"tokens": token_loss(logits, self.targets(batch))}
+
+    def own_forward(self, model: Any, batch: Batch) -> OwnForward:
+        mask = {"attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
+        output = model(input_ids=self.token_ids(batch), labels=self.own_labels(batch), use_cache=False, **mask)
+        return OwnForward(output.logits[:, :-1], {"tokens": output.loss})
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         index = next(index for index, spec in enumerate(self.modules) if spec.name == module)

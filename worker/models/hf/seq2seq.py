@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from worker.errors import RecipeError
-from worker.models.base import Batch, Boundary, entry
+from worker.models.base import Batch, Boundary, OwnForward, entry
 from worker.models.hf.structure import Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 
@@ -66,6 +66,18 @@ class Seq2SeqAdapter(TextAdapter):
         if "decoder" not in boundary:
             return {}
         return {"tokens": token_loss(boundary["decoder"]["logits"], entry(batch, "labels"))}
+
+    def own_forward(self, model: Any, batch: Batch) -> OwnForward:
+        """Run the model by its own forward pass, with its own loss."""
+        inputs: dict[str, Any]
+        if self._reads_audio:
+            inputs = {"input_features": entry(batch, "input_features")}
+        else:
+            inputs = {"input_ids": self.token_ids(batch), "attention_mask": self.token_mask(batch)}
+        if "decoder_input_ids" in batch:
+            inputs["decoder_input_ids"] = batch["decoder_input_ids"]
+        output = model(**inputs, labels=entry(batch, "labels"), use_cache=False)
+        return OwnForward(output.logits, {"tokens": output.loss})
 
     def _decoder_input(self, batch: Batch) -> Tensor:
         if "decoder_input_ids" in batch:

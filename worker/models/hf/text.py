@@ -80,19 +80,30 @@ class TextAdapter(Adapter):
         token_ids, mask = self.token_ids(batch)[:, 1:], self.token_mask(batch)
         return token_ids if mask is None else token_ids.masked_fill(~mask[:, 1:], IGNORED)
 
+    def own_labels(self, batch: Batch) -> Tensor:
+        """Return the labels that the model's own forward pass shifts by one: [B, L]."""
+        return F.pad(self.targets(batch), (1, 0), value=IGNORED)
+
     def checkpoint_activations(self, model: Any) -> None:
         """Make the model recompute its layers in the backward pass."""
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def token_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Compute the cross-entropy over the predicted tokens; 0 if there are none.
 
     Args:
         logits: [B, positions, classes].
         targets: [B, positions], -100 where nothing is predicted.
+        smoothing: The share of a target's probability that is spread over all classes.
     """
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
     return losses / torch.clamp((targets != IGNORED).sum(), min=1)
 
 

@@ -21,12 +21,14 @@ from torch import Tensor
 from worker.models.base import Adapter, Batch, Boundary
 from worker.models.hf.structure import THIRDS, Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
+from worker.models.task_losses import contrastive
 
 log = logging.getLogger(__name__)
 
 ALIASES = {"input_ids": "text", "pixel_values": "image"}
 """Entries of a batch under another name, as the data modules call them."""
 _LOSS = "loss/"
+_IMAGE, _TEXT = "image_embeds", "text_embeds"
 _OUTPUT = "output"
 _FRAMES = ("feature_attention_mask", "input_features_mask", "padding_mask", "attention_mask")
 """Batch entries that mask audio before the model shortens it."""
@@ -65,6 +67,7 @@ class WholeAdapter(TextAdapter):
         self._term = "tokens" if self._answers or (self._causal and reads_text_only) else "loss"
         self._config = model.config
         self._warned: set[str] = set()
+        self._contrasts: bool | None = None
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
         """Run the model and return the boundary tensors: logits and losses belong to the last module."""
@@ -76,6 +79,7 @@ class WholeAdapter(TextAdapter):
             boundary["logits"] = self._predictions(logits, batch)
         for name, loss in self._losses(output).items():
             boundary[_LOSS + name] = loss
+        boundary |= self._embeddings(model, output)
         if self.modules[-1].matched:
             boundary[_OUTPUT] = output[0]
         return {**{module.name: {} for module in self.modules}, self._last: boundary}
@@ -115,6 +119,8 @@ class WholeAdapter(TextAdapter):
 
     def logits_mask(self, batch: Batch) -> Tensor | None:
         """Return which positions of the logits count: those with labels, or those that are not padding."""
+        if self._contrasts:
+            return batch.get("paired")
         if self._causal:
             return self.targets(batch) != IGNORED
         labels = batch.get("labels")
@@ -132,8 +138,15 @@ class WholeAdapter(TextAdapter):
         return mask if mask is not None and mask.shape == logits.shape[:-1] else None
 
     def task_terms(self, model: Any, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
-        """Return the model's own losses; without labels, that of a causal language model's own tokens."""
+        """Return the model's own losses; without labels, that of a causal language model's own tokens.
+
+        The model's own contrastive loss compares the rows of this rank; here it is that of the rows of all ranks.
+        """
         tensors = boundary.get(self._last, {})
+        if _IMAGE in tensors:
+            bias = getattr(model, "logit_bias", None)
+            pair = tensors[_IMAGE], tensors[_TEXT]
+            return {self._term: contrastive(*pair, model.logit_scale, batch.get("paired"), bias)}
         terms = {name.removeprefix(_LOSS): loss for name, loss in tensors.items() if name.startswith(_LOSS)}
         if not terms and self._causal and "logits" in tensors:
             terms[self._term] = token_loss(tensors["logits"], self.targets(batch))
@@ -144,6 +157,29 @@ class WholeAdapter(TextAdapter):
         if not model.supports_gradient_checkpointing:
             Adapter.checkpoint_activations(self, model)
         super().checkpoint_activations(model)
+
+    def embeddings_of(self, model: Any, boundary: Mapping[str, Boundary]) -> Boundary | None:
+        """Return the embeddings of a CLIP or SigLIP."""
+        tensors = boundary.get(self._last, {})
+        if _IMAGE not in tensors:
+            return None
+        scale = model.logit_scale.detach().float().exp()
+        return {"image": tensors[_IMAGE], "text": tensors[_TEXT], "scale": scale}
+
+    def _embeddings(self, model: Any, output: Any) -> Boundary:
+        """Return the embeddings of two towers, if the model's own loss is the contrastive one of these."""
+        image, text, loss = (output.get(name) for name in (_IMAGE, _TEXT, "loss"))
+        scale: Any = getattr(model, "logit_scale", None)
+        bias = getattr(model, "logit_bias", None)
+        if not all(isinstance(tensor, Tensor) for tensor in (image, text, loss, scale)) or scale.numel() != 1:
+            return {}
+        if image.ndim != 2 or image.shape != text.shape:
+            return {}
+        if self._contrasts is None:
+            with torch.no_grad():
+                difference = contrastive(image, text, scale, None, bias) - loss
+            self._contrasts = bool(difference.abs() <= 1e-3 * (1 + loss.abs()))
+        return {_IMAGE: image, _TEXT: text} if self._contrasts else {}
 
     @property
     def _aligns_freely(self) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from worker.errors import RecipeError
 from worker.models.folders import join_names, resolve_path, weight_files
+from worker.models.open_clip.tower_files import read_towers, write_towers
 from worker.models.weights import unwrapped
 from worker.names import suggest
 
@@ -143,11 +144,10 @@ def create(config: Mapping[str, Any], device: str = "cpu", *, base_towers: bool 
     complete = {**config, "nonscalar_logit_scale": True}
     # open_clip's registry is global and keyed by file name, so every configuration needs a unique name.
     name = f"optima-{hashlib.sha256(json.dumps(complete, sort_keys=True).encode()).hexdigest()[:16]}"
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _quiet():
         path = Path(directory) / f"{name}.json"
-        path.write_text(json.dumps(complete), encoding="utf-8")
+        path.write_text(json.dumps(write_towers(complete, Path(directory))), encoding="utf-8")
         open_clip.add_model_config(path)
-    with _quiet():
         model: nn.Module = open_clip.create_model(name, load_weights=False, device=device, pretrained_text=base_towers)
     decoder = getattr(model, "text_decoder", None)
     if decoder is not None and decoder.text_projection is not None:
@@ -177,8 +177,8 @@ def tensor_names(config: Mapping[str, Any]) -> set[str]:
 
 
 def write_config(config: Mapping[str, Any], path: Path, preprocess: Mapping[str, Any]) -> None:
-    """Write a ``model_cfg`` and a ``preprocess_cfg`` in the layout of open_clip's directories."""
-    layout = {"model_cfg": dict(config), "preprocess_cfg": dict(preprocess)}
+    """Write a ``model_cfg`` with its towers' files, and a ``preprocess_cfg``, in the layout of open_clip."""
+    layout = {"model_cfg": write_towers(config, path.parent), "preprocess_cfg": dict(preprocess)}
     path.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
 
 
@@ -227,4 +227,4 @@ def _parse(path: Path) -> Config:
     needed = ("embed_dim", "vision_cfg", "text_cfg")
     if not isinstance(config, dict) or any(key not in config for key in needed):
         raise RecipeError(f"{path} is not an open_clip configuration; expected the keys {', '.join(needed)}")
-    return config
+    return read_towers(config, path.parent)

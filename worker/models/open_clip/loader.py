@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -16,6 +18,7 @@ from worker.files import replace
 from worker.models.base import Adapter, Fresh, Loaded
 from worker.models.folders import no_weights_error, resolve_path
 from worker.models.generic import adapter_or_generic
+from worker.models.hf.preparation import preparation_files
 from worker.models.open_clip.clip import ClipAdapter
 from worker.models.open_clip.coca import CoCaAdapter
 from worker.models.open_clip.cut import cut
@@ -47,35 +50,50 @@ class OpenClipModel(Loaded):
     Attributes:
         config: Its ``model_cfg``.
         preprocess: Its differences from open_clip's default ``preprocess_cfg``, such as mean and std.
+        folder: The directory that it was loaded from, if any: a tokenizer of transformers may be there.
     """
 
     model: nn.Module
     config: Config
     preprocess: Config = field(default_factory=dict)
     weights: str = "in memory"
+    folder: Path | None = None
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
-        adapter = adapter_or_generic(
-            lambda: CoCaAdapter() if "multimodal_cfg" in self.config else ClipAdapter(self.model)
-        )
-        object.__setattr__(self, "adapter", adapter)
+        kind = CoCaAdapter if "multimodal_cfg" in self.config else ClipAdapter
+        object.__setattr__(self, "adapter", adapter_or_generic(lambda: kind(self.model)))
 
     def cut(self, keep: Mapping[str, int], adapter: Adapter) -> OpenClipModel:
         """Cut a student from this model."""
-        return OpenClipModel(*cut(self.model, self.config, keep), self.preprocess, "cut from the teacher")
+        student, config = cut(self.model, self.config, adapter, keep)
+        return OpenClipModel(student, config, self.preprocess, "cut from the teacher", self.folder)
 
     def inputs(self) -> OpenClipInputs:
         """Return the preprocessing of this model."""
-        return OpenClipInputs(self.config, self.preprocess)
+        place, text = self._tokenizer_place, self.config["text_cfg"]
+        text = {**text, "hf_tokenizer_name": place} if place else text
+        return OpenClipInputs({**self.config, "text_cfg": text}, self.preprocess)
+
+    @property
+    def _tokenizer_place(self) -> str:
+        """The directory or the id on the hub of the tokenizer, if it is one of transformers.
+
+        As in open_clip it is the model's own directory, if that has one.
+        """
+        name = self.config["text_cfg"].get("hf_tokenizer_name") or ""
+        return str(self.folder) if name and self.folder and preparation_files(str(self.folder), {}) else name
 
     def export(self, state: Mapping[str, Tensor], directory: Path) -> Path:
-        """Write the student for ``open_clip.create_model("local-dir:DIRECTORY")``.
+        """Write the student for ``open_clip.create_model("local-dir:DIRECTORY")``, with its tokenizer if it has files.
 
         Raises:
             ValueError: The tensors are not those of the configured model.
         """
         check_names(state, tensor_names(self.config))
+        if place := self._tokenizer_place:
+            for name, file in preparation_files(place, {}).items():
+                replace(directory / name, partial(shutil.copyfile, file))
         save(state, self.config, directory, weights=STUDENT_FILE, preprocess=self.preprocess)
         return directory / STUDENT_FILE
 
@@ -117,6 +135,7 @@ def load(
         raise RecipeError(f"{spec} has both weights ({named}) and `weights: random`; remove one of them")
     config = read_config(source, directory)
     preprocess = read_preprocess(source, directory)
+    folder = local(source, directory) if local(source, directory).is_dir() else None
     if tag and (open_clip.is_pretrained_cfg(source, tag) or not resolve_path(directory, tag).is_file()):
         return _pretrained(source, tag, config)
     weights = None
@@ -127,12 +146,12 @@ def load(
     if weights is not None:
         model = create(config)
         load_weights(model, renamed(model, read_weights(weights)), str(weights))
-        return OpenClipModel(model.train(), config, preprocess, f"from {weights}")
+        return OpenClipModel(model.train(), config, preprocess, f"from {weights}", folder)
     if fresh == "never":
         raise no_weights_error(spec, where_looked(source, directory))
     model = create(config, base_towers=fresh == "if_bare").train()
     why = "asked for by the recipe" if fresh == "always" else where_looked(source, directory)
-    return OpenClipModel(model, config, preprocess, f"random ({why})")
+    return OpenClipModel(model, config, preprocess, f"random ({why})", folder)
 
 
 def outline(spec: str, directory: Path) -> OpenClipModel:
