@@ -187,7 +187,7 @@ def _distil(
         chooser = ServerChooser(client, recipe)
         metrics, progress = Metrics(output.directory, state.round), Progress(recipe.rounds, state.round)
         sinks = [metrics, *start_trackers(recipe.tracking, output.directory, client.run), progress]
-        _print_start(progress, models, client.run, state, resumed=arguments.resume is not None)
+        _print_start(progress, recipe, models, client.run, state, resumed=arguments.resume is not None)
     began = started - state.elapsed
     trainer = Trainer(recipe, components, probe, batches, state, checkpoints, chooser, sinks, began)
     try:
@@ -213,7 +213,7 @@ def _distil(
                 "student": student.name,
             }
         )
-        print(f"student {_percentages(end.metrics)}; written to {output.directory}", flush=True)
+        print(f"student {_quality(end)}; written to {output.directory}", flush=True)
 
 
 def _worker_info(recipe: Recipe, process_group: ProcessGroup, state: LoopState) -> pb.WorkerInfo:
@@ -232,9 +232,15 @@ def _worker_info(recipe: Recipe, process_group: ProcessGroup, state: LoopState) 
     )
 
 
-def _print_start(progress: Progress, models: Models, run_name: str, state: LoopState, *, resumed: bool) -> None:
-    student = _percentages(state.start.metrics if state.start else {})
-    progress.print(f"run {run_name}: teacher {_percentages(state.teacher_metrics)}; student before training {student}")
+def _print_start(
+    progress: Progress, recipe: Recipe, models: Models, run_name: str, state: LoopState, *, resumed: bool
+) -> None:
+    assert state.start is not None
+    teacher = f"teacher {_percentages(state.teacher_metrics)}; " if state.teacher_metrics else ""
+    progress.print(f"run {run_name}: {teacher}student before training {_quality(state.start)}")
+    has_logits = not recipe.loss.logits or any(term.startswith("logits/") for term in state.start.terms)
+    without = "" if has_logits else " (no term of the logits: student or teacher computes none)"
+    progress.print(f"loss: {', '.join(state.start.terms)}{without}")
     progress.print(f"weights: teacher's {models.teacher_weights}; student's {models.exported.weights}")
     if resumed:
         step = f", step {state.step}" if state.step else ""
@@ -264,6 +270,11 @@ def _summary(recipe: Recipe, state: LoopState, end: Evaluation) -> dict[str, Any
         "metrics_start": start.metrics,
         "metrics_end": end.metrics,
     }
+
+
+def _quality(evaluation: Evaluation) -> str:
+    """Return the task metrics, or the total loss of a model that has none."""
+    return _percentages(evaluation.metrics) or f"total loss {evaluation.total_loss:.4f}"
 
 
 def _percentages(metrics: dict[str, float]) -> str:

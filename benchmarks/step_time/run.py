@@ -20,7 +20,7 @@ from benchmarks.server.load import ROOT
 ROUND = re.compile(r"round (\d+)/")
 
 
-def _launch(script: str, *arguments: str, ranks: int) -> subprocess.Popen[str]:
+def launch(script: str, *arguments: str, ranks: int) -> subprocess.Popen[str]:
     """Start ``deepspeed SCRIPT ARGUMENTS`` with one thread per rank."""
     binaries = Path(sys.executable).parent
     with socket.socket() as probe:
@@ -84,7 +84,7 @@ def job_and_run(
 
 def _start(recipe: Path, ranks: int, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
     results = recipe.with_suffix(".json")
-    return _launch("benchmarks/step_time/job.py", str(recipe), "--json", str(results), *arguments, ranks=ranks), results
+    return launch("benchmarks/step_time/job.py", str(recipe), "--json", str(results), *arguments, ranks=ranks), results
 
 
 def _wait(process: subprocess.Popen[str], printed: list[str]) -> None:

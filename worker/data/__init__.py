@@ -11,6 +11,7 @@ from worker.data.tasks.coco_captions import build_coco_captions
 from worker.data.tasks.nlvr2 import build_nlvr2
 from worker.data.tasks.snli_ve import build_snli_ve
 from worker.data.tasks.vqa_v2 import build_vqa_v2
+from worker.data.text import build_text
 from worker.data.webdataset import build_webdataset
 from worker.imports import import_by_path
 from worker.names import suggest
@@ -33,6 +34,7 @@ __all__ = [
 DATA_MODULES: dict[str, DataModuleFactory] = {
     "digits": build_digits,
     "webdataset": build_webdataset,
+    "text": build_text,
     "vqa_v2": build_vqa_v2,
     "snli_ve": build_snli_ve,
     "nlvr2": build_nlvr2,

@@ -86,7 +86,22 @@ class Student(nn.Module):
             replace(teacher, boundary=target),
             batch,
         )
-        # Only evaluations read the outputs; in training they would stay in memory through the backward pass.
-        returned = None if self.training else outputs
+        loss = self._objective.weighted(terms)
         detached = {name: term.detach() for name, term in terms.items()}
-        return self._objective.weighted(terms), detached, returned
+        if not self.training:
+            return loss, detached, outputs
+        # Only evaluations read the outputs; in training they would stay in memory through the backward pass.
+        return loss + self._unreached(plan, terms, outputs), detached, None
+
+    def _unreached(self, plan: Plan, terms: Mapping[str, Tensor], outputs: Outputs) -> Tensor | float:
+        """Return 0, with a gradient of 0 for the trained modules that no term may depend on.
+
+        Under ``all``, task and logit terms reach every module. If the model has none, the arm's layer terms do not
+        reach the modules behind, and ZeRO 3 would apply gradients of an earlier step to these.
+        """
+        layers = [f"layers/{module}" for module in plan.layers]
+        others = set(plan.trained) - set(plan.layers)
+        if not others or terms.keys() - set(layers):
+            return 0.0
+        names = {layer for module in others for layer in self._modular.layers[module]} & outputs.hidden.keys()
+        return sum((outputs.hidden[layer].sum() * 0.0 for layer in sorted(names)), start=0.0)

@@ -87,7 +87,8 @@ class Generator:
             begun = {"text": text[:, :width], "attention_mask": (columns[:width] < position[:, None]).long()}
             written = {name: tensor for name, tensor in begun.items() if name in batch}
             logits = self.run(rest, {**batch, **written}, known).logits
-            assert logits is not None
+            if logits is None:
+                raise RecipeError("the task is measured on generated text, and the model computes no logits")
             next_logits = logits[all_rows, (position - 1).clamp(max=width - 2)].float()
             gain = _mask_forbidden(next_logits, options, pad, step).log_softmax(-1)
             # A finished text is extended by padding, which costs nothing.

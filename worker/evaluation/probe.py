@@ -115,6 +115,8 @@ class Probe:
                 return {}
             for metric, pair in data.metrics(logits, batch).items():
                 sums[metric] = sums.get(metric, torch.zeros(2, dtype=torch.float64)) + torch.tensor(pair)
+        if not sums:
+            return {}
         names = sorted(sums)
         totals = self.process_group.all_gather(torch.stack([sums[name] for name in names]).flatten())
         pairs = totals.sum(0).view(-1, 2).tolist()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -118,6 +118,10 @@ class Adapter:
     """Names of the module and the boundary tensor that hold the logits [B, positions, classes] compared by KL; None if
     no module computes them alone. Task and logit terms belong to that module."""
 
+    outputs: Collection[str] = ()
+    """Names of further tensors in the output of the model's forward pass that :meth:`run_whole` returns: those that the
+    recipe's modules match."""
+
     task_weights: Mapping[str, float] = MappingProxyType({})
     """Weight of each task term if the recipe names none; terms that it does not list weigh 1."""
 
@@ -160,8 +164,9 @@ class Adapter:
         return None
 
     def mask_for(self, module: str, name: str, batch: Batch, tensor: Tensor) -> Tensor | None:
-        """Return the mask of one of a module's tensors, whose shape may decide whether :meth:`mask` applies to it."""
-        return self.mask(module, name, batch)
+        """Return the :meth:`mask` of one of a module's tensors; None for a pooled tensor, which has no positions."""
+        mask = self.mask(module, name, batch)
+        return mask if mask is None or mask.ndim < tensor.ndim else None
 
     def task_terms(self, model: nn.Module, batch: Batch, boundary: Mapping[str, Boundary]) -> dict[str, Tensor]:
         """Compute the task losses that need no other boundary tensors than these, by name, each a scalar."""

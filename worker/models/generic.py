@@ -5,22 +5,26 @@ its only parameter is called ``batch``. It returns
 
 - a tensor: the logits, [B, classes] or [B, positions, classes]; or
 - a mapping, or an object with such attributes (as the models of transformers return), of which these are read:
-  ``logits``; ``loss``, a scalar; ``losses``, a mapping of scalars by name. What is missing has no term.
+  ``logits``; ``loss``, a scalar; ``losses``, a mapping of scalars by name. What is missing has no term. Other tensors
+  of it, such as ``last_hidden_state`` and ``pooler_output``, can be compared by their names (``matched`` of a module in
+  the recipe).
 
-Hidden states are captured by hooks, so the model needs no change for them.
+Hidden states are captured by hooks, so the model needs no change for them: an encoder without logits and losses is
+distilled by its layers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from worker.errors import RecipeError
 from worker.models.base import Adapter, Batch, Boundary, ModuleSpec, OwnForward
+from worker.names import suggest
 
 MODEL = "model"
 """The boundary tensors of the whole model have this name in place of a module's."""
@@ -48,14 +52,14 @@ class GenericAdapter(Adapter):
         output = model(*arguments.args, **arguments.kwargs)
         if isinstance(output, Tensor):
             return {MODEL: {"logits": output}}
-        fields: Any = {name: _field(output, name) for name in ("logits", "loss", "losses")}
-        boundary: Boundary = {}
-        if isinstance(fields["logits"], Tensor):
+        fields = _fields(output)
+        boundary = named_outputs(model, fields, self.outputs)
+        if isinstance(fields.get("logits"), Tensor):
             boundary["logits"] = fields["logits"]
-        losses = {"loss": fields["loss"], **(fields["losses"] or {})}
+        losses = {"loss": fields.get("loss"), **(fields.get("losses") or {})}
         boundary |= {f"{_LOSS}{name}": loss for name, loss in losses.items() if isinstance(loss, Tensor)}
         # An encoder may put out nothing but hidden states, of which layers are compared.
-        if not boundary and not _has_tensor(output):
+        if not boundary and not _has_tensor(output, fields):
             raise RecipeError(
                 f"the forward pass of {type(model).__name__} returns a {type(output).__name__} without logits, loss "
                 "or losses; docs/bring-your-own-model.md says what it should return"
@@ -117,13 +121,14 @@ class RegroupedAdapter(Adapter):
     """
 
     def __init__(self, inner: Adapter, modules: list[NamedModule], logits_mask: str | None = None) -> None:
-        self._use(inner)
         self._masks = {named.module.name: named.mask for named in modules}
         self._logits_mask = logits_mask
         self.modules = tuple(replace(named.module, inputs=None) for named in modules)
+        self._use(inner)
 
     def _use(self, inner: Adapter) -> None:
         self._inner = inner
+        inner.outputs = {name for module in self.modules for name in module.matched}
         self.logits = inner.logits
         self.task_weights = inner.task_weights
 
@@ -150,8 +155,13 @@ class RegroupedAdapter(Adapter):
         self._use(GenericAdapter())
 
     def run_whole(self, model: nn.Module, batch: Batch) -> dict[str, Boundary]:
-        """Run the whole model and return the boundary tensors."""
-        return {**{module.name: {} for module in self.modules}, **self._inner.run_whole(model, batch)}
+        """Run the whole model and return the boundary tensors, those that a module matches under its name too."""
+        boundary = self._inner.run_whole(model, batch)
+        outputs = {name: tensor for tensors in boundary.values() for name, tensor in tensors.items()}
+        for module in self.modules:
+            matched = named_outputs(model, outputs, module.matched)
+            boundary[module.name] = {**boundary.get(module.name, {}), **matched}
+        return boundary
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
         """Return which positions of a tensor count."""
@@ -193,15 +203,35 @@ class RegroupedAdapter(Adapter):
         self._inner.checkpoint_activations(model)
 
 
-def _has_tensor(output: Any) -> bool:
-    """Return whether a model's output has named tensors."""
-    fields = output.values() if isinstance(output, Mapping) else vars(output).values() if is_dataclass(output) else ()
-    return any(isinstance(field, Tensor) and field.ndim > 1 for field in fields)
+def _has_tensor(output: Any, fields: Mapping[str, Any]) -> bool:
+    """Return whether a model's output has tensors, by name or in a tuple."""
+    values = output if isinstance(output, tuple | list) else fields.values()
+    return any(isinstance(value, Tensor) and value.ndim > 1 for value in values)
 
 
-def _field(output: Any, name: str) -> Any:
-    """Return the value that a mapping or an object has under a name, or None."""
-    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+def _fields(output: Any) -> dict[str, Any]:
+    """Return the values of a mapping or an object by name."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    # An object may compute them: as properties.
+    read = {name: getattr(output, name, None) for name in ("logits", "loss", "losses")}
+    return {**(output._asdict() if hasattr(output, "_asdict") else getattr(output, "__dict__", {})), **read}
+
+
+def named_outputs(model: nn.Module, output: Mapping[str, Any], names: Collection[str]) -> Boundary:
+    """Return the tensors that have these names in what a forward pass returns.
+
+    Raises:
+        RecipeError: It has none of that name; the message has those it has.
+    """
+    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    for name in names:
+        if name not in tensors:
+            raise RecipeError(
+                f"`matched` of a module names {name!r}, which the forward pass of {type(model).__name__} does not "
+                f"return{suggest(name, tensors, 'tensors that it returns')}"
+            )
+    return {name: tensors[name] for name in names}
 
 
 def _entry(batch: Batch, name: str) -> Tensor:

@@ -107,6 +107,9 @@ class ModuleRecipe(BaseModel, extra="forbid"):
     """``path`` in the teacher, if it differs."""
     teacher_layers: Patterns | None = None
     """``layers`` in the teacher, if they differ."""
+    matched: Patterns = []
+    """Names of tensors that the model's forward pass returns, such as ``pooler_output``, which are compared with the
+    teacher's in addition to the layers."""
     mask: str | None = None
     """The batch's entry [B, positions] that is nonzero at the positions that count; by default all count."""
 
@@ -115,7 +118,7 @@ class DataRecipe(BaseModel, extra="forbid"):
     """Training and held-out data."""
 
     name: str
-    """The data module: ``digits``, ``webdataset``, a published task (``vqa_v2``, ``snli_ve``, ``nlvr2``,
+    """The data module: ``digits``, ``webdataset``, ``text``, a published task (``vqa_v2``, ``snli_ve``, ``nlvr2``,
     ``coco_captions``), or ``package.module:factory`` (see worker/data/base.py)."""
     options: dict[str, Any] = {}
     """Options of the data module."""

@@ -56,6 +56,7 @@ class ArmCheck:
         plan: What its rounds train and compute.
         layers: The pairs of layers it compares.
         silent: Names of its parameters that get no gradient.
+        terms: Names of the terms of its loss.
         seconds: Seconds of an optimizer step, the fastest measured.
     """
 
@@ -63,6 +64,7 @@ class ArmCheck:
     plan: Plan
     layers: tuple[LayerCheck, ...]
     silent: tuple[str, ...]
+    terms: tuple[str, ...]
     seconds: float
 
 
@@ -82,6 +84,7 @@ class DryRun:
     planner: Planner
     batches: Sequence[Batch]
     _first_outputs: tuple[Outputs, Outputs] | None = field(default=None, init=False)
+    _terms: tuple[str, ...] = field(default=(), init=False)
 
     def check_arms(self, repeats: int) -> list[ArmCheck]:
         """Check every arm, then joint.
@@ -114,13 +117,15 @@ class DryRun:
         layers = tuple(self._layers(plan, gradients, student, teacher))
         self._require_gradients(arm, plan, layers, gradients, student)
         silent = tuple(name for name in names if gradients[name] < 0)
-        return ArmCheck(arm, plan, layers, silent, min(seconds[1:] or seconds))
+        return ArmCheck(arm, plan, layers, silent, self._terms, min(seconds[1:] or seconds))
 
     def _step(self, plan: Plan) -> float:
         """Take one dry step and return its seconds, including the teacher's."""
         self.engine.synchronize()
         started = time.perf_counter()
-        self.engine.rehearse([(batch, self.teacher.run(plan.teacher, batch)) for batch in self.batches], plan)
+        pairs = [(batch, self.teacher.run(plan.teacher, batch)) for batch in self.batches]
+        _, terms = self.engine.rehearse(pairs, plan)
+        self._terms = tuple(terms)
         self.engine.synchronize()
         return time.perf_counter() - started
 
@@ -229,6 +234,7 @@ def _arm_lines(models: Models, check: ArmCheck, joint_seconds: float) -> Iterato
     yield f"  trains         {', '.join(plan.trained)}, on {inputs}"
     yield f"  computes       student: {', '.join(plan.student)}; teacher: {', '.join(plan.teacher)}"
     names = [name for module in plan.trained for name in models.ownership.owned[module]]
+    yield f"  loss           {', '.join(check.terms)}"
     yield f"  owns           {_count(models.student.model, names):,} parameters in {len(names)} tensors"
     if check.silent:
         yield f"  no gradient    {len(check.silent)} of these tensors: {', '.join(check.silent)}"

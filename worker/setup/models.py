@@ -177,7 +177,8 @@ def _adapter(recipe: Recipe, family: Adapter, *, teacher: bool) -> Adapter:
         if teacher:
             path = module.teacher_path or path
             layers = module.teacher_layers or (module.teacher_path if module.layers is None else None) or layers
-        named.append(NamedModule(ModuleSpec(name, _as_tuple(path), _as_tuple(layers)), module.mask))
+        spec = ModuleSpec(name, _as_tuple(path), _as_tuple(layers), matched=_as_tuple(module.matched))
+        named.append(NamedModule(spec, module.mask))
     return RegroupedAdapter(family, named, recipe.logits_mask)
 
 

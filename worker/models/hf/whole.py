@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from worker.models.base import Adapter, Batch, Boundary
+from worker.models.generic import named_outputs
 from worker.models.hf.structure import THIRDS, Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
 from worker.models.task_losses import contrastive
@@ -73,7 +74,7 @@ class WholeAdapter(TextAdapter):
         """Run the model and return the boundary tensors: logits and losses belong to the last module."""
         arguments = self.arguments(model, batch)
         output = model(**arguments)
-        boundary: Boundary = {}
+        boundary = named_outputs(model, output, self.outputs)
         logits = _logits(output)
         if logits is not None:
             boundary["logits"] = self._predictions(logits, batch)

@@ -1,0 +1,1 @@
+"""A sentence encoder with half of its layers, distilled on real sentences (docs/sentence-encoder.md)."""
