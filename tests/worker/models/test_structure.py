@@ -19,7 +19,8 @@ from worker.distill.student import Student
 from worker.distill.teacher import Teacher
 from worker.errors import RecipeError
 from worker.models.hf.adapters import find_adapter
-from worker.models.hf.loader import HfModel, _kind, load
+from worker.models.hf.loader import HfModel, load
+from worker.models.hf.model_class import model_class
 from worker.models.paths import layer_names
 from worker.setup.forced import with_stand_ins
 from worker.setup.models import Models
@@ -94,6 +95,12 @@ def test_layers_of_a_whole_language_model_are_spread_over_its_thirds() -> None:
         whisper.cut({"language": 2}, whisper.adapter)
 
 
+def usual_class(config: Any) -> str:
+    """Return the name of the class that is loaded for a configuration."""
+    name: str = model_class("hf:model", config, "model", {}, {}).__name__
+    return name
+
+
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
@@ -114,14 +121,12 @@ def test_layers_of_a_whole_language_model_are_spread_over_its_thirds() -> None:
 )
 def test_the_class_of_a_configuration_that_names_none_is_that_of_its_usual_task(config: str, kind: str) -> None:
     halves = {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}} if "EncoderDec" in config else {}
-    assert _kind(getattr(transformers, config)(**halves), "model").__name__ == kind
+    assert usual_class(getattr(transformers, config)(**halves)) == kind
 
 
 def test_an_encoder_that_can_decode_does_so_where_its_configuration_says_it() -> None:
-    assert _kind(transformers.BertConfig(is_decoder=True), "model").__name__ == "BertLMHeadModel"
-    assert (
-        _kind(transformers.BertConfig(architectures=["BertForPreTraining"]), "model").__name__ == "BertForPreTraining"
-    )
+    assert usual_class(transformers.BertConfig(is_decoder=True)) == "BertLMHeadModel"
+    assert usual_class(transformers.BertConfig(architectures=["BertForPreTraining"])) == "BertForPreTraining"
 
 
 def test_a_model_without_a_stack_has_no_modules() -> None:
