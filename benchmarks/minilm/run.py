@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,7 @@ def costs(study: Study) -> Costs:
     components = build(recipe, load_models(recipe), single_rank())
     engine, teacher, probe = components.engine, components.teacher, components.probe(recipe.probe)
     batches = components.batches(recipe.data)
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for turn in range(TURNS + 1):
         batch = engine.to_device(next(batches))
         for arm in (*components.models.arms, JOINT):
@@ -142,6 +141,6 @@ def distil(study: Study, method: str, lr: float, seed: int, rounds: int) -> tupl
         process = launch("worker/train.py", "--bandit-addr", server.address, *flags, ranks=1)
         printed, _ = process.communicate()
     if process.returncode:
-        sys.exit(f"{printed[-4000:]}\n{subprocess.list2cmdline(process.args)} ended with {process.returncode}")
+        sys.exit(f"{printed[-4000:]}\n{method}, seed {seed}: the job ended with {process.returncode}")
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return output, summary["pulls"]

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_layers_alone_are_trained_in_every_mode(process_group: ProcessGroup, her
 
 
 def test_the_sentence_is_compared_beside_the_tokens_and_padding_is_not(here: Path) -> None:
-    from sentence_loss import tokens_and_sentence
+    from sentence_loss import tokens_and_sentence  # type: ignore[import-not-found]
 
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 3, 5, 4, generator=generator)
@@ -117,7 +118,7 @@ def test_the_sentence_is_compared_beside_the_tokens_and_padding_is_not(here: Pat
         torch.stack([row[kept].mean(0) for row, kept in zip(rows, mask, strict=True)]) for rows in (student, teacher)
     ]
     tokens = (student - teacher)[mask].square().sum() / teacher[mask].square().sum()
-    assert torch.allclose(loss, tokens + (1 - torch.cosine_similarity(*means)).mean())
+    assert torch.allclose(loss, tokens + (1 - torch.cosine_similarity(means[0], means[1])).mean())
     assert tokens_and_sentence(teacher, teacher, mask).abs() < 1e-6
 
 
@@ -179,10 +180,12 @@ def test_a_real_job_distils_a_student_that_sentence_transformers_loads(here: Pat
     assert summary["metrics_end"] == {}
     student, teacher = (SentenceTransformer(str(here / name), device="cpu") for name in ("out", "all-MiniLM-L6-v2"))
     assert [type(module).__name__ for module in student] == ["Transformer", "Pooling", "Normalize"]
-    assert len(student[0].auto_model.encoder.layer) == 3
+    inner: Any = student[0].auto_model
+    assert len(inner.encoder.layer) == 3
     assert student.max_seq_length == teacher.max_seq_length == 16
     # What it computes is the mean over the tokens of the exported model's own hidden states, normalised.
-    bare = transformers.BertModel.from_pretrained(here / "out").eval()
+    bare: Any = transformers.BertModel.from_pretrained(here / "out")
+    bare.eval()
     tokens = transformers.AutoTokenizer.from_pretrained(here / "out")("the file reads a line", return_tensors="pt")
     with torch.no_grad():
         expected = torch.nn.functional.normalize(bare(**tokens).last_hidden_state.mean(1), dim=-1)

@@ -41,9 +41,10 @@ def with_stand_ins(models: Models, batch: Batch) -> Models:
         assert modular.stand_ins is not None
         for module in order:
             if module == ours.maker != maker or module == theirs.maker != maker:
-                matched = {(module, name) for spec in modular.adapter.modules for name in spec.matched}
-                reads.outputs[module] &= matched
+                reads.outputs[module] &= {(module, name) for spec in modular.adapter.modules for name in spec.matched}
         modular.stand_ins.outputs, modular.stand_ins.spare = reads.outputs, reads.spare
+    assert models.student.stand_ins is not None
+    assert models.teacher.stand_ins is not None
     models.student.stand_ins.names = {name: [name] for name in counterparts}
     models.teacher.stand_ins.names = {
         teacher_name: [name for name, other in counterparts.items() if other == teacher_name]
