@@ -107,7 +107,6 @@ class RunState:
     history: History
     randomness: Randomness
     costs: Costs
-    modules: Modules
 
     def __init__(self, run: str, recent_rounds: int = RECENT_ROUNDS) -> None:
         self.run = run
@@ -125,6 +124,7 @@ class RunState:
         self.index: dict[str, int] = {}
         self.workers: dict[str, Worker] = {}
         self.open: dict[str, dict[int, int]] = {}
+        self.modules = Modules(pb.RunSpec())
 
     def apply(self, event: pb.Event, fallback_arms: Iterable[int] | None = None) -> None:
         """Fold the next event. `fallback_arms` are a pull's, as indices, where the caller has them."""
