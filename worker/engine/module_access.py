@@ -1,8 +1,8 @@
 """One module of the engine's student, read and written whole, whatever DeepSpeed has made of its parameters.
 
 DeepSpeed keeps a parameter's fp32 master and moments in one of three ways, all of them *fragments* of the parameter's
-elements in a row: the whole parameter (stage 0 in fp32), this rank's part of a flat tensor over many parameters (stages
-1 and 2, and bf16), or this rank's equal share of the parameter (stage 3).
+elements in a row: the whole of it (stage 0), this rank's part of a flat tensor over many parameters (stages 1 and 2),
+or this rank's equal share of the parameter (stage 3).
 """
 
 from __future__ import annotations
@@ -137,10 +137,21 @@ def _fragment(engine: Engine, parameter: Any) -> _Fragment:
         first = count * dist.get_rank(group=parameter.ds_process_group)
         return _Fragment(parameter.ds_shape, first, count, outer.fp32_partitioned_groups_flat[group], at)
     if not hasattr(parameter, "_hp_mapping"):
-        return _Fragment(parameter.shape, 0, parameter.numel(), parameter, 0, divided=False)
+        master = _whole_master(outer, parameter)
+        return _Fragment(parameter.shape, 0, parameter.numel(), master, 0, divided=False)
     mapping = parameter._hp_mapping
     if mapping is None:
         return _Fragment(parameter.shape, 0, 0, None, 0)
     own, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
     master = groups[mapping.param_group_index]["params"][0]
     return _Fragment(parameter.shape, own.start, own.numel, master, flat.start)
+
+
+def _whole_master(outer: Any, parameter: Tensor) -> Tensor:
+    """Return the fp32 copy of a parameter at stage 0 in bf16; in fp32 the optimizer updates the parameter itself."""
+    for halves, masters in zip(getattr(outer, "fp16_groups", ()), getattr(outer, "fp32_groups", ()), strict=True):
+        for half, master in zip(halves, masters, strict=True):
+            if half is parameter:
+                found: Tensor = master
+                return found
+    return parameter
