@@ -41,7 +41,7 @@ SERVER_LAYERS = [
 WORKER_LAYERS = [
     ["worker.errors", "worker.names"],
     ["worker.files", "worker.imports", "worker.process"],
-    ["worker.client", "worker.data"],
+    ["worker.client", "worker.data", "worker.exchange"],
     ["worker.models"],
     ["worker.distill"],
     ["worker.engine"],

@@ -7,6 +7,7 @@ WorkerError
 ├── Interrupted            a signal stopped the job; a checkpoint is written
 ├── CheckpointError        a checkpoint cannot be written, or does not belong to this job
 ├── JournalError           the journal cannot be read or written, or belongs to another worker
+├── ExchangeError          a module's version cannot be read from the exchange, or written to it
 └── BanditError
     ├── BanditUnreachable  no server answers, or the server cannot reach its store
     ├── BanditRefused      the server refused the request (another spec, a deleted run, a wrong token)
@@ -50,6 +51,10 @@ class CheckpointError(WorkerError):
 
 class JournalError(WorkerError):
     """The journal cannot be read or written, or belongs to another worker."""
+
+
+class ExchangeError(WorkerError):
+    """A module's version cannot be read from the exchange, or written to it."""
 
 
 class BanditError(WorkerError):

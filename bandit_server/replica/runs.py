@@ -162,7 +162,7 @@ class Runs:
     async def alive(self, name: str, besides: str) -> set[str]:
         """Return the workers with pulls in flight, besides one, that count as alive."""
         run = self._cached_run(name)
-        others = [worker for worker in run.state.open if worker != besides]
+        others = [worker for worker in run.state.busy_workers if worker != besides]
         if not others:
             return set()
         now = time.monotonic()

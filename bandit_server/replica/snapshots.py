@@ -30,6 +30,7 @@ METADATA, SUMMARY, STATE = "of", "summary", "state"
 # compares them with what these import. The laboratory and the commands of a run are not among them.
 _FOLDING = (
     "bandit_server.run",
+    "bandit_server.run.modules",
     "bandit_server.run.reported_rounds",
     "bandit_server.run.serialization",
     "bandit_server.run.state",

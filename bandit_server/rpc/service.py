@@ -27,6 +27,9 @@ from protos.optima.v1 import bandit_pb2_grpc as rpc
 
 log = logging.getLogger(__name__)
 
+# Seconds between two looks for a free arm, for a worker that waits for one.
+LEASE_POLL_SECONDS = 1.0
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ class Service(rpc.BanditServicer):
         validation.check_caller(caller, optional=True)
         validation.check_info(request.info)
         request.spec.CopyFrom(validation.normalized_spec(request.spec))
+        if caller.worker:
+            validation.check_start(request.spec, request.info)
         incarnation = secrets.token_hex(8)
 
         def decide(state: RunState, _: OldRound | None) -> Decision[bool]:
@@ -132,7 +137,14 @@ class Service(rpc.BanditServicer):
         """Choose the arm of a worker's round."""
         validation.check_caller(request.caller)
         validation.check_round(request.round)
-        return await self._select(request)
+        wait_until = time.monotonic() + validation.seconds_to_wait(request)
+        while True:
+            response = await self._select(request)
+            left = wait_until - time.monotonic()
+            if not response.wait or left <= 0:
+                return response
+            # Another replica's events, and workers that are no longer alive, are not announced.
+            await self._runs.wait(request.caller.run, min(left, LEASE_POLL_SECONDS))
 
     async def _select(self, request: pb.SelectArmRequest) -> pb.SelectArmResponse:
         caller = request.caller
@@ -151,6 +163,7 @@ class Service(rpc.BanditServicer):
         validation.check_round(request.round)
         validation.check_choice(request.arm, request.chosen_by)
         validation.check_measurement(request.measurement)
+        validation.check_made(request.made)
         if request.HasField("select_round"):
             validation.check_round(request.select_round)
             return await self._report_and_select(request)

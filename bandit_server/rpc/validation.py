@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from bandit_server.errors import Invalid
 from bandit_server.run.state import JOINT, build_policy
@@ -15,12 +15,14 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 # Excludes "." and "..": a name is also used as a directory and in URLs.
 NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 MOST_ARMS = 256
 MOST_MODULES = 4096
 MOST_ENTRIES = 256
 LONGEST_TEXT = 256
 LONGEST_ROUND = 2**40
 MOST_RECORDS = 2000
+LONGEST_WAIT = 20.0
 # 30 years; a sum of any number of rounds stays finite.
 LONGEST_SECONDS = 1e9
 
@@ -60,6 +62,13 @@ def check_round(number: int) -> None:
         raise Invalid(f"round is {number}; expected a number from 0 to 2^40 - 1")
 
 
+def seconds_to_wait(request: pb.SelectArmRequest) -> float:
+    """Return how long a selection may wait for a free arm."""
+    if not (math.isfinite(request.wait_seconds) and request.wait_seconds >= 0):
+        raise Invalid(f"wait_seconds is {request.wait_seconds}; expected seconds, 0 or more")
+    return min(request.wait_seconds, LONGEST_WAIT)
+
+
 def check_text(value: str, what: str) -> None:
     """Check a line of text that is only displayed."""
     if len(value) > LONGEST_TEXT or not value.isprintable():
@@ -77,6 +86,7 @@ def normalized_spec(spec: pb.RunSpec) -> pb.RunSpec:
         raise Invalid(f"spec.tail is {spec.tail}; expected a share of the rounds, in [0, 1]")
     if spec.steps_per_round < 1:
         raise Invalid("spec.steps_per_round is 0; expected at least one optimizer step")
+    _check_exchange(spec)
     normalized = pb.RunSpec()
     normalized.CopyFrom(spec)
     normalized.reward = spec.reward or pb.REWARD_KIND_RELATIVE
@@ -95,8 +105,37 @@ def check_info(info: pb.WorkerInfo) -> None:
     _check_texts(info.versions, "info.versions")
     _check_numbers(info.teacher_metrics, "info.teacher_metrics")
     _check_numbers(info.student_metrics, "info.student_metrics")
+    _check_numbers(info.module_losses, "info.module_losses")
     if not math.isfinite(info.total_loss):
         raise Invalid(f"info.total_loss is {info.total_loss}; expected a finite number, or none")
+
+
+def check_start(spec: pb.RunSpec, info: pb.WorkerInfo) -> None:
+    """Check that a worker of a run with an exchange has measured every module at its start."""
+    if spec.exchange and info.module_losses.keys() != spec.start.keys():
+        raise Invalid(
+            f"info.module_losses has losses of {', '.join(sorted(info.module_losses)) or 'no module'}; expected one of "
+            f"each module under spec.start: {', '.join(sorted(spec.start))}"
+        )
+
+
+def check_made(versions: Sequence[pb.ModuleVersion]) -> None:
+    """Check the versions that a report says its round has made."""
+    if len(versions) > MOST_MODULES:
+        raise Invalid(f"made has {len(versions)} versions; expected at most {MOST_MODULES}")
+    for version in versions:
+        check_text(version.module, "a module in made")
+        what = f"made: version {version.version} of {abbreviated(version.module)}"
+        if version.version < 1:
+            raise Invalid(f"{what}: expected a number above 0")
+        for name, digest in (("digest", version.digest), ("base", version.base)):
+            _check_digest(digest, f"{what}: its {name}")
+        check_text(version.place, f"{what}: its place")
+        if not version.place:
+            raise Invalid(f"{what} has no place; expected that of its file, relative to the exchange")
+        if not math.isfinite(version.loss):
+            raise Invalid(f"{what}: its loss is {version.loss}; report a round whose loss is not finite as DIVERGED")
+        _check_numbers(version.terms, f"{what}: its terms")
 
 
 def check_choice(arm: str, by: pb.ChosenBy.ValueType) -> None:
@@ -118,7 +157,8 @@ def check_measurement(measurement: pb.Measurement) -> None:
     ):
         if not math.isfinite(loss):
             raise Invalid(f"measurement.{field} is {loss}; report a round whose loss is not finite as DIVERGED")
-    for field, value in (("seconds", measurement.seconds), ("probe_seconds", measurement.probe_seconds)):
+    for field in ("seconds", "probe_seconds", "wait_seconds", "exchange_seconds"):
+        value = getattr(measurement, field)
         if not 0 <= value <= LONGEST_SECONDS:
             raise Invalid(f"measurement.{field} is {value}; expected seconds, from 0 to {LONGEST_SECONDS:g}")
     _check_numbers(measurement.terms, "measurement.terms")
@@ -146,6 +186,7 @@ def check_records(request: pb.RestoreRunRequest) -> None:
             raise Invalid(f"a record is of worker {abbreviated(record.pull.worker)}; expected records of {worker} only")
         if record.numbered and record.pull.number >= LONGEST_ROUND:
             raise Invalid(f"a record has pull number {record.pull.number}; expected a number below 2^40")
+        check_made(record.made)
         if record.HasField("measurement"):
             check_measurement(record.measurement)
         elif record.pull.chosen_by != pb.CHOSEN_BY_POLICY:
@@ -173,6 +214,36 @@ def _check_arms(arms: Iterable[pb.Arm]) -> None:
     for arm in arms:
         if arm.name == JOINT and union and set(arm.modules) != union:
             raise Invalid(f"the name {JOINT} is reserved for an arm with exactly the modules of all other arms")
+
+
+def _check_exchange(spec: pb.RunSpec) -> None:
+    """Check what a spec says about an exchange."""
+    if not spec.exchange:
+        if spec.start or spec.probe:
+            raise Invalid("spec.start or spec.probe is set without spec.exchange; expected both together or none")
+        return
+    if spec.train not in (pb.TRAIN_MODE_UNSPECIFIED, pb.TRAIN_MODE_FORCED):
+        raise Invalid(
+            "spec.train is not FORCED; with an exchange each module is trained alone, on the teacher's boundary tensors"
+        )
+    if spec.reward not in (pb.REWARD_KIND_UNSPECIFIED, pb.REWARD_KIND_RELATIVE):
+        raise Invalid("spec.reward is not RELATIVE; with an exchange all workers earn the same kind of reward")
+    check_text(spec.probe, "spec.probe")
+    if not spec.probe:
+        raise Invalid("spec.probe is empty; expected a digest of the batches on which all workers measure")
+    if len(spec.start) > MOST_MODULES:
+        raise Invalid(f"spec.start has {len(spec.start)} modules; expected at most {MOST_MODULES}")
+    for module, digest in spec.start.items():
+        check_text(module, "a module in spec.start")
+        _check_digest(digest, f"spec.start[{abbreviated(module)}]")
+    missing = {module for arm in spec.arms for module in arm.modules} - spec.start.keys()
+    if missing:
+        raise Invalid(f"spec.start lacks {', '.join(sorted(missing))}; expected the digest of every module")
+
+
+def _check_digest(value: str, what: str) -> None:
+    if not DIGEST.fullmatch(value):
+        raise Invalid(f"{what} is {abbreviated(value)}; expected 64 hexadecimal digits of a SHA-256")
 
 
 def _check_texts(entries: Mapping[str, str], what: str) -> None:

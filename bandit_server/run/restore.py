@@ -143,7 +143,7 @@ class _Restoring:
             else:
                 self.append(pb.Event(schema=SCHEMA, arm_pulled=pb.ArmPulled(pull=pull)))
         if record.HasField("measurement"):
-            event = reported(self.state, pull, record.measurement)
+            event = reported(self.state, pull, record.measurement, record.made, outdated=record.outdated)
             if known is not None and not adopted:
                 event.reward_reported.superseded = known.pull.number
             self.append(event)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from bandit_server.bandit import reward, serialization
 from bandit_server.bandit.policy import Policy
 from bandit_server.errors import DataLoss, Invalid, ReportConflict, did_you_mean
+from bandit_server.run import leases
 from bandit_server.run.decision import Decision
 from bandit_server.run.fencing import check_caller
 from bandit_server.run.old_rounds import OldRound, round_of
@@ -40,7 +41,7 @@ def select(
     if state.finished:
         return Decision(pb.SelectArmResponse(finished=True, incarnation=incarnation, version=version))
     known = round_of(state, caller.worker, request.round, old_round)
-    if known is not None:
+    if known is not None and (known.reported or not state.spec.exchange or state.modules.leased_by(known.pull.number)):
         names = list(state.arms)
         fallback_arms = [names[arm] for arm in known.fallback_arms]
         return Decision(
@@ -48,6 +49,8 @@ def select(
                 duplicate=True, pull=known.pull, fallback_arms=fallback_arms, incarnation=incarnation, version=version
             )
         )
+    if state.spec.exchange:
+        return leases.select(state, caller.worker, request.round, alive)
     return _selected(state, state.policy, caller.worker, request.round, alive, version)
 
 
@@ -105,7 +108,8 @@ def report(
         ReportConflict: The round has a report with other numbers.
         DataLoss: As check_caller; or the run has no such pull, which the worker says the policy chose.
         Fenced: As check_caller.
-        Invalid: As check_caller; or no such arm, or not the arm that was selected.
+        Invalid: As check_caller; or no such arm, or not the arm that was selected; or not the versions that its round
+            makes.
         NeedsHistory: As round_of.
     """
     check_caller(state, request.caller)
@@ -119,7 +123,8 @@ def report(
         return Decision(answer)
     selected = known.pull if known is not None else None
     pull = _reported_pull(state, request, selected)
-    event = reported(state, pull, request.measurement)
+    outdated = state.spec.exchange and not state.modules.is_current(pull, request.made)
+    event = reported(state, pull, request.measurement, request.made, outdated=outdated)
     stored = event.reward_reported
     if selected is not None and selected.number != pull.number:
         stored.superseded = selected.number
@@ -133,8 +138,8 @@ def report_and_select(
 ) -> Decision[pb.ReportRewardResponse]:
     """Accept a report and, in the usual case, select the arm for `select_round` in the same append.
 
-    The usual case is the first report of a pull that the policy chose, and a round that has not begun. In any other
-    case the answer has no selection, and SelectArm's rules are still to be applied.
+    The usual case is the first report of a pull that the policy chose, and a round that has not begun, in a run without
+    an exchange. In any other case the answer has no selection, and SelectArm's rules are still to be applied.
 
     Args:
         state: The run.
@@ -149,7 +154,8 @@ def report_and_select(
     decision = report(state, request, old_round)
     answer, worker = decision.answer, state.workers[request.caller.worker]
     unbegun = request.select_round >= worker.horizon and request.select_round not in worker.rounds
-    if not decision.events or state.finished or request.chosen_by != pb.CHOSEN_BY_POLICY or not unbegun:
+    unusual = state.finished or state.spec.exchange or request.chosen_by != pb.CHOSEN_BY_POLICY
+    if not decision.events or unusual or not unbegun:
         return decision
     # The policy as it will be once the report is folded.
     policy = serialization.clone(state.policy)
@@ -160,25 +166,56 @@ def report_and_select(
     return Decision(answer, [*decision.events, *selection.events], selection.fallback_arms)
 
 
-def reported(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> pb.Event:
-    """Return the event that reports a pull, with the reward that follows from the present state."""
+def reported(
+    state: RunState,
+    pull: pb.Pull,
+    measurement: pb.Measurement,
+    made: Sequence[pb.ModuleVersion] = (),
+    *,
+    outdated: bool = False,
+) -> pb.Event:
+    """Return the event that reports a pull, with the reward that follows from the present state.
+
+    Args:
+        state: The run.
+        pull: The pull.
+        measurement: Its measurement.
+        made: The versions that it has made, in a run with an exchange.
+        outdated: Whether it started from outdated versions, so that it has no reward and makes no version.
+
+    Raises:
+        Invalid: The measurement or the versions are not those of such a pull.
+    """
     event = pb.Event(schema=SCHEMA)
     stored = event.reward_reported
     stored.pull.CopyFrom(pull)
     stored.measurement.CopyFrom(measurement)
+    if state.spec.exchange:
+        leases.check_made(state, pull, measurement, made)
+        if outdated:
+            stored.outdated = True
+            return event
+        for version in made:
+            kept = stored.made.add()
+            kept.CopyFrom(version)
+            kept.worker, kept.pull = pull.worker, pull.number
     if pull.chosen_by != pb.CHOSEN_BY_TAIL:
-        stored.reward = _reward(state, pull, measurement)
+        stored.reward = _reward(state, pull, measurement, made)
     return event
 
 
-def _reward(state: RunState, pull: pb.Pull, measurement: pb.Measurement) -> float:
+def _reward(state: RunState, pull: pb.Pull, measurement: pb.Measurement, made: Sequence[pb.ModuleVersion]) -> float:
     arm = state.index[pull.arm]
     if measurement.outcome == pb.OUTCOME_DIVERGED:
         return state.history.worst(arm)
+    before, after, name = measurement.before, measurement.after, "measurement.before"
+    if state.spec.exchange:
+        # The loss of the whole student, of which the worker has measured only the modules of its arm.
+        before, after, name = state.modules.loss(pull.base), state.modules.loss(made), "the sum of the modules' losses"
     absolute = state.spec.reward == pb.REWARD_KIND_ABSOLUTE
-    if not absolute and measurement.before <= 0:
-        raise Invalid(f"measurement.before is {measurement.before}; relative rewards need a loss above 0")
-    value = (reward.absolute if absolute else reward.relative)(measurement.before, measurement.after)
+    if not absolute and before <= 0:
+        raise Invalid(f"{name} is {before}; relative rewards need a loss above 0")
+    value = (reward.absolute if absolute else reward.relative)(before, after)
     return reward.per_cost(value, state.costs.relative(pull.worker, arm)) if state.spec.cost_aware else value
 
 
@@ -221,6 +258,9 @@ def _reported_pull(state: RunState, request: pb.ReportRewardRequest, selected: p
     if selected is not None and request.chosen_by == pb.CHOSEN_BY_FALLBACK and selected.arm == request.arm:
         # Both chose the same arm: this is the pull that was selected, though the worker never got the answer.
         return selected
+    if selected is not None and request.chosen_by == pb.CHOSEN_BY_TAIL == selected.chosen_by:
+        # With an exchange the server chooses the rounds of the tail too.
+        return selected
     return pb.Pull(
         number=state.next_number,
         worker=caller.worker,
@@ -231,7 +271,9 @@ def _reported_pull(state: RunState, request: pb.ReportRewardRequest, selected: p
 
 
 def _check_same(request: pb.ReportRewardRequest, stored: pb.RewardReported) -> None:
-    if request.arm != stored.pull.arm or request.measurement != stored.measurement:
+    made = [(version.module, version.digest) for version in request.made]
+    other = not stored.outdated and made != [(version.module, version.digest) for version in stored.made]
+    if request.arm != stored.pull.arm or request.measurement != stored.measurement or other:
         raise ReportConflict(
             f"round {request.round} of worker {request.caller.worker} already has a report with other numbers, "
             "and the first one stands",

@@ -10,6 +10,7 @@ from typing import Any
 
 from bandit_server.bandit import serialization
 from bandit_server.bandit.history import Reward
+from bandit_server.run.modules import Module
 from bandit_server.run.reported_rounds import ReportedRounds
 from bandit_server.run.state import RECENT_LOSSES, ArmTotals, RunState
 from bandit_server.run.worker import FENCED_PROCESSES, Round, Worker
@@ -17,7 +18,7 @@ from protos.optima.v1 import bandit_pb2 as pb
 
 _PLAIN = (
     "version", "incarnation", "created", "updated", "finished", "restored", "next_number", "pulls", "reports",
-    "rewards", "tail_rounds", "diverged", "first_loss",
+    "rewards", "tail_rounds", "diverged", "first_loss", "accepted", "outdated",
 )  # fmt: skip
 _TOTALS = ("pulls", "last_reward", "total_decrement", "total_seconds", "paused")
 
@@ -32,6 +33,7 @@ def dump(state: RunState) -> bytes:
     fields["policy"] = serialization.dump(state.policy)
     fields["costs"] = serialization.dump(state.costs)
     fields["workers"] = [[name, _dump_worker(worker)] for name, worker in state.workers.items()]
+    fields["modules"] = {name: _dump_module(module) for name, module in state.modules.by_name.items()}
     fields["open"] = [[worker, list(rounds.items())] for worker, rounds in state.open.items()]
     return zlib.compress(json.dumps(fields).encode(), 1)
 
@@ -53,6 +55,8 @@ def load(state: RunState, dumped: bytes) -> None:
     state.policy = serialization.load(state.policy, fields["policy"])
     state.costs = serialization.load(state.costs, fields["costs"])
     state.workers = {name: _load_worker(worker) for name, worker in fields["workers"]}
+    for name, module in fields["modules"].items():
+        state.modules.by_name[name] = _load_module(module)
     state.open = {worker: dict(rounds) for worker, rounds in fields["open"]}
 
 
@@ -90,6 +94,20 @@ def _load_worker(fields: dict[str, Any]) -> Worker:
         reported_rounds=ReportedRounds(fields["reported_rounds"]),
         reports=fields["reports"],
         last_round=fields["last_round"],
+    )
+
+
+def _dump_module(module: Module) -> tuple[str, bool, str | None]:
+    lease = None if module.lease is None else _text(module.lease.SerializeToString())
+    return _text(module.newest.SerializeToString(deterministic=True)), module.measured, lease
+
+
+def _load_module(fields: tuple[str, bool, str | None]) -> Module:
+    newest, measured, lease = fields
+    return Module(
+        pb.ModuleVersion.FromString(_bytes(newest)),
+        measured,
+        None if lease is None else pb.Pull.FromString(_bytes(lease)),
     )
 
 

@@ -17,6 +17,7 @@ from bandit_server.bandit.history import History
 from bandit_server.bandit.policy import SERVED, Policy, build
 from bandit_server.bandit.random import Randomness
 from bandit_server.bandit.reward import Costs
+from bandit_server.run.modules import Modules
 from bandit_server.run.worker import RECENT_ROUNDS, Round, Worker
 from protos.optima.v1 import bandit_pb2 as pb
 
@@ -91,6 +92,9 @@ class RunState:
         index: Indices of the playable arms, by name.
         workers: The workers that have joined, by name.
         open: The pulls that may still be in flight, by worker: arm indices by round.
+        modules: The student's modules, in a run with an exchange.
+        accepted: The number of reports that were not outdated.
+        outdated: The number of reports whose base was outdated.
         spec: Its spec.
         policy: Its policy, with what it has learned.
         history: The last rewards of every arm.
@@ -113,12 +117,14 @@ class RunState:
         self.finished = self.restored = False
         self.next_number = 0
         self.pulls = self.reports = self.rewards = self.tail_rounds = self.diverged = 0
+        self.accepted = self.outdated = 0
         self.first_loss: float | None = None
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.arms: dict[str, ArmTotals] = {}
         self.index: dict[str, int] = {}
         self.workers: dict[str, Worker] = {}
         self.open: dict[str, dict[int, int]] = {}
+        self.modules = Modules(pb.RunSpec())
 
     def apply(self, event: pb.Event, fallback_arms: Iterable[int] | None = None) -> None:
         """Fold the next event. `fallback_arms` are a pull's, as indices, where the caller has them."""
@@ -129,7 +135,9 @@ class RunState:
                 self._created(event.run_created, event.time)
             case "worker_started":
                 started = event.worker_started
+                self._end_leases(started.worker)
                 self._worker(started.worker).start(started.process, started.info)
+                self.modules.measured(dict(started.info.module_losses))
                 if self.first_loss is None and started.info.HasField("total_loss"):
                     self._add_loss(started.info.total_loss)
             case "arm_pulled":
@@ -143,6 +151,18 @@ class RunState:
             case "run_restored":
                 self.incarnation = event.run_restored.incarnation
                 self.restored = True
+            case "lease_expired":
+                self._end_lease(event.lease_expired.pull)
+
+    @property
+    def planned_tail(self) -> int:
+        """Rounds of the tail; the even one of two whole numbers, as workers round it."""
+        return round(self.spec.tail * self.spec.rounds)
+
+    @property
+    def busy_workers(self) -> set[str]:
+        """Workers whose pulls may still be in flight."""
+        return {*self.open, *(pull.worker for pull in self.modules.leases())}
 
     @property
     def active(self) -> list[int]:
@@ -159,6 +179,7 @@ class RunState:
         self.history = History(len(names))
         self.randomness = Randomness(spec.seed)
         self.costs = Costs()
+        self.modules = Modules(spec)
 
     def _created(self, created: pb.RunCreated, time: float) -> None:
         self.incarnation = created.incarnation
@@ -167,8 +188,14 @@ class RunState:
 
     def _pulled(self, pulled: pb.ArmPulled, fallback_arms: Iterable[int] | None) -> None:
         pull = pulled.pull
+        known = self._worker(pull.worker).rounds.get(pull.round)
+        if known is not None and self.spec.exchange:
+            # Its modules were given away before it was reported.
+            self._take_back(known.pull)
         self._begin(pull)
-        self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
+        if pull.chosen_by == pb.CHOSEN_BY_POLICY:
+            self.open.setdefault(pull.worker, {})[pull.round] = self.index[pull.arm]
+        self.modules.lease(pull)
         if fallback_arms is None:
             fallback_arms = map(self.index.__getitem__, pulled.fallback_arms)
         self._add_round(pull, Round.from_pull(pull, fallback_arms))
@@ -178,13 +205,17 @@ class RunState:
         worker = self._worker(pull.worker)
         known = worker.rounds.get(pull.round)
         if known is not None and report.HasField("superseded"):
-            superseded = known.pull
-            self._close(superseded)
-            self.arms[superseded.arm].pulls -= 1
-            self.pulls -= 1
-        if pull.chosen_by != pb.CHOSEN_BY_POLICY:
+            self._take_back(known.pull)
+        # With an exchange the server chooses the rounds of the tail too, and those begin with their selection.
+        begun = known is not None and known.pull.number == pull.number
+        if pull.chosen_by != pb.CHOSEN_BY_POLICY and not begun:
             self._begin(pull)
-        self._close(pull)
+        self._end_lease(pull)
+        self.modules.made(report.made)
+        if report.outdated:
+            self.outdated += 1
+        else:
+            self.accepted += 1
         worker.reported_rounds.add(pull.round)
         worker.reports += 1
         self.reports += 1
@@ -195,6 +226,25 @@ class RunState:
             self._learn(report)
         fallback_arms = known.fallback_arms if known is not None else ()
         self._add_round(pull, Round.from_pull(pull, fallback_arms, report))
+
+    def _take_back(self, pull: pb.Pull) -> None:
+        """Uncount a pull that another one of the same round has superseded."""
+        self._end_lease(pull)
+        self.pulls -= 1
+        if pull.chosen_by == pb.CHOSEN_BY_TAIL:
+            self.tail_rounds -= 1
+        else:
+            self.arms[pull.arm].pulls -= 1
+
+    def _end_leases(self, worker: str) -> None:
+        """End all leases of a worker's earlier process."""
+        for pull in self.modules.leases():
+            if pull.worker == worker:
+                self._end_lease(pull)
+
+    def _end_lease(self, pull: pb.Pull) -> None:
+        self.modules.release([pull.number])
+        self._close(pull)
 
     def _worker(self, name: str) -> Worker:
         known = self.workers.get(name)
@@ -219,8 +269,10 @@ class RunState:
         pull, measurement = report.pull, report.measurement
         arm, totals = self.index[pull.arm], self.arms[pull.arm]
         self.rewards += 1
-        self.history.rewarded(pull.number, arm, pull.worker, report.reward)
-        self.policy.rewarded(pull.number, arm, pull.worker, report.reward)
+        # Workers with an exchange train one student: a reward is the same whoever earns it.
+        learner = "" if self.spec.exchange else pull.worker
+        self.history.rewarded(pull.number, arm, learner, report.reward)
+        self.policy.rewarded(pull.number, arm, learner, report.reward)
         self.costs.add(pull.worker, arm, measurement.seconds)
         totals.last_reward = report.reward
         totals.total_seconds += measurement.seconds

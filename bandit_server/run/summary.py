@@ -33,6 +33,10 @@ def summary(state: RunState) -> pb.RunSummary:
             for name, worker in state.workers.items()
         ],
     )
+    if state.spec.exchange:
+        message.accepted, message.outdated = state.accepted, state.outdated
+        for module in state.modules.by_name.values():
+            message.modules.add(newest=module.newest, lease=module.lease)
     if state.first_loss is not None:
         message.first_loss = state.first_loss
         message.last_loss = state.losses[-1]

@@ -73,7 +73,8 @@ def read(path: Path) -> Any:
 def test_every_kind_of_event_is_among_them(old: Path) -> None:
     lines = [json.loads(line) for line in read(old / "exports.json")["everything"]["events"]]
     lines += [json.loads(line) for line in read(old / "exports.json")["finished"]["events"]]
-    kinds = {field.name for field in pb.Event.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    # Those that 0.1 did not know have later numbers.
+    kinds = {field.name for field in pb.Event.DESCRIPTOR.oneofs_by_name["kind"].fields if field.number <= 9}
     assert {kind for kind in kinds for line in lines if kind in line} == kinds
 
 

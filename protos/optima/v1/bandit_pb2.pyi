@@ -107,7 +107,7 @@ class _ChosenByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChosenBy.Val
     CHOSEN_BY_FALLBACK: _ChosenBy.ValueType  # 2
     """The worker, from its last fallback arms, while it could not reach the server."""
     CHOSEN_BY_TAIL: _ChosenBy.ValueType  # 3
-    """The worker, for the joint tail. Outside the posterior."""
+    """The worker, for the joint tail; the server, in a run with an exchange. Outside the posterior."""
 
 class ChosenBy(_ChosenBy, metaclass=_ChosenByEnumTypeWrapper):
     """---------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ CHOSEN_BY_POLICY: ChosenBy.ValueType  # 1
 CHOSEN_BY_FALLBACK: ChosenBy.ValueType  # 2
 """The worker, from its last fallback arms, while it could not reach the server."""
 CHOSEN_BY_TAIL: ChosenBy.ValueType  # 3
-"""The worker, for the joint tail. Outside the posterior."""
+"""The worker, for the joint tail; the server, in a run with an exchange. Outside the posterior."""
 Global___ChosenBy: _TypeAlias = ChosenBy  # noqa: Y015
 
 class _Outcome:
@@ -260,6 +260,26 @@ class RunSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StartEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ARMS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
@@ -269,6 +289,9 @@ class RunSpec(_message.Message):
     TAIL_FIELD_NUMBER: _builtins.int
     STEPS_PER_ROUND_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    EXCHANGE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of the policy's randomness."""
     reward: Global___RewardKind.ValueType
@@ -282,7 +305,13 @@ class RunSpec(_message.Message):
     steps_per_round: _builtins.int
     """Optimizer steps in a round. At least 1."""
     rounds: _builtins.int
-    """Rounds that each worker plans, the tail included; 0 for no end."""
+    """Rounds that each worker plans, the tail included; 0 for no end. With `exchange`: rounds of the whole run."""
+    exchange: _builtins.bool
+    """Whether the run's workers train one student: they exchange versions of its modules, and a pull leases the modules
+    of its arm, so that one worker at a time trains a module. Needs TRAIN_MODE_FORCED and relative rewards.
+    """
+    probe: _builtins.str
+    """With `exchange`: digest of the probe's batches, on which all workers measure."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Arm]:
         """The arms, in an order that is part of the spec. At least one."""
@@ -290,6 +319,12 @@ class RunSpec(_message.Message):
     @_builtins.property
     def policy(self) -> Global___PolicySpec:
         """How arms are chosen."""
+
+    @_builtins.property
+    def start(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With `exchange`: digests of version 0 of every module of the student, by module. Every worker makes them itself,
+        from the recipe and the teacher.
+        """
 
     def __init__(
         self,
@@ -303,14 +338,105 @@ class RunSpec(_message.Message):
         tail: _builtins.float = ...,
         steps_per_round: _builtins.int = ...,
         rounds: _builtins.int = ...,
+        exchange: _builtins.bool = ...,
+        start: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        probe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "cost_aware", b"cost_aware", "policy", b"policy", "reward", b"reward", "rounds", b"rounds", "seed", b"seed", "steps_per_round", b"steps_per_round", "tail", b"tail", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "cost_aware", b"cost_aware", "exchange", b"exchange", "policy", b"policy", "probe", b"probe", "reward", b"reward", "rounds", b"rounds", "seed", b"seed", "start", b"start", "steps_per_round", b"steps_per_round", "tail", b"tail", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class ModuleVersion(_message.Message):
+    """A version of one module of the student, in a run with an exchange. Its weights are in a file that only workers read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TermsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODULE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    PULL_FIELD_NUMBER: _builtins.int
+    module: _builtins.str
+    """The module."""
+    version: _builtins.int
+    """Its number; 0 is the module at the run's start."""
+    digest: _builtins.str
+    """SHA-256 of the file, in hexadecimal digits."""
+    base: _builtins.str
+    """Digest of the version that it was made from."""
+    size: _builtins.int
+    """Size of the file in bytes; 0 for version 0, which is in no file."""
+    place: _builtins.str
+    """The file's place, relative to the exchange; empty for version 0."""
+    loss: _builtins.float
+    """The module's own weighted loss on the probe. Finite."""
+    rounds: _builtins.int
+    """Rounds that it has been trained for."""
+    steps: _builtins.int
+    """Optimizer steps that it has been trained for."""
+    worker: _builtins.str
+    """The worker that made it; set by the server."""
+    pull: _builtins.int
+    """Number of the pull in which it was made; set by the server."""
+    @_builtins.property
+    def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The module's own terms on the probe, unweighted, by name."""
+
+    def __init__(
+        self,
+        *,
+        module: _builtins.str = ...,
+        version: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        base: _builtins.str = ...,
+        size: _builtins.int = ...,
+        place: _builtins.str = ...,
+        loss: _builtins.float = ...,
+        terms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        rounds: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        pull: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "loss", b"loss", "module", b"module", "place", b"place", "pull", b"pull", "rounds", b"rounds", "size", b"size", "steps", b"steps", "terms", b"terms", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModuleVersion: _TypeAlias = ModuleVersion  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):
@@ -420,6 +546,26 @@ class WorkerInfo(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ModuleLossesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RANKS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
@@ -427,6 +573,7 @@ class WorkerInfo(_message.Message):
     TEACHER_METRICS_FIELD_NUMBER: _builtins.int
     STUDENT_METRICS_FIELD_NUMBER: _builtins.int
     TOTAL_LOSS_FIELD_NUMBER: _builtins.int
+    MODULE_LOSSES_FIELD_NUMBER: _builtins.int
     ranks: _builtins.int
     """Ranks in the job."""
     device: _builtins.str
@@ -447,6 +594,10 @@ class WorkerInfo(_message.Message):
     def student_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The student's task metrics at its start, by name."""
 
+    @_builtins.property
+    def module_losses(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """In a run with an exchange: the own weighted loss of every module at version 0, on the probe."""
+
     def __init__(
         self,
         *,
@@ -457,10 +608,11 @@ class WorkerInfo(_message.Message):
         teacher_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         student_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         total_loss: _builtins.float | None = ...,
+        module_losses: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "total_loss", b"total_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "device", b"device", "ranks", b"ranks", "recipe", b"recipe", "student_metrics", b"student_metrics", "teacher_metrics", b"teacher_metrics", "total_loss", b"total_loss", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "device", b"device", "module_losses", b"module_losses", "ranks", b"ranks", "recipe", b"recipe", "student_metrics", b"student_metrics", "teacher_metrics", b"teacher_metrics", "total_loss", b"total_loss", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_loss: _TypeAlias = _typing.Literal["total_loss"]  # noqa: Y015
     _WhichOneofArgType__total_loss: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss"]  # noqa: Y015
@@ -479,6 +631,7 @@ class Pull(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     CHOSEN_BY_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the run, from 0; without gaps, except after a restore."""
     worker: _builtins.str
@@ -489,6 +642,10 @@ class Pull(_message.Message):
     """The arm's name."""
     chosen_by: Global___ChosenBy.ValueType
     """Who chose it."""
+    @_builtins.property
+    def base(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModuleVersion]:
+        """In a run with an exchange: the versions that it starts from, one for each module that it leases."""
+
     def __init__(
         self,
         *,
@@ -497,10 +654,11 @@ class Pull(_message.Message):
         round: _builtins.int = ...,
         arm: _builtins.str = ...,
         chosen_by: Global___ChosenBy.ValueType = ...,
+        base: _abc.Iterable[Global___ModuleVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "chosen_by", b"chosen_by", "number", b"number", "round", b"round", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "base", b"base", "chosen_by", b"chosen_by", "number", b"number", "round", b"round", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,6 +720,9 @@ class Measurement(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PROBE_SECONDS_FIELD_NUMBER: _builtins.int
     TRAIN_LOSS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    EXCHANGE_SECONDS_FIELD_NUMBER: _builtins.int
+    EXCHANGED_BYTES_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     """How the round ended."""
     before: _builtins.float
@@ -578,6 +739,12 @@ class Measurement(_message.Message):
     """Seconds of measuring: the probe and the task metrics."""
     train_loss: _builtins.float
     """Mean training loss of the round's steps."""
+    wait_seconds: _builtins.float
+    """Seconds of waiting for a free arm before the round."""
+    exchange_seconds: _builtins.float
+    """Seconds of reading and writing versions of modules."""
+    exchanged_bytes: _builtins.int
+    """Bytes of module versions read and written."""
     @_builtins.property
     def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The terms of the objective on the probe that this round measured, unweighted, by name."""
@@ -599,10 +766,13 @@ class Measurement(_message.Message):
         seconds: _builtins.float = ...,
         probe_seconds: _builtins.float = ...,
         train_loss: _builtins.float | None = ...,
+        wait_seconds: _builtins.float = ...,
+        exchange_seconds: _builtins.float = ...,
+        exchanged_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "_train_loss", b"_train_loss", "total_loss", b"total_loss", "train_loss", b"train_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "_train_loss", b"_train_loss", "after", b"after", "before", b"before", "metrics", b"metrics", "outcome", b"outcome", "probe_seconds", b"probe_seconds", "seconds", b"seconds", "steps", b"steps", "terms", b"terms", "total_loss", b"total_loss", "train_loss", b"train_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss", "_train_loss", b"_train_loss", "after", b"after", "before", b"before", "exchange_seconds", b"exchange_seconds", "exchanged_bytes", b"exchanged_bytes", "metrics", b"metrics", "outcome", b"outcome", "probe_seconds", b"probe_seconds", "seconds", b"seconds", "steps", b"steps", "terms", b"terms", "total_loss", b"total_loss", "train_loss", b"train_loss", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_loss: _TypeAlias = _typing.Literal["total_loss"]  # noqa: Y015
     _WhichOneofArgType__total_loss: _TypeAlias = _typing.Literal["_total_loss", b"_total_loss"]  # noqa: Y015
@@ -630,6 +800,7 @@ class Event(_message.Message):
     ARM_UPDATED_FIELD_NUMBER: _builtins.int
     RUN_FINISHED_FIELD_NUMBER: _builtins.int
     RUN_RESTORED_FIELD_NUMBER: _builtins.int
+    LEASE_EXPIRED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Version of this schema; 1."""
     time: _builtins.float
@@ -662,6 +833,10 @@ class Event(_message.Message):
     def run_restored(self) -> Global___RunRestored:
         """Lost history was restored."""
 
+    @_builtins.property
+    def lease_expired(self) -> Global___LeaseExpired:
+        """A pull has lost its modules."""
+
     def __init__(
         self,
         *,
@@ -674,12 +849,13 @@ class Event(_message.Message):
         arm_updated: Global___ArmUpdated | None = ...,
         run_finished: Global___RunFinished | None = ...,
         run_restored: Global___RunRestored | None = ...,
+        lease_expired: Global___LeaseExpired | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arm_pulled", b"arm_pulled", "arm_updated", b"arm_updated", "kind", b"kind", "reward_reported", b"reward_reported", "run_created", b"run_created", "run_finished", b"run_finished", "run_restored", b"run_restored", "worker_started", b"worker_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arm_pulled", b"arm_pulled", "arm_updated", b"arm_updated", "kind", b"kind", "lease_expired", b"lease_expired", "reward_reported", b"reward_reported", "run_created", b"run_created", "run_finished", b"run_finished", "run_restored", b"run_restored", "worker_started", b"worker_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm_pulled", b"arm_pulled", "arm_updated", b"arm_updated", "kind", b"kind", "reward_reported", b"reward_reported", "run_created", b"run_created", "run_finished", b"run_finished", "run_restored", b"run_restored", "schema", b"schema", "time", b"time", "worker_started", b"worker_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm_pulled", b"arm_pulled", "arm_updated", b"arm_updated", "kind", b"kind", "lease_expired", b"lease_expired", "reward_reported", b"reward_reported", "run_created", b"run_created", "run_finished", b"run_finished", "run_restored", b"run_restored", "schema", b"schema", "time", b"time", "worker_started", b"worker_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_created", "worker_started", "arm_pulled", "reward_reported", "arm_updated", "run_finished", "run_restored"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_created", "worker_started", "arm_pulled", "reward_reported", "arm_updated", "run_finished", "run_restored", "lease_expired"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -785,10 +961,14 @@ class RewardReported(_message.Message):
     MEASUREMENT_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     reward: _builtins.float
     """The reward from which the bandit learns; absent for the tail."""
     superseded: _builtins.int
     """Number of the open pull that this report superseded, if there was one."""
+    outdated: _builtins.bool
+    """Whether the round's base was outdated: another pull had got its modules. It has no reward, and made no version."""
     @_builtins.property
     def pull(self) -> Global___Pull:
         """The pull it belongs to. With chosen_by FALLBACK or TAIL the pull begins with this event, which supersedes an
@@ -799,6 +979,10 @@ class RewardReported(_message.Message):
     def measurement(self) -> Global___Measurement:
         """The measurement."""
 
+    @_builtins.property
+    def made(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModuleVersion]:
+        """In a run with an exchange: the versions that the round made, one for each module of its arm."""
+
     def __init__(
         self,
         *,
@@ -806,10 +990,12 @@ class RewardReported(_message.Message):
         measurement: Global___Measurement | None = ...,
         reward: _builtins.float | None = ...,
         superseded: _builtins.int | None = ...,
+        made: _abc.Iterable[Global___ModuleVersion] | None = ...,
+        outdated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "_superseded", b"_superseded", "measurement", b"measurement", "pull", b"pull", "reward", b"reward", "superseded", b"superseded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "_superseded", b"_superseded", "measurement", b"measurement", "pull", b"pull", "reward", b"reward", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "_superseded", b"_superseded", "made", b"made", "measurement", b"measurement", "outdated", b"outdated", "pull", b"pull", "reward", b"reward", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward: _TypeAlias = _typing.Literal["reward"]  # noqa: Y015
     _WhichOneofArgType__reward: _TypeAlias = _typing.Literal["_reward", b"_reward"]  # noqa: Y015
@@ -821,6 +1007,32 @@ class RewardReported(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__superseded) -> _WhichOneofReturnType__superseded | None: ...
 
 Global___RewardReported: _TypeAlias = RewardReported  # noqa: Y015
+
+@_typing.final
+class LeaseExpired(_message.Message):
+    """A pull has lost its modules without a report: its worker was not alive, or asked for another round, when they were
+    given to the pull that begins with the next event.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PULL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pull(self) -> Global___Pull:
+        """The pull."""
+
+    def __init__(
+        self,
+        *,
+        pull: Global___Pull | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pull", b"pull"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pull", b"pull"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseExpired: _TypeAlias = LeaseExpired  # noqa: Y015
 
 @_typing.final
 class ArmUpdated(_message.Message):
@@ -1054,6 +1266,9 @@ class RunSummary(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     RECENT_LOSSES_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
+    MODULES_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Its name."""
     incarnation: _builtins.str
@@ -1080,6 +1295,10 @@ class RunSummary(_message.Message):
     """The last measured total loss, if any."""
     restored: _builtins.bool
     """History was lost and restored from journals; it may be incomplete."""
+    accepted: _builtins.int
+    """In a run with an exchange: rounds that made versions or diverged, of the `rounds` of the spec."""
+    outdated: _builtins.int
+    """In a run with an exchange: reports whose base was outdated."""
     @_builtins.property
     def spec(self) -> Global___RunSpec:
         """Its spec."""
@@ -1095,6 +1314,10 @@ class RunSummary(_message.Message):
     @_builtins.property
     def recent_losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The last total losses, oldest first, at most 50: for a sparkline."""
+
+    @_builtins.property
+    def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModuleStatus]:
+        """In a run with an exchange: its modules."""
 
     def __init__(
         self,
@@ -1116,10 +1339,13 @@ class RunSummary(_message.Message):
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
         recent_losses: _abc.Iterable[_builtins.float] | None = ...,
         restored: _builtins.bool = ...,
+        modules: _abc.Iterable[Global___ModuleStatus] | None = ...,
+        accepted: _builtins.int = ...,
+        outdated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_loss", b"_first_loss", "_last_loss", b"_last_loss", "first_loss", b"first_loss", "last_loss", b"last_loss", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_loss", b"_first_loss", "_last_loss", b"_last_loss", "arms", b"arms", "created", b"created", "diverged", b"diverged", "first_loss", b"first_loss", "incarnation", b"incarnation", "last_loss", b"last_loss", "pulls", b"pulls", "recent_losses", b"recent_losses", "reports", b"reports", "restored", b"restored", "run", b"run", "spec", b"spec", "state", b"state", "tail_rounds", b"tail_rounds", "updated", b"updated", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_loss", b"_first_loss", "_last_loss", b"_last_loss", "accepted", b"accepted", "arms", b"arms", "created", b"created", "diverged", b"diverged", "first_loss", b"first_loss", "incarnation", b"incarnation", "last_loss", b"last_loss", "modules", b"modules", "outdated", b"outdated", "pulls", b"pulls", "recent_losses", b"recent_losses", "reports", b"reports", "restored", b"restored", "run", b"run", "spec", b"spec", "state", b"state", "tail_rounds", b"tail_rounds", "updated", b"updated", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_loss: _TypeAlias = _typing.Literal["first_loss"]  # noqa: Y015
     _WhichOneofArgType__first_loss: _TypeAlias = _typing.Literal["_first_loss", b"_first_loss"]  # noqa: Y015
@@ -1131,6 +1357,38 @@ class RunSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_loss) -> _WhichOneofReturnType__last_loss | None: ...
 
 Global___RunSummary: _TypeAlias = RunSummary  # noqa: Y015
+
+@_typing.final
+class ModuleStatus(_message.Message):
+    """One module of the student, in a run with an exchange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def newest(self) -> Global___ModuleVersion:
+        """Its newest version."""
+
+    @_builtins.property
+    def lease(self) -> Global___Pull:
+        """The pull that leases it, without its base; absent when it is free."""
+
+    def __init__(
+        self,
+        *,
+        newest: Global___ModuleVersion | None = ...,
+        lease: Global___Pull | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "lease", b"lease", "newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "lease", b"lease", "newest", b"newest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lease: _TypeAlias = _typing.Literal["lease"]  # noqa: Y015
+    _WhichOneofArgType__lease: _TypeAlias = _typing.Literal["_lease", b"_lease"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease) -> _WhichOneofReturnType__lease | None: ...
+
+Global___ModuleStatus: _TypeAlias = ModuleStatus  # noqa: Y015
 
 @_typing.final
 class WorkerStatus(_message.Message):
@@ -1487,8 +1745,11 @@ class SelectArmRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """The worker's round, from 0."""
+    wait_seconds: _builtins.float
+    """In a run with an exchange: how long the server waits for a free arm before it answers `wait`; at most 20 seconds."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """The worker that asks."""
@@ -1498,10 +1759,11 @@ class SelectArmRequest(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         round: _builtins.int = ...,
+        wait_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "round", b"round", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1517,6 +1779,8 @@ class SelectArmResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     finished: _builtins.bool
     """The run is over: export and exit."""
     incarnation: _builtins.str
@@ -1525,6 +1789,8 @@ class SelectArmResponse(_message.Message):
     """The run's version after this call."""
     duplicate: _builtins.bool
     """Whether the pull had been chosen before this call."""
+    wait: _builtins.bool
+    """No arm is free: call again. There is no pull."""
     @_builtins.property
     def pull(self) -> Global___Pull:
         """The pull; absent when finished."""
@@ -1535,6 +1801,10 @@ class SelectArmResponse(_message.Message):
         while it cannot reach the server.
         """
 
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pull]:
+        """With `wait`: the pulls that it waits for, without their base."""
+
     def __init__(
         self,
         *,
@@ -1544,10 +1814,12 @@ class SelectArmResponse(_message.Message):
         incarnation: _builtins.str = ...,
         version: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
+        wait: _builtins.bool = ...,
+        waits_for: _abc.Iterable[Global___Pull] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pull", b"pull"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "fallback_arms", b"fallback_arms", "finished", b"finished", "incarnation", b"incarnation", "pull", b"pull", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "fallback_arms", b"fallback_arms", "finished", b"finished", "incarnation", b"incarnation", "pull", b"pull", "version", b"version", "wait", b"wait", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1563,6 +1835,7 @@ class ReportRewardRequest(_message.Message):
     CHOSEN_BY_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
     SELECT_ROUND_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """The worker's round."""
     arm: _builtins.str
@@ -1579,6 +1852,10 @@ class ReportRewardRequest(_message.Message):
     def measurement(self) -> Global___Measurement:
         """The round's measurement."""
 
+    @_builtins.property
+    def made(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModuleVersion]:
+        """In a run with an exchange: the versions that the round made, one for each module of the arm; none if it diverged."""
+
     def __init__(
         self,
         *,
@@ -1588,10 +1865,11 @@ class ReportRewardRequest(_message.Message):
         chosen_by: Global___ChosenBy.ValueType = ...,
         measurement: Global___Measurement | None = ...,
         select_round: _builtins.int | None = ...,
+        made: _abc.Iterable[Global___ModuleVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_select_round", b"_select_round", "caller", b"caller", "measurement", b"measurement", "select_round", b"select_round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_select_round", b"_select_round", "arm", b"arm", "caller", b"caller", "chosen_by", b"chosen_by", "measurement", b"measurement", "round", b"round", "select_round", b"select_round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_select_round", b"_select_round", "arm", b"arm", "caller", b"caller", "chosen_by", b"chosen_by", "made", b"made", "measurement", b"measurement", "round", b"round", "select_round", b"select_round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__select_round: _TypeAlias = _typing.Literal["select_round"]  # noqa: Y015
     _WhichOneofArgType__select_round: _TypeAlias = _typing.Literal["_select_round", b"_select_round"]  # noqa: Y015
@@ -1812,8 +2090,12 @@ class JournalRecord(_message.Message):
     PULL_FIELD_NUMBER: _builtins.int
     NUMBERED_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     numbered: _builtins.bool
     """Whether the server has set pull.number."""
+    outdated: _builtins.bool
+    """In a run with an exchange: whether the server has answered that the round's base was outdated."""
     @_builtins.property
     def pull(self) -> Global___Pull:
         """The pull with its number; a pull the server never acknowledged has no number."""
@@ -1822,16 +2104,22 @@ class JournalRecord(_message.Message):
     def measurement(self) -> Global___Measurement:
         """The round's measurement; absent if the round had not ended."""
 
+    @_builtins.property
+    def made(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModuleVersion]:
+        """In a run with an exchange: the versions that the round made."""
+
     def __init__(
         self,
         *,
         pull: Global___Pull | None = ...,
         numbered: _builtins.bool = ...,
         measurement: Global___Measurement | None = ...,
+        made: _abc.Iterable[Global___ModuleVersion] | None = ...,
+        outdated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_measurement", b"_measurement", "measurement", b"measurement", "pull", b"pull"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measurement", b"_measurement", "measurement", b"measurement", "numbered", b"numbered", "pull", b"pull"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measurement", b"_measurement", "made", b"made", "measurement", b"measurement", "numbered", b"numbered", "outdated", b"outdated", "pull", b"pull"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__measurement: _TypeAlias = _typing.Literal["measurement"]  # noqa: Y015
     _WhichOneofArgType__measurement: _TypeAlias = _typing.Literal["_measurement", b"_measurement"]  # noqa: Y015

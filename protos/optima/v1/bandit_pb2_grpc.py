@@ -142,6 +142,7 @@ class BanditServicer:
 
     def SelectArm(self, request, context):
         """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull.
+        In a run with an exchange the pull leases its modules, and where none is free the answer is `wait`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

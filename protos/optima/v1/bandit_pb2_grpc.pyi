@@ -74,7 +74,9 @@ class BanditStub:
     arm of a `fixed` policy.
     """
     SelectArm: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.SelectArmRequest, _bandit_pb2.SelectArmResponse]
-    """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull."""
+    """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull.
+    In a run with an exchange the pull leases its modules, and where none is free the answer is `wait`.
+    """
     ReportReward: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ReportRewardRequest, _bandit_pb2.ReportRewardResponse]
     """Stores the measurement of (worker, round). The first report stays: a repeat with the same numbers returns it with
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
@@ -115,7 +117,9 @@ class BanditAsyncStub(BanditStub):
     arm of a `fixed` policy.
     """
     SelectArm: _aio.UnaryUnaryMultiCallable[_bandit_pb2.SelectArmRequest, _bandit_pb2.SelectArmResponse]  # type: ignore[assignment]
-    """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull."""
+    """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull.
+    In a run with an exchange the pull leases its modules, and where none is free the answer is `wait`.
+    """
     ReportReward: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ReportRewardRequest, _bandit_pb2.ReportRewardResponse]  # type: ignore[assignment]
     """Stores the measurement of (worker, round). The first report stays: a repeat with the same numbers returns it with
     `duplicate`; a repeat with other numbers gets ALREADY_EXISTS and the stored report, serialized, in the
@@ -195,7 +199,9 @@ class BanditServicer(metaclass=_abc_1.ABCMeta):
         request: _bandit_pb2.SelectArmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bandit_pb2.SelectArmResponse, _abc.Awaitable[_bandit_pb2.SelectArmResponse]]:
-        """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull."""
+        """Chooses the arm for (worker, round); `finished` once the run is. Idempotent: a repeat returns the same pull.
+        In a run with an exchange the pull leases its modules, and where none is free the answer is `wait`.
+        """
 
     @_abc_1.abstractmethod
     def ReportReward(
