@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from worker.distill.arms import layer_pairs, ownership
 from worker.distill.modular import ModularModel
-from worker.models.base import ModuleSpec
+from worker.models.base import ModuleSpec, Patterns
 from worker.models.factory import FactoryModel
 from worker.models.generic import GenericAdapter, NamedModule, RegroupedAdapter
 from worker.setup.models import Models
@@ -71,7 +71,7 @@ class Vlm(nn.Module):
         }
 
 
-MODULES = {
+MODULES: dict[str, tuple[Patterns, Patterns]] = {
     "eye": (("patches", "place", "eye"), "eye.*"),
     "bridge": (("bridge",), "bridge"),
     "lower": (("words", "mind.0"), "mind.0"),
@@ -95,13 +95,17 @@ def batch(index: int, rank: int = 0) -> dict[str, Tensor]:
 
 def models(teacher: Vlm, student: Vlm, arms: dict[str, list[str]]) -> Models:
     """Return both models; the teacher's ``lower`` and ``upper`` are twice as deep."""
-    deep = {**MODULES, "lower": (("words", "mind.0", "mind.1"), ("mind.0", "mind.1")),
-            "upper": (("mind.2", "mind.3", "norm", "head"), ("mind.2", "mind.3"))}  # fmt: skip
+    deep: dict[str, tuple[Patterns, Patterns]] = {
+        **MODULES,
+        "lower": (("words", "mind.0", "mind.1"), ("mind.0", "mind.1")),
+        "upper": (("mind.2", "mind.3", "norm", "head"), ("mind.2", "mind.3")),
+    }
     ours, theirs = (
         ModularModel(
             model,
             RegroupedAdapter(
-                GenericAdapter(), [NamedModule(ModuleSpec(name, *paths)) for name, paths in modules.items()]
+                GenericAdapter(),
+                [NamedModule(ModuleSpec(name, path, layers)) for name, (path, layers) in modules.items()],
             ),
             {},
         )
