@@ -37,19 +37,18 @@ def with_stand_ins(models: Models, batch: Batch) -> Models:
     maker = ours.maker if ours.maker == theirs.maker else None
     inputs = {module: ours.inputs[module] | theirs.inputs[module] for module in ours.inputs}
     order = [module.name for module in models.adapter.modules]
-    for (modular, _), reads in zip(models.both, (ours, theirs), strict=True):
-        assert modular.stand_ins is not None
-        for module in order:
-            if module == ours.maker != maker or module == theirs.maker != maker:
-                reads.outputs[module] &= {(module, name) for spec in modular.adapter.modules for name in spec.matched}
-        modular.stand_ins.outputs, modular.stand_ins.spare = reads.outputs, reads.spare
-    assert models.student.stand_ins is not None
-    assert models.teacher.stand_ins is not None
-    models.student.stand_ins.names = {name: [name] for name in counterparts}
-    models.teacher.stand_ins.names = {
+    student_names = {name: [name] for name in counterparts}
+    teacher_names = {
         teacher_name: [name for name, other in counterparts.items() if other == teacher_name]
         for teacher_name in counterparts.values()
     }
+    each = zip(models.both, (ours, theirs), (student_names, teacher_names), strict=True)
+    for (modular, _), reads, names in each:
+        stand_ins = _stand_ins(modular)
+        stand_ins.names, stand_ins.spare, stand_ins.outputs = names, reads.spare, reads.outputs
+        if reads.maker is not None and maker is None:
+            compared = {(spec.name, name) for spec in modular.adapter.modules for name in spec.matched}
+            stand_ins.outputs[reads.maker] &= compared
     modules = tuple(
         replace(module, inputs=tuple(name for name in order if name in inputs[module.name]), matched=())
         for module in models.adapter.modules
@@ -57,11 +56,15 @@ def with_stand_ins(models: Models, batch: Batch) -> Models:
     for modular, _ in models.both:
         modular.adapter = FoundAdapter(modular.adapter, modules, maker)
     whole = _whole(models.student, batch)
-    matched = tuple(_with_matched(models, module, ours.read[module.name], whole) for module in modules)
+    modules = tuple(_with_matched(models, module, ours.read[module.name], whole) for module in modules)
     for modular, _ in models.both:
-        assert modular.stand_ins is not None
-        modular.adapter = FoundAdapter(modular.stand_ins.adapter, matched, maker)
+        modular.adapter = FoundAdapter(_stand_ins(modular).adapter, modules, maker)
     return replace(models, adapter=models.student.adapter)
+
+
+def _stand_ins(modular: ModularModel) -> StandIns:
+    assert modular.stand_ins is not None
+    return modular.stand_ins
 
 
 def _find(modular: ModularModel, batch: Batch, role: str) -> Reads:
@@ -100,8 +103,7 @@ def _counterpart(models: Models, module: str, name: str) -> str:
 def _with_matched(models: Models, module: ModuleSpec, read: Sequence[str], whole: Outputs) -> ModuleSpec:
     """Add the tensors of a module that are compared: those that others read and that are not a compared layer's."""
     tensors = {name: whole.boundary[module.name][name] for name in read}
-    assert models.student.stand_ins is not None
-    own = next(spec for spec in models.student.stand_ins.adapter.modules if spec.name == module.name)
+    own = next(spec for spec in _stand_ins(models.student).adapter.modules if spec.name == module.name)
     own_names = [encoded(module.name, name) for name in own.matched]
     compared = [whole.hidden[layer] for layer, _ in models.pairs[module.name] if layer in whole.hidden]
     compared += [whole.boundary[module.name][name] for name in own_names]

@@ -95,8 +95,11 @@ def batch(index: int, rank: int = 0) -> dict[str, Tensor]:
 
 def models(teacher: Vlm, student: Vlm, arms: dict[str, list[str]]) -> Models:
     """Return both models; the teacher's ``lower`` and ``upper`` are twice as deep."""
-    deep = {**MODULES, "lower": (("words", "mind.0", "mind.1"), ("mind.0", "mind.1")),
-            "upper": (("mind.2", "mind.3", "norm", "head"), ("mind.2", "mind.3"))}  # fmt: skip
+    deep: dict[str, tuple[Patterns, Patterns]] = {
+        **MODULES,
+        "lower": (("words", "mind.0", "mind.1"), ("mind.0", "mind.1")),
+        "upper": (("mind.2", "mind.3", "norm", "head"), ("mind.2", "mind.3")),
+    }
     ours, theirs = (
         ModularModel(
             model,
