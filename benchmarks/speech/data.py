@@ -65,7 +65,12 @@ class Recordings:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise ValueError(f"the list of recordings {path} cannot be read: {error.strerror}") from error
-        self.rows = [(path.parent / name, language, text) for name, language, text in (row.split("\t") for row in lines)]
+        self.rows: list[tuple[Path, str, str]] = []
+        for number, line in enumerate(lines, 1):
+            columns = line.split("\t")
+            if len(columns) != 3:
+                raise ValueError(f"{path}, line {number}: expected FILE, LANGUAGE and TEXT, separated by tabs")
+            self.rows.append((path.parent / columns[0], columns[1], columns[2]))
         self._processor = processor
 
     def __len__(self) -> int:
