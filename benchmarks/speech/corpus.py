@@ -25,8 +25,8 @@ RATE = 16000
 SECONDS = 3
 """Maximum length of an utterance."""
 DIGITS = {
-    "en": "zero one two three four five six seven eight nine".split(),
-    "de": "null eins zwei drei vier fünf sechs sieben acht neun".split(),
+    "en": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    "de": ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"],
 }
 FRAMES = {
     "en": ("{} {}", "{} {} {}", "{} {} {} {}", "call {} {} {}", "set the timer to {} minutes", "play song {} {}",

@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +72,9 @@ def make_model(processor: Any, *, width: int, layers: int) -> Any:
     return model
 
 
-def pretrain(recordings: Recordings, model: Any, *, steps: int, rows: int = 32, lr: float = 2e-3, seed: int = 0) -> float:
+def pretrain(
+    recordings: Recordings, model: Any, *, steps: int, rows: int = 32, lr: float = 2e-3, seed: int = 0
+) -> float:
     """Train a model on recordings and return the last loss.
 
     Args:
