@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ class Remembering(nn.Linear):
 
 def test_a_module_that_reads_anothers_attribute_is_refused() -> None:
     def pair() -> nn.Module:
-        return Pair(Remembering(), lambda first, x: x + first.seen)
+        return Pair(Remembering(), lambda first, x: x + cast(Tensor, first.seen))
 
     # On the same rows again the attribute would be the right one.
     with pytest.raises(RecipeError, match="second of a Pair computes something else"):

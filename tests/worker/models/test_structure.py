@@ -214,8 +214,9 @@ def test_teacher_forced_modules_are_trained_by_what_they_put_out(name: str) -> N
 
 
 def test_layers_that_hold_lists_are_layers() -> None:
-    fields = {"hidden_size": 16, "embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16,
-              "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 20}  # fmt: skip
+    sizes = ("hidden_size", "embedding_size", "true_hidden_size", "intra_bottleneck_size", "intermediate_size")
+    fields: dict[str, Any] = {**dict.fromkeys(sizes, 16), "num_hidden_layers": 3, "num_attention_heads": 2}
+    fields["vocab_size"] = 20
     adapter = find_adapter(transformers.MobileBertModel(transformers.MobileBertConfig(**fields)))
     assert [module.layers for module in adapter.modules] == [(f"encoder.layer.{number}",) for number in range(3)]
 
