@@ -35,9 +35,9 @@ check: install
 	$(BIN)/ruff check .
 	MYPY_NUM_WORKERS=auto $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
-# Tests that train keep a core busy most of the time, and each of their processes takes ten seconds to import torch and the
-# like: three at a time leave no core of two idle. The others mostly wait, so more of them run at a time. Tests of timing (marked alone) run by themselves. Files keep their
-# order: xdist would sort the files with few tests last, which take the longest, and a core would idle.
+# Tests that train wait too, for stores and for ranks that import torch: three at a time leave no core of two idle. The
+# others mostly wait. Tests of timing (marked alone) run by themselves. Files keep their order: xdist would sort the files
+# with few tests last, which take the longest, and a core would idle.
 TRAINING := tests/integration tests/benchmarks tests/worker
 WAITING := tests/faults $(filter-out $(TRAINING) tests/faults tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder
