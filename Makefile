@@ -35,16 +35,16 @@ check: install
 	$(BIN)/ruff check .
 	MYPY_NUM_WORKERS=auto $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
-# Tests that train keep every core busy, and each of their processes takes ten seconds to import torch and the like. The
-# others mostly wait, so more of them run at a time. Tests of timing (marked alone) run by themselves. Files keep their
-# order: xdist would sort the files with few tests last, which take the longest, and a core would idle.
+# Tests that train wait too, for stores and for ranks that import torch: three at a time leave no core of two idle. The
+# others mostly wait. Tests of timing (marked alone) run by themselves. Files keep their order: xdist would sort the files
+# with few tests last, which take the longest, and a core would idle.
 TRAINING := tests/integration tests/benchmarks tests/worker
 WAITING := tests/faults $(filter-out $(TRAINING) tests/faults tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 PYTEST := $(BIN)/python -m pytest -m "not alone and not slow" --dist loadfile --no-loadscope-reorder
 
 test: install system check
-	$(PYTEST) -n logical --maxprocesses 4 $(TRAINING)
-	$(PYTEST) -n 3 $(WAITING) tests/test_*.py
+	$(PYTEST) -n 3 $(TRAINING)
+	$(PYTEST) -n 4 $(WAITING) tests/test_*.py
 	$(BIN)/python -m pytest -m alone tests/browser
 
 protos: install

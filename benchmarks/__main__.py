@@ -4,6 +4,7 @@ from __future__ import annotations
 
 QUESTIONS = {
     "benchmarks.minilm": "How near does half of a real sentence encoder come to all of it, by each method?",
+    "benchmarks.zoo": "Which models can be distilled? Tiny ones of 65 classes, each through a whole job.",
     "benchmarks.quality": "Does choosing modules by a bandit pay, compared with joint distillation at equal cost?",
     "benchmarks.regret": "How far is every policy from the best player, on simulated and recorded rewards?",
     "benchmarks.regret.course": "Which arms does a policy play when, on one scenario?",

@@ -187,7 +187,7 @@ def _distil(
         chooser = ServerChooser(client, recipe)
         metrics, progress = Metrics(output.directory, state.round), Progress(recipe.rounds, state.round)
         sinks = [metrics, *start_trackers(recipe.tracking, output.directory, client.run), progress]
-        _print_start(progress, recipe, models, client.run, state, resumed=arguments.resume is not None)
+        _print_start(progress, models, client.run, state, resumed=arguments.resume is not None)
     began = started - state.elapsed
     trainer = Trainer(recipe, components, probe, batches, state, checkpoints, chooser, sinks, began)
     try:
@@ -232,15 +232,11 @@ def _worker_info(recipe: Recipe, process_group: ProcessGroup, state: LoopState) 
     )
 
 
-def _print_start(
-    progress: Progress, recipe: Recipe, models: Models, run_name: str, state: LoopState, *, resumed: bool
-) -> None:
+def _print_start(progress: Progress, models: Models, run_name: str, state: LoopState, *, resumed: bool) -> None:
     assert state.start is not None
     teacher = f"teacher {_percentages(state.teacher_metrics)}; " if state.teacher_metrics else ""
     progress.print(f"run {run_name}: {teacher}student before training {_quality(state.start)}")
-    has_logits = not recipe.loss.logits or any(term.startswith("logits/") for term in state.start.terms)
-    without = "" if has_logits else " (no term of the logits: student or teacher computes none)"
-    progress.print(f"loss: {', '.join(state.start.terms)}{without}")
+    progress.print(f"loss: {', '.join(state.start.terms)}")
     progress.print(f"weights: teacher's {models.teacher_weights}; student's {models.exported.weights}")
     if resumed:
         step = f", step {state.step}" if state.step else ""

@@ -19,7 +19,6 @@ from tests.ranks import RankProcesses
 from worker import job
 from worker.cli import parse
 from worker.engine.process_group import ProcessGroup
-from worker.errors import RecipeError
 from worker.recipe.recipe import read_recipe
 from worker.setup.build import build
 from worker.setup.dry_run import report
@@ -65,11 +64,6 @@ def test_the_tutorials_first_step_prints_the_modules(here: Path, capsys: pytest.
     job.run(parse(["--recipe", "reader.yaml", "--list-modules"]))
     output = capsys.readouterr().out
     assert re.search(r"^mind\.0 … 1 +2 × TransformerEncoderLayer", output, re.MULTILINE)
-
-
-def test_forced_is_refused_for_a_model_without_an_adapter(here: Path) -> None:
-    with pytest.raises(RecipeError, match=r"line 8: train: .* use train: active or all, or declare the inputs"):
-        load_models(read_recipe(here / "reader.yaml", {"train": "forced"}))
 
 
 def test_the_tutorials_student_is_distilled_by_a_real_job_and_loads_by_itself(here: Path, address: str) -> None:

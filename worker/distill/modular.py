@@ -88,6 +88,17 @@ class ModularModel:
             inputs: The teacher's boundary tensors, which every module reads instead of the model's own (``forced``).
             known: The model's own boundary tensors of modules that need not be run again.
         """
+        outputs = self._run(modules, batch, inputs, known)
+        # Once: from then on, what is written into later is copied.
+        return self._run(modules, batch, inputs, known) if self._capture.written else outputs
+
+    def _run(
+        self,
+        modules: Sequence[str],
+        batch: Batch,
+        inputs: Mapping[str, Boundary] | None,
+        known: Mapping[str, Boundary] | None,
+    ) -> Outputs:
         batch = self.entries(batch)
         if self.stand_ins is not None:
             return self._run_forward(self.stand_ins, modules, batch, inputs, known or {})
@@ -150,12 +161,17 @@ class Capture:
 
     Attributes:
         calls: How often each module was called in the last :meth:`recording`, by name.
+        written: Whether the model has written into an output that was recorded in the last :meth:`recording`, as an
+            activation in place does. A copy of such an output is recorded from then on.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.calls: dict[str, int] = {}
         self._record: dict[str, Tensor] | None = None
         self._wanted: Collection[str] | None = None
+        self.written = False
+        self._versions: dict[str, int] = {}
+        self._copied: set[str] = set()
         self._model = model
         self._hooks = {name: model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names}
 
@@ -173,7 +189,9 @@ class Capture:
     def _hook(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self._record is not None and (self._wanted is None or name in self._wanted):
-                self._record[name] = _hidden_state(name, output)
+                state = _hidden_state(name, output)
+                self._record[name] = state.clone() if name in self._copied else state
+                self._versions[name] = self._record[name]._version
                 self.calls[name] = self.calls.get(name, 0) + 1
 
         return record
@@ -191,6 +209,9 @@ class Capture:
             yield record
         finally:
             self._record = None
+            written = {name for name, state in record.items() if state._version != self._versions[name]}
+            self._copied |= written
+            self.written = bool(written)
 
 
 def _hidden_state(name: str, output: Any) -> Tensor:

@@ -194,6 +194,13 @@ class Objective:
     ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
         """Yield the pairs of tensors of a module that are compared: name, student's, teacher's, mask."""
         for layer, teacher_layer in self._pairs[module]:
+            for name, outputs in ((layer, student), (teacher_layer, teacher)):
+                if name not in outputs.hidden:
+                    raise RecipeError(
+                        f"the forward pass has left out the layer {name} of {module}; layers that are left out at "
+                        "random or on some rows cannot be compared: switch that off in the model (layerdrop: 0), or "
+                        "name other PyTorch modules under `layers`"
+                    )
             hidden = student.hidden[layer]
             mask = self._adapter.mask_for(module, "hidden", batch, hidden)
             yield f"layer {teacher_layer}", hidden, teacher.hidden[teacher_layer], mask

@@ -146,7 +146,10 @@ class _Experiment:
             found.needed[module] = found.read[module]
         for module in self._modules:
             self._settle(module, found)
-        for module in self._modules:
+        # What a module left in an attribute, its stand-in does not renew. The last is proved first: it reads of others.
+        with torch.random.fork_rng(devices=[]):
+            self._stand_ins.disturb(self._batch)
+        for module in reversed(self._modules):
             self._prove(module, found)
         return found
 
@@ -231,7 +234,7 @@ class _Experiment:
             try:
                 outputs = self._outputs(self._stand_ins.play(current, self._batch) or {})
             except Exception as error:
-                raise self._unlike(module, str(error)) from error
+                raise self._unlike(module, f"{type(error).__name__}: {error}") from error
         computed = current.boundary.get(module, {})
         differs = [name for name, tensor in self._boundary[module].items() if not _close(tensor, computed.get(name))]
         differs += [

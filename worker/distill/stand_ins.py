@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class Pass:
         spare: Units of other modules that are computed all the same, without gradient.
         boundary: The tensors that computed modules have put out so far.
         inputs: The tensors that each unit was called with, by call; None to not record them.
+        disturbed: Whether units are computed on other rows and values than they are called with.
         calls: The calls so far, in order.
     """
 
@@ -63,6 +64,7 @@ class Pass:
     spare: Collection[str] = ()
     boundary: dict[str, Boundary] = field(default_factory=dict)
     inputs: dict[str, list[Tensor]] | None = None
+    disturbed: bool = False
     calls: list[str] = field(default_factory=list)
     _count: Counter[str] = field(default_factory=Counter)
     _open: str | None = None
@@ -94,7 +96,7 @@ class StandIns:
         self.spare: dict[str, set[str]] = {}
         self.outputs: dict[str, set[tuple[str, str]]] = {}
         self._owners = dict(owners)
-        self._structures: dict[str, Any] = {}
+        self._structures: dict[str, tuple[list[Any], pytree.TreeSpec]] = {}
         self._units = {name: model.get_submodule(name) for name in owners}
         self._forwards: dict[str, Any] = {}
         self._hooks: dict[str, Any] = {}
@@ -156,6 +158,12 @@ class StandIns:
         assert whole is not None
         return current, whole
 
+    def disturb(self, batch: Batch) -> None:
+        """Compute the whole model on disturbed inputs, so that what its modules remember is not of these rows."""
+        # Values that make no sense may fail; what was computed before is remembered all the same.
+        with suppress(Exception):
+            self.play(Pass(set(self._owners.values()), disturbed=True), batch)
+
     def play(self, current: Pass, batch: Batch) -> dict[str, Boundary] | None:
         """Run a pass and return what the model's forward pass returns; None if the pass ended before."""
         self._pass = current
@@ -176,7 +184,12 @@ class StandIns:
         """
         spare = set[str]().union(*(self.spare.get(module, ()) for module in modules))
         current = Pass(modules, answers, self.last(modules), spare)
-        whole = self.play(current, batch)
+        try:
+            whole = self.play(current, batch)
+        except Exception:
+            self._check_calls(current, current.calls[-1] if current.calls else None)
+            raise
+        self._check_calls(current, current.last)
         boundary: dict[str, Boundary] = {module: {} for module in modules} | current.boundary
         if whole is not None:
             everything = {(key, name): tensor for key, tensors in whole.items() for name, tensor in tensors.items()}
@@ -186,6 +199,22 @@ class StandIns:
             if self._is_all(modules):
                 boundary[WHOLE] = {encoded(*entry): tensor for entry, tensor in everything.items()}
         return boundary
+
+    def _check_calls(self, current: Pass, last: str | None) -> None:
+        """Raise RecipeError if a pass has left out a call whose output it would have passed on, or ended with.
+
+        Args:
+            current: The pass.
+            last: The call up to which to check; None for all.
+        """
+        end = self.order.index(last) + 1 if last in self.order else len(self.order)
+        for call in self.order[:end]:
+            if call not in current.calls and (call == current.last or self.module_of(call) not in current.computed):
+                raise RecipeError(
+                    f"train: forced: the forward pass has left out {call}, which it called on the first rows of the "
+                    "data; modules that are left out at random or on some rows cannot be trained alone: switch that "
+                    "off in the model (layerdrop: 0), or use train: active or all"
+                )
 
     @contextmanager
     def recomputing(
@@ -234,6 +263,8 @@ class StandIns:
             is_computed = self._owners[name] in current.computed
             if not is_computed and name not in current.spare:
                 return self._answer(call, current.answers)
+            if current.disturbed:
+                args, kwargs = pytree.tree_map(_disturbed, (args, kwargs))
             current._open = call
             try:
                 with nullcontext() if is_computed else torch.no_grad():
@@ -260,8 +291,8 @@ class StandIns:
                 own_name = f"{call}:{path}" if path else call
                 names = [own_name] if self.names is None else self.names.get(own_name, ())
                 if names:
-                    # The code behind it may write into it; with a graph, torch would notice.
-                    boundary |= dict.fromkeys(names, leaf if leaf.requires_grad else leaf.clone())
+                    # The code behind it may write into it.
+                    boundary |= dict.fromkeys(names, leaf.clone())
             if call == current.last:
                 raise _Stop
 
@@ -284,7 +315,8 @@ class StandIns:
             # A copy: models write into what they get, and the same answer serves several passes.
             return None if tensor is None else tensor.clone()
 
-        return pytree.tree_map(fill, self._structures[call])
+        leaves, structure = self._structures[call]
+        return pytree.tree_unflatten([fill(leaf) for leaf in leaves], structure)
 
     def _recomputed(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call a unit outside of a pass; within the backward pass it does what it did in the last step."""
@@ -292,6 +324,15 @@ class StandIns:
         if not in_backward or self._recompute is None or self._owners[name] in self._recompute[0]:
             return forward(*args, **kwargs)
         return self._answer(name, self._recompute[1])
+
+
+def _disturbed(leaf: Any) -> Any:
+    """Return a tensor with its rows in another order and, if it has numbers, other ones."""
+    if not isinstance(leaf, Tensor) or not leaf.ndim:
+        return leaf
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(leaf.shape, generator=generator).to(leaf) if leaf.is_floating_point() else 0
+    return leaf.flip(0) if leaf.dtype == torch.bool else leaf.flip(0) + noise
 
 
 def encoded(key: str, name: str) -> str:
@@ -317,8 +358,8 @@ def _leaves(output: Any) -> list[tuple[str, Tensor]]:
     return [(_place(path), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _structure(call: str, output: Any) -> Any:
-    """Return an output with slots in place of its tensors."""
+def _structure(call: str, output: Any) -> tuple[list[Any], pytree.TreeSpec]:
+    """Return the leaves of an output, with slots in place of its tensors, and its structure."""
     _register(output)
 
     def slot(path: Any, leaf: Any) -> Any:
@@ -326,7 +367,8 @@ def _structure(call: str, output: Any) -> Any:
             return _Slot(f"{call}:{_place(path)}" if path else call)
         return leaf if isinstance(leaf, CONSTANTS) else None
 
-    return pytree.tree_map_with_path(slot, output)
+    leaves, structure = pytree.tree_flatten_with_path(output)
+    return [slot(path, leaf) for path, leaf in leaves], structure
 
 
 def _place(path: Any) -> str:

@@ -25,6 +25,7 @@ from worker.engine.optimizer import ModuleAdamW, OptimizerRecipe, Schedule
 from worker.engine.scalars import flatten_scalars, full_names, view_scalars
 from worker.engine.sharding import let_go
 from worker.engine.statistics import RunningStatistics
+from worker.errors import RecipeError
 from worker.models.all_ranks import all_ranks_together
 from worker.models.base import Batch, Boundary
 from worker.models.precision import lossy, round_buffers
@@ -201,6 +202,11 @@ class Engine:
         for batch, teacher in batches:
             with all_ranks_together():
                 loss, computed, _ = self._engine(batch, teacher, plan)
+            if not loss.requires_grad:
+                raise RecipeError(
+                    f"the loss of {', '.join(plan.trained)} does not depend on its parameters: the model's forward "
+                    "pass computes it without a graph (torch.no_grad, detach); leave it out of `arms`"
+                )
             with self._averaging():
                 self._engine.backward(loss)
             self._engine.step()

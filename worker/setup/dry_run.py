@@ -104,8 +104,16 @@ class DryRun:
         plan = self.planner.joint() if arm == JOINT else self.planner.arm(modules)
         self.engine.activate(plan.trained)
         names = [name for module in plan.trained for name in self.models.ownership.owned[module]]
-        with self._recorded_gradients(names) as recorded, self._recorded_outputs(arm):
-            seconds = [self._step(plan)]
+        try:
+            with self._recorded_gradients(names) as recorded, self._recorded_outputs(arm):
+                seconds = [self._step(plan)]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise RecipeError(
+                f"arm {arm}: a training step fails on the data's batches, which is run in train mode and with "
+                f"gradients: {type(error).__name__}: {error}"
+            ) from error
         # -1 stands for no gradient at all: 0 is a gradient, that of a layer which still equals the teacher's.
         missing = torch.full((), -1.0)
         largest = torch.stack([recorded.get(name, missing).double().cpu() for name in names])

@@ -57,7 +57,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_names_no_model_gets_a_sentence(spec: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "vague").mkdir()
-    (tmp_path / "vague" / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
+    (tmp_path / "vague" / "config.json").write_text(json.dumps({"model_type": "blip_text_model"}), encoding="utf-8")
     with pytest.raises(RecipeError, match=message):
         load(spec, directory=tmp_path)
 

@@ -21,6 +21,7 @@ from worker.errors import RecipeError
 from worker.models.hf.adapters import find_adapter
 from worker.models.hf.loader import HfModel, load
 from worker.models.hf.model_class import model_class
+from worker.models.hf.whole import WholeAdapter
 from worker.models.paths import layer_names
 from worker.setup.forced import with_stand_ins
 from worker.setup.models import Models
@@ -210,3 +211,35 @@ def test_teacher_forced_modules_are_trained_by_what_they_put_out(name: str) -> N
         assert all(set(key.split(".")) & idle for key in set(own) - reached)
         ends = module == modules[-1] and name not in ("clip", "vit_encoder")
         assert {term.partition("/")[0] for term in terms} == ({"layers", "logits", "task"} if ends else {"layers"})
+
+
+def test_layers_that_hold_lists_are_layers() -> None:
+    sizes = ("hidden_size", "embedding_size", "true_hidden_size", "intra_bottleneck_size", "intermediate_size")
+    fields: dict[str, Any] = {**dict.fromkeys(sizes, 16), "num_hidden_layers": 3, "num_attention_heads": 2}
+    fields["vocab_size"] = 20
+    adapter = find_adapter(transformers.MobileBertModel(transformers.MobileBertConfig(**fields)))
+    assert [module.layers for module in adapter.modules] == [(f"encoder.layer.{number}",) for number in range(3)]
+
+
+def test_masks_are_those_of_the_positions_that_a_layer_puts_out() -> None:
+    batch = CONFIGS["bert_encoder"].batch()
+    adapter, mask = find_adapter(build("bert_encoder")), batch["attention_mask"].bool()
+    rows, positions = mask.shape
+    first = adapter.mask_for("lower", "hidden", batch, torch.zeros(positions, rows, 4))
+    assert first is not None
+    assert torch.equal(first, mask.T)
+    choices = {name: tensor[:, None].repeat(1, 3, 1) for name, tensor in batch.items()}
+    several = adapter.mask_for("upper", "hidden", choices, torch.zeros(3 * rows, positions, 4))
+    assert several is not None
+    assert torch.equal(several, mask.repeat_interleave(3, 0))
+
+
+@pytest.mark.parametrize("kind", ["SwitchTransformers", "ProphetNet"])
+def test_an_encoder_that_hands_over_more_than_hidden_states_is_run_as_a_whole(kind: str) -> None:
+    fields = {"hidden_size": 16, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 2,
+              "vocab_size": 20, "num_experts": 2, "num_encoder_layers": 2, "num_decoder_layers": 2,
+              "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "encoder_ffn_dim": 32,
+              "decoder_ffn_dim": 32}  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**fields)
+    adapter = find_adapter(getattr(transformers, f"{kind}ForConditionalGeneration")(config))
+    assert isinstance(adapter, WholeAdapter)

@@ -1,7 +1,9 @@
 """The modules of transformers' encoder-decoder models: T5, BART, Whisper and similar ones."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +14,9 @@ from worker.errors import RecipeError
 from worker.models.base import Batch, Boundary, OwnForward, entry
 from worker.models.hf.structure import Structure
 from worker.models.hf.text import IGNORED, TextAdapter, token_loss
+
+_OWN = {"self", "input_ids", "input_features", "labels", "decoder_input_ids", "encoder_outputs", "use_cache"}
+"""Parameters of forward passes that the adapter fills itself."""
 
 
 class Seq2SeqAdapter(TextAdapter):
@@ -40,19 +45,23 @@ class Seq2SeqAdapter(TextAdapter):
     def fits(model: Any, structure: Structure) -> bool:
         """Return whether a model has such an encoder and decoder, of one configuration, and nothing else."""
         names = tuple(module.name for module in structure.modules)
+        # Others, such as mixtures of experts, hand more than the encoder's hidden states to the decoder.
+        plain = re.search(r"\bSeq2SeqLMOutput\b", str(signature(type(model).forward).return_annotation))
         reads = getattr(model, "main_input_name", None) in ("input_ids", "input_features")
         frames = isinstance(getattr(model.config, "encoder", None), PreTrainedConfig)
-        return names == ("encoder", "decoder") and reads and not frames and model.get_output_embeddings() is not None
+        usual = names == ("encoder", "decoder") and reads and not frames
+        return usual and plain is not None and model.get_output_embeddings() is not None
 
     def run(self, model: Any, module: str, batch: Batch, boundary: Mapping[str, Boundary]) -> Boundary:
         """Run one module and return its boundary tensors."""
-        mask = {} if self._reads_audio else {"attention_mask": self.token_mask(batch)}
         if module == "encoder":
             inputs = entry(batch, "input_features") if self._reads_audio else self.token_ids(batch)
-            return {"tokens": model.get_encoder()(inputs, **mask).last_hidden_state}
+            encoder = model.get_encoder()
+            return {"tokens": encoder(inputs, **self._others(encoder, batch)).last_hidden_state}
         encoded = BaseModelOutput(last_hidden_state=boundary["encoder"]["tokens"])
         # Through the model's own forward, which knows the layers between decoder and logits.
-        output = model(encoder_outputs=encoded, decoder_input_ids=self._decoder_input(batch), use_cache=False, **mask)
+        ids, others = self._decoder_input(batch), self._others(model, batch)
+        output = model(encoder_outputs=encoded, decoder_input_ids=ids, use_cache=False, **others)
         return {"logits": output.logits}
 
     def mask(self, module: str, name: str, batch: Batch) -> Tensor | None:
@@ -69,15 +78,21 @@ class Seq2SeqAdapter(TextAdapter):
 
     def own_forward(self, model: Any, batch: Batch) -> OwnForward:
         """Run the model by its own forward pass, with its own loss."""
-        inputs: dict[str, Any]
+        inputs = self._others(model, batch)
         if self._reads_audio:
-            inputs = {"input_features": entry(batch, "input_features")}
+            inputs["input_features"] = entry(batch, "input_features")
         else:
-            inputs = {"input_ids": self.token_ids(batch), "attention_mask": self.token_mask(batch)}
+            inputs["input_ids"] = self.token_ids(batch)
         if "decoder_input_ids" in batch:
             inputs["decoder_input_ids"] = batch["decoder_input_ids"]
         output = model(**inputs, labels=entry(batch, "labels"), use_cache=False)
         return OwnForward(output.logits, {"tokens": output.loss})
+
+    def _others(self, module: Any, batch: Batch) -> dict[str, Any]:
+        """Return the mask, and what else of a batch the forward pass of a PyTorch module names."""
+        names = signature(type(module).forward).parameters.keys() - _OWN
+        others = {name: batch[name] for name in names if name in batch}
+        return others if self._reads_audio else {**others, "attention_mask": self.token_mask(batch)}
 
     def _decoder_input(self, batch: Batch) -> Tensor:
         if "decoder_input_ids" in batch:

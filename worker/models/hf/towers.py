@@ -75,8 +75,17 @@ def _stage_blocks(path: str, stage: nn.Module) -> list[str]:
         return blocks
     lists = [(f"{path}.{name}", child) for name, child in stage.named_children()]
     alike = [(name, child) for name, child in lists if len({type(entry) for _, entry in numbered(child)}) == 1]
-    found = [blocks for name, child in alike if (blocks := _blocks(name, child))]
-    return found[0] if len(found) == 1 else []
+    found = [(child, blocks) for name, child in alike if (blocks := _blocks(name, child))]
+    if len(found) != 1:
+        return []
+    # A block by itself may have a list of layers as well (MobileBERT).
+    child, blocks = found[0]
+    around = nn.ModuleList(other for other in stage.children() if other is not child)
+    return [] if _is_block(around) and "attention" in _words(around) else blocks
+
+
+def _words(module: nn.Module) -> str:
+    return " ".join(type(inside).__name__.lower() for inside in module.modules())
 
 
 def _stacks(module: nn.Module, path: str = "") -> list[list[str]]:

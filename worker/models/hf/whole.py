@@ -69,6 +69,7 @@ class WholeAdapter(TextAdapter):
         self._config = model.config
         self._warned: set[str] = set()
         self._contrasts: bool | None = None
+        self._positions_first: set[str] = set()
 
     def run_whole(self, model: Any, batch: Batch) -> dict[str, Boundary]:
         """Run the model and return the boundary tensors: logits and losses belong to the last module."""
@@ -224,8 +225,16 @@ class WholeAdapter(TextAdapter):
 
     def _fitting(self, module: str, mask: Tensor | None, tensor: Tensor) -> Tensor | None:
         """Return a mask as that of a tensor's positions, or None if they are others."""
+        if mask is not None and mask.ndim == tensor.ndim == 3 and mask[..., 0].numel() == len(tensor):
+            # The texts of several choices are rows: [B, choices, L].
+            mask = mask.flatten(0, 1)
         if mask is None or mask.ndim != tensor.ndim - 1:
             return None
+        if tensor.shape[:-1] == mask.shape[::-1] != mask.shape:
+            # Positions first, as in XLNet. A square batch says nothing: it is like those before.
+            self._positions_first.add(module)
+        if module in self._positions_first:
+            mask = mask.T
         missing = tensor.shape[1] - mask.shape[1] if mask.ndim == 2 else 0
         if self._causal and missing > 0:
             # The picture's positions come first (GIT).
