@@ -13,6 +13,7 @@ QUESTIONS = {
     "benchmarks.server.kills": "Is every reward stored exactly once when the server is killed again and again?",
     "benchmarks.server.scale_model": "How many replicas and how much of Redis do many workers need?",
     "benchmarks.server.viewers": "How much do viewers of the dashboard cost the server?",
+    "benchmarks.speech": "How many words does a Whisper get wrong when its decoder is cut and distilled?",
     "benchmarks.step_time": "How long does a step of the worker take, compared with hand-written loops?",
 }
 
