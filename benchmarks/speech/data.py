@@ -134,7 +134,7 @@ def read_wave(path: Path, rate: int) -> NDArray[np.float32]:
                 f"ffmpeg -i {path.name} -ac 1 -ar {rate} -c:a pcm_s16le OUT.wav"
             )
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
-    return samples.astype(np.float32) / 2**15
+    return samples.astype(np.float32) / np.float32(2**15)
 
 
 def build(options: Mapping[str, object], context: Context) -> SpeechData:

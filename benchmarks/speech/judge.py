@@ -32,7 +32,8 @@ def judge(directory: Path, recordings: Recordings) -> dict[str, float]:
         ``word_error_rate``: word errors over the words that were said. ``cpu_seconds``: what it cost to transcribe
         all of the recordings. ``decoder_parameters``: their number, embeddings included.
     """
-    model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(directory).eval()
+    model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(directory)
+    model.eval()
     processor: Any = transformers.WhisperProcessor.from_pretrained(directory)
     errors = words = 0
     seconds = 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -95,6 +94,6 @@ def distil(study: Study, layers: int, method: str, seed: int) -> tuple[Path, dic
         process = launch("worker/train.py", "--bandit-addr", server.address, *flags, ranks=1)
         printed, _ = process.communicate()
     if process.returncode:
-        sys.exit(f"{printed[-4000:]}\n{subprocess.list2cmdline(process.args)} ended with {process.returncode}")
+        sys.exit(f"{printed[-4000:]}\nthe job in {output} ended with {process.returncode}")
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return output, {"pulls": summary["pulls"], "wall_seconds": round(time.monotonic() - began, 1)}

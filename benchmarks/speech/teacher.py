@@ -40,8 +40,9 @@ def make_processor(texts: Sequence[str]) -> Any:
         model_max_length=32,
     )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": [START, *languages, *TASKS, *OTHERS]})
-    extractor = transformers.WhisperFeatureExtractor(feature_size=BINS, hop_length=HOP, chunk_length=SECONDS)
-    return transformers.WhisperProcessor(extractor, tokenizer)
+    library: Any = transformers
+    extractor = library.WhisperFeatureExtractor(feature_size=BINS, hop_length=HOP, chunk_length=SECONDS)
+    return library.WhisperProcessor(extractor, tokenizer)
 
 
 def make_model(processor: Any, *, width: int, layers: int) -> Any:
@@ -55,15 +56,16 @@ def make_model(processor: Any, *, width: int, layers: int) -> Any:
     number = processor.tokenizer.convert_tokens_to_ids
     shape = {"layers": layers, "attention_heads": width // 16, "ffn_dim": 4 * width}
     end, start = number(END), number(START)
-    config = transformers.WhisperConfig(
+    library: Any = transformers
+    config = library.WhisperConfig(
         **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in shape.items()},
         vocab_size=len(processor.tokenizer), d_model=width, num_mel_bins=BINS,
         max_source_positions=processor.feature_extractor.nb_max_frames // 2, max_target_positions=32,
         pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start,
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
-    model: Any = transformers.WhisperForConditionalGeneration(config)
-    model.generation_config = transformers.GenerationConfig(
+    model: Any = library.WhisperForConditionalGeneration(config)
+    model.generation_config = library.GenerationConfig(
         pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start, max_length=32,
         is_multilingual=True, lang_to_id={f"<|{code}|>": number(f"<|{code}|>") for code in ("en", "de")},
         task_to_id={task.strip("<|>"): number(task) for task in TASKS},

@@ -63,7 +63,6 @@ class Engine:
         scalars = flatten_scalars(student.model)
         self._scalars = full_names(scalars)
         groups = optimizer.parameter_groups(student, owned, recipe.weight_decay)
-        self._names = {id(parameter): name for name, parameter in student.named_parameters()}
         self._parameters: dict[str, list[torch.nn.Parameter]] = {module: [] for module in owned}
         for group in groups:
             self._parameters[group["module"]].extend(group["params"])
@@ -114,15 +113,6 @@ class Engine:
         """The optimizer inside ZeRO's or bf16's wrapper; looked up each time, since loading replaces it."""
         outer = self._engine.optimizer
         return getattr(outer, "optimizer", outer)  # type: ignore[no-any-return]
-
-    @property
-    def outer_optimizer(self) -> Any:
-        """DeepSpeed's optimizer around the base one, or the base one itself; looked up each time, as it."""
-        return self._engine.optimizer
-
-    def parameters_of(self, module: str) -> dict[str, torch.nn.Parameter]:
-        """Return a module's trainable parameters by name, as the student that is wrapped names them."""
-        return {self._names[id(parameter)]: parameter for parameter in self._parameters[module]}
 
     @property
     def dtype(self) -> torch.dtype:
