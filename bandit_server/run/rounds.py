@@ -190,15 +190,17 @@ def reported(
     stored = event.reward_reported
     stored.pull.CopyFrom(pull)
     stored.measurement.CopyFrom(measurement)
+    if made and not state.spec.exchange:
+        raise Invalid(f"run {state.run} has no exchange, so the report of a round has no module versions (made)")
     if state.spec.exchange:
         leases.check_made(state, pull, measurement, made)
         if outdated:
             stored.outdated = True
             return event
         for version in made:
-            kept = stored.made.add()
-            kept.CopyFrom(version)
-            kept.worker, kept.pull = pull.worker, pull.number
+            new = stored.made.add()
+            new.CopyFrom(version)
+            new.worker, new.pull = pull.worker, pull.number
     if pull.chosen_by != pb.CHOSEN_BY_TAIL:
         stored.reward = _reward(state, pull, measurement, made)
     return event

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,10 +11,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from bandit_server.config import Settings
-from bandit_server.server import Server
+from benchmarks import worker_job
 from benchmarks.quality.run import single_rank
-from benchmarks.step_time.run import launch
 from worker.distill.arms import JOINT
 from worker.recipe.recipe import read_recipe
 from worker.setup.build import build
@@ -36,7 +32,7 @@ Costs = dict[str, float]
 
 @dataclass(frozen=True)
 class Study:
-    """What all jobs have in common.
+    """The settings that all jobs share.
 
     Attributes:
         directory: Where they write.
@@ -132,15 +128,9 @@ def joint_rounds(seconds: float, cost: Costs) -> int:
 def distil(study: Study, method: str, lr: float, seed: int, rounds: int) -> tuple[Path, dict[str, int]]:
     """Run a job and return the student's directory and the rounds of each arm."""
     output = study.directory / f"{method}-{lr:g}-{seed}"
-    settings = Settings(port=0, dashboard_port=None, data_dir=study.directory / f"store-{output.name}")
-    flags = ["--recipe", str(study.write_recipe()), "--output-dir", str(output), "--rounds", str(rounds),
+    flags = ["--recipe", str(study.write_recipe()), "--rounds", str(rounds),
              "--seed", str(seed), "--set", f"optimizer.lr={lr}", "--set", f"data.options.seed={seed}"]  # fmt: skip
     if method == JOINT:
         flags += ["--policy", JOINT]
-    with Server(settings) as server:
-        process = launch("worker/train.py", "--bandit-addr", server.address, *flags, ranks=1)
-        printed, _ = process.communicate()
-    if process.returncode:
-        sys.exit(f"{printed[-4000:]}\n{method}, seed {seed}: the job ended with {process.returncode}")
-    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    summary = worker_job.run(output, study.directory / f"store-{output.name}", *flags)
     return output, summary["pulls"]

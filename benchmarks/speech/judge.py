@@ -15,12 +15,12 @@ from benchmarks.speech.data import Recordings
 BATCH = 50
 
 
-def word_errors(written: Sequence[str], said: Sequence[str]) -> int:
+def word_errors(written: Sequence[str], spoken: Sequence[str]) -> int:
     """Return the fewest words to replace, insert or remove that turn one sentence into another (Levenshtein)."""
-    row = list(range(len(said) + 1))
+    row = list(range(len(spoken) + 1))
     for place, word in enumerate(written, 1):
         above, row[0] = row[0], place
-        for column, other in enumerate(said, 1):
+        for column, other in enumerate(spoken, 1):
             above, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, above + (word != other))
     return row[-1]
 
@@ -46,9 +46,9 @@ def judge(directory: Path, recordings: Recordings) -> dict[str, float]:
             tokens = model.generate(features, language=language, task="transcribe")
             seconds += time.process_time() - began
             for index, text in zip(indices, processor.batch_decode(tokens, skip_special_tokens=True), strict=True):
-                said = recordings.rows[index][2].split()
-                errors += word_errors(text.split(), said)
-                words += len(said)
+                spoken = recordings.rows[index][2].split()
+                errors += word_errors(text.split(), spoken)
+                words += len(spoken)
     return {
         "word_error_rate": round(errors / words, 4),
         "cpu_seconds": round(seconds, 2),

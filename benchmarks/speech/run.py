@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +10,7 @@ from typing import Any
 
 import yaml
 
-from bandit_server.config import Settings
-from bandit_server.server import Server
-from benchmarks.step_time.run import launch
+from benchmarks import worker_job
 from worker.recipe.recipe import read_recipe
 from worker.setup.models import load_models
 
@@ -28,7 +24,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Study:
-    """What all jobs have in common.
+    """The settings that all jobs share.
 
     Attributes:
         directory: Where they write.
@@ -87,13 +83,6 @@ def distil(study: Study, layers: int, method: str, seed: int) -> tuple[Path, dic
     """Run a job and return the student's directory, and its pulls and times."""
     recipe = study.write_recipe(layers, method, seed)
     output = recipe.with_suffix("")
-    settings = Settings(port=0, dashboard_port=None, data_dir=study.directory / f"store-{output.name}")
     began = time.monotonic()
-    with Server(settings) as server:
-        flags = ["--recipe", str(recipe), "--output-dir", str(output)]
-        process = launch("worker/train.py", "--bandit-addr", server.address, *flags, ranks=1)
-        printed, _ = process.communicate()
-    if process.returncode:
-        sys.exit(f"{printed[-4000:]}\nthe job in {output} ended with {process.returncode}")
-    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    summary = worker_job.run(output, study.directory / f"store-{output.name}", "--recipe", str(recipe))
     return output, {"pulls": summary["pulls"], "wall_seconds": round(time.monotonic() - began, 1)}

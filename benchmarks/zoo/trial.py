@@ -28,7 +28,7 @@ from worker.training.metrics import RoundRecord
 from worker.training.trainer import Trainer
 
 STAGES = ("modules", "cut", "forced", "joint", "export")
-"""What is tried, in order.
+"""The stages of a trial, in order.
 
 - ``modules``: those that are expected are found, and own every parameter.
 - ``cut``: a student of fewer layers.

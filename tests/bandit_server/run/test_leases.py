@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit_server.errors import Invalid, ReportConflict
-from bandit_server.run import serialization
+from bandit_server.run import rounds, serialization
 from bandit_server.run.state import RunState
 from bandit_server.run.summary import summary
 from protos.optima.v1 import bandit_pb2 as pb
 from tests.bandit_server.run.fleet import LOSSES, MODULES, Fleet, digest, fleet_spec, made
-from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, journal
+from tests.bandit_server.run.play import ARMS, FALLBACK, TAIL, Play, diverged, journal, measured
 
 
 def ends(fleet: Fleet) -> list[int]:
@@ -124,14 +124,14 @@ def test_the_modules_of_a_dead_worker_are_given_to_another_and_its_late_report_h
     fleet.pause("decoder")
     lost = fleet.ask("a", 0).pull
     assert fleet.ask("b", 0).wait
-    given = fleet.ask("b", 0, alive=()).pull
-    assert (given.arm, ends(fleet), fleet.held()) == ("image", [lost.number], {"image.tower": "b"})
+    taken_over = fleet.ask("b", 0, alive=()).pull
+    assert (taken_over.arm, ends(fleet), fleet.held()) == ("image", [lost.number], {"image.tower": "b"})
     late = fleet.tell("a", lost)
     assert late.outdated
     assert not late.HasField("reward")
     assert not late.made
     assert fleet.newest()["image.tower"] == 0
-    assert not fleet.tell("b", given).outdated
+    assert not fleet.tell("b", taken_over).outdated
     assert fleet.newest()["image.tower"] == 1
     assert (fleet.state.accepted, fleet.state.outdated) == (1, 1)
 
@@ -150,12 +150,12 @@ def test_a_worker_that_lost_its_modules_gets_a_new_pull_for_the_same_round() -> 
     fleet.pause("text")
     fleet.pause("decoder")
     lost = fleet.ask("a", 0).pull
-    given = fleet.ask("b", 0, alive=()).pull
+    taken_over = fleet.ask("b", 0, alive=()).pull
     assert fleet.ask("a", 0).wait
-    fleet.tell("b", given)
+    fleet.tell("b", taken_over)
     again = fleet.ask("a", 0)
     assert (again.pull.round, again.duplicate) == (0, False)
-    assert again.pull.number > given.number > lost.number
+    assert again.pull.number > taken_over.number > lost.number
     assert again.pull.base[0].version == 1
     assert sum(totals.pulls for totals in fleet.state.arms.values()) == fleet.state.pulls == 2
 
@@ -191,10 +191,10 @@ def test_rounds_without_the_server_follow_each_other_until_somebody_else_has_the
         return pb.Pull(round=round, arm="image", worker="a")
 
     assert not fleet.tell("a", own(1), chosen_by=FALLBACK, versions=[second]).outdated
-    given = fleet.ask("b", 0).pull
-    assert given.base[0].version == 2
+    taken_over = fleet.ask("b", 0).pull
+    assert taken_over.base[0].version == 2
     assert fleet.tell("a", own(2), chosen_by=FALLBACK, versions=[third]).outdated
-    fleet.tell("b", given)
+    fleet.tell("b", taken_over)
     assert fleet.newest()["image.tower"] == 3
 
 
@@ -282,6 +282,18 @@ def test_a_second_report_with_other_versions_is_refused() -> None:
 def test_a_spec_that_cannot_be_exchanged_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(Invalid, match=message):
         fleet_spec(**fields)
+
+
+def test_a_run_without_an_exchange_takes_no_versions() -> None:
+    play = Play()
+    play.join()
+    pull = play.select(0).pull
+    request = pb.ReportRewardRequest(
+        caller=play.caller(), round=0, arm=pull.arm, chosen_by=pull.chosen_by, measurement=measured()
+    )
+    request.made.add(module="image.tower", version=1)
+    with pytest.raises(Invalid, match="run demo has no exchange"):
+        rounds.report(play.state, request)
 
 
 # --- any history

@@ -1,4 +1,4 @@
-"""What the study of the sentence encoder computes: sentences, neighbours, costs, the table."""
+"""The study of the sentence encoder: its sentences, neighbours, costs and table."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path[0] = str(Path.cwd())
@@ -20,13 +21,14 @@ from tests.worker.jobs import bare_loop  # noqa: E402
 from tests.worker.jobs.tiny_coca import batch, coca  # noqa: E402
 from tests.worker.jobs.tiny_models import tiny_models  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
-from worker.distill.plan import Mode, Planner  # noqa: E402
+from worker.distill.plan import Mode, Plan, Planner  # noqa: E402
 from worker.distill.projection import Projections  # noqa: E402
 from worker.distill.student import Student  # noqa: E402
 from worker.distill.teacher import Teacher  # noqa: E402
 from worker.engine.engine import Engine  # noqa: E402
 from worker.engine.optimizer import OptimizerRecipe  # noqa: E402
 from worker.engine.process_group import ProcessGroup  # noqa: E402
+from worker.models.base import Batch  # noqa: E402
 from worker.setup.dry_run import DryRun  # noqa: E402
 from worker.setup.models import Models  # noqa: E402
 from worker.setup.shape_check import compare_shapes  # noqa: E402
@@ -72,6 +74,20 @@ def moments(engine: Engine) -> dict[str, str]:
 
 def by_module(weights: dict[str, Tensor], owned: dict[str, tuple[str, ...]]) -> dict[str, list[Tensor]]:
     return {module: [weights[name] for name in names if weights] for module, names in owned.items()}
+
+
+def take_steps(
+    engine: Engine, teacher: Teacher, plan: Plan, batch_of: Callable[[int], Batch], index: int, steps: int = STEPS
+) -> int:
+    """Take optimizer steps from a batch on, and return the number of the batch behind them."""
+    for _ in range(steps):
+        micro_batches = []
+        for _ in range(ACCUMULATION):
+            data = engine.to_device(batch_of(index))
+            micro_batches.append((data, teacher.run(plan.teacher, data)))
+            index += 1
+        engine.step(micro_batches, plan)
+    return index
 
 
 def models(checkpointing: bool) -> Models:
@@ -162,13 +178,7 @@ def run_case(process_group: ProcessGroup, stage: int, dtype: str, mode: Mode, ch
         plan = planner.joint() if modules is None else planner.arm(modules)
         before = by_module(engine.state_dict(), owned), moments(engine)
         engine.activate(plan.trained)
-        for _ in range(STEPS):
-            micro_batches = []
-            for _ in range(ACCUMULATION):
-                data = engine.to_device(batch(index, process_group.rank))
-                micro_batches.append((data, teacher.run(plan.teacher, data)))
-                index += 1
-            engine.step(micro_batches, plan)
+        index = take_steps(engine, teacher, plan, lambda number: batch(number, process_group.rank), index)
         check(f"arm {modules}", plan.trained, before)
     faults_of_ranks: list[list[str]] = [[] for _ in range(process_group.world_size)]
     torch.distributed.all_gather_object(faults_of_ranks, faults)

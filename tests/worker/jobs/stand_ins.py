@@ -15,7 +15,7 @@ sys.path[0] = str(Path.cwd())
 import torch  # noqa: E402
 
 from tests.worker.jobs import bare_loop  # noqa: E402
-from tests.worker.jobs.freezing import by_module, moments  # noqa: E402
+from tests.worker.jobs.freezing import ACCUMULATION, by_module, moments, take_steps  # noqa: E402
 from tests.worker.jobs.tiny_vlm import batch, models, vlm  # noqa: E402
 from worker.distill.objective import LossWeights, Objective  # noqa: E402
 from worker.distill.plan import Planner  # noqa: E402
@@ -39,9 +39,8 @@ ARMS = {
     "language": ["lower", "upper"],
 }
 PLAYED = (None, ["bridge"], ["eye", "upper"], ["lower", "upper"], ["eye"])
-STEPS = 1
 OPTIMIZER = OptimizerRecipe(weight_decay=0.1, clip=0.5, warmup_steps=0, eps=1e-4)
-ACCUMULATION = 2
+STEPS = 1
 
 
 def made(checkpointing: bool) -> tuple[Models, Student]:
@@ -92,13 +91,7 @@ def run_case(process_group: ProcessGroup, stage: int, dtype: str, checkpointing:
         plan = plans.joint() if modules is None else plans.arm(modules)
         before = by_module(engine.state_dict(), owned), moments(engine)
         engine.activate(plan.trained)
-        for _ in range(STEPS):
-            micro_batches = []
-            for _ in range(ACCUMULATION):
-                data = engine.to_device(batch(index, process_group.rank))
-                micro_batches.append((data, teacher.run(plan.teacher, data)))
-                index += 1
-            engine.step(micro_batches, plan)
+        index = take_steps(engine, teacher, plan, lambda number: batch(number, process_group.rank), index, STEPS)
         weights, state = by_module(engine.state_dict(), owned), moments(engine)
         for module in owned:
             same = all(torch.equal(a, b) for a, b in zip(before[0][module], weights[module], strict=True))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -39,7 +40,6 @@ def logits(model: Any) -> Tensor:
 
 
 def write_bitsandbytes(place: Path, bits: int) -> None:
-    pytest.importorskip("bitsandbytes")
     new_llama().save_pretrained(place.parent / "plain")
     make: Any = transformers.BitsAndBytesConfig
     settings = make(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
@@ -79,7 +79,6 @@ def test_a_quantized_teacher_computes_quantized_and_its_student_is_not(bits: int
 
 def test_an_adapter_may_be_trained_inside_of_a_quantized_base_model(tmp_path: Path) -> None:
     write_bitsandbytes(tmp_path / "small", 4)
-    peft = pytest.importorskip("peft")
     base = load("hf:small", directory=tmp_path).model
     peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(str(tmp_path / "adapter"))
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -97,7 +96,6 @@ def test_an_adapter_may_be_trained_inside_of_a_quantized_base_model(tmp_path: Pa
 
 
 def test_weights_whose_kernels_need_a_gpu_are_dequantized_while_they_are_loaded(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     model = new_llama()
     model.save_pretrained(tmp_path)
     state, expected = load_file(tmp_path / "model.safetensors"), model.state_dict()

@@ -123,16 +123,18 @@ def checkpoint_activations(model: Any) -> None:
     """
     visual, text = model.visual, getattr(model, "text", None)
     trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+    refusal = RecipeError(
+        f"student.checkpointing: the image tower, a {type(trunk).__name__}, does not offer activation checkpointing; "
+        "write none"
+    )
+    if isinstance(trunk, ModifiedResNet):
+        # It has the method, which does nothing.
+        raise refusal
     try:
-        if isinstance(trunk, ModifiedResNet):
-            raise NotImplementedError
         # Of open_clip and timm both are non-reentrant.
         trunk.set_grad_checkpointing(True)
     except (NotImplementedError, AttributeError, AssertionError) as error:
-        raise RecipeError(
-            f"student.checkpointing: the image tower, a {type(trunk).__name__}, does not offer activation "
-            "checkpointing; write none"
-        ) from error
+        raise refusal from error
     if isinstance(text, HFTextEncoder):
         # open_clip's own call would leave it to transformers whether it is reentrant.
         encoder, options = text.transformer, {"use_reentrant": False}
